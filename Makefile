@@ -1,0 +1,35 @@
+# The commands of the README. `make run` and `make test` need only Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+CONFIG ?= configs/adni.py
+ARGS ?=
+
+.PHONY: run test lint benchmark clean
+
+run: $(VENV)/.installed
+	$(VENV)/bin/python -m eqpool.main --config=$(CONFIG) $(ARGS)
+
+test: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest -n 2 $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+benchmark: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest benchmarks --benchmark-enable -p no:xdist $(ARGS)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "eqpool needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,250 @@
+"""From a `ml_collections.ConfigDict` to checked, frozen dataclasses.
+
+Every key, its default and its meaning stand here, once. A file in `configs/` starts from `default_config()` and
+changes what its data set needs, so that every key can also be set on the command line (`--config.seed=3`).
+Every error is an `InputError` naming the key, the value and what was expected.
+"""
+
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from eqpool.errors import InputError
+
+METHODS = ("ours", "naive", "mmd", "cai", "ss", "rm")
+DATASETS = ("adni", "adcp", "german", "adult", "participants")
+
+
+def _choice(default: str, *choices: str) -> Any:
+    return dataclasses.field(default=default, metadata={"choices": choices})
+
+
+def _number(default: float, minimum: float = -math.inf, maximum: float = math.inf) -> Any:
+    return dataclasses.field(default=default, metadata={"minimum": minimum, "maximum": maximum})
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What is pooled. An empty string means "not given"."""
+
+    dataset: str = _choice("participants", *DATASETS)  # adni and adcp are simulated unless participants is given
+    raw_dir: str = ""  # local folder with the raw public files, instead of downloading
+    participants: str = ""  # participants.tsv (or .csv): one row a scan
+    root: str = ""  # where the images are; default: the folder of participants
+    site_column: str = "site"
+    covariates: str = "age"  # comma-separated; numeric
+    target: str = "dx"
+    target_type: str = _choice("auto", "auto", "classes", "number")
+    features: str = ""  # comma-separated columns or glob patterns; given, the cohort is a table and not volumes
+    grid: str = "mni_4mm"  # named grid (mni_4mm, mni_2mm, 64) or a shape such as 32x32x32
+    on_bad_volume: str = _choice("stop", "stop", "skip")
+    split: str = _choice("raw", "raw", "published")  # german, adult: from the raw files, or as published
+    split_seed: int = 0  # the split is part of the data; it does not follow config.seed
+    test_fraction: float = _number(0.2, 0.0, 0.9)
+    validation_fraction: float = _number(0.1, 0.0, 0.9)
+    simulated_fraction: float = _number(1.0, 0.0, 1.0)  # share of each simulated site that is built (tests use little)
+    workers: int = _number(0, 0)  # processes that prepare volumes; 0: one a core
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Networks of both stages."""
+
+    encoder: str = _choice("mlp", "mlp", "resnet3d")
+    latent_dim: int = _number(30, 2)
+    hidden_units: int = _number(64, 1)
+    channels: tuple[int, ...] = (16, 16, 32, 64)  # resnet3d only
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    decoder_channels: tuple[int, ...] = (64, 32, 16, 8)
+    dropout: float = _number(0.0, 0.0, 0.95)
+    centre_latent: bool = False  # the published sphere projection subtracts the latent's mean coordinate first
+    rotation_range: float = _number(3.0, 0.0, math.pi)  # radians over the covariate's training range
+    spectrum: str = _choice("uniform", "uniform", "paper")  # paper: skew(1_m) as printed; rotation_range unused
+    group_map: str = _choice("expm", "expm", "cayley")
+    phi: str = _choice("sphere", "sphere", "free")  # sphere: b is normalised, so MMD cannot shrink it
+    compute_dtype: str = _choice("float32", "float32", "bfloat16")
+    remat: bool = False  # recompute residual blocks in the backward pass: less memory, more time
+
+
+@dataclasses.dataclass(frozen=True)
+class StageOneConfig:
+    """Stage one: E, tau and D (Algorithm 1, paper A.7)."""
+
+    epochs: int = _number(100, 0)
+    batch_size: int = _number(128, 2)
+    learning_rate: float = _number(1e-3, 0.0)
+    learning_rate_decay: float = _number(0.65, 0.0, 1.0)
+    decay_every_epochs: int = _number(10, 1)
+    equivariance_weight: float = _number(1.0, 0.0)
+    reconstruction_weight: float = _number(0.02, 0.0)
+    prediction_weight: float = _number(0.0, 0.0)  # the published code's cross-entropy on the target
+
+
+@dataclasses.dataclass(frozen=True)
+class StageTwoConfig:
+    """Stage two: b, h and Psi, with E and tau frozen (eqs. 5-7)."""
+
+    epochs: int = _number(100, 0)
+    batch_size: int = _number(128, 2)
+    learning_rate: float = _number(1e-3, 0.0)
+    learning_rate_decay: float = _number(0.65, 0.0, 1.0)
+    decay_every_epochs: int = _number(10, 1)
+    prediction_weight: float = _number(1.0, 0.0)
+    reconstruction_weight: float = _number(0.1, 0.0)
+    mmd_weight: float = _number(0.1, 0.0)
+    mmd_ramp_start: float = _number(1.0, 0.0)  # the weight is mmd_weight x min(start x growth^epoch, ceiling)
+    mmd_ramp_growth: float = _number(1.0, 0.0)
+    mmd_ramp_ceiling: float = _number(1.0, 0.0)
+    mmd_match: str = _choice("covariate_free", "phi", "covariate_free", "conditional")
+    kernel: str = _choice("laplacian", "laplacian", "gaussian")
+    bandwidth: str = "0.25,0.5,1.0,2.0"  # one number, several (mixture), or "median"
+    estimator: str = _choice("unbiased", "biased", "unbiased")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Metrics on the held-out split (method.md section 5)."""
+
+    adversary_epochs: int = _number(200, 1)
+    adversary_learning_rate: float = _number(1e-3, 0.0)
+    adversary_batch_size: int = _number(128, 2)
+    permutations: int = _number(500, 1)
+    bootstraps: int = _number(500, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """A whole run: a pure function of this, the data and the seed."""
+
+    name: str = "participants"
+    seed: int = _number(0, 0)
+    method: str = _choice("ours", *METHODS)
+    cache_dir: str = ""  # prepared volumes, simulated cohorts, compiled programs; default: beside the work directory
+    checkpoint_every_epochs: int = _number(10, 1)
+    devices: int = _number(0, 0)  # 0: all local devices
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    stage_one: StageOneConfig = dataclasses.field(default_factory=StageOneConfig)
+    stage_two: StageTwoConfig = dataclasses.field(default_factory=StageTwoConfig)
+    evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
+
+
+def default_config() -> ConfigDict:
+    """Every key with its default value, as the `ConfigDict` that files in `configs/` start from."""
+    return ConfigDict(to_dict(RunConfig()))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass config as nested plain dicts, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_config_dict(config: ConfigDict) -> RunConfig:
+    """Checks a `ConfigDict` and freezes it.
+
+    Raises:
+      InputError: for an unknown key (with the nearest known one), a value of another type, a number out of range
+        or a choice that does not exist.
+    """
+    checked = _build(RunConfig, config.to_dict(), "config")
+    parse_bandwidth(checked.stage_two.bandwidth)
+    _check_together(checked)
+    return checked
+
+
+def parse_bandwidth(text: str) -> float | tuple[float, ...] | str:
+    """`"1.0"` to a number, `"0.5,1"` to a mixture, `"median"` as it stands."""
+    if text == "median":
+        return text
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(math.isfinite(value) and value > 0 for value in values):
+        raise InputError(
+            f'config.stage_two.bandwidth = "{text}": expected positive numbers separated by commas, or "median"'
+        )
+    return values[0] if len(values) == 1 else values
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """`"age, sex"` to `("age", "sex")`."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def differing_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "config") -> Iterator[str]:
+    """The dotted keys under which two `to_dict` results differ, each with both values."""
+    for key in sorted(set(old) | set(new)):
+        before, after = old.get(key), new.get(key)
+        name = f"{prefix}.{key}"
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from differing_keys(before, after, name)
+        elif _plain(before) != _plain(after):
+            yield f"{name} ({before!r} there, {after!r} now)"
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _check_together(config: RunConfig) -> None:
+    if len(config.model.channels) != len(config.model.blocks):
+        raise InputError(
+            f"config.model.blocks = {config.model.blocks}: expected as many entries as config.model.channels "
+            f"{config.model.channels}"
+        )
+    held_out = config.data.test_fraction + config.data.validation_fraction
+    if held_out >= 1:
+        raise InputError(f"config.data.test_fraction + config.data.validation_fraction = {held_out}: expected below 1")
+    if config.data.dataset == "participants" and not config.data.participants:
+        raise InputError('config.data.participants = "": expected the path of a participants.tsv')
+
+
+def _build(cls: type, values: dict[str, Any], prefix: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            nearest = difflib.get_close_matches(key, hints, n=1)
+            hint = f"; did you mean {prefix}.{nearest[0]}?" if nearest else ""
+            raise InputError(f"{prefix}.{key}: no such key{hint}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    return cls(**{key: _value(hints[key], value, fields[key], f"{prefix}.{key}") for key, value in values.items()})
+
+
+def _value(hint: Any, value: Any, field: dataclasses.Field, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise InputError(f"{name} = {value!r}: expected a group of keys")
+        return _build(typing.cast(type, hint), value, name)
+    if hint == tuple[int, ...]:
+        return _integers(value, name)
+    return _scalar(hint, value, field, name)
+
+
+def _integers(value: Any, name: str) -> tuple[int, ...]:
+    if not isinstance(value, list | tuple) or not value or not all(type(v) is int and v > 0 for v in value):
+        raise InputError(f"{name} = {value!r}: expected positive whole numbers")
+    return tuple(value)
+
+
+def _scalar(hint: type, value: Any, field: dataclasses.Field, name: str) -> Any:
+    if hint is float and type(value) is int:
+        value = float(value)
+    if type(value) is not hint:
+        expected = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}[hint]
+        raise InputError(f"{name} = {value!r}: expected {expected}")
+    choices = field.metadata.get("choices")
+    if choices and value not in choices:
+        nearest = difflib.get_close_matches(value, choices, n=1)
+        hint_text = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise InputError(f"{name} = {value!r}: expected one of {', '.join(choices)}{hint_text}")
+    minimum, maximum = field.metadata.get("minimum"), field.metadata.get("maximum")
+    if minimum is not None and not (minimum <= value <= maximum):
+        upper = f" and at most {maximum:g}" if maximum < math.inf else ""
+        raise InputError(f"{name} = {value!r}: expected at least {minimum:g}{upper}")
+    return value

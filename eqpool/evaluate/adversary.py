@@ -1,0 +1,75 @@
+"""Adv: how well a network trained from scratch on frozen features tells the site (paper A, A.2)."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from eqpool.losses.task import task_loss
+from eqpool.models.probe import Adversary
+
+
+def adversary_scores(
+    train_features: np.ndarray,
+    train_site: np.ndarray,
+    test_features: np.ndarray,
+    *,
+    num_sites: int,
+    epochs: int,
+    learning_rate: float,
+    batch_size: int,
+    seed: int,
+) -> np.ndarray:
+    """Site probabilities of the held-out rows, by an adversary trained on the training rows.
+
+    Args:
+      train_features: (N, F) frozen features; standardised here with their own mean and deviation.
+      train_site: (N,) site index; every row's site is known.
+      test_features: (M, F).
+      num_sites: classes.
+      epochs, learning_rate, batch_size: of Adam; the rate decays to zero along a cosine, so training converges.
+      seed: of initial weights and order.
+
+    Returns:
+      (M, num_sites) float32 probabilities.
+    """
+    mean, deviation = train_features.mean(axis=0), train_features.std(axis=0) + 1e-8
+    scale = lambda features: jnp.asarray((features - mean) / deviation, jnp.float32)  # noqa: E731
+    # One row cannot be normalised over a batch, so a ragged end is dropped; the next epoch's order picks it up.
+    size = min(batch_size, len(train_features))
+    logits = _train_and_apply(
+        scale(train_features), jnp.asarray(train_site, jnp.int32), scale(test_features), jax.random.key(seed),
+        num_sites=num_sites, epochs=epochs, learning_rate=learning_rate, batch_size=size,
+    )
+    return np.asarray(jax.nn.softmax(logits))
+
+
+@functools.partial(jax.jit, static_argnames=("num_sites", "epochs", "learning_rate", "batch_size"))
+def _train_and_apply(features, site, test_features, key, *, num_sites, epochs, learning_rate, batch_size):
+    model = Adversary(num_sites)
+    steps = features.shape[0] // batch_size
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, epochs * steps))
+    init_key, order_key = jax.random.split(key)
+    variables = model.init(init_key, features[:2], train=False)
+
+    def loss(params, batch_stats, rows):
+        logits, updated = model.apply(
+            {"params": params, "batch_stats": batch_stats}, features[rows], train=True, mutable=["batch_stats"]
+        )
+        return task_loss(logits, site[rows], num_classes=num_sites), updated["batch_stats"]
+
+    def step(carry, rows):
+        params, batch_stats, optimizer_state = carry
+        gradient, batch_stats = jax.grad(loss, has_aux=True)(params, batch_stats, rows)
+        updates, optimizer_state = optimizer.update(gradient, optimizer_state)
+        return (optax.apply_updates(params, updates), batch_stats, optimizer_state), None
+
+    def epoch(carry, epoch_key):
+        order = jax.random.permutation(epoch_key, features.shape[0])[: steps * batch_size]
+        return jax.lax.scan(step, carry, order.reshape(steps, batch_size))
+
+    start = (variables["params"], variables["batch_stats"], optimizer.init(variables["params"]))
+    (params, batch_stats, _), _ = jax.lax.scan(epoch, start, jax.random.split(order_key, epochs))
+    return model.apply({"params": params, "batch_stats": batch_stats}, test_features, train=False)

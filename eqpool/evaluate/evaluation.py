@@ -1,0 +1,194 @@
+"""Every metric of a run, on its held-out split (method.md section 5)."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.linear_model import RidgeCV
+from sklearn.metrics import mean_absolute_error, r2_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from eqpool.config import EvaluateConfig
+from eqpool.data.cohort import Cohort, Scaling
+from eqpool.evaluate import metrics
+from eqpool.evaluate.intervals import balanced_accuracy, bootstrap_interval
+from eqpool.evaluate.probes import ProbeScore, probe_panel, site_floor_features, strongest
+from eqpool.losses.mmd import mmd
+
+Metrics = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Embeddings:
+    """What the trained stages make of all N rows of a cohort, on the host, float32.
+
+    Attributes:
+      latent: (N, n), l.
+      tau: (N, n, n).
+      phi: (N, n).
+      covariate_free: (N, n), tau^-1 Phi.
+      prediction: (N, outputs), logits, or the standardised target.
+    """
+
+    latent: np.ndarray
+    tau: np.ndarray
+    phi: np.ndarray
+    covariate_free: np.ndarray
+    prediction: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "Embeddings":
+        """The same for some rows."""
+        return Embeddings(**{name: value[rows] for name, value in vars(self).items()})
+
+
+def evaluate(
+    cohort: Cohort, scaling: Scaling, embeddings: Embeddings, generators: np.ndarray, group_map: str,
+    config: EvaluateConfig, seed: int,
+) -> Metrics:
+    """All metrics of the test split; an estimate `x` has `x_interval`, 95% over subjects, beside it.
+
+    Args:
+      cohort: with its split.
+      scaling: fitted on its training rows.
+      embeddings: of all its rows.
+      generators: (C, n, n) of the covariates.
+      group_map: "expm" or "cayley".
+      config: of the metrics.
+      seed: of bootstraps, permutations and probes.
+    """
+    test = cohort.rows("test")
+    held_out = embeddings.take(test)
+    return (
+        equivariance_metrics(cohort.covariates[test], scaling, held_out, generators, group_map, config, seed)
+        | site_distance_metrics(held_out.phi, cohort.site[test], len(cohort.site_names), config, seed)
+        | probe_metrics(cohort, embeddings, config, seed)
+        | target_metrics(cohort, scaling, held_out.prediction, test, config, seed)
+        | kept_metrics(cohort, embeddings.phi)
+    )
+
+
+def equivariance_metrics(
+    covariates: np.ndarray, scaling: Scaling, held_out: Embeddings, generators: np.ndarray, group_map: str,
+    config: EvaluateConfig, seed: int,
+) -> Metrics:
+    """Delta_eq on the first covariate, its ratio to permuted covariates, and the equivariance error."""
+    tau, age = jnp.asarray(held_out.tau), jnp.asarray(covariates[:, 0], jnp.float32)
+    scaled = jnp.asarray(scaling.covariates.apply(covariates))
+    gap = jax.jit(metrics.equivariance_gap)
+
+    @jax.jit
+    def error(tau, scaled):
+        return metrics.equivariance_error(tau, scaled, generator=generators, group_map=group_map)
+
+    ratio = metrics.equivariance_gap_ratio(jax.random.key(seed), tau, age)
+    draws = config.bootstraps
+    return {
+        "delta_eq": float(gap(tau, age)),
+        "delta_eq_interval": bootstrap_interval(lambda rows: float(gap(tau[rows], age[rows])), len(age), draws, seed),
+        "delta_eq_ratio_to_permuted": float(ratio),
+        "equivariance_error": float(error(tau, scaled)),
+        "equivariance_error_interval": bootstrap_interval(
+            lambda rows: float(error(tau[rows], scaled[rows])), len(age), draws, seed
+        ),
+    }
+
+
+def site_distance_metrics(
+    phi: np.ndarray, site: np.ndarray, num_sites: int, config: EvaluateConfig, seed: int
+) -> Metrics:
+    """M = 100 MMD^2 two ways, with the permutation p-value of the normalised, unbiased one."""
+    known = site >= 0
+    phi, site = jnp.asarray(phi[known]), jnp.asarray(site[known], jnp.int32)
+    normalised = metrics.minmax_normalize(phi)
+    test = metrics.mmd_permutation_test(
+        jax.random.key(seed), normalised, site, num_sites=num_sites, num_permutations=config.permutations,
+        kernel="laplacian", bandwidth=1.0, estimator="unbiased",
+    )
+    published = mmd(phi, site, num_sites=num_sites, kernel="laplacian", bandwidth=1.0, estimator="biased")
+    return {
+        "mmd": 100 * float(test.statistic),
+        "mmd_p_value": float(test.p_value),
+        "mmd_published": 100 * float(published),
+    }
+
+
+def probe_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig, seed: int) -> Metrics:
+    """The paper's adversary and the strongest probe on Phi, on tau^-1 Phi, on the raw latent, and the site floor."""
+    known = (cohort.site >= 0) & ~_target_unknown(cohort)
+    train, test = (np.flatnonzero((cohort.split == split) & known) for split in ("train", "test"))
+    floor = site_floor_features(cohort.covariates[known], cohort.target[known], cohort.target_classes)
+    floor_of_all = np.zeros((len(cohort.site), floor.shape[1]), np.float32)
+    floor_of_all[known] = floor
+
+    def panel(features: np.ndarray) -> list[ProbeScore]:
+        return probe_panel(
+            features[train], cohort.site[train], features[test], cohort.site[test],
+            config=config, num_sites=len(cohort.site_names), seed=seed,
+        )
+
+    on_phi = panel(embeddings.phi)
+    adversary = next(score for score in on_phi if score.probe == "mlp")
+    result: Metrics = {
+        "adversary": 100 * adversary.accuracy,
+        "adversary_auc": adversary.auc if np.isfinite(adversary.auc) else None,
+        "site_chance": 1 / len(cohort.site_names),
+    }
+    for name, scores in (
+        ("strongest_probe", on_phi),
+        ("strongest_probe_covariate_free", panel(embeddings.covariate_free)),
+        ("strongest_probe_before", panel(embeddings.latent)),
+        ("site_floor", panel(floor_of_all)),
+    ):
+        best = strongest(scores)
+        result |= {
+            name: best.balanced_accuracy,
+            f"{name}_interval": best.balanced_accuracy_interval,
+            f"{name}_name": best.probe,
+            f"{name}_auc": best.auc if np.isfinite(best.auc) else None,
+        }
+    return result
+
+
+def target_metrics(
+    cohort: Cohort, scaling: Scaling, prediction: np.ndarray, test: np.ndarray, config: EvaluateConfig, seed: int
+) -> Metrics:
+    """Accuracy (percent) and balanced accuracy for classes; MAE and R^2 in the target's units for a number."""
+    known = ~_target_unknown(cohort)[test]
+    truth, prediction = cohort.target[test][known], prediction[known]
+
+    def with_interval(name: str, score, predicted: np.ndarray) -> Metrics:
+        interval = bootstrap_interval(
+            lambda rows: score(truth[rows], predicted[rows]), len(truth), config.bootstraps, seed
+        )
+        return {name: float(score(truth, predicted)), f"{name}_interval": interval}
+
+    if cohort.target_classes:
+        predicted = prediction.argmax(axis=1)
+        return with_interval("accuracy", lambda t, p: 100 * float(np.mean(t == p)), predicted) | with_interval(
+            "balanced_accuracy", lambda t, p: 100 * balanced_accuracy(t, p), predicted
+        )
+    predicted = prediction[:, 0] * scaling.target_deviation + scaling.target_mean
+    return with_interval("mae", mean_absolute_error, predicted) | with_interval("r_squared", r2_score, predicted)
+
+
+def kept_metrics(cohort: Cohort, phi: np.ndarray) -> Metrics:
+    """How well a ridge regression still reads each covariate from Phi on the test split, with the cohort's range."""
+    train, test = cohort.rows("train"), cohort.rows("test")
+    result: Metrics = {}
+    for column, name in enumerate(cohort.covariate_names):
+        values = cohort.covariates[:, column]
+        model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 3, 13))).fit(phi[train], values[train])
+        predicted = model.predict(phi[test])
+        result |= {
+            f"kept_{name}_mae": float(mean_absolute_error(values[test], predicted)),
+            f"kept_{name}_r_squared": float(r2_score(values[test], predicted)),
+            f"{name}_range": (float(values.min()), float(values.max())),
+        }
+    return result
+
+
+def _target_unknown(cohort: Cohort) -> np.ndarray:
+    return cohort.target < 0 if cohort.target_classes else ~np.isfinite(cohort.target)

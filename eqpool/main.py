@@ -1,0 +1,63 @@
+"""The command: `python -m eqpool.main --config=configs/adni.py --workdir=runs/adni [--config.key=value ...]`.
+
+Trains and evaluates one run and writes its work directory. The same command on the same work directory resumes.
+Exit code 0 on success, 2 with one line on stderr for bad config or bad input, 1 if training diverges.
+"""
+
+import pathlib
+import sys
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from eqpool.config import from_config_dict
+from eqpool.errors import InputError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, such as configs/adni.py[:paper].")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config name>.")
+
+
+def main(arguments: list[str]) -> int:
+    """Parses `arguments` (without the program's name), runs, and returns the exit code."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        _parse(arguments)
+        config = from_config_dict(_CONFIG.value)
+        workdir = pathlib.Path(_WORKDIR.value or f"runs/{config.name}")
+        # Imported here: --help and config errors should not wait for the training stack.
+        from eqpool.run import run
+        from eqpool.train.loop import Preempted, TrainingDiverged
+    except InputError as error:
+        return _fail(str(error), 2)
+    try:
+        run(config, workdir)
+    except InputError as error:
+        return _fail(str(error), 2)
+    except TrainingDiverged as error:
+        return _fail(str(error), 1)
+    except Preempted as error:
+        return _fail(f"{error}; the same command goes on from there", 143)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command goes on from the last checkpoint", 130)
+    return 0
+
+
+def _parse(arguments: list[str]) -> None:
+    try:
+        rest = flags.FLAGS(["eqpool.main", *arguments])[1:]
+        config = _CONFIG.value
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise InputError(" ".join(str(error).strip("'\"").split())) from None
+    if rest:
+        raise InputError(f"{rest[0]}: unexpected argument; flags start with --, keys with --config.")
+    if config is None:
+        raise InputError("--config: expected a config file, for example --config=configs/adni.py")
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"eqpool: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

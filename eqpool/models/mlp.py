@@ -1,0 +1,51 @@
+"""Fully connected blocks: the tabular encoder and decoder, and the heads of paper A (Listing 2)."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+class MLP(nn.Module):
+    """Linear layers with swish between them: (N, features) to (N, outputs) float32.
+
+    Attributes:
+      hidden: units of each hidden layer.
+      outputs: units of the last, linear layer.
+      dtype: of the computation; parameters stay float32.
+    """
+
+    hidden: Sequence[int]
+    outputs: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        hidden = features.astype(self.dtype)
+        for units in self.hidden:
+            hidden = nn.swish(nn.Dense(units, dtype=self.dtype)(hidden))
+        return nn.Dense(self.outputs, dtype=self.dtype)(hidden).astype(jnp.float32)
+
+
+class Head(nn.Module):
+    """Paper A's fully connected block after pooling (Listing 2): dropout, linear, BN, swish, dropout, linear.
+
+    (N, features) to (N, outputs) float32. Linear layers have no bias, as published; hidden width 128 there.
+    """
+
+    outputs: int
+    hidden_units: int = 128
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
+        rows = None if mask is None else (mask > 0)[:, None]
+        hidden = nn.Dropout(self.dropout, deterministic=not train)(features.astype(self.dtype))
+        hidden = nn.Dense(self.hidden_units, use_bias=False, dtype=self.dtype)(hidden)
+        hidden = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)(
+            hidden, mask=rows
+        )
+        hidden = nn.Dropout(self.dropout, deterministic=not train)(nn.swish(hidden))
+        return nn.Dense(self.outputs, use_bias=False, dtype=self.dtype)(hidden).astype(jnp.float32)

@@ -1,0 +1,196 @@
+"""The 3D residual encoder of paper A (appendix A.6, listing 1) and a decoder that is cheap on a CPU."""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from eqpool.models.conv import Conv3D, UpsampleConv3D, depth_to_space, max_pool3d
+
+# The published code's settings; flax counts the momentum of the running average from the other end.
+_NORM_EPSILON = 1e-8
+_NORM_MOMENTUM = 0.9
+
+
+class ResNet3D(nn.Module):
+    """Pre-activation residual trunk: volumes to features.
+
+    Stem convolution 7^3 stride 2, max pool 3 stride 2 unpadded, then stages of blocks (norm, swish,
+    convolution, twice) whose widths go in -> in -> out. From stage two on the first convolution of the first
+    block has stride 2, and so has a 3^3 convolution on its shortcut. A global average ends it. With the
+    default widths it has 517 936 parameters.
+
+    Attributes:
+      channels: width of each stage; the first is the stem's too.
+      blocks: blocks in each stage.
+      dtype: dtype of the computation; parameters, batch statistics and the result are float32.
+      remat: recompute each block in the backward pass instead of keeping what it computed.
+    """
+
+    channels: Sequence[int] = (16, 16, 32, 64)
+    blocks: Sequence[int] = (2, 2, 2, 2)
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, volume: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
+        """Encodes a batch.
+
+        Args:
+          volume: (N, D, H, W) floating array.
+          train: normalise by the batch, and update the running statistics (collection "batch_stats").
+          mask: (N,) bool, False where a row is padding; such rows do not enter the batch statistics.
+
+        Returns:
+          (N, channels[-1]) float32.
+
+        Raises:
+          ValueError: `volume` or `mask` has the wrong shape, a spatial axis is below
+            `minimum_size(len(channels))`, or `channels` and `blocks` differ in length.
+        """
+        self._check(volume, mask)
+        x = volume[..., None].astype(self.dtype)
+        x = Conv3D(self.channels[0], 7, 2, 3, dtype=self.dtype, name="stem")(x)
+        x = max_pool3d(x, window=3, stride=2)
+        block_class = nn.remat(ResidualBlock, static_argnums=(2,)) if self.remat else ResidualBlock
+        for stage, (features, count) in enumerate(zip(self.channels, self.blocks, strict=True)):
+            for index in range(count):
+                halve = stage > 0 and index == 0
+                # Explicit names: remat must not change the parameters' paths.
+                block = block_class(features, halve, self.dtype, name=f"stage{stage}_block{index}")
+                x = block(x, train, mask)
+        return jnp.mean(x, axis=(1, 2, 3), dtype=jnp.float32)
+
+    def _check(self, volume, mask):
+        if len(self.channels) != len(self.blocks) or not self.channels:
+            raise ValueError(f"channels {self.channels} and blocks {self.blocks} must have one entry a stage")
+        if volume.ndim != 4:
+            raise ValueError(f"volume must be (N, D, H, W), got shape {volume.shape}")
+        least = minimum_size(len(self.channels))
+        if min(volume.shape[1:]) < least:
+            raise ValueError(f"volume must have at least {least} voxels an axis, got shape {volume.shape}")
+        _check_mask(mask, volume.shape[0])
+
+
+class ResidualBlock(nn.Module):
+    """x + f(x), f = norm, swish, 3^3 convolution (C -> C), norm, swish, 3^3 convolution (C -> features).
+
+    With `halve` the first convolution has stride 2. Where the grid or the width changes, x goes through a 3^3
+    convolution of the same stride, with a bias.
+    """
+
+    features: int
+    halve: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
+        """Maps (N, D, H, W, C) to (N, D', H', W', features); `train` and `mask` as in `ResNet3D`."""
+        stride = 2 if self.halve else 1
+        branch = NormSwish(self.dtype, name="norm1")(x, train, mask)
+        branch = Conv3D(x.shape[-1], 3, stride, 1, use_bias=False, dtype=self.dtype, name="conv1")(branch)
+        branch = NormSwish(self.dtype, name="norm2")(branch, train, mask)
+        branch = Conv3D(self.features, 3, 1, 1, use_bias=False, dtype=self.dtype, name="conv2")(branch)
+        if self.halve or x.shape[-1] != self.features:
+            x = Conv3D(self.features, 3, stride, 1, dtype=self.dtype, name="shortcut")(x)
+        return x + branch
+
+
+class NormSwish(nn.Module):
+    """Batch norm over batch and space, then swish; rows where `mask` is False stay out of the statistics."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
+        """Keeps the shape (N, ..., C); `mask` is (N,) bool or None."""
+        norm = nn.BatchNorm(
+            use_running_average=not train,
+            momentum=_NORM_MOMENTUM,
+            epsilon=_NORM_EPSILON,
+            dtype=self.dtype,
+            # E[x^2] - E[x]^2 cancels, and an epsilon of 1e-8 forgives nothing.
+            use_fast_variance=False,
+            name="norm",
+        )
+        rows = None if mask is None else mask.reshape(-1, *(1,) * (x.ndim - 1))
+        return nn.swish(norm(x, mask=rows))
+
+
+class Decoder3D(nn.Module):
+    """Latents to volumes: a dense coarse grid, doubled four times.
+
+    Each doubling but the last is a nearest-neighbour upsampling with a 3^3 convolution, norm and swish; the
+    last is a 3^3 convolution at half resolution whose eight outputs are the voxels of a 2 x 2 x 2 cube. After
+    each doubling the grid is cropped to ceil(shape / 2^k), so that the final crop discards little.
+
+    Attributes:
+      shape: (D, H, W) of the volumes.
+      channels: width of the coarse grid, which is ceil(shape / 2^len(channels)), and of each grid after it.
+      dtype: dtype of the computation; parameters, batch statistics and the result are float32.
+    """
+
+    shape: tuple[int, int, int]
+    channels: Sequence[int] = (64, 32, 16, 8)
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, latent: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
+        """Decodes a batch.
+
+        Args:
+          latent: (N, n) floating array.
+          train: as in `ResNet3D`.
+          mask: (N,) bool, as in `ResNet3D`.
+
+        Returns:
+          (N, *shape) float32, unbounded.
+
+        Raises:
+          ValueError: `latent`, `mask` or `shape` has the wrong shape.
+        """
+        self._check(latent, mask)
+        x = self._coarse_grid(latent)
+        x = NormSwish(self.dtype, name="coarse_norm")(x, train, mask)
+        for stage, features in enumerate(self.channels[1:]):
+            x = UpsampleConv3D(features, dtype=self.dtype, name=f"stage{stage}_conv")(x)
+            x = _crop(x, self._grid(len(self.channels) - 1 - stage))
+            x = NormSwish(self.dtype, name=f"stage{stage}_norm")(x, train, mask)
+        x = depth_to_space(Conv3D(8, 3, 1, 1, dtype=self.dtype, name="voxels")(x))
+        return _crop(x, self.shape)[..., 0].astype(jnp.float32)
+
+    def _coarse_grid(self, latent):
+        grid = self._grid(len(self.channels))
+        x = nn.Dense(math.prod(grid) * self.channels[0], dtype=self.dtype, name="coarse")(latent)
+        return x.reshape(-1, *grid, self.channels[0])
+
+    def _grid(self, halvings: int) -> tuple[int, ...]:
+        return tuple(-(-size // 2**halvings) for size in self.shape)
+
+    def _check(self, latent, mask):
+        if latent.ndim != 2:
+            raise ValueError(f"latent must be (N, n), got shape {latent.shape}")
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ValueError(f"shape must be three positive sizes, got {self.shape}")
+        _check_mask(mask, latent.shape[0])
+
+
+def minimum_size(stages: int) -> int:
+    """Fewest voxels an axis may have so that the last stage of a trunk still has something to halve.
+
+    21 for the default four stages, 5 for one.
+    """
+    pooled = 2 ** (stages - 2) + 1 if stages > 1 else 1
+    return 4 * pooled + 1
+
+
+def _crop(x: jax.Array, grid: Sequence[int]) -> jax.Array:
+    depth, height, width = grid
+    return x[:, :depth, :height, :width]
+
+
+def _check_mask(mask: jax.Array | None, rows: int) -> None:
+    if mask is not None and mask.shape != (rows,):
+        raise ValueError(f"mask must be ({rows},), one entry a row, got shape {mask.shape}")

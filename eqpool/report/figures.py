@@ -1,0 +1,115 @@
+"""The figures of a run, drawn with matplotlib's object interface: no display, no global state."""
+
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import gaussian_kde
+from sklearn.manifold import TSNE
+
+from eqpool.report.workfolder import WorkFolder
+
+# Okabe and Ito's palette: told apart with colour-deficient sight.
+SITE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+MOST_POINTS = 1500  # t-SNE's time, and more points than this hide each other
+
+
+def draw_all(work: WorkFolder, progress: Callable[[str], None] = lambda _: None) -> dict[str, Figure]:
+    """Every figure that this run's files allow, by file name without extension."""
+    figures = {}
+    for name, draw in FIGURES.items():
+        progress(name)
+        figures[name] = draw(work)
+    return figures
+
+
+def covariate_by_site(work: WorkFolder) -> Figure:
+    """Density of the covariate for each site (paper A, Fig. 6 and 10)."""
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    values = work.embeddings[work.covariate]
+    grid = np.linspace(values.min(), values.max(), 200)
+    for colour, (site, rows) in zip(_colours(work), work.embeddings.groupby("site"), strict=False):
+        here = rows[work.covariate].to_numpy()
+        if len(np.unique(here)) > 2:
+            density = gaussian_kde(here)(grid)
+            axes.plot(grid, density, color=colour, label=f"{site} (n = {len(here)})", linewidth=2)
+            axes.fill_between(grid, density, color=colour, alpha=0.12)
+    axes.set(xlabel=work.covariate, ylabel="density", ylim=(0, None))
+    axes.legend(frameon=False)
+    return _finish(figure, work)
+
+
+def training_curves(work: WorkFolder) -> Figure:
+    """Loss and validation score over the epochs of each stage."""
+    stages = list(dict.fromkeys(work.metrics["stage"]))
+    figure = Figure(figsize=(3.6 * max(len(stages), 1), 3.2), layout="constrained")
+    for axes, stage in zip(np.atleast_1d(figure.subplots(1, len(stages))), stages, strict=True):
+        rows = work.metrics[work.metrics["stage"] == stage]
+        axes.plot(rows["epoch"], rows["loss"], color=SITE_COLOURS[0], label="training loss")
+        axes.plot(rows["epoch"], rows["validation_score"], color=SITE_COLOURS[5], label="validation score")
+        axes.set(title=stage.replace("_", " "), xlabel="epoch")
+        axes.legend(frameon=False)
+    return _finish(figure, work)
+
+
+def latent_maps(work: WorkFolder) -> Figure:
+    """t-SNE of l (before) and Phi (after) on held-out rows, coloured by site and by covariate."""
+    rows = np.flatnonzero(work.embeddings["split"] == "test")
+    rows = np.random.default_rng(0).permutation(rows)[:MOST_POINTS]
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    grid = figure.subplots(2, 2)
+    for column, (prefix, title) in enumerate((("l", "latent l, before"), ("phi", "Phi, after"))):
+        points = _embed(work.vectors(prefix)[rows])
+        _scatter_sites(grid[0, column], points, work, rows, title)
+        image = grid[1, column].scatter(
+            *points.T, c=work.embeddings[work.covariate].to_numpy()[rows], cmap="viridis", s=14, linewidths=0
+        )
+        grid[1, column].set(title=f"{title}, by {work.covariate}", xticks=[], yticks=[])
+    figure.colorbar(image, ax=grid[1, :], label=work.covariate, shrink=0.8)
+    return _finish(figure, work)
+
+
+FIGURES: dict[str, Callable[[WorkFolder], Figure]] = {
+    "covariate_by_site": covariate_by_site,
+    "latent_maps": latent_maps,
+    "training_curves": training_curves,
+}
+
+
+def save(figures: dict[str, Figure], folder: pathlib.Path) -> list[pathlib.Path]:
+    """Writes each figure as PNG and SVG under `folder`; returns the PNG paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.svg")
+        figure.savefig(folder / f"{name}.png", dpi=150)
+        paths.append(folder / f"{name}.png")
+    return paths
+
+
+def _scatter_sites(axes, points: np.ndarray, work: WorkFolder, rows: np.ndarray, title: str) -> None:
+    sites = work.embeddings["site"].to_numpy()
+    for colour, site in zip(_colours(work), sorted(set(sites)), strict=False):
+        here = sites[rows] == site
+        axes.scatter(*points[here].T, color=colour, s=14, linewidths=0, alpha=0.8, label=site)
+    axes.set(title=f"{title}, by site", xticks=[], yticks=[])
+    if len(set(sites)) <= len(SITE_COLOURS):
+        axes.legend(frameon=False, loc="best", fontsize="small")
+
+
+def _embed(vectors: np.ndarray) -> np.ndarray:
+    perplexity = min(30, max(2, (len(vectors) - 1) // 4))
+    return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(vectors.astype(np.float32))
+
+
+def _colours(work: WorkFolder) -> list[str]:
+    count = work.embeddings["site"].nunique()
+    return [SITE_COLOURS[index % len(SITE_COLOURS)] for index in range(count)]
+
+
+def _finish(figure: Figure, work: WorkFolder) -> Figure:
+    if work.results["simulated"]:
+        figure.text(0.995, 0.005, "SIMULATED DATA", ha="right", va="bottom", fontsize=8, color="#B00020", weight="bold")
+    return figure

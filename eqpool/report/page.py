@@ -1,0 +1,49 @@
+"""report.html: one file with its pictures inside."""
+
+import base64
+import pathlib
+
+import jinja2
+
+from eqpool.report import figures
+from eqpool.report.workfolder import WorkFolder, read_workfolder
+from eqpool.summary import METRIC_READINGS, format_metric
+from eqpool.workdir import write_atomically
+
+CAPTIONS = {
+    "covariate_by_site": "Who was pooled: density of the covariate at each site.",
+    "latent_maps": "Held-out rows before and after pooling (t-SNE): sites should mix, the covariate's trend should stay.",
+    "training_curves": "Training loss and validation score; the epoch with the lowest validation score was kept.",
+}
+
+
+def write_report(folder: pathlib.Path) -> pathlib.Path:
+    """Draws the figures of a finished work directory and writes its report.html; returns the page's path.
+
+    Raises:
+      InputError: if the run is not finished.
+    """
+    work = read_workfolder(folder)
+    images = figures.save(figures.draw_all(work), folder / "figures")
+    text = _render(work, images)
+    path = folder / "report.html"
+    write_atomically(path, lambda temporary: temporary.write_text(text) and None)
+    return path
+
+
+def _render(work: WorkFolder, images: list[pathlib.Path]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("eqpool.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    metrics = work.results["metrics"]
+    rows = [
+        {"label": label, "value": format_metric(metrics, name), "reading": reading.format(**metrics)}
+        for name, label, reading in METRIC_READINGS
+        if metrics.get(name) is not None
+    ]
+    pictures = [
+        {"source": base64.b64encode(path.read_bytes()).decode(), "caption": CAPTIONS[path.stem]} for path in images
+    ]
+    return environment.get_template("page.html").render(
+        name=work.config["name"], results=work.results, rows=rows, pictures=pictures
+    )

@@ -1,0 +1,78 @@
+"""What a run says on the terminal: what the data is, and what came out."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from eqpool.data.cohort import SPLITS, Cohort
+
+
+def describe_cohort(cohort: Cohort) -> str:
+    """What is pooled, in plain words: simulated or real, rows by site and class, covariates, notes."""
+    kind = "SIMULATED data (made by eqpool, not measured)" if cohort.simulated else "real data"
+    what = (
+        f"{len(cohort.input_names)} features a row" if cohort.grid is None
+        else f"volumes of {'x'.join(map(str, cohort.grid.shape))} voxels (grid {cohort.grid.name})"
+    )
+    lines = [f"{cohort.name}: {kind}, {len(cohort.site)} rows, {what}", *_site_lines(cohort)]
+    lines.append("  rows by split: " + ", ".join(f"{split} {len(cohort.rows(split))}" for split in SPLITS))
+    lines += [f"  note: {note}" for note in cohort.notes]
+    return "\n".join(lines)
+
+
+def _site_lines(cohort: Cohort) -> list[str]:
+    width = max(len(name) for name in cohort.site_names)
+    lines = []
+    for index, name in enumerate(cohort.site_names):
+        here = cohort.site == index
+        ranges = ", ".join(
+            f"{covariate} {values.min():g} to {values.max():g} (median {np.median(values):g})"
+            for covariate, values in zip(cohort.covariate_names, cohort.covariates[here].T, strict=True)
+        )
+        lines.append(f"  site {name:<{width}}  {here.sum():>6} rows, {_target_text(cohort, here)}; {ranges}")
+    return lines
+
+
+def _target_text(cohort: Cohort, here: np.ndarray) -> str:
+    if cohort.target_classes:
+        counts = (f"{label} {np.sum(cohort.target[here] == i)}" for i, label in enumerate(cohort.target_classes))
+        return f"{cohort.target_name}: " + " / ".join(counts)
+    return f"{cohort.target_name}: mean {np.nanmean(cohort.target[here]):.3g}"
+
+
+def describe_results(results: dict[str, Any], folder: pathlib.Path) -> str:
+    """The metrics of results.json as a short table with a reading of each, and where the files are."""
+    metrics = results["metrics"]
+    kind = "SIMULATED data" if results["simulated"] else "real data"
+    lines = [f"{results['dataset']} ({kind}), method {results['method']}, seed {results['seed']}, held-out rows:"]
+    for name, label, reading in METRIC_READINGS:
+        if metrics.get(name) is not None:
+            lines.append(f"  {label:<34} {format_metric(metrics, name):<24} {reading.format(**metrics)}")
+    lines.append(f"  took {results['wall_seconds']:.0f} s on {results['device']}")
+    lines.append(f"files: {folder}/ results.json, embeddings.tsv, metrics.jsonl, figures/, checkpoints/, report.html")
+    return "\n".join(lines)
+
+
+def format_metric(metrics: dict[str, Any], name: str) -> str:
+    """`value [low, high]`, or the value alone where there is no interval."""
+    value = f"{metrics[name]:.3g}"
+    interval = metrics.get(f"{name}_interval")
+    return value if not interval else f"{value} [{interval[0]:.3g}, {interval[1]:.3g}]"
+
+
+# (key, label, how to read it); braces take other metrics.
+METRIC_READINGS = (
+    ("strongest_probe_before", "site told from the latent l", "balanced accuracy before stage two"),
+    ("strongest_probe", "site told from Phi", "site floor (covariates and target alone): {site_floor:.3g}"),
+    ("strongest_probe_covariate_free", "site told from tau^-1 Phi", "chance: {site_chance:.3g}"),
+    ("adversary", "adversary on Phi, accuracy %", "the paper's Adv; lower is better"),
+    ("mmd", "M = 100 MMD^2, unbiased", "permutation p = {mmd_p_value:.3g}; p > 0.05: no site difference seen"),
+    ("delta_eq", "delta_eq of tau", "{delta_eq_ratio_to_permuted:.3g} times that of permuted covariates (1: noise)"),
+    ("equivariance_error", "equivariance error", "0 is perfect, 1 is no equivariance"),
+    ("accuracy", "accuracy %", "of the target, from Phi"),
+    ("balanced_accuracy", "balanced accuracy %", ""),
+    ("mae", "mean absolute error", "of the target, from Phi, in its units"),
+    ("r_squared", "R^2", ""),
+    ("kept_age_mae", "age read from Phi, MAE", "R^2 {kept_age_r_squared:.3g}"),
+)

@@ -1,0 +1,102 @@
+"""The loop every stage goes through: epochs, log, checkpoints, resume."""
+
+import math
+import pathlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import jax
+from tqdm import tqdm
+
+from eqpool.checkpointing import Checkpoints
+from eqpool.train.state import TrainState
+from eqpool.workdir import MetricsLog
+
+Scalars = dict[str, float]
+RunEpoch = Callable[[TrainState, int], tuple[TrainState, dict, dict]]
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is not finite; the message names stage, epoch, step, the terms and the last good checkpoint."""
+
+
+class Preempted(RuntimeError):
+    """SIGTERM came; the state is saved, and the same command goes on from it."""
+
+
+def fit(
+    name: str,
+    state: TrainState,
+    run_epoch: RunEpoch,
+    epochs: int,
+    directory: pathlib.Path,
+    save_every: int,
+    log: MetricsLog,
+) -> TrainState:
+    """Runs the epochs that are still to be done and returns the final state.
+
+    Args:
+      name: the stage's, for the log and the progress bar.
+      state: the initial state; the newest checkpoint in `directory`, if any, replaces it.
+      run_epoch: (state, epoch) -> (state, mean loss terms, validation scalars).
+      epochs: in all, those of earlier runs included.
+      directory: of the stage's checkpoints.
+      save_every: epochs between two checkpoints; the last epoch is always saved.
+      log: gets one record an epoch; records past the restored epoch are dropped first.
+
+    Raises:
+      TrainingDiverged: at the first epoch whose loss is not finite; nothing of it is saved.
+      Preempted: at the end of the epoch in which SIGTERM came, after saving.
+    """
+    with Checkpoints(directory) as checkpoints, _stop_on_sigterm() as stop_asked:
+        if checkpoints.latest_epoch() is not None:
+            state = checkpoints.restore(state)
+        first = int(state.epoch)
+        log.drop_after(name, first)
+        bar = tqdm(range(first, epochs), name, total=epochs, initial=first, unit="epoch", disable=None)
+        for epoch in bar:
+            state, terms, validation = run_epoch(state, epoch)
+            record = _record(name, state, terms, validation)
+            _check_finite(record, checkpoints.latest_epoch())
+            log.append(record)
+            bar.set_postfix(loss=f"{record['loss']:.3g}", validation=f"{record['validation_score']:.3g}")
+            stopping = stop_asked.is_set()
+            if stopping or (epoch + 1) % save_every == 0 or epoch + 1 == epochs:
+                checkpoints.save(epoch + 1, state)
+            if stopping:
+                raise Preempted(f"stopped by SIGTERM after epoch {epoch + 1} of {name}, which is saved")
+    return state
+
+
+def _record(name: str, state: TrainState, terms: dict, validation: dict) -> dict:
+    terms, validation, step, epoch = jax.device_get((terms, validation, state.step, state.epoch))
+    scalars = {key: float(value) for key, value in terms.items()}
+    scalars |= {f"validation_{key}": float(value) for key, value in validation.items()}
+    return {"stage": name, "step": int(step), "epoch": int(epoch), **scalars}
+
+
+def _check_finite(record: dict, last_good: int | None) -> None:
+    bad = [key for key, value in record.items() if isinstance(value, float) and math.isnan(value)]
+    bad += [key for key, value in record.items() if isinstance(value, float) and math.isinf(value)]
+    if bad:
+        saved = "no checkpoint yet" if last_good is None else f"the last good checkpoint is that of epoch {last_good}"
+        raise TrainingDiverged(
+            f"{record['stage']} diverged at step {record['step']} (epoch {record['epoch']}): "
+            f"{', '.join(bad)} not finite; {saved}"
+        )
+
+
+@contextmanager
+def _stop_on_sigterm() -> Iterator[threading.Event]:
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+

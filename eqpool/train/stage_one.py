@@ -1,0 +1,97 @@
+"""Stage one: E, tau and D, equivariant to the covariates (paper A, section 3.1 and Algorithm 1)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eqpool.config import ModelConfig, RunConfig
+from eqpool.evaluate.metrics import equivariance_error
+from eqpool.geometry import so
+from eqpool.losses.equivariance import equivariance_loss
+from eqpool.losses.task import task_loss
+from eqpool.models.autoencoder import StageOne
+from eqpool.numerics import masked_mean
+from eqpool.train.state import Batch, LossValue, Stage, Variables
+
+
+def covariate_generators(config: ModelConfig, num_covariates: int) -> np.ndarray:
+    """One commuting generator a covariate, (C, n, n) float64: how the latent turns as each covariate grows."""
+    return so.generator(
+        config.latent_dim, rotation_range=(config.rotation_range,) * num_covariates, spectrum=config.spectrum
+    )
+
+
+def make_stage_one(
+    config: RunConfig, input_shape: tuple[int, ...], num_covariates: int, num_classes: int
+) -> Stage:
+    """Stage one of a run. `num_classes` 0 means a numeric target.
+
+    Batches hold `inputs` (N, *input_shape), `covariate` (N, C) in [0, 1], `target` and `target_known` (N,), and
+    `mask` (N,), 0 for padding.
+    The loss is equivariance + reconstruction (mean squared error over an input's entries, so that its weight does not
+    depend on the input's size) + prediction; the validation score is the same sum on the validation rows.
+    """
+    weights = config.stage_one
+    model = StageOne(config.model, input_shape, max(num_classes, 1))
+    generators = covariate_generators(config.model, num_covariates)
+
+    def combine(equivariance: jax.Array, reconstruction: jax.Array, prediction: jax.Array) -> jax.Array:
+        return (
+            weights.equivariance_weight * equivariance
+            + weights.reconstruction_weight * reconstruction
+            + weights.prediction_weight * prediction
+        )
+
+    def equivariance_term(tau: jax.Array, covariate: jax.Array, mask: jax.Array | None) -> jax.Array:
+        return equivariance_loss(
+            tau, covariate, generator=generators, group_map=config.model.group_map, mask=mask
+        )
+
+    def loss(variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
+        del epoch
+        mask = batch["mask"]
+        output, updated = model.apply(
+            variables, batch["inputs"], train=True, mask=mask, rngs={"dropout": key}, mutable=["batch_stats"]
+        )
+        terms = {
+            "equivariance": equivariance_term(output.tau, batch["covariate"], mask),
+            "reconstruction": masked_mean(_squared_error_per_row(output.reconstruction, batch["inputs"]), mask),
+            "prediction": task_loss(output.prediction, batch["target"], num_classes=num_classes, mask=mask * batch["target_known"]),
+        }
+        return LossValue(combine(**terms), terms, updated)
+
+    def forward(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        output = model.apply(variables, batch["inputs"], train=False, mask=batch["mask"])
+        return {
+            "latent": output.latent,
+            "tau": output.tau,
+            "prediction": output.prediction,
+            "reconstruction_error": _squared_error_per_row(output.reconstruction, batch["inputs"]),
+        }
+
+    def validate(outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
+        terms = {
+            "equivariance": equivariance_term(outputs["tau"], rows["covariate"], None),
+            "reconstruction": jnp.mean(outputs["reconstruction_error"]),
+            "prediction": task_loss(outputs["prediction"], rows["target"], num_classes=num_classes, mask=rows["target_known"]),
+        }
+        error = equivariance_error(
+            outputs["tau"], rows["covariate"], generator=generators, group_map=config.model.group_map
+        )
+        return terms | {"score": combine(**terms), "equivariance_error": error}
+
+    def initialise(key: jax.Array) -> Variables:
+        example = jnp.zeros((2, *input_shape), jnp.float32)
+        return dict(model.init({"params": key, "dropout": key}, example, train=False))
+
+    return Stage("stage_one", initialise, loss, forward, validate)
+
+
+def decode_latents(config: RunConfig, input_shape: tuple[int, ...], num_classes: int, variables: Variables, latent):
+    """D(l) for latents (N, n): the inputs' shape, float32."""
+    model = StageOne(config.model, input_shape, max(num_classes, 1))
+    return model.apply(variables, latent, train=False, method="decode")
+
+
+def _squared_error_per_row(reconstruction: jax.Array, inputs: jax.Array) -> jax.Array:
+    return jnp.mean(jnp.square(reconstruction - inputs), axis=tuple(range(1, inputs.ndim)))

@@ -1,0 +1,115 @@
+"""Stage two: b, h and Psi on frozen latents, invariant to the site (paper A, section 3.2)."""
+
+import jax
+import jax.numpy as jnp
+
+from eqpool.config import RunConfig, StageTwoConfig, parse_bandwidth
+from eqpool.losses.mmd import conditional_mmd, mmd
+from eqpool.losses.task import task_loss
+from eqpool.models.invariant import StageTwo
+from eqpool.numerics import masked_mean
+from eqpool.train.state import Batch, LossValue, Stage, Variables
+
+VALIDATION_CHUNK = 1024  # rows an MMD is taken over at once: its cost grows with their square
+
+
+def mmd_ramp(config: StageTwoConfig, epoch: jax.Array | int) -> jax.Array:
+    """The factor on `mmd_weight` in an epoch: start x growth^epoch, up to the ceiling (method.md section 4)."""
+    return jnp.minimum(
+        config.mmd_ramp_start * config.mmd_ramp_growth ** jnp.asarray(epoch, jnp.float32), config.mmd_ramp_ceiling
+    )
+
+
+def make_stage_two(config: RunConfig, num_sites: int, num_classes: int) -> Stage:
+    """Stage two of a run. `num_classes` 0 means a numeric target.
+
+    Batches hold `latent` (N, n), `tau` (N, n, n), `site` (N,), `covariate` (N, C), `target` and `target_known` (N,), and
+    `mask` (N,), 0 for padding.
+    The validation score weighs the terms as the last epoch does, so that epochs under a ramp compare.
+    """
+    weights = config.stage_two
+    model = StageTwo(max(num_classes, 1), config.model.hidden_units, config.model.phi == "sphere")
+    last_ramp = mmd_ramp(weights, max(weights.epochs - 1, 0))
+
+    def combine(prediction: jax.Array, reconstruction: jax.Array, site: jax.Array, ramp: jax.Array) -> jax.Array:
+        return (
+            weights.prediction_weight * prediction
+            + weights.reconstruction_weight * reconstruction
+            + weights.mmd_weight * ramp * site
+        )
+
+    def loss(variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
+        del key
+        mask = batch["mask"]
+        output = model.apply(variables, batch["latent"], batch["tau"])
+        error = jnp.sum(jnp.square(output.reconstruction - batch["latent"]), axis=-1)
+        terms = {
+            "prediction": task_loss(output.prediction, batch["target"], num_classes=num_classes, mask=mask * batch["target_known"]),
+            "reconstruction": masked_mean(error, mask),
+            "site": site_term(weights, output.phi, output.covariate_free, batch, num_sites),
+        }
+        return LossValue(combine(**terms, ramp=mmd_ramp(weights, epoch)), terms, {})
+
+    def forward(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        output = model.apply(variables, batch["latent"], batch["tau"])
+        error = jnp.sum(jnp.square(output.reconstruction - batch["latent"]), axis=-1)
+        return {
+            "phi": output.phi,
+            "covariate_free": output.covariate_free,
+            "prediction": output.prediction,
+            "reconstruction": output.reconstruction,
+            "reconstruction_error": error,
+        }
+
+    def validate(outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
+        terms = {
+            "prediction": task_loss(outputs["prediction"], rows["target"], num_classes=num_classes, mask=rows["target_known"]),
+            "reconstruction": jnp.mean(outputs["reconstruction_error"]),
+            "site": _chunked_site_term(weights, outputs, rows, num_sites),
+        }
+        return terms | {"score": combine(**terms, ramp=last_ramp)}
+
+    def initialise(key: jax.Array) -> Variables:
+        dimension = config.model.latent_dim
+        return dict(model.init(key, jnp.zeros((2, dimension)), jnp.zeros((2, dimension, dimension))))
+
+    return Stage("stage_two", initialise, loss, forward, validate)
+
+
+def site_term(
+    config: StageTwoConfig, phi: jax.Array, covariate_free: jax.Array, rows: Batch, num_sites: int
+) -> jax.Array:
+    """The kernel MMD across sites that `mmd_match` names (method.md section 4).
+
+    `phi` matches Phi itself, as Algorithm 1 does; `covariate_free` matches tau^-1 Phi, which does not carry the
+    covariate; `conditional` compares Phi of two sites only where their covariates agree (eq. 1).
+    """
+    options = {
+        "num_sites": num_sites,
+        "kernel": config.kernel,
+        "bandwidth": parse_bandwidth(config.bandwidth),
+        "estimator": config.estimator,
+        "mask": rows["mask"],
+    }
+    if config.mmd_match == "conditional":
+        return conditional_mmd(phi, rows["site"], rows["covariate"], **options)
+    return mmd(phi if config.mmd_match == "phi" else covariate_free, rows["site"], **options)
+
+
+def _chunked_site_term(config: StageTwoConfig, outputs: Batch, rows: Batch, num_sites: int) -> jax.Array:
+    """The mean of `site_term` over equal chunks of the rows."""
+    num_rows = outputs["phi"].shape[0]
+    chunks = -(-num_rows // VALIDATION_CHUNK)
+    size = -(-num_rows // chunks)
+    columns = {name: outputs[name] for name in ("phi", "covariate_free")}
+    columns |= {name: rows[name] for name in ("site", "covariate")} | {"mask": jnp.ones(num_rows, jnp.float32)}
+    padding = chunks * size - num_rows
+
+    def split(column: jax.Array) -> jax.Array:
+        padded = jnp.pad(column, ((0, padding),) + ((0, 0),) * (column.ndim - 1))
+        return padded.reshape(chunks, size, *column.shape[1:])
+
+    def one(chunk: Batch) -> jax.Array:
+        return site_term(config, chunk["phi"], chunk["covariate_free"], chunk, num_sites)
+
+    return jax.lax.map(one, {name: split(column) for name, column in columns.items()}).mean()

@@ -1,0 +1,131 @@
+"""Trains the two stages one after the other on a cohort: tables on the device, volumes through a loader."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from eqpool import parallel
+from eqpool.config import RunConfig
+from eqpool.data.batches import volume_batches
+from eqpool.data.cohort import Cohort
+from eqpool.train.loop import fit
+from eqpool.train.state import Stage, TrainState, create_state, finish_epoch, make_optimizer
+from eqpool.train.stream import HostBatch, make_stream_forward, make_stream_step, run_stream_epoch, run_stream_forward
+from eqpool.train.table import forward_table, make_table_epoch
+from eqpool.workdir import MetricsLog
+
+Columns = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """Where and how a run trains.
+
+    Attributes:
+      config: the run's.
+      mesh: the devices.
+      checkpoints: folder with one subfolder a stage.
+      log: gets one record an epoch.
+      key: the run's; each stage folds its own from it.
+    """
+
+    config: RunConfig
+    mesh: Mesh
+    checkpoints: pathlib.Path
+    log: MetricsLog
+    key: jax.Array
+
+
+def train_on_table(session: Session, stage: Stage, columns: Columns, train: np.ndarray, validation: np.ndarray) -> TrainState:
+    """Trains a stage on columns (N, ...) that fit in device memory; `train` and `validation` are row indices."""
+    settings = getattr(session.config, stage.name)
+    steps = -(-len(train) // settings.batch_size)
+    optimizer = make_optimizer(settings, steps)
+    epoch_fn = make_table_epoch(stage, optimizer, settings.batch_size, session.mesh)
+    tables = parallel.put_replicated([_take(columns, train), _take(columns, validation)], session.mesh)
+    init_key, epoch_key = _stage_keys(session, stage)
+
+    def run_epoch(state: TrainState, epoch: int):
+        return epoch_fn(state, *tables, epoch_key)
+
+    state = parallel.put_replicated(create_state(stage, optimizer, init_key), session.mesh)
+    return _fit(session, stage, state, run_epoch, settings.epochs)
+
+
+def train_on_volumes(
+    session: Session, stage: Stage, cohort: Cohort, columns: Columns, train: np.ndarray, validation: np.ndarray
+) -> TrainState:
+    """Trains a stage on volumes read batch by batch."""
+    settings = getattr(session.config, stage.name)
+    steps = -(-len(train) // settings.batch_size)
+    optimizer = make_optimizer(settings, steps)
+    step = make_stream_step(stage, optimizer)
+    forward = make_stream_forward(stage)
+    validate = jax.jit(stage.validate)
+    finish = jax.jit(finish_epoch, donate_argnums=0)
+    init_key, epoch_key = _stage_keys(session, stage)
+    validation_columns = parallel.put_replicated(_take(columns, validation), session.mesh)
+
+    def run_epoch(state: TrainState, epoch: int):
+        batches = tqdm(
+            _batches(session, cohort, columns, train, settings.batch_size, epoch),
+            f"epoch {epoch + 1}", total=steps, unit="batch", leave=False, disable=None,
+        )
+        state, terms = run_stream_epoch(step, state, batches, epoch_key, session.mesh)
+        in_order = _batches(session, cohort, columns, validation, settings.batch_size, None)
+        outputs = run_stream_forward(forward, state.variables, in_order, session.mesh)
+        scores = validate(parallel.put_replicated(outputs, session.mesh), validation_columns)
+        return finish(state, scores), terms, scores
+
+    state = parallel.put_replicated(create_state(stage, optimizer, init_key), session.mesh)
+    return _fit(session, stage, state, run_epoch, settings.epochs)
+
+
+def forward_on_table(session: Session, stage: Stage, variables, columns: Columns, batch_size: int) -> Columns:
+    """A trained stage's outputs for all rows of a table, on the host."""
+    table = parallel.put_replicated(columns, session.mesh)
+    compute = jax.jit(lambda variables, table: forward_table(stage, variables, table, batch_size, session.mesh))
+    return {name: np.asarray(value) for name, value in compute(variables, table).items()}
+
+
+def forward_on_volumes(session: Session, stage: Stage, variables, cohort: Cohort, columns: Columns) -> Columns:
+    """A trained stage's outputs for all volumes of a cohort, on the host."""
+    settings = getattr(session.config, stage.name)
+    rows = np.arange(len(cohort.site))
+    batches = _batches(session, cohort, columns, rows, settings.batch_size, None)
+    return run_stream_forward(make_stream_forward(stage), variables, batches, session.mesh)
+
+
+def _fit(session: Session, stage: Stage, state: TrainState, run_epoch, epochs: int) -> TrainState:
+    directory = session.checkpoints / stage.name
+    return fit(stage.name, state, run_epoch, epochs, directory, session.config.checkpoint_every_epochs, session.log)
+
+
+def _stage_keys(session: Session, stage: Stage) -> tuple[jax.Array, jax.Array]:
+    stage_number = {"stage_one": 1, "stage_two": 2}[stage.name]
+    init_key, epoch_key = jax.random.split(jax.random.fold_in(session.key, stage_number))
+    return init_key, epoch_key
+
+
+def _take(columns: Columns, rows: np.ndarray) -> Columns:
+    return {name: column[rows] for name, column in columns.items()}
+
+
+def _batches(
+    session: Session, cohort: Cohort, columns: Columns, rows: np.ndarray, batch_size: int, epoch: int | None
+) -> Iterator[HostBatch]:
+    """The loader's batches with their columns; `epoch` None reads in order."""
+    size = min(batch_size, len(rows))
+    padding = parallel.padded_size(size, session.mesh) - size
+    batches = volume_batches(
+        cohort.inputs, rows, batch_size=size, columns=columns,
+        seed=session.config.seed, epoch=epoch or 0, shuffle=epoch is not None,
+    )
+    for batch in batches:
+        del batch["index"]
+        yield {name: np.pad(value, ((0, padding),) + ((0, 0),) * (value.ndim - 1)) for name, value in batch.items()}

@@ -1,0 +1,122 @@
+"""The training state, the optimizer and one pure update."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from eqpool.config import StageOneConfig, StageTwoConfig
+
+Variables = dict[str, Any]  # Flax's collections: "params", and "batch_stats" where there is batch norm
+Batch = dict[str, jax.Array]
+
+
+class TrainState(NamedTuple):
+    """All that a stage changes while it trains.
+
+    Attributes:
+      variables: parameters and batch statistics.
+      optimizer_state: optax's.
+      epoch: () int32, epochs finished.
+      step: () int32, updates made.
+      best_variables: those of the epoch with the lowest validation score.
+      best_score: () float32, that score.
+      best_epoch: () int32.
+    """
+
+    variables: Variables
+    optimizer_state: optax.OptState
+    epoch: jax.Array
+    step: jax.Array
+    best_variables: Variables
+    best_score: jax.Array
+    best_epoch: jax.Array
+
+
+class LossValue(NamedTuple):
+    """What a stage's loss returns for one batch.
+
+    Attributes:
+      total: () the number that is minimised.
+      terms: each term's unweighted value, for the log.
+      batch_stats: the updated batch statistics, or an empty dict.
+    """
+
+    total: jax.Array
+    terms: dict[str, jax.Array]
+    batch_stats: Variables
+
+
+class Stage(NamedTuple):
+    """A stage as pure functions; `eqpool.train.loop` drives any of them.
+
+    Attributes:
+      name: "stage_one" or "stage_two".
+      initialise: key -> variables.
+      loss: (variables, batch, key, epoch) -> LossValue, in training mode.
+      forward: (variables, batch) -> per-row outputs, in inference mode.
+      validate: (outputs, rows) -> named scalars; "score" picks the checkpoint, lower being better.
+    """
+
+    name: str
+    initialise: Callable[[jax.Array], Variables]
+    loss: Callable[[Variables, Batch, jax.Array, jax.Array], LossValue]
+    forward: Callable[[Variables, Batch], dict[str, jax.Array]]
+    validate: Callable[[dict[str, jax.Array], Batch], dict[str, jax.Array]]
+
+
+def make_optimizer(config: StageOneConfig | StageTwoConfig, steps_per_epoch: int) -> optax.GradientTransformation:
+    """Adam; the rate falls by `learning_rate_decay` every `decay_every_epochs` epochs (method.md section 6)."""
+    schedule = optax.exponential_decay(
+        config.learning_rate,
+        transition_steps=config.decay_every_epochs * steps_per_epoch,
+        decay_rate=config.learning_rate_decay,
+        staircase=True,
+    )
+    return optax.adam(schedule)
+
+
+def create_state(stage: Stage, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
+    """The state before the first step."""
+    variables = stage.initialise(key)
+    return TrainState(
+        variables=variables,
+        optimizer_state=optimizer.init(variables["params"]),
+        epoch=jnp.zeros((), jnp.int32),
+        step=jnp.zeros((), jnp.int32),
+        best_variables=jax.tree.map(jnp.copy, variables),  # a copy: the state is donated, and buffers only once
+        best_score=jnp.full((), jnp.inf, jnp.float32),
+        best_epoch=jnp.zeros((), jnp.int32),
+    )
+
+
+def update(
+    stage: Stage, optimizer: optax.GradientTransformation, state: TrainState, batch: Batch, key: jax.Array
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One gradient step on one batch: the new state and the loss terms, with "loss" their weighted sum."""
+
+    def total(params: Any) -> tuple[jax.Array, LossValue]:
+        value = stage.loss(state.variables | {"params": params}, batch, key, state.epoch)
+        return value.total, value
+
+    gradient, value = jax.grad(total, has_aux=True)(state.variables["params"])
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer_state)
+    params = optax.apply_updates(state.variables["params"], updates)
+    variables = state.variables | value.batch_stats | {"params": params}
+    state = state._replace(variables=variables, optimizer_state=optimizer_state, step=state.step + 1)
+    return state, value.terms | {"loss": value.total}
+
+
+def finish_epoch(state: TrainState, validation: dict[str, jax.Array]) -> TrainState:
+    """Counts the epoch and keeps its variables if the validation score is the lowest so far."""
+    better = validation["score"] < state.best_score
+    return state._replace(
+        epoch=state.epoch + 1,
+        best_variables=jax.tree.map(
+            lambda new, old: jnp.where(better, new, old), state.variables, state.best_variables
+        ),
+        best_score=jnp.where(better, validation["score"], state.best_score),
+        best_epoch=jnp.where(better, state.epoch, state.best_epoch),
+    )

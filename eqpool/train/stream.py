@@ -1,0 +1,62 @@
+"""Epochs over volumes that stay in host memory or on disk: a jitted step fed by a loader."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from eqpool import parallel
+from eqpool.train.state import Batch, Stage, TrainState, update
+
+HostBatch = dict[str, np.ndarray]
+Loader = Callable[[int | None], Iterator[HostBatch]]  # epoch -> batches of static shape; None: in order
+
+
+def make_stream_step(
+    stage: Stage, optimizer: optax.GradientTransformation
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+    """The jitted step: (state, batch, stage key) -> (state, loss terms). The state is donated."""
+
+    def step(state: TrainState, batch: Batch, key: jax.Array):
+        state, terms = update(stage, optimizer, state, batch, jax.random.fold_in(key, state.step))
+        return state, terms | {"rows": batch["mask"].sum()}
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def run_stream_epoch(
+    step: Callable, state: TrainState, batches: Iterable[HostBatch], key: jax.Array, mesh: Mesh
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One pass over the loader; the loss terms are means over all its rows."""
+    sums: dict[str, jax.Array] = {}
+    for batch in batches:
+        state, terms = step(state, parallel.put_by_row(batch, mesh), key)
+        weighted = {name: value * terms["rows"] for name, value in terms.items() if name != "rows"}
+        weighted["rows"] = terms["rows"]
+        sums = jax.tree.map(jnp.add, sums, weighted) if sums else weighted
+        if isinstance(batches, tqdm) and not batches.disable:
+            batches.set_postfix(loss=f"{float(terms['loss']):.3g}")
+    count = sums.pop("rows")
+    return state, {name: value / count for name, value in sums.items()}
+
+
+def make_stream_forward(stage: Stage) -> Callable[[Any, Batch], dict[str, jax.Array]]:
+    """The jitted inference outputs of one batch: (variables, batch) -> per-row outputs."""
+    return jax.jit(stage.forward)
+
+
+def run_stream_forward(
+    forward: Callable, variables: Any, batches: Iterator[HostBatch], mesh: Mesh
+) -> dict[str, np.ndarray]:
+    """The inference outputs of every row, on the host, padding removed, in the loader's order."""
+    collected: dict[str, list[np.ndarray]] = {}
+    for batch in batches:
+        valid = batch["mask"] > 0
+        for name, value in forward(variables, parallel.put_by_row(batch, mesh)).items():
+            collected.setdefault(name, []).append(np.asarray(value)[valid])
+    return {name: np.concatenate(parts) for name, parts in collected.items()}

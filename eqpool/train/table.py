@@ -1,0 +1,80 @@
+"""Epochs over a table that fits in device memory: one `lax.scan` an epoch, no host in between."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from eqpool import parallel
+from eqpool.train.state import Batch, Stage, TrainState, finish_epoch, update
+
+Scalars = dict[str, jax.Array]
+
+
+class EpochOrder(NamedTuple):
+    """Which row stands where in an epoch: `rows` (steps, batch) int32; `mask` (steps, batch) float32, 0 for padding."""
+
+    rows: jax.Array
+    mask: jax.Array
+
+
+def epoch_order(key: jax.Array | None, num_rows: int, batch_size: int, padded_batch: int) -> EpochOrder:
+    """A shuffled (or, without key, plain) order; the ragged last batch and the devices' padding are masked rows."""
+    steps = -(-num_rows // batch_size)
+    order = jnp.arange(num_rows, dtype=jnp.int32)
+    if key is not None:
+        order = jax.random.permutation(key, order)
+    spare = steps * batch_size - num_rows
+    rows = jnp.pad(order, (0, spare)).reshape(steps, batch_size)
+    mask = jnp.pad(jnp.ones(num_rows, jnp.float32), (0, spare)).reshape(steps, batch_size)
+    extra = ((0, 0), (0, padded_batch - batch_size))
+    return EpochOrder(jnp.pad(rows, extra), jnp.pad(mask, extra))
+
+
+def make_table_epoch(
+    stage: Stage, optimizer: optax.GradientTransformation, batch_size: int, mesh: Mesh
+) -> Callable[[TrainState, Batch, Batch, jax.Array], tuple[TrainState, Scalars, Scalars]]:
+    """The jitted epoch: (state, training table, validation table, stage key) -> (state, loss terms, validation).
+
+    The key's use depends on the state's epoch alone, so that a resumed run makes the same steps. The state is donated.
+    """
+    padded_batch = parallel.padded_size(batch_size, mesh)
+
+    def epoch(state: TrainState, table: Batch, validation: Batch, key: jax.Array):
+        order_key, step_key = jax.random.split(jax.random.fold_in(key, state.epoch))
+        order = epoch_order(order_key, _num_rows(table), batch_size, padded_batch)
+
+        def step(state: TrainState, picked: EpochOrder):
+            batch = {name: column[picked.rows] for name, column in table.items()} | {"mask": picked.mask}
+            batch = jax.lax.with_sharding_constraint(batch, parallel.by_row(mesh))
+            state, terms = update(stage, optimizer, state, batch, jax.random.fold_in(step_key, state.step))
+            return state, (terms, picked.mask.sum())
+
+        state, (terms, counts) = jax.lax.scan(step, state, order)
+        terms = {name: jnp.sum(values * counts) / counts.sum() for name, values in terms.items()}
+        outputs = forward_table(stage, state.variables, validation, batch_size, mesh)
+        scores = stage.validate(outputs, validation)
+        return finish_epoch(state, scores), terms, scores
+
+    return jax.jit(epoch, donate_argnums=0)
+
+
+def forward_table(stage: Stage, variables, table: Batch, batch_size: int, mesh: Mesh) -> dict[str, jax.Array]:
+    """The stage's inference outputs for every row of a table, in order, batch by batch. Pure; jit it outside."""
+    num_rows = _num_rows(table)
+    size = parallel.padded_size(min(batch_size, num_rows), mesh)
+    order = epoch_order(None, num_rows, size, size)
+
+    def step(_, picked: EpochOrder):
+        batch = {name: column[picked.rows] for name, column in table.items()} | {"mask": picked.mask}
+        return None, stage.forward(variables, jax.lax.with_sharding_constraint(batch, parallel.by_row(mesh)))
+
+    _, outputs = jax.lax.scan(step, None, order)
+    return {name: value.reshape(-1, *value.shape[2:])[:num_rows] for name, value in outputs.items()}
+
+
+def _num_rows(table: Batch) -> int:
+    return next(iter(table.values())).shape[0]

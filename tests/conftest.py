@@ -1,0 +1,37 @@
+"""Eight virtual CPU devices, strict promotion in our maths, and where the real data is."""
+
+import os
+import pathlib
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+import jax
+import pytest
+from absl import flags
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+
+
+def pytest_configure(config):
+    flags.FLAGS(["pytest"])  # grain reads absl flags, which have to be parsed once
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+    """The folder of real data, outside the repository; tests that need it skip where it is absent."""
+    folder = pathlib.Path(os.environ.get("EQPOOL_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"needs the real data of EQPOOL_DATA or {folder.name}/, which is not here")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion(request):
+    """No silent promotion of ranks or dtypes in eqpool's maths; optax and flax themselves do not stand it."""
+    folder = pathlib.Path(request.node.path).parent.name
+    if folder not in ("geometry", "losses"):
+        yield
+        return
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        yield

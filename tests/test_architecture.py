@@ -1,0 +1,82 @@
+"""The house's import rules: the data's way is config -> data -> models -> losses -> train -> evaluate -> report."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parent.parent / "eqpool"
+FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+# Folder -> folders and modules of eqpool it may import; itself is always allowed.
+ALLOWED = {
+    "errors": set(),
+    "numerics": set(),
+    "config": {"errors"},
+    "workdir": {"config", "errors"},
+    "geometry": {"numerics"},
+    "losses": {"geometry", "numerics"},
+    "data": {"config", "errors"},
+    "models": {"config", "geometry", "numerics"},
+    "parallel": {"errors"},
+    "checkpointing": {"errors"},
+    "train": {
+        "config", "errors", "numerics", "data", "geometry", "models", "losses", "parallel", "checkpointing", "workdir",
+    },
+    "evaluate": {"config", "errors", "numerics", "data", "geometry", "models", "losses"},
+    "summary": {"data"},
+    "report": {"errors", "summary", "workdir"},
+}
+ONLY_IN = {"flax": {"models"}, "orbax": {"checkpointing"}, "grain": {"data"}, "tensorflow_datasets": {"data"}}
+NEVER_IN = {"data": {"jax", "flax", "optax"}, "report": {"jax", "flax", "optax"}, "geometry": {"optax"}}
+
+
+def _imports(path: pathlib.Path) -> set[str]:
+    modules = set()
+    for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return modules
+
+
+def _room(path: pathlib.Path) -> str:
+    return path.parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_imports_follow_the_data(path):
+    room = _room(path)
+    inside = {name.split(".")[1] for name in _imports(path) if name.startswith("eqpool.")}
+    inside = {name for name in inside if not name.startswith("__") and (PACKAGE / name).exists() or
+              (PACKAGE / f"{name}.py").exists()}
+    if room in ALLOWED:
+        assert inside - {room} <= ALLOWED[room], f"{path} imports against the data's way"
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_heavy_packages_have_one_home(path):
+    packages = {name.split(".")[0] for name in _imports(path)}
+    for package, rooms in ONLY_IN.items():
+        assert package not in packages or _room(path) in rooms, f"{path} imports {package}"
+    assert not packages & NEVER_IN.get(_room(path), set())
+
+
+def test_every_room_is_known():
+    # The package's door, the commands and the orchestration may import anything below them.
+    free = {"__init__", "main", "run"}
+    assert {_room(path) for path in FILES} <= set(ALLOWED) | free
+
+
+def test_importing_eqpool_loads_only_jax_numpy_and_optax():
+    code = (
+        "import sys, eqpool\n"
+        "heavy = {'flax', 'grain', 'orbax', 'tensorflow_datasets', 'sklearn', 'pandas', 'nilearn', 'matplotlib'}\n"
+        "print(sorted(heavy & {name.split('.')[0] for name in sys.modules}))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert loaded == "[]"

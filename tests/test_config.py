@@ -1,0 +1,88 @@
+"""Config checks: every error names the key, the value and what was expected."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+from eqpool.config import RunConfig, default_config, differing_keys, from_config_dict, parse_bandwidth, to_dict
+from eqpool.errors import InputError
+
+CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+def load(path: pathlib.Path, variant: str = ""):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant)
+
+
+def test_defaults_round_trip():
+    config = default_config()
+    config.data.participants = "participants.tsv"
+    frozen = from_config_dict(config)
+    assert frozen.model == RunConfig().model
+    assert to_dict(frozen) == config.to_dict()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("variant", ["", "paper"])
+def test_shipped_configs_are_valid_and_say_what_they_need(path, variant):
+    config = from_config_dict(load(path, variant))
+    assert config.name.startswith(path.stem)
+    head = path.read_text().split('"""')[1]
+    assert f"--config=configs/{path.name}" in head
+    assert "Command:" in head and "Needs:" in head
+
+
+def test_the_paper_variant_of_adni_is_the_papers_protocol():
+    config = from_config_dict(load(CONFIGS[0].parent / "adni.py", "paper"))
+    assert (config.data.grid, config.stage_one.epochs, config.stage_one.batch_size) == ("mni_2mm", 150, 256)
+    assert (config.stage_one.learning_rate, config.model.latent_dim) == (3e-4, 64)
+    assert (config.model.channels, config.model.blocks) == ((16, 16, 32, 64), (2, 2, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("stage_one.epochs", -1, "config.stage_one.epochs = -1: expected at least 0"),
+        ("stage_one.epochs", 1.5, "config.stage_one.epochs = 1.5: expected a whole number"),
+        ("seed", True, "config.seed = True: expected a whole number"),
+        ("method", "our", "config.method = 'our': expected one of ours, naive"),
+        ("data.test_fraction", 0.95, "config.data.test_fraction = 0.95: expected at least 0 and at most 0.9"),
+        ("model.channels", (16, 0), "config.model.channels = (16, 0): expected positive whole numbers"),
+        ("stage_two.bandwidth", "wide", 'config.stage_two.bandwidth = "wide": expected positive numbers'),
+        ("model.blocks", (2, 2), "config.model.blocks = (2, 2): expected as many entries"),
+        ("data.participants", "", 'config.data.participants = "": expected the path'),
+    ],
+)
+def test_a_bad_value_is_named(key, value, expected):
+    config = default_config()
+    config.data.participants = "participants.tsv"
+    with config.ignore_type():
+        config.update_from_flattened_dict({key: value})
+    with pytest.raises(InputError) as caught:
+        from_config_dict(config)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_key_suggests_the_nearest():
+    config = default_config()
+    with config.unlocked():
+        config.stage_one.epoch = 3
+    with pytest.raises(InputError, match="config.stage_one.epoch: no such key; did you mean config.stage_one.epochs?"):
+        from_config_dict(config)
+
+
+def test_bandwidths():
+    assert parse_bandwidth("1.5") == 1.5
+    assert parse_bandwidth("0.5, 1") == (0.5, 1.0)
+    assert parse_bandwidth("median") == "median"
+
+
+def test_differing_keys_name_both_values():
+    old, new = to_dict(RunConfig()), to_dict(RunConfig(seed=3))
+    new["model"]["channels"] = list(new["model"]["channels"])  # as JSON gives it back
+    assert list(differing_keys(old, new)) == ["config.seed (0 there, 3 now)"]

@@ -1,0 +1,124 @@
+"""The loop on a toy stage: logs, keeps the best epoch, resumes bitwise, stops on NaN and on SIGTERM."""
+
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eqpool import parallel
+from eqpool.config import StageOneConfig
+from eqpool.train.loop import Preempted, TrainingDiverged, fit
+from eqpool.train.state import LossValue, Stage, create_state, make_optimizer
+from eqpool.train.table import epoch_order, make_table_epoch
+from eqpool.workdir import MetricsLog
+
+SETTINGS = StageOneConfig(epochs=6, batch_size=8, learning_rate=0.05)
+
+
+def toy_stage() -> Stage:
+    """Linear regression with a masked mean."""
+
+    def loss(variables, batch, key, epoch):
+        error = jnp.square(batch["x"] @ variables["params"]["w"] - batch["y"])
+        total = jnp.sum(error * batch["mask"]) / batch["mask"].sum()
+        return LossValue(total, {"error": total}, {})
+
+    def forward(variables, batch):
+        return {"prediction": batch["x"] @ variables["params"]["w"]}
+
+    def validate(outputs, rows):
+        return {"score": jnp.mean(jnp.square(outputs["prediction"] - rows["y"]))}
+
+    return Stage("toy", lambda key: {"params": {"w": jax.random.normal(key, (3,))}}, loss, forward, validate)
+
+
+def table(rows: int, seed: int = 0):
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(rows, 3)).astype(np.float32)
+    return {"x": x, "y": (x @ np.array([1.0, -2.0, 0.5], np.float32)).astype(np.float32)}
+
+
+def train(tmp_path, epochs, mesh=None, save_every=1, hook=None, data=None):
+    mesh = mesh or parallel.make_mesh(1)
+    stage = toy_stage()
+    optimizer = make_optimizer(SETTINGS, 3)
+    epoch_fn = make_table_epoch(stage, optimizer, SETTINGS.batch_size, mesh)
+    tables = parallel.put_replicated([data or table(21), table(10, 1)], mesh)
+    key = jax.random.key(0)
+
+    def run_epoch(state, epoch):
+        if hook:
+            hook(epoch)
+        return epoch_fn(state, *tables, key)
+
+    state = parallel.put_replicated(create_state(stage, optimizer, key), mesh)
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    return fit("toy", state, run_epoch, epochs, tmp_path / "checkpoints", save_every, log), log
+
+
+def test_an_epoch_visits_every_row_once_and_masks_the_rest():
+    order = epoch_order(jax.random.key(1), num_rows=21, batch_size=8, padded_batch=16)
+    assert order.rows.shape == order.mask.shape == (3, 16)
+    visited = np.asarray(order.rows)[np.asarray(order.mask) > 0]
+    assert sorted(visited) == list(range(21))
+    assert not np.asarray(order.mask)[:, 8:].any()
+
+
+def test_training_lowers_the_loss_and_logs_every_epoch(tmp_path):
+    state, log = train(tmp_path, 6)
+    records = log.records()
+    assert [record["epoch"] for record in records] == [1, 2, 3, 4, 5, 6]
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert records[-1]["step"] == int(state.step) == 18
+    scores = [record["validation_score"] for record in records]
+    assert float(state.best_score) == pytest.approx(min(scores))
+    assert int(state.best_epoch) == int(np.argmin(scores))
+
+
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path):
+    whole, _ = train(tmp_path / "whole", 6)
+
+    class Killed(Exception):
+        pass
+
+    def kill_at_four(epoch):
+        if epoch == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(tmp_path / "cut", 6, save_every=3, hook=kill_at_four)
+    resumed, log = train(tmp_path / "cut", 6, save_every=3)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [record["epoch"] for record in log.records()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_eight_devices_train_what_one_does(tmp_path):
+    one, _ = train(tmp_path / "one", 3, parallel.make_mesh(1))
+    eight, _ = train(tmp_path / "eight", 3, parallel.make_mesh(8))
+    np.testing.assert_allclose(
+        one.variables["params"]["w"], eight.variables["params"]["w"], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_nan_stops_with_step_terms_and_the_last_good_checkpoint(tmp_path):
+    train(tmp_path, 2)
+    bad = table(21)
+    bad["x"][3, 0] = np.nan
+    with pytest.raises(TrainingDiverged, match=r"toy diverged at step 9 .*error.*the last good checkpoint .* epoch 2"):
+        train(tmp_path, 4, data=bad)
+
+
+def test_sigterm_saves_and_stops(tmp_path):
+    def stop_at_two(epoch):
+        if epoch == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Preempted, match="after epoch 3 of toy"):
+        train(tmp_path, 6, save_every=100, hook=stop_at_two)
+    resumed, _ = train(tmp_path, 6, save_every=100)
+    whole, _ = train(tmp_path / "whole", 6)
+    np.testing.assert_array_equal(resumed.variables["params"]["w"], whole.variables["params"]["w"])
