@@ -1,0 +1,1 @@
+"""From files to arrays in host memory: numpy, pandas, nibabel, nilearn, grain and tfds; never jax."""

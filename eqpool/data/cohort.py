@@ -1,0 +1,139 @@
+"""The pooled cohort: what every source of data becomes before training."""
+
+import dataclasses
+
+import numpy as np
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A voxel grid in template space.
+
+    Attributes:
+      name: as the user gave it, for messages.
+      shape: voxels along x, y, z (RAS+).
+      affine: (4, 4) float64, voxel indices to millimetres.
+      mask: bool array of `shape`, True inside the brain.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    mask: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Cohort:
+    """N scans (or table rows) of several sites.
+
+    Attributes:
+      name: of the data set, for results.json.
+      simulated: True where the images are made up; said wherever the cohort is shown.
+      participant_id: (N,) str, not unique where a subject has several scans.
+      inputs: (N, F) float32 features, or (N, *grid.shape) float32 prepared volumes, which may be a read-only memory
+        map and is then to be read row by row. Scaled with training rows only; never holds site or covariate.
+      input_names: the F feature names; empty for volumes.
+      site: (N,) int32, index into `site_names`; -1 where unknown.
+      covariates: (N, C) float64 in their own units (years).
+      target: (N,) int32 class index, -1 where unknown; or (N,) float32, NaN where unknown, if `target_classes` is empty.
+      split: (N,) str, each one of `SPLITS`.
+      grid: of the volumes; None for a table.
+      notes: lines for the run's log: what was read, left out and assumed.
+    """
+
+    name: str
+    simulated: bool
+    participant_id: np.ndarray
+    inputs: np.ndarray
+    input_names: tuple[str, ...]
+    site: np.ndarray
+    site_names: tuple[str, ...]
+    covariates: np.ndarray
+    covariate_names: tuple[str, ...]
+    target: np.ndarray
+    target_name: str
+    target_classes: tuple[str, ...]
+    split: np.ndarray
+    grid: Grid | None = None
+    notes: tuple[str, ...] = ()
+
+    def rows(self, split: str) -> np.ndarray:
+        """The row indices of one split, int64, in order."""
+        return np.flatnonzero(self.split == split)
+
+
+@dataclasses.dataclass(frozen=True)
+class CovariateScaling:
+    """Covariates to [0, 1] over the training range; outside it c extrapolates.
+
+    Attributes:
+      minimum, maximum: (C,) float64, over training rows, in the covariates' own units.
+    """
+
+    minimum: np.ndarray
+    maximum: np.ndarray
+
+    @classmethod
+    def fit(cls, covariates: np.ndarray) -> "CovariateScaling":
+        """From the (N, C) covariates of training rows."""
+        return cls(covariates.min(axis=0), covariates.max(axis=0))
+
+    def apply(self, covariates: np.ndarray) -> np.ndarray:
+        """(N, C) covariates in their own units to (N, C) float32 in [0, 1]."""
+        return ((covariates - self.minimum) / (self.maximum - self.minimum)).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """How covariates and target were scaled for training; kept with the model.
+
+    Attributes:
+      covariates: to [0, 1] over the training range.
+      target_mean, target_deviation: of a numeric target over training rows; 0 and 1 for classes.
+    """
+
+    covariates: CovariateScaling
+    target_mean: float
+    target_deviation: float
+
+    @classmethod
+    def fit(cls, cohort: Cohort) -> "Scaling":
+        """From a cohort's training rows alone."""
+        rows = cohort.rows("train")
+        covariates = CovariateScaling.fit(cohort.covariates[rows])
+        if cohort.target_classes:
+            return cls(covariates, 0.0, 1.0)
+        target = cohort.target[rows].astype(np.float64)
+        return cls(covariates, float(np.nanmean(target)), float(np.nanstd(target)) or 1.0)
+
+    def columns(self, cohort: Cohort) -> dict[str, np.ndarray]:
+        """What training needs beside the inputs, one entry a row of the cohort.
+
+        Returns:
+          `site` (N,) int32, -1 unknown; `covariate` (N, C) float32 in [0, 1]; `target` (N,), int32 classes or float32
+          standardised, 0 where unknown; `target_known` (N,) float32, 0 or 1.
+        """
+        if cohort.target_classes:
+            known = cohort.target >= 0
+            target = np.where(known, cohort.target, 0).astype(np.int32)
+        else:
+            known = np.isfinite(cohort.target)
+            scaled = (cohort.target - self.target_mean) / self.target_deviation
+            target = np.where(known, scaled, 0).astype(np.float32)
+        return {
+            "site": cohort.site.astype(np.int32),
+            "covariate": self.covariates.apply(cohort.covariates),
+            "target": target,
+            "target_known": known.astype(np.float32),
+        }
+
+    def to_dict(self) -> dict:
+        """As plain numbers, for JSON."""
+        return {
+            "covariate_minimum": self.covariates.minimum.tolist(),
+            "covariate_maximum": self.covariates.maximum.tolist(),
+            "target_mean": self.target_mean,
+            "target_deviation": self.target_deviation,
+        }

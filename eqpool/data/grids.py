@@ -1,0 +1,80 @@
+"""Named voxel grids over nilearn's packaged MNI152 brain; nothing is fetched."""
+
+import functools
+import re
+
+import nibabel
+import numpy as np
+from nilearn.datasets import load_mni152_brain_mask
+from nilearn.image import resample_img
+
+from eqpool.data.cohort import Grid
+from eqpool.errors import InputError
+
+MNI_2MM_SHAPE = (91, 109, 91)
+MNI_2MM_ORIGIN_MM = (-90.0, -126.0, -72.0)  # FSL stores x from +90 downwards; turned to RAS+ it starts at -90
+SMALLEST_SIDE, LARGEST_SIDE = 8, 256
+_MARGIN_MM = 4.0
+
+
+@functools.lru_cache(maxsize=8)
+def named_grid(text: str) -> Grid:
+    """The grid that `config.data.grid` names.
+
+    Args:
+      text: "mni_4mm" (nilearn's 50x59x48), "mni_2mm" (FSL's 91x109x91), one number such as "64" (a cube), or a shape
+        such as "32x40x32". Cubes and shapes cover the brain with equal voxel sides and a margin of 4 mm.
+
+    Returns:
+      A RAS+ `Grid` whose mask is the packaged MNI152 brain mask on it; its arrays are read-only.
+
+    Raises:
+      InputError: another text, or a side outside 8 to 256 voxels.
+    """
+    if text == "mni_4mm":
+        mask = load_mni152_brain_mask(resolution=4)
+        return _grid(text, mask.shape, mask.affine, mask.get_fdata() > 0.5)
+    if text == "mni_2mm":
+        affine = np.diag([2.0, 2.0, 2.0, 1.0])
+        affine[:3, 3] = MNI_2MM_ORIGIN_MM
+        return _grid_over_brain(text, MNI_2MM_SHAPE, affine)
+    shape = _shape(text)
+    return _grid_over_brain(text, shape, _covering_affine(shape))
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    if not re.fullmatch(r"\d{1,4}(x\d{1,4}x\d{1,4})?", text):
+        raise InputError(
+            f'config.data.grid = "{text}": expected mni_4mm, mni_2mm, a side such as 64 or a shape such as 32x40x32'
+        )
+    sides = [int(side) for side in text.split("x")]
+    if not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in sides):
+        raise InputError(f'config.data.grid = "{text}": expected sides of {SMALLEST_SIDE} to {LARGEST_SIDE} voxels')
+    first, second, third = sides * 3 if len(sides) == 1 else sides
+    return first, second, third
+
+
+def _covering_affine(shape: tuple[int, int, int]) -> np.ndarray:
+    """Equal voxel sides, the brain's bounding box in the middle."""
+    mask = load_mni152_brain_mask(resolution=2)
+    inside = np.argwhere(mask.get_fdata() > 0.5)
+    corners = nibabel.affines.apply_affine(mask.affine, np.stack([inside.min(axis=0), inside.max(axis=0)]))
+    extent_mm = corners[1] - corners[0] + 2 * _MARGIN_MM
+    side_mm = float(np.max(extent_mm / np.array(shape)))
+    affine = np.diag([side_mm, side_mm, side_mm, 1.0])
+    affine[:3, 3] = corners.mean(axis=0) - side_mm * (np.array(shape) - 1) / 2
+    return affine
+
+
+def _grid_over_brain(name: str, shape: tuple[int, int, int], affine: np.ndarray) -> Grid:
+    mask = load_mni152_brain_mask(resolution=2)
+    inside = resample_img(mask, target_affine=affine, target_shape=shape, interpolation="nearest", copy_header=True)
+    return _grid(name, shape, affine, inside.get_fdata() > 0.5)
+
+
+def _grid(name: str, shape: tuple[int, ...], affine: np.ndarray, mask: np.ndarray) -> Grid:
+    affine = np.array(affine, dtype=np.float64)
+    mask = np.ascontiguousarray(mask, dtype=bool)
+    affine.flags.writeable = mask.flags.writeable = False
+    first, second, third = (int(side) for side in shape)
+    return Grid(name, (first, second, third), affine, mask)

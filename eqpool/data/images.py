@@ -1,0 +1,63 @@
+"""Where each row's image is: in BIDS layout, or named by a `path` column."""
+
+import glob
+import os
+import pathlib
+
+from eqpool.data.participants import ID_COLUMN, ParticipantsTable, session_column
+from eqpool.errors import InputError
+
+SUFFIXES = ("_T1w.nii.gz", "_T1w.nii")
+
+
+def find_images(table: ParticipantsTable, root: pathlib.Path) -> list[pathlib.Path]:
+    """One image a row.
+
+    With a `path` column, that path relative to `root`, which it must not leave. Otherwise
+    `<root>/<participant_id>[/ses-*]/anat/*_T1w.nii[.gz]`, where a session column narrows the choice.
+
+    Raises:
+      InputError: a path outside `root`, or several images for one row. An image that is not there is not told here
+        but when it is read, so that `config.data.on_bad_volume` applies to it.
+    """
+    if not root.is_dir():
+        raise InputError(
+            f"{root}: no such folder (config.data.root, by default the folder of config.data.participants)"
+        )
+    if "path" in table.frame:
+        return [_named(table, row, root) for row in range(len(table.frame))]
+    return [_in_bids(table, row, root) for row in range(len(table.frame))]
+
+
+def _named(table: ParticipantsTable, row: int, root: pathlib.Path) -> pathlib.Path:
+    text = table.frame["path"].iloc[row]
+    if not text:
+        raise InputError(f"{table.where(row, 'path')}: missing, expected an image relative to {root}")
+    # Compared as written: a data set that links to its own store elsewhere stays usable.
+    inside = os.path.normpath(os.path.join(root, text))
+    if os.path.commonpath([os.path.abspath(inside), os.path.abspath(root)]) != os.path.abspath(root):
+        raise InputError(f'{table.where(row, "path")}: "{text}" leaves {root}, expected an image inside it')
+    return pathlib.Path(inside)
+
+
+def _in_bids(table: ParticipantsTable, row: int, root: pathlib.Path) -> pathlib.Path:
+    name = table.frame[ID_COLUMN].iloc[row]
+    column = session_column(table)
+    session = table.frame[column].iloc[row] if column else ""
+    if "/" in session or session == "..":
+        raise InputError(f'{table.where(row, column or "")}: "{session}", expected a name without slashes')
+    folder = name if name.startswith("sub-") else f"sub-{name}"
+    if not (root / folder).is_dir() and (root / name).is_dir():
+        folder = name
+    label = session.removeprefix("ses-")
+    patterns = [f"ses-{glob.escape(label)}/anat"] if session else ["anat", "ses-*/anat"]
+    found: list[pathlib.Path] = []
+    for pattern in patterns:
+        for suffix in SUFFIXES:
+            found += sorted((root / folder).glob(f"{pattern}/*{suffix}"))
+    if len(found) > 1:
+        raise InputError(
+            f"{table.where(row)}: {len(found)} images (such as {found[0].name} and {found[1].name}), "
+            "expected one; tell them apart with a session_id column or name them in a path column"
+        )
+    return found[0] if found else root / folder / patterns[0] / f"{folder}_T1w.nii.gz"

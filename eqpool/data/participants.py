@@ -1,0 +1,231 @@
+"""participants.tsv by BIDS rules: rows, sites, covariates and targets, every fault told by file, row and column."""
+
+import csv
+import dataclasses
+import difflib
+import fnmatch
+import math
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from eqpool.errors import InputError
+
+MISSING = frozenset({"", "n/a", "N/A", "NA", "nan", "NaN"})  # BIDS writes n/a; the others come out of spreadsheets
+ID_COLUMN = "participant_id"
+SESSION_COLUMNS = ("session_id", "session")
+RESERVED = (ID_COLUMN, *SESSION_COLUMNS, "split", "path")
+MOST_CLASS_LEVELS = 10
+MOST_CATEGORIES = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class ParticipantsTable:
+    """A table as text.
+
+    Attributes:
+      path: the file, for messages.
+      frame: N rows of stripped strings; what is missing is "".
+      line: (N,) 1-based line in the file.
+    """
+
+    path: pathlib.Path
+    frame: pd.DataFrame
+    line: np.ndarray
+
+    def where(self, row: int, column: str = "") -> str:
+        """ "participants.tsv, line 3 (sub-1), column age": the start of a message."""
+        name = self.frame[ID_COLUMN].iloc[row] if ID_COLUMN in self.frame else ""
+        participant = f" ({name})" if name else ""
+        return f"{self.path}, line {self.line[row]}{participant}" + (f", column {column}" if column else "")
+
+    def require(self, column: str, key: str) -> pd.Series:
+        """The column of that name; `key` is what asked for it."""
+        if column in self.frame:
+            return self.frame[column]
+        nearest = difflib.get_close_matches(column, list(self.frame.columns), n=1, cutoff=0.5)
+        hint = f"; did you mean {nearest[0]}?" if nearest else f"; found {_listed(list(self.frame.columns))}"
+        raise InputError(f"{self.path}, line 1: no column {column} ({key}){hint}")
+
+    def take(self, rows: np.ndarray) -> "ParticipantsTable":
+        """Some rows, in that order."""
+        return ParticipantsTable(self.path, self.frame.iloc[rows].reset_index(drop=True), self.line[rows])
+
+
+def read_participants(path: pathlib.Path) -> ParticipantsTable:
+    """Reads a .tsv (tab) or .csv (comma) file in UTF-8 with a header line.
+
+    Raises:
+      InputError: no such file, another encoding, no rows, a row with too few or too many fields, a column without a
+        name or named twice, a participant_id that is missing or not a plain name.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected a participants.tsv (config.data.participants)")
+    lines, rows = _rows(path)
+    if not rows:
+        raise InputError(f"{path}: the file is empty, expected a header line and one row a scan")
+    header = [name.strip() for name in rows[0]]
+    for name in header:
+        if not name or header.count(name) > 1:
+            raise InputError(f"{path}, line 1: column name {name!r} is empty or stands twice, expected unique names")
+    if len(rows) == 1:
+        raise InputError(f"{path}: no rows below the header, expected one row a scan")
+    for line, row in zip(lines, rows, strict=True):
+        if len(row) != len(header):
+            raise InputError(f"{path}, line {line} ({row[0]}): {len(row)} fields, expected {len(header)} as in line 1")
+    values = [["" if field.strip() in MISSING else field.strip() for field in row] for row in rows[1:]]
+    table = ParticipantsTable(path, pd.DataFrame(values, columns=header, dtype=object), np.array(lines[1:]))
+    _check_names(table)
+    return table
+
+
+def parse_numbers(table: ParticipantsTable, column: str) -> np.ndarray:
+    """A column as (N,) float64, NaN where missing; anything else that is no finite number is an `InputError`."""
+    values = np.full(len(table.frame), np.nan)
+    for row, text in enumerate(table.frame[column]):
+        if text:
+            values[row] = _number(text)
+            if not math.isfinite(values[row]):
+                raise InputError(f'{table.where(row, column)}: "{text}", expected a number or n/a')
+    return values
+
+
+def parse_classes(values: Sequence[str] | pd.Series) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(N,) int32 indices into the sorted names, -1 where missing. Names that are all numbers sort as numbers."""
+    names = sorted({value for value in values if value}, key=_sorting_key)
+    index = {name: position for position, name in enumerate(names)}
+    return np.array([index.get(value, -1) for value in values], np.int32), tuple(names)
+
+
+def parse_target(table: ParticipantsTable, column: str, target_type: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The target: (N,) int32 classes with their names, or (N,) float32 numbers and no names.
+
+    Under "auto", text is classes, and so are whole numbers of at most 10 levels; other numbers are numbers.
+    """
+    values = table.require(column, "config.data.target")
+    known = sorted({value for value in values if value})
+    if not known:
+        raise InputError(f"{table.path}, column {column}: every value is missing, expected a target")
+    numbers = [_number(value) for value in known]
+    if target_type == "auto":
+        levels = len(known) <= MOST_CLASS_LEVELS and all(number == round(number) for number in _finite(numbers))
+        target_type = "classes" if levels or len(_finite(numbers)) < len(known) / 2 else "number"
+    if target_type == "number":
+        return parse_numbers(table, column).astype(np.float32), ()
+    return parse_classes(values)
+
+
+def select_features(table: ParticipantsTable, patterns: Sequence[str], excluded: Sequence[str]) -> pd.DataFrame:
+    """The feature columns: float64 where numeric (NaN missing), else text.
+
+    Args:
+      table: N rows.
+      patterns: column names or glob patterns, matched in order; a column is taken once.
+      excluded: site, covariates and target: a pattern passes over them, a plain name of one is an error.
+
+    Raises:
+      InputError: a name or pattern that no column matches, a numeric column with text in it, a text column with more
+        than 50 values, or an excluded column by name.
+    """
+    barred = {*excluded, *RESERVED}
+    chosen: list[str] = []
+    for pattern in patterns:
+        if pattern in barred and pattern in table.frame:
+            raise InputError(
+                f"config.data.features: {pattern} is the site, a covariate, the target or a reserved column, "
+                "which must not be a feature"
+            )
+        is_plain = pattern in table.frame or not set(pattern) & set("*?[")
+        matches = [pattern] if is_plain else fnmatch.filter(table.frame.columns, pattern)
+        if is_plain:
+            table.require(pattern, "config.data.features")
+        matches = [name for name in matches if name not in barred]
+        if not matches:
+            raise InputError(f'config.data.features: no column of {table.path} matches "{pattern}"')
+        chosen += [name for name in matches if name not in chosen]
+    return pd.DataFrame({name: _feature(table, name) for name in chosen})
+
+
+def _feature(table: ParticipantsTable, column: str) -> np.ndarray:
+    values = table.frame[column]
+    known = {value for value in values if value}
+    numeric = len(_finite([_number(value) for value in known]))
+    # One typing error must not turn a measurement into a category with as many values as there are rows.
+    if numeric >= len(known) / 2:
+        return parse_numbers(table, column)
+    if len(known) > MOST_CATEGORIES:
+        raise InputError(
+            f"{table.path}, column {column}: {len(known)} different texts, expected numbers or at most "
+            f"{MOST_CATEGORIES} categories"
+        )
+    return values.to_numpy(dtype=object)
+
+
+def session_column(table: ParticipantsTable) -> str | None:
+    """The column that tells a participant's scans apart, if there is one."""
+    return next((name for name in SESSION_COLUMNS if name in table.frame), None)
+
+
+def check_duplicates(table: ParticipantsTable) -> None:
+    """Raises `InputError` where a scan stands twice: same participant and session, or same path."""
+    columns = [ID_COLUMN, *(name for name in (session_column(table), "path") if name and name in table.frame)]
+    seen: dict[tuple[str, ...], int] = {}
+    for row, key in enumerate(table.frame[columns].itertuples(index=False, name=None)):
+        if key in seen:
+            raise InputError(
+                f"{table.where(row)}: the same {' and '.join(columns)} as line {table.line[seen[key]]}, expected one "
+                "row a scan (a session_id column tells several scans of a participant apart)"
+            )
+        seen[key] = row
+
+
+def _rows(path: pathlib.Path) -> tuple[list[int], list[list[str]]]:
+    """The non-empty rows with their line numbers."""
+    separator = "," if path.suffix.lower() == ".csv" else "\t"
+    lines: list[int] = []
+    rows: list[list[str]] = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=separator)
+            previous = 0
+            for row in reader:
+                if any(field.strip() for field in row):
+                    lines.append(previous + 1)
+                    rows.append(row)
+                previous = reader.line_num
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except (csv.Error, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    return lines, rows
+
+
+def _check_names(table: ParticipantsTable) -> None:
+    names = table.require(ID_COLUMN, "required by BIDS")
+    for row, name in enumerate(names):
+        if not name:
+            raise InputError(f"{table.where(row, ID_COLUMN)}: missing, expected a name such as sub-01")
+        if name in {".", ".."} or "/" in name or "\\" in name:
+            raise InputError(f'{table.where(row, ID_COLUMN)}: "{name}", expected a name without slashes')
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text) if "_" not in text else math.nan  # Python reads 1_000 as a number; a table does not mean it
+    except ValueError:
+        return math.nan
+
+
+def _finite(numbers: Sequence[float]) -> list[float]:
+    return [number for number in numbers if math.isfinite(number)]
+
+
+def _sorting_key(name: str) -> tuple[bool, float, str]:
+    number = _number(name)
+    return (not math.isfinite(number), number if math.isfinite(number) else 0.0, name)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")

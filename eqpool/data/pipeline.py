@@ -1,0 +1,69 @@
+"""The one door: from a checked `DataConfig` to a `Cohort`, and from a cohort's volumes to batches."""
+
+import dataclasses
+import pathlib
+
+from eqpool.config import DataConfig
+from eqpool.data.batches import count_batches, volume_batches
+from eqpool.data.cohort import Cohort
+from eqpool.data.grids import named_grid
+from eqpool.data.own import load_participants
+from eqpool.data.tables import FeatureEncoding
+
+__all__ = ["count_batches", "load_cohort", "load_feature_encoding", "volume_batches"]
+
+_SIMULATION_SEED = 0  # the same brains whatever the split's seed, so that several splits are of one cohort
+
+
+def load_cohort(config: DataConfig, cache_dir: pathlib.Path, progress: bool = True) -> Cohort:
+    """Reads, checks, splits and scales the data that a configuration asks for.
+
+    A given `config.participants` is read whatever the data set's name; without it "german" and "adult" come from
+    UCI's raw files, "adni" and "adcp" are simulated in the cache folder.
+
+    Args:
+      config: what is pooled.
+      cache_dir: prepared volumes, simulated cohorts and downloads are kept there.
+      progress: bars on stderr for long work, where that is a terminal.
+
+    Raises:
+      InputError: one line naming the file, row, column or key, what was found and what was expected.
+    """
+    if config.participants:
+        return load_participants(config, pathlib.Path(cache_dir), progress)[0]
+    if config.dataset in ("german", "adult"):
+        return _load_public(config, pathlib.Path(cache_dir))
+    return _load_simulated(config, pathlib.Path(cache_dir), progress)
+
+
+def load_feature_encoding(config: DataConfig, cache_dir: pathlib.Path) -> FeatureEncoding | None:
+    """How `load_cohort` encodes the features of a participants table, to encode new rows alike; None for volumes."""
+    if not config.participants or not config.features:
+        return None
+    return load_participants(config, pathlib.Path(cache_dir), False)[1]
+
+
+def _load_public(config: DataConfig, cache_dir: pathlib.Path) -> Cohort:
+    from eqpool.data import published, uci  # tensorflow_datasets takes half a second to import
+
+    if config.split == "published":
+        return published.load_published(config.dataset, config.raw_dir)
+    return uci.load_uci(config.dataset, config.raw_dir, cache_dir, config.split_seed)
+
+
+def _load_simulated(config: DataConfig, cache_dir: pathlib.Path, progress: bool) -> Cohort:
+    from eqpool.data.simulated import SPECIFICATIONS, build_simulated_cohort
+
+    folder = build_simulated_cohort(
+        cache_dir / "simulated",
+        SPECIFICATIONS[config.dataset],
+        named_grid(config.grid),
+        seed=_SIMULATION_SEED,
+        fraction=config.simulated_fraction,
+        workers=config.workers,
+        progress=progress,
+    )
+    config = dataclasses.replace(config, participants=str(folder / "participants.tsv"), root="")
+    cohort, _ = load_participants(config, cache_dir, progress, simulated=True)
+    note = f"SIMULATED images, shaped like {config.dataset.upper()}; the truth is in {folder / 'derivatives' / 'truth'}"
+    return dataclasses.replace(cohort, notes=(note, *cohort.notes))

@@ -1,0 +1,256 @@
+"""Simulated cohorts in BIDS layout, shaped like ADNI and ADCP, with the truth beside every scan.
+
+They stand in for cohorts that need a data use agreement. No image of a real person is in them: sites, counts and the
+spread of ages follow paper A (Tables 3 and 4, Figures 6 and 10), the brains are made from the MNI152 template.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+
+import nibabel
+import numpy as np
+
+from eqpool.data.cohort import Grid
+from eqpool.data.simulated_anatomy import Anatomy, Subject
+from eqpool.data.simulated_scanner import Scanner, coil_field, scan
+from eqpool.data.store import in_parallel, publish
+
+VERSION = 1  # raise it whenever a cohort would come out different
+FEWEST_A_CELL = 3
+DISEASE = "AD"
+_AD_OLDER_YEARS = 1.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """One site: how many of each diagnosis, how old they are, and what they are scanned with.
+
+    Attributes:
+      name: as in participants.tsv.
+      counts: diagnosis and number of subjects.
+      age_mean, age_deviation: years, before cutting to the cohort's range.
+      female_share: of the subjects.
+      scanner: its settings.
+    """
+
+    name: str
+    counts: tuple[tuple[str, int], ...]
+    age_mean: float
+    age_deviation: float
+    female_share: float
+    scanner: Scanner
+
+
+@dataclasses.dataclass(frozen=True)
+class CohortSpecification:
+    """A cohort to simulate; ages in years lie within `age_range`."""
+
+    name: str
+    age_range: tuple[float, float]
+    sites: tuple[Site, ...]
+
+
+_GE = Scanner(gamma=0.88, grey_shift=0.00, bias=0.05, coil_seed=11, blur_mm=1.7, noise=0.022, gain=900.0)
+_PHILIPS = Scanner(gamma=1.00, grey_shift=0.03, bias=0.06, coil_seed=12, blur_mm=1.3, noise=0.032, gain=1500.0)
+_SIEMENS = Scanner(gamma=1.12, grey_shift=-0.02, bias=0.05, coil_seed=13, blur_mm=1.0, noise=0.026, gain=420.0)
+
+ADNI = CohortSpecification(
+    name="adni",
+    age_range=(50.0, 95.0),
+    sites=(
+        Site("GE", (("AD", 44), ("CN", 78)), 71.0, 7.0, 0.48, _GE),
+        Site("Philips", (("AD", 32), ("CN", 50)), 79.0, 6.0, 0.48, _PHILIPS),
+        Site("Siemens", (("AD", 83), ("CN", 162)), 74.0, 8.5, 0.48, _SIEMENS),
+    ),
+)
+ADCP = CohortSpecification(
+    name="adcp",
+    age_range=(55.0, 90.0),
+    sites=(
+        Site("site1", (("AD", 10), ("Control", 39)), 67.0, 6.5, 29 / 49, _GE),
+        Site("site2", (("AD", 10), ("Control", 33)), 73.0, 7.0, 30 / 43, _PHILIPS),
+        Site("site3", (("AD", 5), ("Control", 19)), 78.0, 6.0, 14 / 24, _SIEMENS),
+    ),
+)
+SPECIFICATIONS = {"adni": ADNI, "adcp": ADCP}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Person:
+    participant_id: str
+    number: int
+    site: Site
+    diagnosis: str
+    age: float
+    sex: str
+    brain_age: float
+    severity: float
+
+
+def build_simulated_cohort(
+    folder: pathlib.Path,
+    specification: CohortSpecification,
+    grid: Grid,
+    *,
+    seed: int = 0,
+    fraction: float = 1.0,
+    workers: int = 0,
+    progress: bool = True,
+) -> pathlib.Path:
+    """Writes a simulated cohort, or finds it written already.
+
+    The layout is BIDS: participants.tsv (participant_id, site, age, sex, dx), one T1w a subject, and under
+    derivatives/truth the same brains without a scanner, with the effect maps of age and disease. The result depends on
+    the arguments alone and not on the number of workers; a folder appears under its name only when it is complete.
+
+    Args:
+      folder: where cohorts are kept; the cohort gets a folder of its own there.
+      specification: sites, counts and scanners.
+      grid: the voxels of the images.
+      seed: of every subject.
+      fraction: share of each site x diagnosis cell that is built, at least three subjects of each.
+      workers: threads; 0: one a core.
+      progress: a bar on stderr, where that is a terminal.
+
+    Returns:
+      The cohort's folder.
+    """
+    final = pathlib.Path(folder) / f"{specification.name}-simulated-{_key(specification, grid, seed, fraction)}"
+    if (final / "dataset_description.json").is_file():
+        return final
+    partial = final.with_name(f"{final.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        _write(partial, specification, grid, seed, fraction, workers, progress)
+        publish(partial, final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return final
+
+
+def _write(
+    folder: pathlib.Path,
+    specification: CohortSpecification,
+    grid: Grid,
+    seed: int,
+    fraction: float,
+    workers: int,
+    progress: bool,
+) -> None:
+    people = _people(specification, seed, fraction)
+    anatomy = Anatomy(grid)
+    coils = {site.name: coil_field(anatomy, site.scanner) for site in specification.sites}
+
+    def make(person: _Person) -> None:
+        subject = Subject(person.brain_age, person.severity, seed=(seed, person.number, 1))
+        truth = anatomy.brain(subject)
+        random = np.random.default_rng((seed, person.number, 2))
+        image = scan(truth, anatomy, person.site.scanner, coils[person.site.name], random)
+        name = person.participant_id
+        _save(image, grid, folder / name / "anat" / f"{name}_T1w.nii.gz")
+        _save(
+            1000 * anatomy.on_grid(truth), grid, _truth(folder) / name / "anat" / f"{name}_desc-scannerfree_T1w.nii.gz"
+        )
+
+    label = f"Simulating {specification.name}"
+    for _ in in_parallel(make, people, workers=workers, progress=progress, label=label, total=len(people)):
+        pass
+    _save_effects(anatomy, _truth(folder))
+    _save_tables(folder, specification, people)
+
+
+def _people(specification: CohortSpecification, seed: int, fraction: float) -> list[_Person]:
+    """Everyone in the cohort. A subject's draws depend on their number in the full cohort and not on the fraction."""
+    people: list[_Person] = []
+    number = 0
+    for site in specification.sites:
+        for diagnosis, count in site.counts:
+            built = min(count, max(FEWEST_A_CELL, round(fraction * count)))
+            females = round(site.female_share * count)
+            sexes = np.random.default_rng((seed, number, 0)).permutation(np.arange(count) < females)
+            for index in range(count):
+                number += 1
+                if index < built:
+                    sex = "F" if sexes[index] else "M"
+                    people.append(_person(specification, site, diagnosis, sex, number, seed))
+    return people
+
+
+def _person(
+    specification: CohortSpecification, site: Site, diagnosis: str, sex: str, number: int, seed: int
+) -> _Person:
+    random = np.random.default_rng((seed, number, 0))
+    ill = diagnosis == DISEASE
+    mean = site.age_mean + (_AD_OLDER_YEARS if ill else 0.0)
+    low, high = specification.age_range
+    age = low - 1
+    while not low <= age <= high:
+        age = float(np.round(mean + site.age_deviation * random.standard_normal(), 1))
+    return _Person(
+        participant_id=f"sub-simulated{number:04d}",
+        number=number,
+        site=site,
+        diagnosis=diagnosis,
+        age=age,
+        sex=sex,
+        brain_age=age + 5.0 * random.standard_normal(),
+        severity=(1.0 if ill else 0.0) + 0.4 * random.standard_normal(),
+    )
+
+
+def _save_effects(anatomy: Anatomy, folder: pathlib.Path) -> None:
+    """Truth of the maps: what ten years and what the disease change in the average subject, and where most."""
+
+    def average(brain_age: float, severity: float) -> np.ndarray:
+        return anatomy.on_grid(anatomy.brain(Subject(brain_age, severity, seed=(0,), individuality=0.0)))
+
+    effects = {
+        "age": (average(80.0, 0.0) - average(60.0, 0.0)) / 2,
+        "disease": average(70.0, 1.0) - average(70.0, 0.0),
+    }
+    for name, effect in effects.items():
+        _save(1000 * effect, anatomy.grid, folder / f"{name}_effect.nii.gz")
+        _save(np.abs(effect) > 0.25 * np.abs(effect).max(), anatomy.grid, folder / f"{name}_mask.nii.gz")
+
+
+def _save_tables(folder: pathlib.Path, specification: CohortSpecification, people: list[_Person]) -> None:
+    rows = ["participant_id\tsite\tage\tsex\tdx"]
+    rows += [f"{p.participant_id}\t{p.site.name}\t{p.age:.1f}\t{p.sex}\t{p.diagnosis}" for p in people]
+    (folder / "participants.tsv").write_text("\n".join(rows) + "\n", "utf-8")
+    truth = {
+        "Name": f"Scanner-free truth of the simulated {specification.name} cohort",
+        "BIDSVersion": "1.9.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "eqpool.data.simulated", "Version": str(VERSION)}],
+    }
+    (_truth(folder) / "dataset_description.json").write_text(json.dumps(truth, indent=2) + "\n", "utf-8")
+    description = {
+        "Name": f"SIMULATED cohort shaped like {specification.name.upper()}: no real person's data",
+        "BIDSVersion": "1.9.0",
+        "DatasetType": "raw",
+        "GeneratedBy": [{"Name": "eqpool.data.simulated", "Version": str(VERSION)}],
+    }
+    (folder / "dataset_description.json").write_text(json.dumps(description, indent=2) + "\n", "utf-8")
+
+
+def _truth(folder: pathlib.Path) -> pathlib.Path:
+    return folder / "derivatives" / "truth"
+
+
+def _save(volume: np.ndarray, grid: Grid, path: pathlib.Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nibabel.Nifti1Image(np.rint(volume).astype(np.int16), grid.affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(grid.affine, code="mni")
+    image.set_qform(grid.affine, code="mni")
+    nibabel.save(image, path)
+
+
+def _key(specification: CohortSpecification, grid: Grid, seed: int, fraction: float) -> str:
+    text = repr((VERSION, specification, grid.shape, grid.affine.tolist(), seed, fraction))
+    return hashlib.sha256(text.encode() + grid.mask.tobytes()).hexdigest()[:16]

@@ -1,0 +1,73 @@
+"""Train, validation and test: by subject, balanced over strata, the same for the same seed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from eqpool.data.cohort import SPLITS
+
+
+def assign_splits(
+    participant_id: Sequence[str] | np.ndarray,
+    strata: Sequence[Sequence[object]] | np.ndarray,
+    *,
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+) -> np.ndarray:
+    """Gives every scan its split.
+
+    All scans of a participant share one split, so that no subject is both trained and tested on. Each stratum is
+    divided as near to the fractions as whole subjects allow; what rounding leaves over is carried to the next
+    stratum, so that the totals hold too. A stratum never gives away its last subject: every site x class cell that
+    exists has training rows.
+
+    Args:
+      participant_id: (N,) names; a name that returns is the same subject.
+      strata: (N,) hashable values to balance, such as (site, class). A subject whose scans differ counts once.
+      validation_fraction, test_fraction: shares of all subjects.
+      seed: of the shuffle; the result depends on the set of subjects and not on the order of rows.
+
+    Returns:
+      (N,) str, each one of `SPLITS`.
+    """
+    stratum_of: dict[str, str] = {}
+    for name, stratum in zip(participant_id, strata, strict=True):
+        key = repr(stratum)
+        stratum_of[str(name)] = min(stratum_of.get(str(name), key), key)
+    members: dict[str, list[str]] = {}
+    for name in sorted(stratum_of):
+        members.setdefault(stratum_of[name], []).append(name)
+    random = np.random.default_rng(seed)
+    shuffled = [random.permutation(np.array(members[key], dtype=object)).tolist() for key in sorted(members)]
+    split_of = _divide(shuffled, validation_fraction, test_fraction)
+    return np.array([split_of[str(name)] for name in participant_id], dtype="<U10")
+
+
+def _divide(strata: list[list[str]], validation_fraction: float, test_fraction: float) -> dict[str, str]:
+    train, validation, test = SPLITS
+    split_of: dict[str, str] = {}
+    owed_test = owed_validation = 0.0
+    for subjects in sorted(strata, key=len):  # small strata first: the large ones then settle the totals
+        owed_test += test_fraction * len(subjects)
+        owed_validation += validation_fraction * len(subjects)
+        available = len(subjects) - 1
+        test_count = _share(owed_test, test_fraction, len(subjects), available)
+        validation_count = _share(owed_validation, validation_fraction, len(subjects), available - test_count)
+        owed_test -= test_count
+        owed_validation -= validation_count
+        for index, name in enumerate(subjects):
+            if index < test_count:
+                split_of[name] = test
+            elif index < test_count + validation_count:
+                split_of[name] = validation
+            else:
+                split_of[name] = train
+    return split_of
+
+
+def _share(owed: float, fraction: float, size: int, available: int) -> int:
+    """The debt rounded, but within one of this stratum's own quota and never more than there is to give."""
+    quota = fraction * size
+    nearest = int(np.floor(owed + 0.5))
+    return int(np.clip(nearest, int(np.floor(quota)), max(0, min(int(np.ceil(quota)), available))))

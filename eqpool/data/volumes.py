@@ -1,0 +1,149 @@
+"""One T1 volume: read, turned to RAS+, laid on the grid and scaled; every fault told in one line."""
+
+import pathlib
+import zlib
+from typing import cast
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import OrientationError
+from nibabel.spatialimages import HeaderDataError
+from nilearn.image import resample_img
+from nilearn.image.resampling import BoundingBoxError
+
+from eqpool.data.cohort import Grid
+from eqpool.errors import InputError
+
+LARGEST_SIDE = 2048
+MOST_VOXELS = 500_000_000  # a 0.25 mm head; a header that asks for more is damaged, and would fill the memory
+LEAST_COVERAGE = 0.5
+FULL_COVERAGE = 0.9
+_UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, TypeError, zlib.error, MemoryError)
+
+
+class BadVolumeError(InputError):
+    """A volume that cannot be used; `config.data.on_bad_volume` decides whether it stops the run."""
+
+
+def read_volume(path: pathlib.Path) -> nibabel.Nifti1Image:
+    """A 3D image in RAS+ orientation, float32, with the header's scale slope and intercept applied.
+
+    Raises:
+      BadVolumeError: no such file, not an image, truncated, not three-dimensional, an absurd size, no orientation, NaN
+        or infinite voxels, or all zero.
+    """
+    image = _open(path)
+    _check_header(image, path)
+    try:
+        with np.errstate(all="ignore"):  # what overflows becomes infinite and is told below
+            array = np.asanyarray(image.dataobj, dtype=np.float32)
+    except _UNREADABLE as error:
+        raise BadVolumeError(f"{path}: the image data cannot be read ({_one_line(error)}); is it truncated?") from error
+    array = array.reshape(array.shape[:3])
+    _check_values(array, path)
+    try:
+        return nibabel.as_closest_canonical(nibabel.Nifti1Image(array, image.affine))
+    except OrientationError as error:
+        raise BadVolumeError(f"{path}: its affine gives no orientation ({_one_line(error)})") from error
+
+
+def prepare_volume(path: pathlib.Path, grid: Grid, *, squash: bool = False) -> tuple[np.ndarray, float]:
+    """Reads one image and makes it ready for a network.
+
+    Resampling is linear and skipped for an image that already lies on the grid. Intensities are z-scored with the
+    mean and standard deviation of the tissue: voxels inside the grid's brain mask that are not 0. Voxels outside the
+    mask become 0; empty voxels inside it stay as dark as they are.
+
+    Args:
+      path: a NIfTI file in template space.
+      grid: the target.
+      squash: tanh of the z-score, for networks whose output lies in [-1, 1] (method.md section 7).
+
+    Returns:
+      The volume, `grid.shape` float32, and the share of the brain mask that it covers with non-zero voxels.
+
+    Raises:
+      BadVolumeError: as `read_volume`; or the image misses the template's brain, or is constant inside it.
+    """
+    volume = _on_grid(read_volume(path), grid)
+    tissue = grid.mask & (volume != 0)
+    coverage = float(tissue.sum() / grid.mask.sum())
+    if coverage < LEAST_COVERAGE:
+        raise BadVolumeError(
+            f"{path}: covers {coverage:.0%} of the template's brain mask ({grid.name}), expected at least "
+            f"{LEAST_COVERAGE:.0%}; is it in MNI space?"
+        )
+    values = volume[tissue].astype(np.float64)
+    mean, deviation = values.mean(), values.std()
+    if deviation <= 1e-6 * max(abs(mean), 1e-30):
+        raise BadVolumeError(f"{path}: constant ({mean:g}) inside the brain mask, expected an image")
+    scaled = np.where(grid.mask, (volume - mean) / deviation, 0)
+    return (np.tanh(scaled) if squash else scaled).astype(np.float32), coverage
+
+
+def _open(path: pathlib.Path) -> nibabel.Nifti1Image:
+    if not path.is_file():
+        raise BadVolumeError(f"{path}: no such image")
+    try:
+        return cast(nibabel.Nifti1Image, nibabel.load(path))  # other formats that nibabel knows work alike
+    except _UNREADABLE as error:
+        raise BadVolumeError(f"{path}: not a readable image ({_one_line(error)})") from error
+
+
+def _check_header(image: nibabel.Nifti1Image, path: pathlib.Path) -> None:
+    shape = image.shape
+    if np.dtype(image.get_data_dtype()).kind not in "iuf":
+        raise BadVolumeError(f"{path}: voxels of type {image.get_data_dtype()}, expected real numbers")
+    if len(shape) < 3 or any(side != 1 for side in shape[3:]):
+        raise BadVolumeError(f"{path}: shape {_by(shape)}, expected three dimensions")
+    # Python's integers: a damaged header's product overflows a fixed-width one.
+    voxels = int(shape[0]) * int(shape[1]) * int(shape[2])
+    if min(shape[:3]) < 2 or max(shape[:3]) > LARGEST_SIDE or voxels > MOST_VOXELS:
+        raise BadVolumeError(f"{path}: shape {_by(shape)}, expected sides of 2 to {LARGEST_SIDE} voxels")
+    if not _is_orientation(image.affine):
+        raise BadVolumeError(f"{path}: its affine is no orientation, expected invertible, voxels of 0.01 to 100 mm")
+    if isinstance(image, nibabel.Nifti1Image) and not (image.header["qform_code"] or image.header["sform_code"]):
+        raise BadVolumeError(f"{path}: sform and qform codes are both 0, so left and right are unknown")
+
+
+def _is_orientation(affine: np.ndarray | None) -> bool:
+    if affine is None or not np.all(np.isfinite(affine)):
+        return False
+    sides_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    if sides_mm.min() < 0.01 or sides_mm.max() > 100 or np.abs(affine[:3, 3]).max() > 1e5:
+        return False
+    return bool(abs(np.linalg.det(affine[:3, :3] / sides_mm)) > 0.01)
+
+
+def _check_values(array: np.ndarray, path: pathlib.Path) -> None:
+    broken = int(array.size - np.isfinite(array).sum())
+    if broken:
+        raise BadVolumeError(f"{path}: {broken} of {array.size} voxels are NaN or infinite, expected numbers")
+    if not array.any():
+        raise BadVolumeError(f"{path}: every voxel is 0, expected an image")
+
+
+def _on_grid(image: nibabel.Nifti1Image, grid: Grid) -> np.ndarray:
+    if image.shape == grid.shape and np.allclose(image.affine, grid.affine, atol=1e-3):
+        return np.asarray(image.dataobj, dtype=np.float32)
+    try:
+        resampled = resample_img(
+            image,
+            target_affine=grid.affine,
+            target_shape=grid.shape,
+            interpolation="linear",
+            copy_header=True,
+            force_resample=True,
+        )
+    except BoundingBoxError:
+        return np.zeros(grid.shape, np.float32)  # wholly beside the template: its coverage is 0
+    return np.asarray(resampled.dataobj, dtype=np.float32)
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(str(side) for side in shape)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

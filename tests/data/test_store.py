@@ -1,0 +1,159 @@
+import dataclasses
+import os
+
+import nibabel
+import numpy as np
+import pytest
+
+from eqpool.config import DataConfig
+from eqpool.data import store
+from eqpool.data.grids import named_grid
+from eqpool.data.pipeline import load_cohort
+from eqpool.data.store import in_parallel, prepare_volumes
+from eqpool.data.volumes import BadVolumeError, prepare_volume
+from eqpool.errors import InputError
+
+GRID = named_grid("24x28x24")
+
+
+def save(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.where(GRID.mask, np.random.default_rng(seed).uniform(10, 200, GRID.shape), 0)
+    nibabel.save(nibabel.Nifti1Image(values.astype(np.float32), GRID.affine), path)
+    return path
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return [save(tmp_path / f"{i}.nii.gz", i) for i in range(6)]
+
+
+def test_a_read_only_map_in_order(tmp_path, paths):
+    prepared = prepare_volumes(paths, GRID, tmp_path / "cache", workers=3)
+    assert isinstance(prepared.inputs, np.memmap) and not prepared.inputs.flags.writeable
+    assert prepared.inputs.dtype == np.float32 and prepared.kept.tolist() == list(range(6))
+    for row, path in enumerate(paths):
+        np.testing.assert_array_equal(prepared.inputs[row], prepare_volume(path, GRID)[0])
+
+
+def test_prepared_once_and_again_after_a_change(tmp_path, paths, monkeypatch):
+    calls = []
+
+    def counted(path, *args, **kwargs):
+        calls.append(path)
+        return prepare_volume(path, *args, **kwargs)
+
+    monkeypatch.setattr(store, "prepare_volume", counted)
+    prepare_volumes(paths, GRID, tmp_path / "cache")
+    prepare_volumes(paths, GRID, tmp_path / "cache", workers=1)
+    assert len(calls) == 6
+    save(paths[2], 99)
+    os.utime(paths[2], ns=(1, 1))
+    prepare_volumes(paths, GRID, tmp_path / "cache")
+    assert len(calls) == 12
+    prepare_volumes(paths, GRID, tmp_path / "cache", squash=True)
+    prepare_volumes(paths, named_grid("26x30x26"), tmp_path / "cache")
+    assert len(calls) == 24
+
+
+def test_a_change_of_the_same_size_is_seen(tmp_path):
+    path = save(tmp_path / "a.nii", 1)
+    before = np.array(prepare_volumes([path], GRID, tmp_path / "cache").inputs)
+    facts = path.stat()
+    save(path, 2)
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns + 1))
+    assert path.stat().st_size == facts.st_size
+    assert not np.array_equal(prepare_volumes([path], GRID, tmp_path / "cache").inputs, before)
+
+
+def test_a_bad_volume_stops_or_is_left_out(tmp_path, paths):
+    paths[3].write_bytes(paths[3].read_bytes()[:3000])
+    labels = [f"participants.tsv, line {i + 2} (sub-{i})" for i in range(6)]
+    with pytest.raises(BadVolumeError, match=r"participants\.tsv, line 5 \(sub-3\): .*3\.nii\.gz: .*truncated"):
+        prepare_volumes(paths, GRID, tmp_path / "cache", labels=labels)
+    assert not list((tmp_path / "cache" / "volumes").iterdir())
+    prepared = prepare_volumes(paths, GRID, tmp_path / "cache", "skip", labels=labels)
+    assert prepared.kept.tolist() == [0, 1, 2, 4, 5] and prepared.inputs.shape == (5, *GRID.shape)
+    assert "left out: participants.tsv, line 5 (sub-3)" in prepared.notes[0]
+    np.testing.assert_array_equal(prepared.inputs[3], prepare_volume(paths[4], GRID)[0])
+
+
+def test_nothing_left(tmp_path):
+    with pytest.raises(InputError, match="none of 1 volumes"):
+        prepare_volumes([tmp_path / "none.nii"], GRID, tmp_path, "skip")
+
+
+def test_results_come_in_order_and_few_are_under_way():
+    started = []
+    results = in_parallel(
+        lambda i: started.append(i) or i, iter(range(50)), workers=2, progress=False, label="", total=50
+    )
+    assert next(results) == 0
+    assert len(started) <= 5
+    assert list(results) == list(range(1, 50))
+
+
+def own_cohort(folder, name_of=lambda i: f"sub-{i:02d}/anat/sub-{i:02d}_T1w.nii.gz", extra=""):
+    lines = ["participant_id\tsite\tage\tdx" + (f"\t{extra}" if extra else "")]
+    for i in range(12):
+        save(folder / name_of(i), i)
+        last = f"\t{name_of(i)}" if extra == "path" else f"\t{i % 2}" if extra else ""
+        lines.append(f"sub-{i:02d}\t{'AB'[i % 2]}\t{60 + i}\t{('x', 'y')[i // 2 % 2]}{last}")
+    (folder / "participants.tsv").write_text("\n".join(lines))
+    return DataConfig(participants=str(folder / "participants.tsv"), grid="24x28x24")
+
+
+@pytest.mark.parametrize(
+    "name_of",
+    [
+        lambda i: f"sub-{i:02d}/anat/sub-{i:02d}_T1w.nii.gz",
+        lambda i: f"sub-{i:02d}/anat/sub-{i:02d}_T1w.nii",
+        lambda i: f"sub-{i:02d}/ses-1/anat/sub-{i:02d}_ses-1_T1w.nii.gz",
+    ],
+)
+def test_bids_layouts(tmp_path, name_of):
+    cohort = load_cohort(own_cohort(tmp_path / "bids", name_of), tmp_path / "cache")
+    assert cohort.inputs.shape == (12, *GRID.shape) and cohort.grid is named_grid("24x28x24")
+    np.testing.assert_array_equal(cohort.inputs[5], prepare_volume(tmp_path / "bids" / name_of(5), GRID)[0])
+
+
+def test_path_column_and_root(tmp_path):
+    config = own_cohort(tmp_path / "own", lambda i: f"images/{i}.nii.gz", "path")
+    assert load_cohort(config, tmp_path / "cache").inputs.shape[0] == 12
+    table = tmp_path / "own" / "participants.tsv"
+    for outside in ("../secret.nii.gz", "/etc/passwd", "images/../../x.nii"):
+        text = table.read_text().replace("images/7.nii.gz", outside)
+        (tmp_path / "own" / "bad.tsv").write_text(text)
+        with pytest.raises(InputError, match=r"line 9 \(sub-07\), column path: .* leaves"):
+            load_cohort(dataclasses.replace(config, participants=str(tmp_path / "own" / "bad.tsv")), tmp_path / "cache")
+    elsewhere = dataclasses.replace(config, root=str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        load_cohort(elsewhere, tmp_path / "cache")
+
+
+def test_sessions_are_told_apart(tmp_path):
+    folder = tmp_path / "bids"
+    config = own_cohort(folder)
+    save(folder / "sub-04/ses-2/anat/sub-04_ses-2_T1w.nii.gz", 50)
+    with pytest.raises(InputError, match=r"line 6 \(sub-04\): 2 images"):
+        load_cohort(config, tmp_path / "cache")
+    lines = ["participant_id\tsession_id\tsite\tage\tdx"]
+    for i in range(12):
+        for session in ("1", "ses-2"):
+            label = session.removeprefix("ses-")
+            save(folder / f"sub-{i:02d}/ses-{label}/anat/sub-{i:02d}_ses-{label}_T1w.nii.gz", i)
+            lines.append(f"sub-{i:02d}\t{session}\t{'AB'[i % 2]}\t{60 + i}\t{('x', 'y')[i // 2 % 2]}")
+    (folder / "participants.tsv").write_text("\n".join(lines))
+    cohort = load_cohort(config, tmp_path / "cache")
+    assert cohort.inputs.shape[0] == 24
+    for name in set(cohort.participant_id):
+        assert len(set(cohort.split[cohort.participant_id == name])) == 1
+
+
+def test_a_missing_image_names_row_and_file(tmp_path):
+    config = own_cohort(tmp_path / "bids")
+    (tmp_path / "bids" / "sub-03/anat/sub-03_T1w.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"participants\.tsv, line 5 \(sub-03\): .*sub-03_T1w\.nii\.gz: no such image"):
+        load_cohort(config, tmp_path / "cache")
+    cohort = load_cohort(dataclasses.replace(config, on_bad_volume="skip"), tmp_path / "cache")
+    assert "sub-03" not in cohort.participant_id and len(cohort.split) == 11 == cohort.inputs.shape[0]
