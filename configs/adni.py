@@ -20,11 +20,16 @@ def get_config(variant: str = "") -> ConfigDict:
     config.name = "adni"
     config.checkpoint_every_epochs = 1
     config.data.dataset = "adni"
-    config.model.encoder = "resnet3d"
     config.model.latent_dim = 64
+    config.model.hidden_units = 128
     config.stage_one.update(
-        epochs=14, batch_size=16, learning_rate=2e-3, decay_every_epochs=4,
-        equivariance_weight=0.02, reconstruction_weight=1.0, prediction_weight=1.0,
+        epochs=14,
+        batch_size=16,
+        learning_rate=2e-3,
+        decay_every_epochs=4,
+        equivariance_weight=0.02,
+        reconstruction_weight=1.0,
+        prediction_weight=1.0,
     )
     config.stage_two.update(epochs=60, batch_size=128, learning_rate=2e-3, mmd_weight=1.0)
     if variant == "paper":
@@ -32,11 +37,25 @@ def get_config(variant: str = "") -> ConfigDict:
         config.data.grid = "mni_2mm"
         config.model.phi = "free"
         config.stage_one.update(
-            epochs=150, batch_size=256, learning_rate=3e-4, decay_every_epochs=10,
-            equivariance_weight=4.0, reconstruction_weight=0.01, prediction_weight=1.0,
+            epochs=150,
+            batch_size=256,
+            learning_rate=3e-4,
+            decay_every_epochs=10,
+            equivariance_weight=4.0,
+            reconstruction_weight=0.01,
+            prediction_weight=1.0,
         )
         config.stage_two.update(
-            epochs=150, batch_size=256, learning_rate=3e-4, mmd_weight=0.02, mmd_match="phi", kernel="laplacian",
-            bandwidth="1.0", estimator="biased", mmd_ramp_start=0.1, mmd_ramp_growth=1.2, mmd_ramp_ceiling=1.0,
+            epochs=150,
+            batch_size=256,
+            learning_rate=3e-4,
+            mmd_weight=0.02,
+            mmd_match="phi",
+            kernel="laplacian",
+            bandwidth="1.0",
+            estimator="biased",
+            mmd_ramp_start=0.1,
+            mmd_ramp_growth=1.2,
+            mmd_ramp_ceiling=1.0,
         )
     return config

@@ -20,8 +20,12 @@ def get_config(variant: str = "") -> ConfigDict:
     config.checkpoint_every_epochs = 20
     config.data.dataset = "adult"
     config.stage_one.update(
-        epochs=201, batch_size=128, learning_rate=1e-3,
-        equivariance_weight=0.1, reconstruction_weight=1.0, prediction_weight=1.0,
+        epochs=201,
+        batch_size=128,
+        learning_rate=1e-3,
+        equivariance_weight=0.1,
+        reconstruction_weight=1.0,
+        prediction_weight=1.0,
     )
     config.stage_two.update(epochs=201, batch_size=128, learning_rate=1e-3, mmd_weight=1.0)
     config.evaluate.adversary_learning_rate = 1e-1
@@ -30,7 +34,13 @@ def get_config(variant: str = "") -> ConfigDict:
         config.model.phi = "free"
         config.stage_one.update(equivariance_weight=4.0, reconstruction_weight=0.01, prediction_weight=1.0)
         config.stage_two.update(
-            mmd_weight=0.02, mmd_match="phi", kernel="laplacian", bandwidth="1.0", estimator="biased",
-            mmd_ramp_start=0.1, mmd_ramp_growth=1.1, mmd_ramp_ceiling=25.0,
+            mmd_weight=0.02,
+            mmd_match="phi",
+            kernel="laplacian",
+            bandwidth="1.0",
+            estimator="biased",
+            mmd_ramp_start=0.1,
+            mmd_ramp_growth=1.1,
+            mmd_ramp_ceiling=25.0,
         )
     return config

@@ -40,8 +40,6 @@ class Checkpoints:
 
     def restore(self, like: State, epoch: int | None = None) -> State:
         """The state saved at `epoch` (the newest by default), with the structure and shardings of `like`."""
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
-        )
+        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
         step = self._checkpointer.latest.step if epoch is None else epoch
         return self._checkpointer.load_checkpointables(step, {"state": abstract})["state"]

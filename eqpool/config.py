@@ -10,18 +10,14 @@ import difflib
 import math
 import typing
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
 from eqpool.errors import InputError
 
-METHODS = ("ours", "naive", "mmd", "cai", "ss", "rm")
-DATASETS = ("adni", "adcp", "german", "adult", "participants")
-
-
-def _choice(default: str, *choices: str) -> Any:
-    return dataclasses.field(default=default, metadata={"choices": choices})
+Method = Literal["ours", "naive", "mmd", "cai", "ss", "rm"]
+Dataset = Literal["adni", "adcp", "german", "adult", "participants"]
 
 
 def _number(default: float, minimum: float = -math.inf, maximum: float = math.inf) -> Any:
@@ -32,18 +28,18 @@ def _number(default: float, minimum: float = -math.inf, maximum: float = math.in
 class DataConfig:
     """What is pooled. An empty string means "not given"."""
 
-    dataset: str = _choice("participants", *DATASETS)  # adni and adcp are simulated unless participants is given
+    dataset: Dataset = "participants"  # adni and adcp are simulated unless participants is given
     raw_dir: str = ""  # local folder with the raw public files, instead of downloading
     participants: str = ""  # participants.tsv (or .csv): one row a scan
     root: str = ""  # where the images are; default: the folder of participants
     site_column: str = "site"
     covariates: str = "age"  # comma-separated; numeric
     target: str = "dx"
-    target_type: str = _choice("auto", "auto", "classes", "number")
+    target_type: Literal["auto", "classes", "number"] = "auto"
     features: str = ""  # comma-separated columns or glob patterns; given, the cohort is a table and not volumes
     grid: str = "mni_4mm"  # named grid (mni_4mm, mni_2mm, 64) or a shape such as 32x32x32
-    on_bad_volume: str = _choice("stop", "stop", "skip")
-    split: str = _choice("raw", "raw", "published")  # german, adult: from the raw files, or as published
+    on_bad_volume: Literal["stop", "skip"] = "stop"
+    split: Literal["raw", "published"] = "raw"  # german, adult: from the raw files, or as published
     split_seed: int = 0  # the split is part of the data; it does not follow config.seed
     test_fraction: float = _number(0.2, 0.0, 0.9)
     validation_fraction: float = _number(0.1, 0.0, 0.9)
@@ -53,21 +49,20 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Networks of both stages."""
+    """Networks of both stages; volumes get a 3D ResNet, tables a fully connected encoder."""
 
-    encoder: str = _choice("mlp", "mlp", "resnet3d")
     latent_dim: int = _number(30, 2)
     hidden_units: int = _number(64, 1)
-    channels: tuple[int, ...] = (16, 16, 32, 64)  # resnet3d only
+    channels: tuple[int, ...] = (16, 16, 32, 64)  # of the ResNet's stages
     blocks: tuple[int, ...] = (2, 2, 2, 2)
     decoder_channels: tuple[int, ...] = (64, 32, 16, 8)
     dropout: float = _number(0.0, 0.0, 0.95)
     centre_latent: bool = False  # the published sphere projection subtracts the latent's mean coordinate first
     rotation_range: float = _number(3.0, 0.0, math.pi)  # radians over the covariate's training range
-    spectrum: str = _choice("uniform", "uniform", "paper")  # paper: skew(1_m) as printed; rotation_range unused
-    group_map: str = _choice("expm", "expm", "cayley")
-    phi: str = _choice("sphere", "sphere", "free")  # sphere: b is normalised, so MMD cannot shrink it
-    compute_dtype: str = _choice("float32", "float32", "bfloat16")
+    spectrum: Literal["uniform", "paper"] = "uniform"  # paper: skew(1_m) as printed; rotation_range unused
+    group_map: Literal["expm", "cayley"] = "expm"
+    phi: Literal["sphere", "free"] = "sphere"  # sphere: b is normalised, so MMD cannot shrink it
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False  # recompute residual blocks in the backward pass: less memory, more time
 
 
@@ -100,10 +95,10 @@ class StageTwoConfig:
     mmd_ramp_start: float = _number(1.0, 0.0)  # the weight is mmd_weight x min(start x growth^epoch, ceiling)
     mmd_ramp_growth: float = _number(1.0, 0.0)
     mmd_ramp_ceiling: float = _number(1.0, 0.0)
-    mmd_match: str = _choice("covariate_free", "phi", "covariate_free", "conditional")
-    kernel: str = _choice("laplacian", "laplacian", "gaussian")
+    mmd_match: Literal["phi", "covariate_free", "conditional"] = "covariate_free"
+    kernel: Literal["laplacian", "gaussian"] = "laplacian"
     bandwidth: str = "0.25,0.5,1.0,2.0"  # one number, several (mixture), or "median"
-    estimator: str = _choice("unbiased", "biased", "unbiased")
+    estimator: Literal["biased", "unbiased"] = "unbiased"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +118,7 @@ class RunConfig:
 
     name: str = "participants"
     seed: int = _number(0, 0)
-    method: str = _choice("ours", *METHODS)
+    method: Method = "ours"
     cache_dir: str = ""  # prepared volumes, simulated cohorts, compiled programs; default: beside the work directory
     checkpoint_every_epochs: int = _number(10, 1)
     devices: int = _number(0, 0)  # 0: all local devices
@@ -232,19 +227,20 @@ def _integers(value: Any, name: str) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _scalar(hint: type, value: Any, field: dataclasses.Field, name: str) -> Any:
+def _scalar(hint: Any, value: Any, field: dataclasses.Field, name: str) -> Any:
+    choices = typing.get_args(hint)
+    hint = str if choices else hint
     if hint is float and type(value) is int:
         value = float(value)
     if type(value) is not hint:
         expected = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}[hint]
         raise InputError(f"{name} = {value!r}: expected {expected}")
-    choices = field.metadata.get("choices")
     if choices and value not in choices:
         nearest = difflib.get_close_matches(value, choices, n=1)
         hint_text = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise InputError(f"{name} = {value!r}: expected one of {', '.join(choices)}{hint_text}")
-    minimum, maximum = field.metadata.get("minimum"), field.metadata.get("maximum")
-    if minimum is not None and not (minimum <= value <= maximum):
+    minimum, maximum = field.metadata.get("minimum", -math.inf), field.metadata.get("maximum", math.inf)
+    if hint in (int, float) and not (minimum <= value <= maximum):
         upper = f" and at most {maximum:g}" if maximum < math.inf else ""
         raise InputError(f"{name} = {value!r}: expected at least {minimum:g}{upper}")
     return value

@@ -39,6 +39,7 @@ def run(config: RunConfig, folder: pathlib.Path) -> dict[str, Any]:
         else:
             results = _compute(config, folder)
             workdir.write_json(results_path, results)
+        if not (folder / "report.html").exists():
             write_report(folder)
         print(describe_results(results, folder))
         return results
@@ -53,7 +54,7 @@ def _compute(config: RunConfig, folder: pathlib.Path) -> dict[str, Any]:
     cohort = load_cohort(config.data, cache)
     description = describe_cohort(cohort)
     print(description)
-    (folder / "log.txt").write_text(description + "\n")
+    workdir.write_text(folder / "log.txt", description + "\n")
     scaling = Scaling.fit(cohort)
     workdir.write_json(folder / "scaling.json", scaling.to_dict())
 
@@ -62,9 +63,7 @@ def _compute(config: RunConfig, folder: pathlib.Path) -> dict[str, Any]:
         folder / "embeddings.tsv", lambda path: embeddings_table(cohort, embeddings).to_csv(path, sep="\t", index=False)
     )
     generators = covariate_generators(config.model, cohort.covariates.shape[1])
-    metrics = evaluate(
-        cohort, scaling, embeddings, generators, config.model.group_map, config.evaluate, config.seed
-    )
+    metrics = evaluate(cohort, scaling, embeddings, generators, config.model.group_map, config.evaluate, config.seed)
     return {
         "dataset": cohort.name,
         "simulated": cohort.simulated,
@@ -83,29 +82,34 @@ def train(config: RunConfig, folder: pathlib.Path, cohort: Cohort, scaling: Scal
     """Both stages, and what the selected checkpoints make of every row."""
     log = workdir.MetricsLog(folder / "metrics.jsonl")
     session = Session(
-        config=config, mesh=parallel.make_mesh(config.devices), checkpoints=folder / "checkpoints", log=log,
+        config=config,
+        mesh=parallel.make_mesh(config.devices),
+        checkpoints=folder / "checkpoints",
+        log=log,
         key=jax.random.key(config.seed),
     )
     columns = scaling.columns(cohort)
     latents = _run_stage_one(session, cohort, columns)
     stage_two_columns = {
-        "latent": latents["latent"], "tau": latents["tau"],
+        "latent": latents["latent"],
+        "tau": latents["tau"],
         **{name: columns[name] for name in ("site", "covariate", "target", "target_known")},
     }
     stage = make_stage_two(config, len(cohort.site_names), len(cohort.target_classes))
     state = train_on_table(session, stage, stage_two_columns, cohort.rows("train"), cohort.rows("validation"))
     outputs = forward_on_table(session, stage, state.best_variables, stage_two_columns, config.stage_two.batch_size)
     return Embeddings(
-        latent=latents["latent"], tau=latents["tau"], phi=outputs["phi"], covariate_free=outputs["covariate_free"],
+        latent=latents["latent"],
+        tau=latents["tau"],
+        phi=outputs["phi"],
+        covariate_free=outputs["covariate_free"],
         prediction=outputs["prediction"],
     )
 
 
 def _run_stage_one(session: Session, cohort: Cohort, columns: Columns) -> Columns:
     config = session.config
-    stage = make_stage_one(
-        config, cohort.inputs.shape[1:], cohort.covariates.shape[1], len(cohort.target_classes)
-    )
+    stage = make_stage_one(config, cohort.inputs.shape[1:], cohort.covariates.shape[1], len(cohort.target_classes))
     train_rows, validation_rows = cohort.rows("train"), cohort.rows("validation")
     if cohort.grid is None:
         with_inputs = columns | {"inputs": cohort.inputs}

@@ -12,7 +12,8 @@ def describe_cohort(cohort: Cohort) -> str:
     """What is pooled, in plain words: simulated or real, rows by site and class, covariates, notes."""
     kind = "SIMULATED data (made by eqpool, not measured)" if cohort.simulated else "real data"
     what = (
-        f"{len(cohort.input_names)} features a row" if cohort.grid is None
+        f"{len(cohort.input_names)} features a row"
+        if cohort.grid is None
         else f"volumes of {'x'.join(map(str, cohort.grid.shape))} voxels (grid {cohort.grid.name})"
     )
     lines = [f"{cohort.name}: {kind}, {len(cohort.site)} rows, {what}", *_site_lines(cohort)]

@@ -75,8 +75,16 @@ def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], None]) 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
     """Writes JSON, whole or not at all. NaN is refused: it is not JSON."""
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text) and None)
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+
+    def write(temporary: pathlib.Path) -> None:
+        temporary.write_text(text)
+
+    write_atomically(path, write)
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -108,7 +116,7 @@ class MetricsLog:
             return
         kept = [r for r in self.records() if r["stage"] != stage or r["epoch"] <= epoch]
         text = "".join(json.dumps(record) + "\n" for record in kept)
-        write_atomically(self._path, lambda temporary: temporary.write_text(text) and None)
+        write_text(self._path, text)
 
     def records(self) -> list[dict[str, Any]]:
         """All whole records, in order."""

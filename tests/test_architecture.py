@@ -23,7 +23,16 @@ ALLOWED = {
     "parallel": {"errors"},
     "checkpointing": {"errors"},
     "train": {
-        "config", "errors", "numerics", "data", "geometry", "models", "losses", "parallel", "checkpointing", "workdir",
+        "config",
+        "errors",
+        "numerics",
+        "data",
+        "geometry",
+        "models",
+        "losses",
+        "parallel",
+        "checkpointing",
+        "workdir",
     },
     "evaluate": {"config", "errors", "numerics", "data", "geometry", "models", "losses"},
     "summary": {"data"},
@@ -52,8 +61,11 @@ def _room(path: pathlib.Path) -> str:
 def test_imports_follow_the_data(path):
     room = _room(path)
     inside = {name.split(".")[1] for name in _imports(path) if name.startswith("eqpool.")}
-    inside = {name for name in inside if not name.startswith("__") and (PACKAGE / name).exists() or
-              (PACKAGE / f"{name}.py").exists()}
+    inside = {
+        name
+        for name in inside
+        if not name.startswith("__") and (PACKAGE / name).exists() or (PACKAGE / f"{name}.py").exists()
+    }
     if room in ALLOWED:
         assert inside - {room} <= ALLOWED[room], f"{path} imports against the data's way"
 

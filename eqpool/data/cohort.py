@@ -37,7 +37,7 @@ class Cohort:
       input_names: the F feature names; empty for volumes.
       site: (N,) int32, index into `site_names`; -1 where unknown.
       covariates: (N, C) float64 in their own units (years).
-      target: (N,) int32 class index, -1 where unknown; or (N,) float32, NaN where unknown, if `target_classes` is empty.
+      target: (N,) int32 class index, -1 where unknown; if `target_classes` is empty (N,) float32, NaN where unknown.
       split: (N,) str, each one of `SPLITS`.
       grid: of the volumes; None for a table.
       notes: lines for the run's log: what was read, left out and assumed.

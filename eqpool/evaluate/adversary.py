@@ -40,8 +40,14 @@ def adversary_scores(
     # One row cannot be normalised over a batch, so a ragged end is dropped; the next epoch's order picks it up.
     size = min(batch_size, len(train_features))
     logits = _train_and_apply(
-        scale(train_features), jnp.asarray(train_site, jnp.int32), scale(test_features), jax.random.key(seed),
-        num_sites=num_sites, epochs=epochs, learning_rate=learning_rate, batch_size=size,
+        scale(train_features),
+        jnp.asarray(train_site, jnp.int32),
+        scale(test_features),
+        jax.random.key(seed),
+        num_sites=num_sites,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=size,
     )
     return np.asarray(jax.nn.softmax(logits))
 

@@ -14,11 +14,15 @@ from sklearn.preprocessing import StandardScaler
 from eqpool.config import EvaluateConfig
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.evaluate import metrics
-from eqpool.evaluate.intervals import balanced_accuracy, bootstrap_interval
+from eqpool.evaluate.intervals import balanced_accuracy, bootstrap_interval, percentile_interval
 from eqpool.evaluate.probes import ProbeScore, probe_panel, site_floor_features, strongest
+from eqpool.geometry.so import GroupMap
+from eqpool.losses.equivariance import equivariance_error
 from eqpool.losses.mmd import mmd
 
 Metrics = dict[str, Any]
+
+MOST_EQUIVARIANCE_BOOTSTRAPS = 200  # each draw reads all of tau
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +49,13 @@ class Embeddings:
 
 
 def evaluate(
-    cohort: Cohort, scaling: Scaling, embeddings: Embeddings, generators: np.ndarray, group_map: str,
-    config: EvaluateConfig, seed: int,
+    cohort: Cohort,
+    scaling: Scaling,
+    embeddings: Embeddings,
+    generators: np.ndarray,
+    group_map: GroupMap,
+    config: EvaluateConfig,
+    seed: int,
 ) -> Metrics:
     """All metrics of the test split; an estimate `x` has `x_interval`, 95% over subjects, beside it.
 
@@ -61,8 +70,17 @@ def evaluate(
     """
     test = cohort.rows("test")
     held_out = embeddings.take(test)
-    return (
-        equivariance_metrics(cohort.covariates[test], scaling, held_out, generators, group_map, config, seed)
+    return _without_nan(
+        equivariance_metrics(
+            cohort.covariates[test],
+            cohort.covariates[:, 0].max(),
+            scaling,
+            held_out,
+            generators,
+            group_map,
+            config,
+            seed,
+        )
         | site_distance_metrics(held_out.phi, cohort.site[test], len(cohort.site_names), config, seed)
         | probe_metrics(cohort, embeddings, config, seed)
         | target_metrics(cohort, scaling, held_out.prediction, test, config, seed)
@@ -71,29 +89,34 @@ def evaluate(
 
 
 def equivariance_metrics(
-    covariates: np.ndarray, scaling: Scaling, held_out: Embeddings, generators: np.ndarray, group_map: str,
-    config: EvaluateConfig, seed: int,
+    covariates: np.ndarray,
+    largest: float,
+    scaling: Scaling,
+    held_out: Embeddings,
+    generators: np.ndarray,
+    group_map: GroupMap,
+    config: EvaluateConfig,
+    seed: int,
 ) -> Metrics:
     """Delta_eq on the first covariate, its ratio to permuted covariates, and the equivariance error."""
     tau, age = jnp.asarray(held_out.tau), jnp.asarray(covariates[:, 0], jnp.float32)
     scaled = jnp.asarray(scaling.covariates.apply(covariates))
-    gap = jax.jit(metrics.equivariance_gap)
 
-    @jax.jit
-    def error(tau, scaled):
-        return metrics.equivariance_error(tau, scaled, generator=generators, group_map=group_map)
+    def gap(rows: jax.Array) -> jax.Array:
+        return metrics.equivariance_gap(tau[rows], age[rows], maximum=largest)
 
-    ratio = metrics.equivariance_gap_ratio(jax.random.key(seed), tau, age)
-    draws = config.bootstraps
-    return {
-        "delta_eq": float(gap(tau, age)),
-        "delta_eq_interval": bootstrap_interval(lambda rows: float(gap(tau[rows], age[rows])), len(age), draws, seed),
-        "delta_eq_ratio_to_permuted": float(ratio),
-        "equivariance_error": float(error(tau, scaled)),
-        "equivariance_error_interval": bootstrap_interval(
-            lambda rows: float(error(tau[rows], scaled[rows])), len(age), draws, seed
-        ),
-    }
+    def error(rows: jax.Array) -> jax.Array:
+        return equivariance_error(tau[rows], scaled[rows], generator=generators, group_map=group_map)
+
+    ratio = metrics.equivariance_gap_ratio(jax.random.key(seed), tau, age, maximum=largest)
+    draws = min(config.bootstraps, MOST_EQUIVARIANCE_BOOTSTRAPS)
+    resampled = jax.random.randint(jax.random.key(seed), (draws, len(age)), 0, len(age))
+    whole = jnp.arange(len(age))
+    result: Metrics = {"delta_eq_ratio_to_permuted": float(ratio)}
+    for name, score in (("delta_eq", gap), ("equivariance_error", error)):
+        drawn = np.asarray(jax.jit(lambda rows, score=score: jax.lax.map(score, rows))(resampled))
+        result |= {name: float(jax.jit(score)(whole)), f"{name}_interval": percentile_interval(drawn)}
+    return result
 
 
 def site_distance_metrics(
@@ -101,13 +124,19 @@ def site_distance_metrics(
 ) -> Metrics:
     """M = 100 MMD^2 two ways, with the permutation p-value of the normalised, unbiased one."""
     known = site >= 0
-    phi, site = jnp.asarray(phi[known]), jnp.asarray(site[known], jnp.int32)
-    normalised = metrics.minmax_normalize(phi)
+    latent, label = jnp.asarray(phi[known]), jnp.asarray(site[known], jnp.int32)
+    normalised = metrics.minmax_normalize(latent)
     test = metrics.mmd_permutation_test(
-        jax.random.key(seed), normalised, site, num_sites=num_sites, num_permutations=config.permutations,
-        kernel="laplacian", bandwidth=1.0, estimator="unbiased",
+        jax.random.key(seed),
+        normalised,
+        label,
+        num_sites=num_sites,
+        num_permutations=config.permutations,
+        kernel="laplacian",
+        bandwidth=1.0,
+        estimator="unbiased",
     )
-    published = mmd(phi, site, num_sites=num_sites, kernel="laplacian", bandwidth=1.0, estimator="biased")
+    published = mmd(latent, label, num_sites=num_sites, kernel="laplacian", bandwidth=1.0, estimator="biased")
     return {
         "mmd": 100 * float(test.statistic),
         "mmd_p_value": float(test.p_value),
@@ -125,15 +154,20 @@ def probe_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig
 
     def panel(features: np.ndarray) -> list[ProbeScore]:
         return probe_panel(
-            features[train], cohort.site[train], features[test], cohort.site[test],
-            config=config, num_sites=len(cohort.site_names), seed=seed,
+            features[train],
+            cohort.site[train],
+            features[test],
+            cohort.site[test],
+            config=config,
+            num_sites=len(cohort.site_names),
+            seed=seed,
         )
 
     on_phi = panel(embeddings.phi)
     adversary = next(score for score in on_phi if score.probe == "mlp")
     result: Metrics = {
         "adversary": 100 * adversary.accuracy,
-        "adversary_auc": adversary.auc if np.isfinite(adversary.auc) else None,
+        "adversary_auc": adversary.auc,
         "site_chance": 1 / len(cohort.site_names),
     }
     for name, scores in (
@@ -147,7 +181,7 @@ def probe_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig
             name: best.balanced_accuracy,
             f"{name}_interval": best.balanced_accuracy_interval,
             f"{name}_name": best.probe,
-            f"{name}_auc": best.auc if np.isfinite(best.auc) else None,
+            f"{name}_auc": best.auc,
         }
     return result
 
@@ -188,6 +222,11 @@ def kept_metrics(cohort: Cohort, phi: np.ndarray) -> Metrics:
             f"{name}_range": (float(values.min()), float(values.max())),
         }
     return result
+
+
+def _without_nan(values: Metrics) -> Metrics:
+    """NaN, which JSON lacks, as None: a metric that is not defined on these rows."""
+    return {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in values.items()}
 
 
 def _target_unknown(cohort: Cohort) -> np.ndarray:

@@ -5,16 +5,21 @@ from collections.abc import Callable
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-Interval = tuple[float, float]
+Interval = tuple[float, float] | None  # None where the score is not defined
 
 
 def bootstrap_interval(score: Callable[[np.ndarray], float], num_rows: int, bootstraps: int, seed: int) -> Interval:
     """The percentile interval of `score(rows)` over resampled row indices (num_rows,); undefined draws are skipped."""
     generator = np.random.default_rng(seed)
     draws = [score(generator.integers(0, num_rows, num_rows)) for _ in range(bootstraps)]
-    finite = [draw for draw in draws if np.isfinite(draw)]
-    if not finite:
-        return float("nan"), float("nan")
+    return percentile_interval(np.asarray(draws))
+
+
+def percentile_interval(draws: np.ndarray) -> Interval:
+    """The 2.5th and 97.5th percentile of the draws (B,) that are finite."""
+    finite = draws[np.isfinite(draws)]
+    if not len(finite):
+        return None
     low, high = np.quantile(finite, (0.025, 0.975))
     return float(low), float(high)
 

@@ -50,8 +50,12 @@ def probe_panel(
         "logistic": _library_scores(make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)), num_sites),
         "boosted_trees": _library_scores(HistGradientBoostingClassifier(random_state=seed), num_sites),
         "mlp": lambda *arrays: adversary_scores(
-            *arrays, num_sites=num_sites, epochs=config.adversary_epochs,
-            learning_rate=config.adversary_learning_rate, batch_size=config.adversary_batch_size, seed=seed,
+            *arrays,
+            num_sites=num_sites,
+            epochs=config.adversary_epochs,
+            learning_rate=config.adversary_learning_rate,
+            batch_size=config.adversary_batch_size,
+            seed=seed,
         ),
     }
     return [
@@ -66,7 +70,7 @@ def strongest(scores: list[ProbeScore]) -> ProbeScore:
 
 
 def site_floor_features(covariates: np.ndarray, target: np.ndarray, target_classes: tuple[str, ...]) -> np.ndarray:
-    """(N, F) float32: covariates and target alone. What they tell of the site is there by design, not by the scanner."""
+    """(N, F) float32: covariates and target alone; what they tell of the site is not the scanner's doing."""
     encoded = np.eye(len(target_classes))[target] if target_classes else np.nan_to_num(target)[:, None]
     return np.concatenate([covariates, encoded], axis=1).astype(np.float32)
 

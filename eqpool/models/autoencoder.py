@@ -1,4 +1,4 @@
-"""Stage one's networks: E onto the sphere, tau, D, and the published auxiliary head on the target."""
+"""E onto the sphere and D back, for feature rows and for volumes, and stage one's networks around them."""
 
 from typing import NamedTuple
 
@@ -11,6 +11,45 @@ from eqpool.geometry import sphere
 from eqpool.models.mlp import MLP, Head
 from eqpool.models.resnet3d import Decoder3D, ResNet3D
 from eqpool.models.tau import Tau
+
+
+class Encoder(nn.Module):
+    """E: inputs (N, F) or (N, x, y, z) to l = E(X) / |E(X)|, (N, n) float32 on the unit sphere.
+
+    Feature rows go through a fully connected network, volumes through the 3D ResNet.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
+        config, dtype = self.config, jnp.dtype(self.config.compute_dtype)
+        if inputs.ndim == 4:
+            trunk = ResNet3D(config.channels, config.blocks, dtype=dtype, remat=config.remat, name="trunk")
+            latent = trunk(inputs, train=train, mask=mask).astype(jnp.float32)
+            if config.channels[-1] != config.latent_dim:
+                latent = nn.Dense(config.latent_dim)(latent)
+        else:
+            latent = MLP((config.hidden_units,), config.latent_dim, dtype=dtype, name="trunk")(inputs)
+        if config.centre_latent:
+            latent = latent - latent.mean(axis=-1, keepdims=True)
+        return sphere.normalize(latent)
+
+
+class Decoder(nn.Module):
+    """D: latents (N, n) back to inputs (N, *input_shape), float32."""
+
+    config: ModelConfig
+    input_shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, latent: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
+        config, dtype = self.config, jnp.dtype(self.config.compute_dtype)
+        if len(self.input_shape) == 3:
+            x, y, z = self.input_shape
+            volumes = Decoder3D((x, y, z), config.decoder_channels, dtype=dtype, name="volumes")
+            return volumes(latent, train=train, mask=mask).astype(jnp.float32)
+        return MLP((config.hidden_units,), self.input_shape[0], dtype=dtype, name="features")(latent)
 
 
 class StageOneOutput(NamedTuple):
@@ -30,10 +69,10 @@ class StageOneOutput(NamedTuple):
 
 
 class StageOne(nn.Module):
-    """E, tau and D (paper A, Algorithm 1, stage one) for features (N, F) or volumes (N, x, y, z).
+    """E, tau and D (paper A, Algorithm 1), and the published auxiliary head on the target.
 
     Attributes:
-      config: encoder kind and sizes.
+      config: sizes.
       input_shape: one input's shape, (F,) or (x, y, z).
       outputs: classes, or 1 for regression.
     """
@@ -43,39 +82,22 @@ class StageOne(nn.Module):
     outputs: int
 
     def setup(self) -> None:
-        config, dtype = self.config, jnp.dtype(self.config.compute_dtype)
-        if config.encoder == "resnet3d":
-            self.trunk = ResNet3D(config.channels, config.blocks, dtype=dtype, remat=config.remat)
-            self.to_latent = nn.Dense(config.latent_dim) if config.channels[-1] != config.latent_dim else None
-            self.decoder = Decoder3D(self.input_shape, config.decoder_channels, dtype=dtype)
-        else:
-            self.trunk = MLP((config.hidden_units,), config.latent_dim, dtype=dtype)
-            self.decoder = MLP((config.hidden_units,), self.input_shape[0], dtype=dtype)
-        self.tau = Tau(2 * config.hidden_units)
-        self.head = Head(self.outputs, 2 * config.hidden_units, config.dropout)
+        """Builds the four networks."""
+        self.encoder = Encoder(self.config)
+        self.decoder = Decoder(self.config, self.input_shape)
+        self.tau = Tau(self.config.hidden_units)
+        self.head = Head(self.outputs, self.config.hidden_units, self.config.dropout)
 
-    def encode(self, inputs: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
-        """l = E(X) / |E(X)|, (N, n) float32."""
-        if self.config.encoder == "resnet3d":
-            latent = self.trunk(inputs, train=train, mask=mask).astype(jnp.float32)
-            latent = latent if self.to_latent is None else self.to_latent(latent)
-        else:
-            latent = self.trunk(inputs)
-        if self.config.centre_latent:
-            latent = latent - latent.mean(axis=-1, keepdims=True)
-        return sphere.normalize(latent)
-
-    def decode(self, latent: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
-        """D(l): (N, n) to the inputs' shape, float32."""
-        if self.config.encoder == "resnet3d":
-            return self.decoder(latent, train=train, mask=mask).astype(jnp.float32)
-        return self.decoder(latent)
+    def decode(self, latent: jax.Array) -> jax.Array:
+        """D(l) in inference mode: (N, n) to the inputs' shape, float32."""
+        return self.decoder(latent, train=False)
 
     def __call__(self, inputs: jax.Array, *, train: bool, mask: jax.Array | None = None) -> StageOneOutput:
-        latent = self.encode(inputs, train=train, mask=mask)
+        """Encodes (N, *input_shape) float32; rows with `mask` (N,) 0 do not count in batch norm."""
+        latent = self.encoder(inputs, train=train, mask=mask)
         return StageOneOutput(
             latent=latent,
             tau=self.tau(latent),
-            reconstruction=self.decode(latent, train=train, mask=mask),
+            reconstruction=self.decoder(latent, train=train, mask=mask),
             prediction=self.head(latent, train=train, mask=mask),
         )

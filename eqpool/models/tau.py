@@ -19,6 +19,6 @@ class Tau(nn.Module):
     @nn.compact
     def __call__(self, latent: jax.Array) -> jax.Array:
         dimension = latent.shape[-1]
-        angles = MLP((self.hidden_units, self.hidden_units), dimension * (dimension - 1) // 2)(latent)
+        angles = MLP((self.hidden_units,), dimension * (dimension - 1) // 2)(latent)
         scale = self.param("scale", nn.initializers.constant(0.1), (), jnp.float32)
         return so.cayley(so.skew(scale * angles))

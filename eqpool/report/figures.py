@@ -111,5 +111,5 @@ def _colours(work: WorkFolder) -> list[str]:
 
 def _finish(figure: Figure, work: WorkFolder) -> Figure:
     if work.results["simulated"]:
-        figure.text(0.995, 0.005, "SIMULATED DATA", ha="right", va="bottom", fontsize=8, color="#B00020", weight="bold")
+        figure.suptitle("SIMULATED DATA", x=0.995, ha="right", fontsize=8, color="#B00020", weight="bold")
     return figure

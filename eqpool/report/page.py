@@ -8,11 +8,11 @@ import jinja2
 from eqpool.report import figures
 from eqpool.report.workfolder import WorkFolder, read_workfolder
 from eqpool.summary import METRIC_READINGS, format_metric
-from eqpool.workdir import write_atomically
+from eqpool.workdir import write_text
 
 CAPTIONS = {
     "covariate_by_site": "Who was pooled: density of the covariate at each site.",
-    "latent_maps": "Held-out rows before and after pooling (t-SNE): sites should mix, the covariate's trend should stay.",
+    "latent_maps": "Held-out rows before and after pooling (t-SNE): sites should mix, the covariate's trend stay.",
     "training_curves": "Training loss and validation score; the epoch with the lowest validation score was kept.",
 }
 
@@ -25,9 +25,8 @@ def write_report(folder: pathlib.Path) -> pathlib.Path:
     """
     work = read_workfolder(folder)
     images = figures.save(figures.draw_all(work), folder / "figures")
-    text = _render(work, images)
     path = folder / "report.html"
-    write_atomically(path, lambda temporary: temporary.write_text(text) and None)
+    write_text(path, _render(work, images))
     return path
 
 

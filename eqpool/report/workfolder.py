@@ -49,6 +49,9 @@ def read_workfolder(folder: pathlib.Path) -> WorkFolder:
             raise InputError(f"--workdir={folder}: {name} not found; expected the folder of a finished run")
     config, results = (json.loads((folder / name).read_text()) for name in names[:2])
     return WorkFolder(
-        folder=folder, config=config, results=results, metrics=pd.read_json(folder / names[2], lines=True),
+        folder=folder,
+        config=config,
+        results=results,
+        metrics=pd.read_json(folder / names[2], lines=True),
         embeddings=pd.read_csv(folder / names[3], sep="\t", keep_default_na=False, na_values=[""]),
     )

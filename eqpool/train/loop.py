@@ -4,6 +4,7 @@ import math
 import pathlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -54,11 +55,13 @@ def fit(
         if checkpoints.latest_epoch() is not None:
             state = checkpoints.restore(state)
         first = int(state.epoch)
+        started = time.monotonic()
         log.drop_after(name, first)
         bar = tqdm(range(first, epochs), name, total=epochs, initial=first, unit="epoch", disable=None)
         for epoch in bar:
             state, terms, validation = run_epoch(state, epoch)
             record = _record(name, state, terms, validation)
+            record["seconds"] = round(time.monotonic() - started, 3)
             _check_finite(record, checkpoints.latest_epoch())
             log.append(record)
             bar.set_postfix(loss=f"{record['loss']:.3g}", validation=f"{record['validation_score']:.3g}")
@@ -99,4 +102,3 @@ def _stop_on_sigterm() -> Iterator[threading.Event]:
         yield asked
     finally:
         signal.signal(signal.SIGTERM, before)
-

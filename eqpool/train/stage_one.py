@@ -1,13 +1,14 @@
 """Stage one: E, tau and D, equivariant to the covariates (paper A, section 3.1 and Algorithm 1)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from eqpool.config import ModelConfig, RunConfig
-from eqpool.evaluate.metrics import equivariance_error
 from eqpool.geometry import so
-from eqpool.losses.equivariance import equivariance_loss
+from eqpool.losses.equivariance import equivariance_error, equivariance_loss
 from eqpool.losses.task import task_loss
 from eqpool.models.autoencoder import StageOne
 from eqpool.numerics import masked_mean
@@ -21,9 +22,7 @@ def covariate_generators(config: ModelConfig, num_covariates: int) -> np.ndarray
     )
 
 
-def make_stage_one(
-    config: RunConfig, input_shape: tuple[int, ...], num_covariates: int, num_classes: int
-) -> Stage:
+def make_stage_one(config: RunConfig, input_shape: tuple[int, ...], num_covariates: int, num_classes: int) -> Stage:
     """Stage one of a run. `num_classes` 0 means a numeric target.
 
     Batches hold `inputs` (N, *input_shape), `covariate` (N, C) in [0, 1], `target` and `target_known` (N,), and
@@ -43,9 +42,7 @@ def make_stage_one(
         )
 
     def equivariance_term(tau: jax.Array, covariate: jax.Array, mask: jax.Array | None) -> jax.Array:
-        return equivariance_loss(
-            tau, covariate, generator=generators, group_map=config.model.group_map, mask=mask
-        )
+        return equivariance_loss(tau, covariate, generator=generators, group_map=config.model.group_map, mask=mask)
 
     def loss(variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
         del epoch
@@ -56,12 +53,14 @@ def make_stage_one(
         terms = {
             "equivariance": equivariance_term(output.tau, batch["covariate"], mask),
             "reconstruction": masked_mean(_squared_error_per_row(output.reconstruction, batch["inputs"]), mask),
-            "prediction": task_loss(output.prediction, batch["target"], num_classes=num_classes, mask=mask * batch["target_known"]),
+            "prediction": task_loss(
+                output.prediction, batch["target"], num_classes=num_classes, mask=mask * batch["target_known"]
+            ),
         }
-        return LossValue(combine(**terms), terms, updated)
+        return LossValue(combine(**terms), terms, dict(updated))
 
     def forward(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
-        output = model.apply(variables, batch["inputs"], train=False, mask=batch["mask"])
+        output: Any = model.apply(variables, batch["inputs"], train=False)
         return {
             "latent": output.latent,
             "tau": output.tau,
@@ -73,7 +72,9 @@ def make_stage_one(
         terms = {
             "equivariance": equivariance_term(outputs["tau"], rows["covariate"], None),
             "reconstruction": jnp.mean(outputs["reconstruction_error"]),
-            "prediction": task_loss(outputs["prediction"], rows["target"], num_classes=num_classes, mask=rows["target_known"]),
+            "prediction": task_loss(
+                outputs["prediction"], rows["target"], num_classes=num_classes, mask=rows["target_known"]
+            ),
         }
         error = equivariance_error(
             outputs["tau"], rows["covariate"], generator=generators, group_map=config.model.group_map
@@ -85,12 +86,6 @@ def make_stage_one(
         return dict(model.init({"params": key, "dropout": key}, example, train=False))
 
     return Stage("stage_one", initialise, loss, forward, validate)
-
-
-def decode_latents(config: RunConfig, input_shape: tuple[int, ...], num_classes: int, variables: Variables, latent):
-    """D(l) for latents (N, n): the inputs' shape, float32."""
-    model = StageOne(config.model, input_shape, max(num_classes, 1))
-    return model.apply(variables, latent, train=False, method="decode")
 
 
 def _squared_error_per_row(reconstruction: jax.Array, inputs: jax.Array) -> jax.Array:

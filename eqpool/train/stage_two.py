@@ -1,5 +1,7 @@
 """Stage two: b, h and Psi on frozen latents, invariant to the site (paper A, section 3.2)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -23,8 +25,8 @@ def mmd_ramp(config: StageTwoConfig, epoch: jax.Array | int) -> jax.Array:
 def make_stage_two(config: RunConfig, num_sites: int, num_classes: int) -> Stage:
     """Stage two of a run. `num_classes` 0 means a numeric target.
 
-    Batches hold `latent` (N, n), `tau` (N, n, n), `site` (N,), `covariate` (N, C), `target` and `target_known` (N,), and
-    `mask` (N,), 0 for padding.
+    Batches hold `latent` (N, n), `tau` (N, n, n), `site` (N,), `covariate` (N, C), `target` and `target_known` (N,),
+    and `mask` (N,), 0 for padding.
     The validation score weighs the terms as the last epoch does, so that epochs under a ramp compare.
     """
     weights = config.stage_two
@@ -41,17 +43,19 @@ def make_stage_two(config: RunConfig, num_sites: int, num_classes: int) -> Stage
     def loss(variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
         del key
         mask = batch["mask"]
-        output = model.apply(variables, batch["latent"], batch["tau"])
+        output: Any = model.apply(variables, batch["latent"], batch["tau"])
         error = jnp.sum(jnp.square(output.reconstruction - batch["latent"]), axis=-1)
         terms = {
-            "prediction": task_loss(output.prediction, batch["target"], num_classes=num_classes, mask=mask * batch["target_known"]),
+            "prediction": task_loss(
+                output.prediction, batch["target"], num_classes=num_classes, mask=mask * batch["target_known"]
+            ),
             "reconstruction": masked_mean(error, mask),
             "site": site_term(weights, output.phi, output.covariate_free, batch, num_sites),
         }
         return LossValue(combine(**terms, ramp=mmd_ramp(weights, epoch)), terms, {})
 
     def forward(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
-        output = model.apply(variables, batch["latent"], batch["tau"])
+        output: Any = model.apply(variables, batch["latent"], batch["tau"])
         error = jnp.sum(jnp.square(output.reconstruction - batch["latent"]), axis=-1)
         return {
             "phi": output.phi,
@@ -63,7 +67,9 @@ def make_stage_two(config: RunConfig, num_sites: int, num_classes: int) -> Stage
 
     def validate(outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
         terms = {
-            "prediction": task_loss(outputs["prediction"], rows["target"], num_classes=num_classes, mask=rows["target_known"]),
+            "prediction": task_loss(
+                outputs["prediction"], rows["target"], num_classes=num_classes, mask=rows["target_known"]
+            ),
             "reconstruction": jnp.mean(outputs["reconstruction_error"]),
             "site": _chunked_site_term(weights, outputs, rows, num_sites),
         }
@@ -84,7 +90,7 @@ def site_term(
     `phi` matches Phi itself, as Algorithm 1 does; `covariate_free` matches tau^-1 Phi, which does not carry the
     covariate; `conditional` compares Phi of two sites only where their covariates agree (eq. 1).
     """
-    options = {
+    options: dict[str, Any] = {
         "num_sites": num_sites,
         "kernel": config.kernel,
         "bandwidth": parse_bandwidth(config.bandwidth),

@@ -41,17 +41,21 @@ class Session:
     key: jax.Array
 
 
-def train_on_table(session: Session, stage: Stage, columns: Columns, train: np.ndarray, validation: np.ndarray) -> TrainState:
+def train_on_table(
+    session: Session, stage: Stage, columns: Columns, train: np.ndarray, validation: np.ndarray
+) -> TrainState:
     """Trains a stage on columns (N, ...) that fit in device memory; `train` and `validation` are row indices."""
     settings = getattr(session.config, stage.name)
     steps = -(-len(train) // settings.batch_size)
     optimizer = make_optimizer(settings, steps)
     epoch_fn = make_table_epoch(stage, optimizer, settings.batch_size, session.mesh)
-    tables = parallel.put_replicated([_take(columns, train), _take(columns, validation)], session.mesh)
+    train_table, validation_table = parallel.put_replicated(
+        [_take(columns, train), _take(columns, validation)], session.mesh
+    )
     init_key, epoch_key = _stage_keys(session, stage)
 
     def run_epoch(state: TrainState, epoch: int):
-        return epoch_fn(state, *tables, epoch_key)
+        return epoch_fn(state, train_table, validation_table, epoch_key)
 
     state = parallel.put_replicated(create_state(stage, optimizer, init_key), session.mesh)
     return _fit(session, stage, state, run_epoch, settings.epochs)
@@ -74,7 +78,11 @@ def train_on_volumes(
     def run_epoch(state: TrainState, epoch: int):
         batches = tqdm(
             _batches(session, cohort, columns, train, settings.batch_size, epoch),
-            f"epoch {epoch + 1}", total=steps, unit="batch", leave=False, disable=None,
+            f"epoch {epoch + 1}",
+            total=steps,
+            unit="batch",
+            leave=False,
+            disable=None,
         )
         state, terms = run_stream_epoch(step, state, batches, epoch_key, session.mesh)
         in_order = _batches(session, cohort, columns, validation, settings.batch_size, None)
@@ -123,8 +131,13 @@ def _batches(
     size = min(batch_size, len(rows))
     padding = parallel.padded_size(size, session.mesh) - size
     batches = volume_batches(
-        cohort.inputs, rows, batch_size=size, columns=columns,
-        seed=session.config.seed, epoch=epoch or 0, shuffle=epoch is not None,
+        cohort.inputs,
+        rows,
+        batch_size=size,
+        columns=columns,
+        seed=session.config.seed,
+        epoch=epoch or 0,
+        shuffle=epoch is not None,
     )
     for batch in batches:
         del batch["index"]

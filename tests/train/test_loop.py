@@ -99,9 +99,7 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path):
 def test_eight_devices_train_what_one_does(tmp_path):
     one, _ = train(tmp_path / "one", 3, parallel.make_mesh(1))
     eight, _ = train(tmp_path / "eight", 3, parallel.make_mesh(8))
-    np.testing.assert_allclose(
-        one.variables["params"]["w"], eight.variables["params"]["w"], rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(one.variables["params"]["w"], eight.variables["params"]["w"], rtol=1e-5, atol=1e-6)
 
 
 def test_nan_stops_with_step_terms_and_the_last_good_checkpoint(tmp_path):

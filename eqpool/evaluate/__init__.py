@@ -1,0 +1,1 @@
+"""Metrics, probes and statistics of a trained run; never imports training."""

@@ -1,0 +1,5 @@
+"""Groups, spheres and warps: geometry in jax alone, without parameters."""
+
+from eqpool.geometry import so, sphere
+
+__all__ = ["so", "sphere"]

@@ -1,0 +1,34 @@
+"""The unit sphere S^(n-1) on which the latent l lives."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from eqpool.numerics import as_float, safe_norm
+
+
+def normalize(x: ArrayLike) -> Array:
+    """Projects vectors onto the unit sphere: l = x / |x| (paper A, section 3.1; method.md section 1).
+
+    The zero vector has no direction. It goes to the first basis vector, with gradient 0, so that every result lies on
+    the sphere and no padded row spoils a gradient. Vectors whose squares would under- or overflow are safe.
+
+    Args:
+      x: (..., n), n >= 1; computed in float32 at least.
+
+    Returns:
+      (..., n) of norm 1, float32 (float64 if `x` is).
+
+    Raises:
+      ValueError: `x` is a scalar or has no coordinates.
+    """
+    x = as_float(x)
+    if x.ndim < 1 or x.shape[-1] < 1:
+        raise ValueError(f"x has shape {x.shape}, expected (..., n) with n >= 1")
+    # The result does not depend on the scale, so taking the scale as a constant leaves the gradient exact.
+    scale = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
+    is_zero = scale == 0
+    scaled = x / jnp.where(is_zero, 1, scale)
+    pole = jnp.broadcast_to(jax.nn.one_hot(0, x.shape[-1], dtype=x.dtype), x.shape)
+    return jnp.where(is_zero, pole, scaled / jnp.where(is_zero, 1, safe_norm(scaled, keepdims=True)))

@@ -1,0 +1,211 @@
+"""The equivariance loss of stage one: G(i, j) tau_i = tau_j (paper A, eq. 3; method.md section 3)."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from eqpool.geometry import so
+from eqpool.geometry.planes import InvariantPlanes, as_host_generator, invariant_planes
+from eqpool.numerics import (
+    AxisName,
+    as_float,
+    einsum,
+    gather_rows,
+    matmul,
+    row_weight,
+    sum_over,
+    sum_over_row_tiles,
+    zero_masked_rows,
+)
+
+# Rows of an N x N intermediate that the Cayley form keeps at once.
+_TILE_SIZE = 1024
+
+
+def equivariance_loss(
+    tau: ArrayLike,
+    covariate: ArrayLike,
+    *,
+    generator: ArrayLike,
+    group_map: so.GroupMap = "expm",
+    mask: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    """Mean over ordered pairs i != j of |G(i,j) tau_i - tau_j|^2 + |G(i,j)^-1 tau_j - tau_i|^2 (Frobenius).
+
+    G(i, j) = map((c_i - c_j) B) is orthogonal, so both terms are equal. In the plane p of B it turns by an angle, and
+    with u_i = expm(c_i B) tau_i
+
+        expm:    sum_ij |G tau_i - tau_j|^2 = 2 N sum_i |u_i - mean u|^2, in O(N);
+        cayley:  the same plus what the angle 2 atan(mu_p (c_i - c_j) / 2) lacks of mu_p (c_i - c_j), in O(N^2).
+
+    The planes are found on the host, once a trace. At the optimum under expm, tau_i = expm(-c_i B) u for one frame u.
+
+    Args:
+      tau: (N, n, n) rotations; half precision is computed in float32.
+      covariate: (N,), or (N, C) for C covariates, scaled to [0, 1] on the training set.
+      generator: (n, n), or (C, n, n) commuting; skew; a concrete array, see `so.generator`.
+      group_map: "expm" or "cayley".
+      mask: (N,) booleans or 0-1; rows with 0 are dropped, whatever they hold.
+      axis_name: mapped axis or axes over whose devices the batch is spread; see `eqpool.losses` on gradients.
+
+    Returns:
+      A scalar, float32 at least; 0 if fewer than two rows count.
+
+    Raises:
+      ValueError: shapes that do not go together, a generator that is traced, not skew or does not commute, or another
+        `group_map`.
+    """
+    so.group_map_named(group_map)
+    generator = as_host_generator(generator)
+    tau, covariate = _checked(tau, covariate, generator.shape)
+    planes = invariant_planes(generator)
+    weight = row_weight(mask, tau.shape[0], dtype=tau.dtype)
+    covariate = zero_masked_rows(covariate, weight)
+    turned = _turn(zero_masked_rows(tau, weight), covariate, planes)
+
+    count, total = sum_over((jnp.sum(weight), jnp.sum(turned * weight[:, None, None], axis=0)), axis_name)
+    centred = (turned - (total / jnp.maximum(count, 1))[None]) * weight[:, None, None]
+    loss = 4 * sum_over(jnp.sum(jnp.square(centred)), axis_name) / jnp.maximum(count - 1, 1)
+    if group_map == "cayley":
+        excess = _cayley_excess(turned, centred, covariate, weight, planes, axis_name)
+        loss = loss + 2 * excess / jnp.maximum(count * (count - 1), 1)
+    return loss
+
+
+def equivariance_error(
+    tau: ArrayLike,
+    covariate: ArrayLike,
+    *,
+    generator: ArrayLike,
+    group_map: so.GroupMap = "expm",
+    mask: ArrayLike | None = None,
+) -> Array:
+    """The mean over pairs of |G(i,j) tau_i - tau_j|^2 over the same with G = I: 0 is perfect, 1 is no equivariance.
+
+    Arguments and errors are those of `equivariance_loss`; meant for held-out rows.
+
+    Returns:
+      A scalar; NaN where all tau are equal.
+    """
+    turned = equivariance_loss(tau, covariate, generator=generator, group_map=group_map, mask=mask)
+    still = equivariance_loss(tau, jnp.zeros_like(as_float(covariate)), generator=generator, mask=mask)
+    return turned / still
+
+
+def equivariance_loss_pairwise(
+    tau: ArrayLike,
+    covariate: ArrayLike,
+    *,
+    generator: ArrayLike,
+    group_map: so.GroupMap = "expm",
+    mask: ArrayLike | None = None,
+) -> Array:
+    """The same as `equivariance_loss`, written as eq. (3) reads: both terms, every pair. O(N^2 n^3); the reference.
+
+    Arguments, result and errors are those of `equivariance_loss`; the generator may be traced, need not commute with
+    anything, and there is no `axis_name`.
+    """
+    so.group_map_named(group_map)
+    tau, covariate = _checked(tau, covariate, jnp.shape(generator), keep_axis=False)
+    weight = row_weight(mask, tau.shape[0], dtype=tau.dtype)
+    tau, covariate = zero_masked_rows(tau, weight), zero_masked_rows(covariate, weight)
+
+    def both_terms(tau_i: Array, covariate_i: Array, tau_j: Array, covariate_j: Array) -> Array:
+        rotation = so.relative_rotation(covariate_i, covariate_j, generator=generator, group_map=group_map)
+        forward = matmul(rotation, tau_i) - tau_j
+        backward = matmul(rotation.T, tau_j) - tau_i
+        return jnp.sum(jnp.square(forward)) + jnp.sum(jnp.square(backward))
+
+    over_j = jax.vmap(both_terms, in_axes=(None, None, 0, 0))
+    terms = jax.vmap(over_j, in_axes=(0, 0, None, None))(tau, covariate, tau, covariate)
+    pairs = weight[:, None] * weight[None] * (1 - jnp.eye(tau.shape[0], dtype=tau.dtype))
+    return jnp.sum(terms * pairs) / jnp.maximum(jnp.sum(pairs), 1)
+
+
+def _checked(
+    tau: ArrayLike, covariate: ArrayLike, generator_shape: tuple[int, ...], *, keep_axis: bool = True
+) -> tuple[Array, Array]:
+    """`tau` and, in its dtype, `covariate`, as (N, C) if `keep_axis`; or a ValueError that names the odd one."""
+    tau = as_float(tau)
+    if tau.ndim != 3 or tau.shape[1] != tau.shape[2]:
+        raise ValueError(f"tau has shape {tau.shape}, expected (N, n, n)")
+    if generator_shape[-2:] != tau.shape[1:]:
+        raise ValueError(f"generator has shape {generator_shape}, expected (..., n, n) with n = {tau.shape[1]} of tau")
+    covariate = as_float(covariate).astype(tau.dtype)
+    expected = (tau.shape[0], *generator_shape[:-2])
+    if covariate.shape != expected:
+        raise ValueError(
+            f"covariate has shape {covariate.shape}, expected {expected}: "
+            "(N,) for a generator (n, n), (N, C) for (C, n, n)"
+        )
+    return tau, covariate[:, None] if covariate.ndim == 1 and keep_axis else covariate
+
+
+def _turn(tau: Array, covariate: Array, planes: InvariantPlanes) -> Array:
+    """u_i = expm(c_i B) tau_i (N, n, n), its rows in the order of `planes.basis`."""
+    rows = einsum("ik,bij->bkj", jnp.asarray(planes.basis, tau.dtype), tau)
+    angle = einsum("bc,cp->bp", covariate, jnp.asarray(planes.speeds, tau.dtype))[..., None]
+    first, second, fixed = _split(rows, planes.num_planes)
+    cosine, sine = jnp.cos(angle), jnp.sin(angle)
+    return jnp.concatenate([cosine * first - sine * second, sine * first + cosine * second, fixed], axis=1)
+
+
+def _split(rows: Array, count: int) -> tuple[Array, Array, Array]:
+    return rows[:, :count], rows[:, count : 2 * count], rows[:, 2 * count :]
+
+
+def _planes_by_speed(planes: InvariantPlanes) -> list[np.ndarray]:
+    """Indices of planes that turn alike: all planes of one covariate where the spectrum is uniform."""
+    relative = planes.speeds / max(np.max(np.abs(planes.speeds), initial=0), np.finfo(np.float64).tiny)
+    _, group = np.unique(np.round(relative, 6), axis=1, return_inverse=True)
+    return [np.flatnonzero(group == index) for index in range(np.max(group, initial=-1) + 1)]
+
+
+def _cayley_excess(
+    turned: Array, centred: Array, covariate: Array, weight: Array, planes: InvariantPlanes, axis_name: AxisName
+) -> Array:
+    """Sum over ordered pairs of |E_ij u_i - u_j|^2 - |u_i - u_j|^2, E_ij the phases by which the two maps differ.
+
+    In a plane, as complex numbers, E u_i - u_j = (e^(i delta) - 1) u_i + (v_i - v_j) with v = u - mean u. Every term of
+    the square is small where the loss is, so nothing cancels; and the products over i and j are one Gram matrix for all
+    planes that turn alike. Rows are those of this device, columns those of all.
+    """
+    columns_centred, columns_covariate, columns_weight = gather_rows((centred, covariate, weight), axis_name)
+    excess = jnp.zeros((), turned.dtype)
+    for members in _planes_by_speed(planes):
+        speed = jnp.asarray(planes.speeds[:, members].mean(axis=1), turned.dtype)
+
+        def flat(rows: Array, members: np.ndarray = members) -> tuple[Array, Array]:
+            first, second, _ = _split(rows, planes.num_planes)
+            return first[:, members].reshape(len(rows), -1), second[:, members].reshape(len(rows), -1)
+
+        columns = (flat(columns_centred), matmul(columns_covariate, speed), columns_weight)
+        rows = (flat(turned), flat(centred), matmul(covariate, speed), weight)
+        partial_sum = partial(_excess_of_planes, columns=columns)
+        excess = excess + sum_over_row_tiles(partial_sum, rows, tile_size=_TILE_SIZE)
+    return sum_over(excess, axis_name)
+
+
+def _excess_of_planes(rows: tuple, columns: tuple) -> Array:
+    """The part of `_cayley_excess` in planes of one speed, for some rows i and all columns j."""
+    (first, second), (centred_first, centred_second), angle, weight = rows
+    (column_first, column_second), column_angle, column_weight = columns
+    turn = angle[:, None] - column_angle[None]
+    delta = 2 * jnp.arctan(turn / 2) - turn
+    gap = 4 * jnp.square(jnp.sin(delta / 2))  # |e^(i delta) - 1|^2
+
+    # <u_i, v_i - v_j> with the second factor conjugated, real and imaginary part.
+    real = jnp.sum(first * centred_first + second * centred_second, axis=1)[:, None] - (
+        matmul(first, column_first.T) + matmul(second, column_second.T)
+    )
+    imaginary = jnp.sum(second * centred_first - first * centred_second, axis=1)[:, None] - (
+        matmul(second, column_first.T) - matmul(first, column_second.T)
+    )
+    squared_norm = jnp.sum(jnp.square(first) + jnp.square(second), axis=1)[:, None]
+    terms = gap * (squared_norm - real) - 2 * jnp.sin(delta) * imaginary
+    return einsum("i,ij,j->", weight, terms, column_weight)

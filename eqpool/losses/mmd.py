@@ -1,0 +1,257 @@
+"""Maximum mean discrepancy across sites, plain and at equal covariates (paper A, eq. 1; method.md section 4)."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from eqpool.losses.kernels import (
+    Bandwidth,
+    Kernel,
+    check_kernel,
+    kernel_matrix,
+    resolve_bandwidths,
+    value_at_zero,
+)
+from eqpool.numerics import (
+    AxisName,
+    as_float,
+    einsum,
+    gather_rows,
+    matmul,
+    mean_over,
+    row_weight,
+    sum_over,
+    sum_over_row_tiles,
+    zero_masked_rows,
+)
+
+Estimator = Literal["biased", "unbiased"]
+
+# Rows of the N x N kernel matrix kept at once.
+TILE_SIZE = 2048
+
+
+def mmd(
+    latent: ArrayLike,
+    site: ArrayLike,
+    *,
+    num_sites: int,
+    kernel: Kernel = "laplacian",
+    bandwidth: Bandwidth = 1.0,
+    estimator: Estimator = "biased",
+    mask: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    """Sum over the unordered pairs of sites in the batch of MMD^2 = |mean_k phi - mean_l phi|^2 in the kernel's space.
+
+    With M[k, l] the mean of the kernel over rows of site k and rows of site l, and S sites present, the sum is
+    (S - 1) tr M - sum_{k != l} M[k, l]. The unbiased estimator leaves k(x, x) out of M[k, k] and drops sites with fewer
+    than two rows; it can be negative.
+
+    Args:
+      latent: (N, n); half precision is computed in float32.
+      site: (N,) integers in [0, num_sites). Other values, such as -1 for an unknown site, drop the row.
+      num_sites: sites of the data set; those without rows in the batch do not count.
+      kernel: "laplacian", "gaussian" or "energy", see `kernels.kernel_matrix`.
+      bandwidth: a number; a sequence, for the mean of the kernels; or "median", the median distance between the rows
+        that count, taken as a constant.
+      estimator: "biased" or "unbiased".
+      mask: (N,) booleans or 0-1; rows with 0 are dropped, whatever they hold.
+      axis_name: mapped axis or axes over whose devices the batch is spread; see `eqpool.losses` on gradients.
+
+    Returns:
+      A scalar, float32 at least; 0 if fewer than two sites are present.
+
+    Raises:
+      ValueError: shapes that do not go together, `site` not integer, or another kernel, bandwidth or estimator.
+    """
+    latent, weight = site_weights(latent, site, num_sites=num_sites, mask=mask)
+    bandwidths = _global_bandwidths(bandwidth, latent, weight, axis_name)
+    value, _ = weighted_mmd(
+        latent, weight[:, None], kernel=kernel, bandwidths=bandwidths, estimator=estimator, axis_name=axis_name
+    )
+    return value[0]
+
+
+def conditional_mmd(
+    latent: ArrayLike,
+    site: ArrayLike,
+    covariate: ArrayLike,
+    *,
+    num_sites: int,
+    covariate_bandwidth: float | ArrayLike = 0.1,
+    anchors: int | ArrayLike | Literal["batch"] | None = None,
+    minimum_rows: float = 1.0,
+    kernel: Kernel = "laplacian",
+    bandwidth: Bandwidth = 1.0,
+    estimator: Estimator = "biased",
+    mask: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    """Paper A's objective, eq. (1): the latents of two sites shall agree where their covariates do.
+
+    Around an anchor a every row has the weight w_i(a) = exp(-sum_c (c_i - a)_c^2 / (2 h_c^2)), normalised within its
+    site to omega_i(a). With M_a[k, l] = sum over i in k, j in l of omega_i omega_j k(x_i, x_j), the MMD^2 at a is
+    M_a[k, k] + M_a[l, l] - 2 M_a[k, l]; the result is the sum of that over the pairs of sites present at a, averaged
+    over the anchors where there is such a pair. A site is present at a if its w_i(a) add up to `minimum_rows`: the sum
+    says how many rows are near, and Kish's effective sample size is at least as large. The unbiased estimator divides
+    the sum over i != j by 1 - sum omega_i^2 and asks for at least 2.
+
+    Args:
+      latent, site, num_sites, kernel, bandwidth, estimator, mask, axis_name: as for `mmd`.
+      covariate: (N,) or (N, C), scaled to [0, 1] on the training set.
+      covariate_bandwidth: h, a number or (C,) of them, in units of the scaled covariate.
+      anchors: a number of evenly spaced values in [0, 1], for one covariate; an array (A,) or (A, C); or "batch" for
+        the covariates of the rows that count. By default 11 for one covariate, "batch" for several.
+      minimum_rows: see above.
+
+    Returns:
+      A scalar, float32 at least; 0 if no two sites meet at any anchor.
+
+    Raises:
+      ValueError: as `mmd`, or covariates, bandwidths or anchors of other shapes.
+    """
+    latent, weight = site_weights(latent, site, num_sites=num_sites, mask=mask)
+    counts = jnp.max(weight, axis=1)
+    covariate = zero_masked_rows(_as_columns("covariate", covariate, latent.shape[0], latent.dtype), counts)
+    points, point_weight = _anchor_points(anchors, covariate, counts, axis_name)
+
+    scale = jnp.asarray(covariate_bandwidth, latent.dtype)
+    if scale.shape not in ((), (covariate.shape[1],)):
+        raise ValueError(f"covariate_bandwidth has shape {scale.shape}, expected () or ({covariate.shape[1]},)")
+    scale = jnp.broadcast_to(scale, (1, covariate.shape[1]))
+    steps = (covariate / scale)[:, None] - (points / scale)[None]
+    closeness = jnp.exp(-jnp.sum(jnp.square(steps), axis=-1) / 2)
+
+    value, present = weighted_mmd(
+        latent, closeness[..., None] * weight[:, None], minimum=minimum_rows, kernel=kernel,
+        bandwidths=_global_bandwidths(bandwidth, latent, weight, axis_name), estimator=estimator, axis_name=axis_name,
+    )
+    meets = jnp.where(jnp.sum(present, axis=1) >= 2, point_weight, 0)
+    return jnp.sum(meets * value) / jnp.maximum(jnp.sum(meets), 1)
+
+
+def site_weights(
+    latent: ArrayLike, site: ArrayLike, *, num_sites: int, mask: ArrayLike | None = None
+) -> tuple[Array, Array]:
+    """`latent` (N, n) with dropped rows set to 0, and the one-hot sites (N, num_sites) with those rows 0.
+
+    Raises:
+      ValueError: shapes that do not go together, or `site` not integer.
+    """
+    latent, site = as_float(latent), jnp.asarray(site)
+    if latent.ndim != 2:
+        raise ValueError(f"latent has shape {latent.shape}, expected (N, n)")
+    if site.shape != latent.shape[:1] or not jnp.issubdtype(site.dtype, jnp.integer):
+        raise ValueError(f"site has shape {site.shape} and dtype {site.dtype}, expected {latent.shape[:1]} integers")
+    if num_sites < 1:
+        raise ValueError(f"num_sites is {num_sites}, expected at least 1")
+    rows = row_weight(mask, latent.shape[0], dtype=latent.dtype)
+    weight = jax.nn.one_hot(site, num_sites, dtype=latent.dtype) * rows[:, None]
+    return zero_masked_rows(latent, jnp.max(weight, axis=1)), weight
+
+
+def weighted_mmd(
+    latent: Array,
+    weight: Array,
+    *,
+    kernel: Kernel,
+    bandwidths: Array,
+    estimator: Estimator,
+    minimum: float = 1.0,
+    tile_size: int = TILE_SIZE,
+    axis_name: AxisName = None,
+) -> tuple[Array, Array]:
+    """The sum over pairs of sites of MMD^2 for A weightings of the same latents at once.
+
+    Args:
+      latent: (N, n), finite.
+      weight: (N, A, S), not negative, 0 where a row is not of the site; need not be normalised.
+      kernel: as for `mmd`.
+      bandwidths: (B,).
+      estimator: as for `mmd`.
+      minimum: total weight from which on a site is present; the unbiased estimator asks for at least 2.
+      tile_size: rows of the kernel matrix kept at once.
+      axis_name: as for `mmd`.
+
+    Returns:
+      The sums (A,) and which sites are present (A, S).
+
+    Raises:
+      ValueError: another kernel or estimator.
+    """
+    check_kernel(kernel)
+    if estimator not in ("biased", "unbiased"):
+        raise ValueError(f"estimator is {estimator!r}, expected 'biased' or 'unbiased'")
+    total = sum_over(jnp.sum(weight, axis=0), axis_name)
+    present = total >= (minimum if estimator == "biased" else max(minimum, 2.0))
+    weight = weight * jnp.where(present, 1 / jnp.where(present, total, 1), 0)[None]
+    gram = _site_gram(latent, weight, kernel, bandwidths, tile_size, axis_name)
+    if estimator == "unbiased":
+        own = sum_over(jnp.sum(jnp.square(weight), axis=0), axis_name)
+        gram = _without_self_pairs(gram, own, value_at_zero(kernel))
+    trace = jnp.trace(gram, axis1=1, axis2=2)
+    return jnp.sum(present, axis=1, dtype=gram.dtype) * trace - jnp.sum(gram, axis=(1, 2)), present
+
+
+def _site_gram(
+    latent: Array, weight: Array, kernel: Kernel, bandwidths: Array, tile_size: int, axis_name: AxisName
+) -> Array:
+    """M (A, S, S) = weight^T K weight for each of the A weightings; rows of this device against columns of all."""
+    columns, column_weight = gather_rows((latent, weight), axis_name)
+    flat_weight = column_weight.reshape(column_weight.shape[0], -1)
+
+    def partial_gram(rows: tuple[Array, Array]) -> Array:
+        latent, weight = rows
+        products = matmul(kernel_matrix(latent, columns, kernel=kernel, bandwidths=bandwidths), flat_weight)
+        return einsum("ias,iat->ast", weight, products.reshape(weight.shape))
+
+    return sum_over(sum_over_row_tiles(partial_gram, (latent, weight), tile_size=tile_size), axis_name)
+
+
+def _without_self_pairs(gram: Array, own: Array, value_at_zero: float) -> Array:
+    """M with its diagonal averaged over i != j; `own` (A, S) is the sum of squared weights, the weight of i = j."""
+    diagonal = jnp.diagonal(gram, axis1=1, axis2=2)
+    # `own` is at most 1/2 where a site is present and 0 where it is not, so the division is safe.
+    corrected = (diagonal - value_at_zero * own) / (1 - own)
+    return gram + (corrected - diagonal)[:, None] * jnp.eye(gram.shape[-1], dtype=gram.dtype)[None]
+
+
+def _global_bandwidths(bandwidth: Bandwidth, latent: Array, weight: Array, axis_name: AxisName) -> Array:
+    if isinstance(bandwidth, str):
+        latent, weight = gather_rows((jax.lax.stop_gradient(latent), weight), axis_name)
+    return resolve_bandwidths(bandwidth, latent, jnp.max(weight, axis=1))
+
+
+def _as_columns(name: str, values: ArrayLike, rows: int | None, dtype: jnp.dtype) -> Array:
+    values = as_float(values).astype(dtype)
+    if values.ndim not in (1, 2) or (rows is not None and values.shape[0] != rows):
+        expected = "A" if rows is None else rows
+        raise ValueError(f"{name} has shape {values.shape}, expected ({expected},) or ({expected}, C)")
+    return values[:, None] if values.ndim == 1 else values
+
+
+def _anchor_points(
+    anchors: int | ArrayLike | Literal["batch"] | None, covariate: Array, counts: Array, axis_name: AxisName
+) -> tuple[Array, Array]:
+    """The anchors (A, C) and their weights (A,), 0 for anchors that stand at a dropped row."""
+    dimension = covariate.shape[1]
+    if anchors is None:
+        anchors = 11 if dimension == 1 else "batch"
+    if isinstance(anchors, str):
+        if anchors != "batch":
+            raise ValueError(f"anchors is {anchors!r}, expected a number, an array or 'batch'")
+        # The mean of equal values: it tells shard_map that what follows is the same on all devices.
+        return mean_over(gather_rows((jax.lax.stop_gradient(covariate), counts), axis_name), axis_name)
+    if isinstance(anchors, int):
+        if dimension != 1 or anchors < 1:
+            raise ValueError(f"anchors is {anchors} for {dimension} covariates, expected at least 1 and one covariate")
+        points = jnp.linspace(0, 1, anchors, dtype=covariate.dtype)[:, None]
+    else:
+        points = _as_columns("anchors", anchors, None, covariate.dtype)
+        if points.shape[1] != dimension:
+            raise ValueError(f"anchors has shape {points.shape}, expected (A, {dimension}) for {dimension} covariates")
+    return points, jnp.ones(points.shape[:1], covariate.dtype)

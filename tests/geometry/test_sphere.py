@@ -1,0 +1,37 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from eqpool.geometry import sphere
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1.0, 1e30])
+def test_normalize_at_any_scale(scale):
+    x = np.random.default_rng(0).normal(size=(4, 3, 7)).astype(np.float32)
+    expected = x / np.linalg.norm(x.astype(np.float64), axis=-1, keepdims=True)
+    np.testing.assert_allclose(sphere.normalize(scale * x), expected, atol=3e-7)
+
+
+def test_zero_goes_to_the_first_basis_vector_with_gradient_zero():
+    x = jnp.zeros((2, 3)).at[1].set(jnp.array([0.0, 3.0, 4.0]))
+    np.testing.assert_allclose(sphere.normalize(x), [[1, 0, 0], [0, 0.6, 0.8]], atol=1e-7)
+    gradient = jax.grad(lambda x: jnp.sum(sphere.normalize(x) * jnp.arange(3.0)[None]))(x)
+    np.testing.assert_array_equal(gradient[0], 0)
+    assert np.isfinite(gradient).all() and np.abs(gradient[1]).max() > 0.01
+
+
+def test_gradient():
+    x = jax.random.normal(jax.random.key(0), (3, 5))
+    check_grads(jax.jit(sphere.normalize), (x,), order=1, modes=("fwd", "rev"), atol=1e-2, rtol=1e-2, eps=1e-2)
+    # The sphere does not move along the radius.
+    _, radial = jax.jvp(sphere.normalize, (x,), (x,))
+    np.testing.assert_allclose(radial, 0, atol=1e-6)
+
+
+def test_half_precision_and_errors():
+    assert sphere.normalize(jnp.ones((2, 3), jnp.bfloat16)).dtype == jnp.float32
+    for shape in ((), (3, 0)):
+        with pytest.raises(ValueError, match="x has shape"):
+            sphere.normalize(jnp.ones(shape))

@@ -1,0 +1,62 @@
+"""Phi is equivariant wherever tau is (method.md section 3), and tau sees the latent alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eqpool.geometry import so, sphere
+from eqpool.models.invariant import StageTwo
+from eqpool.models.tau import Tau
+
+DIMENSION = 6
+
+
+def covariate_rotation(t: float) -> jax.Array:
+    return so.expm(jnp.asarray(t * so.generator(DIMENSION, rotation_range=2.0), jnp.float32))
+
+
+def tau_of_the_first_plane(latent: jax.Array) -> jax.Array:
+    """R(t) for the angle t of l in the generator's first plane: by construction tau(R(t) l) = R(t) tau(l)."""
+    generator = so.generator(DIMENSION, rotation_range=1.0)
+    first = np.zeros(DIMENSION)
+    first[0] = 1.0
+    second = generator @ first  # the uniform generator turns every vector e towards B e
+    angle = jnp.arctan2(latent @ second.astype(np.float32), latent @ first.astype(np.float32))
+    return jax.vmap(lambda a: so.expm(a * jnp.asarray(generator, jnp.float32)))(angle)
+
+
+@pytest.mark.parametrize("on_sphere", [True, False])
+@pytest.mark.parametrize("t", [-0.9, 0.3, 1.0])
+def test_phi_turns_as_the_latent_does(t, on_sphere):
+    latent = sphere.normalize(jax.random.normal(jax.random.key(0), (20, DIMENSION)))
+    rotation = covariate_rotation(t)
+    turned = latent @ rotation.T
+    model = StageTwo(outputs=2, on_sphere=on_sphere)
+    variables = model.init(jax.random.key(1), latent, tau_of_the_first_plane(latent))
+
+    np.testing.assert_allclose(tau_of_the_first_plane(turned), rotation @ tau_of_the_first_plane(latent), atol=2e-6)
+    before = model.apply(variables, latent, tau_of_the_first_plane(latent))
+    after = model.apply(variables, turned, tau_of_the_first_plane(turned))
+    np.testing.assert_allclose(after.phi, before.phi @ rotation.T, atol=5e-6)
+    np.testing.assert_allclose(after.covariate_free, before.covariate_free, atol=5e-6)
+    assert np.abs(after.phi - before.phi).max() > 0.1  # the turn is not trivial
+
+
+def test_phi_is_on_the_sphere():
+    latent = sphere.normalize(jax.random.normal(jax.random.key(0), (9, DIMENSION)))
+    tau = Tau().init_with_output(jax.random.key(2), latent)[0]
+    output, _ = StageTwo(outputs=3).init_with_output(jax.random.key(1), latent, tau)
+    np.testing.assert_allclose(np.linalg.norm(output.phi, axis=1), 1, atol=1e-5)
+    assert output.prediction.shape == (9, 3) and output.reconstruction.shape == latent.shape
+
+
+@pytest.mark.parametrize("dimension", [2, 5, 30, 64])
+def test_tau_is_a_rotation(dimension):
+    latent = sphere.normalize(jax.random.normal(jax.random.key(0), (7, dimension)))
+    model = Tau(hidden_units=16)
+    variables = model.init(jax.random.key(1), latent)
+    variables = jax.tree.map(lambda leaf: 5 * leaf, variables)  # far from the identity
+    tau = np.asarray(model.apply(variables, latent), np.float64)
+    np.testing.assert_allclose(tau @ tau.swapaxes(1, 2), np.broadcast_to(np.eye(dimension), tau.shape), atol=2e-5)
+    np.testing.assert_allclose(np.linalg.det(tau), 1, atol=1e-4)

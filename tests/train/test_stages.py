@@ -1,0 +1,190 @@
+"""Both stages' steps: each shipped config shrunk, one device against eight, and what a step must not touch."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eqpool import parallel
+from eqpool.config import ModelConfig, RunConfig, StageOneConfig, StageTwoConfig, from_config_dict
+from eqpool.run import run
+from eqpool.train.stage_one import make_stage_one
+from eqpool.train.stage_two import make_stage_two, mmd_ramp
+from eqpool.train.state import create_state, make_optimizer, update
+from eqpool.train.stream import make_stream_step
+from tests.test_config import CONFIGS, load
+
+ROWS, FEATURES, LATENT = 16, 12, 6
+
+
+def config(**stage_two) -> RunConfig:
+    return RunConfig(
+        model=ModelConfig(latent_dim=LATENT, hidden_units=8),
+        stage_one=StageOneConfig(batch_size=ROWS, prediction_weight=1.0, learning_rate=1e-2),
+        stage_two=StageTwoConfig(batch_size=ROWS, learning_rate=1e-2, **stage_two),
+    )
+
+
+def columns(rows: int = ROWS, seed: int = 0) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    covariate = generator.random((rows, 1)).astype(np.float32)
+    inputs = generator.normal(size=(rows, FEATURES)).astype(np.float32) + 2 * covariate
+    rotations = np.linalg.qr(generator.normal(size=(rows, LATENT, LATENT)))[0]
+    latent = generator.normal(size=(rows, LATENT))
+    return {
+        "inputs": inputs,
+        "covariate": covariate,
+        "site": generator.integers(0, 3, rows).astype(np.int32),
+        "target": generator.integers(0, 2, rows).astype(np.int32),
+        "target_known": np.ones(rows, np.float32),
+        "mask": np.ones(rows, np.float32),
+        "tau": rotations.astype(np.float32),
+        "latent": (latent / np.linalg.norm(latent, axis=1, keepdims=True)).astype(np.float32),
+    }
+
+
+def stages() -> dict:
+    made = {"stage_one": make_stage_one(config(), (FEATURES,), 1, 2)}
+    for match in ("phi", "covariate_free", "conditional"):
+        made[f"stage_two_{match}"] = make_stage_two(config(mmd_match=match), 3, 2)
+    return made
+
+
+def one_step(stage, batch, mesh):
+    settings = config().stage_one
+    optimizer = make_optimizer(settings, 1)
+    state = parallel.put_replicated(create_state(stage, optimizer, jax.random.key(3)), mesh)
+    step = make_stream_step(stage, optimizer)
+    return step(state, parallel.put_by_row(batch, mesh), jax.random.key(4))
+
+
+@pytest.mark.parametrize("name", list(stages()))
+def test_eight_devices_make_the_step_of_one(name):
+    stage = stages()[name]
+    batch = columns()
+    batch["mask"][-3:] = 0
+    one, terms_one = one_step(stage, batch, parallel.make_mesh(1))
+    eight, terms_eight = one_step(stage, batch, parallel.make_mesh(8))
+    for term in terms_one:
+        np.testing.assert_allclose(terms_one[term], terms_eight[term], rtol=2e-5, atol=1e-6, err_msg=term)
+    # Adam's first step has the gradient's sign, which rounding may turn where a gradient is about 0: compare it.
+    for a, b in zip(jax.tree.leaves(one.optimizer_state), jax.tree.leaves(eight.optimizer_state), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", list(stages()))
+def test_masked_rows_change_nothing(name):
+    stage = stages()[name]
+    short, padded = columns(12), columns(12)
+    filler = columns(4, seed=9)
+    filler["mask"][:] = 0
+    filler["inputs"] *= 100
+    padded = {key: np.concatenate([padded[key], filler[key]]) for key in padded}
+    mesh = parallel.make_mesh(1)
+    state_short, terms_short = one_step(stage, short, mesh)
+    state_padded, terms_padded = one_step(stage, padded, mesh)
+    for term in terms_short:
+        np.testing.assert_allclose(terms_short[term], terms_padded[term], rtol=2e-5, atol=1e-6, err_msg=term)
+    for a, b in zip(
+        jax.tree.leaves(state_short.optimizer_state), jax.tree.leaves(state_padded.optimizer_state), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-6)
+
+
+def test_rows_without_target_do_not_reach_the_prediction():
+    stage = stages()["stage_two_phi"]
+    known = columns()
+    known["target_known"][5:9] = 0
+    flipped = known | {"target": np.where(known["target_known"] > 0, known["target"], 1 - known["target"])}
+    mesh = parallel.make_mesh(1)
+    a, b = one_step(stage, known, mesh)[0], one_step(stage, flipped, mesh)[0]
+    for left, right in zip(jax.tree.leaves(a.variables), jax.tree.leaves(b.variables), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_the_gradient_is_the_finite_difference():
+    stage = stages()["stage_two_covariate_free"]
+    variables = stage.initialise(jax.random.key(0))
+    batch = jax.tree.map(jnp.asarray, columns())
+    total = lambda params: stage.loss({"params": params}, batch, jax.random.key(0), jnp.int32(0)).total  # noqa: E731
+    gradient = jax.grad(total)(variables["params"])
+    direction = jax.tree.map(
+        lambda leaf: jnp.asarray(np.random.default_rng(1).normal(size=leaf.shape), jnp.float32), variables["params"]
+    )
+    step = 1e-2
+
+    def shifted(by):
+        return total(jax.tree.map(lambda p, d: p + by * d, variables["params"], direction))
+
+    along = sum(jax.tree.leaves(jax.tree.map(lambda g, d: jnp.sum(g * d), gradient, direction)))
+    np.testing.assert_allclose((shifted(step) - shifted(-step)) / (2 * step), along, rtol=2e-2)
+
+
+def test_the_ramp_is_the_published_one():
+    adult = StageTwoConfig(mmd_ramp_start=0.1, mmd_ramp_growth=1.1, mmd_ramp_ceiling=25.0)
+    assert float(mmd_ramp(adult, 0)) == pytest.approx(0.1)
+    assert float(mmd_ramp(adult, 10)) == pytest.approx(0.1 * 1.1**10, rel=1e-5)
+    assert float(mmd_ramp(adult, 200)) == 25.0
+
+
+def test_stage_one_learns_equivariance_that_holds_out():
+    """Features that show the covariate: held-out tau turns with it, and far better than at the start."""
+    settings = config()
+    stage = make_stage_one(settings, (FEATURES,), 1, 2)
+    optimizer = make_optimizer(settings.stage_one, 1000)
+    state = create_state(stage, optimizer, jax.random.key(0))
+
+    def sample(seed):
+        rows = columns(256, seed)
+        rows["inputs"][:, :6] = 4 * rows["covariate"] - 2 + 0.1 * rows["inputs"][:, :6]
+        return jax.tree.map(jnp.asarray, rows)
+
+    train, held_out = sample(1), sample(2)
+    step = jax.jit(lambda state, key: update(stage, optimizer, state, train, key)[0])
+    for index in range(300):
+        state = step(state, jax.random.key(index))
+    error = stage.validate(stage.forward(state.variables, held_out), held_out)["equivariance_error"]
+    assert float(error) < 0.1
+
+
+def shrunk(path: pathlib.Path, shared_data: pathlib.Path, tmp_path: pathlib.Path) -> RunConfig:
+    frozen = from_config_dict(load(path))
+    data = dataclasses.replace(frozen.data, simulated_fraction=0.06, grid="24x28x24")
+    if frozen.data.dataset in ("german", "adult"):
+        data = dataclasses.replace(data, raw_dir=str(shared_data / "uci"))
+    rows = {"adult": 16384, "german": 512}.get(frozen.data.dataset, 6)
+    return dataclasses.replace(
+        frozen,
+        data=data,
+        cache_dir=str(tmp_path / "cache"),
+        devices=2,
+        model=dataclasses.replace(frozen.model, blocks=(1, 1, 1, 1), channels=(4, 4, 8, 8)),
+        stage_one=dataclasses.replace(frozen.stage_one, epochs=1, batch_size=rows),
+        stage_two=dataclasses.replace(frozen.stage_two, epochs=1, batch_size=rows),
+        evaluate=dataclasses.replace(frozen.evaluate, adversary_epochs=2, permutations=19, bootstraps=10),
+    )
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_shrunk_runs_two_steps_of_each_stage_and_fills_its_work_directory(path, request, tmp_path):
+    data = request.getfixturevalue("shared_data") if path.stem in ("german", "adult") else tmp_path
+    small = shrunk(path, data, tmp_path)
+    folder = tmp_path / "run"
+    results = run(small, folder)
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [record["stage"] for record in records] == ["stage_one", "stage_two"]
+    assert all(record["step"] >= 2 for record in records)
+    assert results["simulated"] == (path.stem in ("adni", "adcp"))
+    metrics = results["metrics"]
+    for name in ("delta_eq", "equivariance_error", "mmd", "adversary", "strongest_probe", "accuracy"):
+        assert np.isfinite(metrics[name])
+    for name in ("delta_eq", "equivariance_error", "strongest_probe", "accuracy"):
+        low, high = metrics[f"{name}_interval"]
+        assert low <= high
+    for name in ("config.json", "results.json", "embeddings.tsv", "report.html", "checkpoints", "figures"):
+        assert (folder / name).exists(), name
+    assert run(small, folder) == json.loads((folder / "results.json").read_text())  # finished: read, not redone
