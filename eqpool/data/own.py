@@ -84,7 +84,7 @@ def _without_inputs(table: ParticipantsTable, config: DataConfig, simulated: boo
     site, site_names = parse_classes(table.frame[config.site_column])
     target, classes = parse_target(table, config.target, config.target_type)
     return Cohort(
-        name=config.dataset,
+        name=config.dataset if simulated else "participants",
         simulated=simulated,
         participant_id=table.frame[ID_COLUMN].to_numpy(dtype=np.str_),
         inputs=np.zeros((len(table.frame), 0), np.float32),

@@ -7,6 +7,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from eqpool.config import EvaluateConfig
 from eqpool.evaluate.adversary import adversary_scores
@@ -77,9 +78,11 @@ def site_floor_features(covariates: np.ndarray, target: np.ndarray, target_class
 
 def _library_scores(model, num_sites: int):
     def fit_and_score(train_features, train_site, test_features):
-        model.fit(train_features, train_site)
         scores = np.zeros((len(test_features), num_sites), np.float32)
-        scores[:, model.classes_] = model.predict_proba(test_features)
+        # One thread: OpenMP's busy waiting takes minutes instead of seconds where cores are shared with XLA's threads.
+        with threadpool_limits(limits=1):
+            model.fit(train_features, train_site)
+            scores[:, model.classes_] = model.predict_proba(test_features)
         return scores
 
     return fit_and_score

@@ -13,8 +13,9 @@ from eqpool.numerics import matmul, safe_sqrt
 Kernel = Literal["laplacian", "gaussian", "energy"]
 Bandwidth = float | Sequence[float] | Array | Literal["median"]
 
-# Rows among which the median distance is taken: a million distances fix a bandwidth well enough.
-_MEDIAN_ROWS = 1024
+# Rows among which the median distance is taken: it is then within 2% or so, and sorting more is slow (CPU: 0.2 s for
+# 1024 rows against 5 ms for the loss itself).
+_MEDIAN_ROWS = 256
 
 
 def squared_distances(rows: Array, columns: Array) -> Array:
@@ -84,7 +85,7 @@ def resolve_bandwidths(bandwidth: Bandwidth, latent: Array, weight: Array) -> Ar
 def median_distance(latent: Array, weight: Array) -> Array:
     """Median of |x_i - x_j| over pairs of rows that count, as a constant (no gradient); 1 where it would be 0.
 
-    Of more than 1024 rows that count, 1024 evenly spaced ones stand for all.
+    Of more than 256 rows that count, 256 evenly spaced ones stand for all.
     """
     latent = jax.lax.stop_gradient(latent)
     count = jnp.sum(weight != 0)
@@ -93,9 +94,11 @@ def median_distance(latent: Array, weight: Array) -> Array:
         chosen = jnp.arange(_MEDIAN_ROWS)
         chosen = jnp.where(count > _MEDIAN_ROWS, chosen * count // _MEDIAN_ROWS, chosen)
         latent, weight = latent[in_order[chosen]], weight[in_order[chosen]]
-    upper = jnp.arange(latent.shape[0])[:, None] < jnp.arange(latent.shape[0])[None]
-    counts = upper & (weight[:, None] != 0) & (weight[None] != 0)
-    ordered = jnp.sort(jnp.where(counts, safe_sqrt(squared_distances(latent, latent)), jnp.inf).ravel())
+    rows, columns = np.triu_indices(latent.shape[0], 1)
+    counts = (weight[rows] != 0) & (weight[columns] != 0)
+    distances = safe_sqrt(squared_distances(latent, latent))[rows, columns]
+    # A last entry keeps the array from being empty, and the index below from running out, where no pair counts.
+    ordered = jnp.append(jnp.sort(jnp.where(counts, distances, jnp.inf)), jnp.inf)
     pairs = jnp.sum(counts)
     median = (ordered[jnp.maximum(pairs - 1, 0) // 2] + ordered[pairs // 2]) / 2
     return jnp.where((pairs > 0) & (median > 0), median, 1)

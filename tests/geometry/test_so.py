@@ -37,7 +37,7 @@ def test_skew_fills_the_upper_triangle_row_by_row():
     np.testing.assert_array_equal(so.skew(jnp.arange(1.0, 7.0)), np.array(expected))
 
 
-@pytest.mark.parametrize("n", DIMENSIONS)
+@pytest.mark.parametrize("n", [2, 17])
 def test_coordinates_invert_skew(n):
     v = jax.random.normal(jax.random.key(n), (2, 3, n * (n - 1) // 2))
     A = so.skew(v)
@@ -122,8 +122,7 @@ def test_cayley_agrees_with_expm_to_second_order():
 
 @MAPS
 @pytest.mark.parametrize("angle", [0.0, 1e-6, np.pi - 1e-4, 2 * np.pi])
-@pytest.mark.parametrize("n", [2, 5])
-def test_gradients_are_right_everywhere_on_the_angle(group_map, oracle, angle, n):
+def test_gradients_are_right_everywhere_on_the_angle(group_map, oracle, angle, n=5):
     A = skew_matrices(7, n, norm=angle) if angle else np.zeros((n, n), np.float32)
     v = so.coordinates(A)
     target = np.random.default_rng(0).normal(size=(n, n)).astype(np.float32)
