@@ -17,7 +17,7 @@ lint: $(VENV)/.installed-dev
 	$(VENV)/bin/mypy
 
 benchmark: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest benchmarks --benchmark-enable -p no:xdist $(ARGS)
+	$(VENV)/bin/python -m pytest benchmarks -o python_files='bench_*.py' --benchmark-enable -p no:xdist $(ARGS)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "eqpool needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'

@@ -67,28 +67,39 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class StageOneConfig:
-    """Stage one: E, tau and D (Algorithm 1, paper A.7)."""
+class TrainingConfig:
+    """Adam over epochs; common to every stage."""
 
     epochs: int = _number(100, 0)
     batch_size: int = _number(128, 2)
     learning_rate: float = _number(1e-3, 0.0)
     learning_rate_decay: float = _number(0.65, 0.0, 1.0)
     decay_every_epochs: int = _number(10, 1)
+    weight_decay: float = _number(0.0, 0.0)  # decoupled, as in AdamW
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelConfig:
+    """The kernel of an MMD."""
+
+    kernel: Literal["laplacian", "gaussian"] = "laplacian"
+    bandwidth: str = "0.25,0.5,1.0,2.0"  # one number, several (mixture), or "median"
+    estimator: Literal["biased", "unbiased"] = "unbiased"
+
+
+@dataclasses.dataclass(frozen=True)
+class StageOneConfig(TrainingConfig):
+    """Stage one: E, tau and D (Algorithm 1, paper A.7)."""
+
     equivariance_weight: float = _number(1.0, 0.0)
     reconstruction_weight: float = _number(0.02, 0.0)
     prediction_weight: float = _number(0.0, 0.0)  # the published code's cross-entropy on the target
 
 
 @dataclasses.dataclass(frozen=True)
-class StageTwoConfig:
+class StageTwoConfig(KernelConfig, TrainingConfig):
     """Stage two: b, h and Psi, with E and tau frozen (eqs. 5-7)."""
 
-    epochs: int = _number(100, 0)
-    batch_size: int = _number(128, 2)
-    learning_rate: float = _number(1e-3, 0.0)
-    learning_rate_decay: float = _number(0.65, 0.0, 1.0)
-    decay_every_epochs: int = _number(10, 1)
     prediction_weight: float = _number(1.0, 0.0)
     reconstruction_weight: float = _number(0.1, 0.0)
     mmd_weight: float = _number(0.1, 0.0)
@@ -96,9 +107,15 @@ class StageTwoConfig:
     mmd_ramp_growth: float = _number(1.0, 0.0)
     mmd_ramp_ceiling: float = _number(1.0, 0.0)
     mmd_match: Literal["phi", "covariate_free", "conditional"] = "covariate_free"
-    kernel: Literal["laplacian", "gaussian"] = "laplacian"
-    bandwidth: str = "0.25,0.5,1.0,2.0"  # one number, several (mixture), or "median"
-    estimator: Literal["biased", "unbiased"] = "unbiased"
+
+
+@dataclasses.dataclass(frozen=True)
+class BaselineConfig(KernelConfig, TrainingConfig):
+    """The one stage of the baselines naive, mmd, cai, ss and rm (paper A, section 4)."""
+
+    prediction_weight: float = _number(1.0, 0.0)
+    reconstruction_weight: float = _number(0.1, 0.0)
+    site_weight: float = _number(0.1, 0.0)  # of the term that the method names; naive has none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +143,7 @@ class RunConfig:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     stage_one: StageOneConfig = dataclasses.field(default_factory=StageOneConfig)
     stage_two: StageTwoConfig = dataclasses.field(default_factory=StageTwoConfig)
+    baseline: BaselineConfig = dataclasses.field(default_factory=BaselineConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
 
 
@@ -147,12 +165,13 @@ def from_config_dict(config: ConfigDict) -> RunConfig:
         or a choice that does not exist.
     """
     checked = _build(RunConfig, config.to_dict(), "config")
-    parse_bandwidth(checked.stage_two.bandwidth)
+    parse_bandwidth(checked.stage_two.bandwidth, "config.stage_two.bandwidth")
+    parse_bandwidth(checked.baseline.bandwidth, "config.baseline.bandwidth")
     _check_together(checked)
     return checked
 
 
-def parse_bandwidth(text: str) -> float | tuple[float, ...] | str:
+def parse_bandwidth(text: str, key: str = "bandwidth") -> float | tuple[float, ...] | str:
     """`"1.0"` to a number, `"0.5,1"` to a mixture, `"median"` as it stands."""
     if text == "median":
         return text
@@ -161,9 +180,7 @@ def parse_bandwidth(text: str) -> float | tuple[float, ...] | str:
     except ValueError:
         values = ()
     if not values or not all(math.isfinite(value) and value > 0 for value in values):
-        raise InputError(
-            f'config.stage_two.bandwidth = "{text}": expected positive numbers separated by commas, or "median"'
-        )
+        raise InputError(f'{key} = "{text}": expected positive numbers separated by commas, or "median"')
     return values[0] if len(values) == 1 else values
 
 

@@ -16,9 +16,10 @@ from eqpool.data.pipeline import load_cohort
 from eqpool.evaluate.evaluation import Embeddings, evaluate
 from eqpool.report.page import write_report
 from eqpool.summary import describe_cohort, describe_results
+from eqpool.train.baselines import covariate_deciles, make_baseline, match_groups, rows_with_partner
 from eqpool.train.stage_one import covariate_generators, make_stage_one
 from eqpool.train.stage_two import make_stage_two
-from eqpool.train.stages import Columns, Session, forward_on_table, forward_on_volumes, train_on_table, train_on_volumes
+from eqpool.train.stages import Columns, Session, forward_on_table, train_on_cohort, train_on_table
 
 REPORTED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
@@ -58,7 +59,7 @@ def _compute(config: RunConfig, folder: pathlib.Path) -> dict[str, Any]:
     scaling = Scaling.fit(cohort)
     workdir.write_json(folder / "scaling.json", scaling.to_dict())
 
-    embeddings = train(config, folder, cohort, scaling)
+    embeddings, train_rows = train(config, folder, cohort, scaling)
     workdir.write_atomically(
         folder / "embeddings.tsv", lambda path: embeddings_table(cohort, embeddings).to_csv(path, sep="\t", index=False)
     )
@@ -70,7 +71,7 @@ def _compute(config: RunConfig, folder: pathlib.Path) -> dict[str, Any]:
         "method": config.method,
         "seed": config.seed,
         "metrics": metrics,
-        "counts": count_rows(cohort),
+        "counts": count_rows(cohort) | {"dropped_without_partner": len(cohort.rows("train")) - len(train_rows)},
         "versions": {"eqpool": __version__} | {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "wall_seconds": round(time.monotonic() - started, 1),
@@ -78,45 +79,45 @@ def _compute(config: RunConfig, folder: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def train(config: RunConfig, folder: pathlib.Path, cohort: Cohort, scaling: Scaling) -> Embeddings:
-    """Both stages, and what the selected checkpoints make of every row."""
-    log = workdir.MetricsLog(folder / "metrics.jsonl")
+def train(config: RunConfig, folder: pathlib.Path, cohort: Cohort, scaling: Scaling) -> tuple[Embeddings, np.ndarray]:
+    """Trains `config.method`; returns what its selected epochs make of every row, and the rows it trained on."""
     session = Session(
         config=config,
         mesh=parallel.make_mesh(config.devices),
         checkpoints=folder / "checkpoints",
-        log=log,
+        log=workdir.MetricsLog(folder / "metrics.jsonl"),
         key=jax.random.key(config.seed),
     )
     columns = scaling.columns(cohort)
-    latents = _run_stage_one(session, cohort, columns)
-    stage_two_columns = {
-        "latent": latents["latent"],
-        "tau": latents["tau"],
-        **{name: columns[name] for name in ("site", "covariate", "target", "target_known")},
-    }
-    stage = make_stage_two(config, len(cohort.site_names), len(cohort.target_classes))
-    state = train_on_table(session, stage, stage_two_columns, cohort.rows("train"), cohort.rows("validation"))
-    outputs = forward_on_table(session, stage, state.best_variables, stage_two_columns, config.stage_two.batch_size)
+    if config.method == "ours":
+        return _train_two_stages(session, cohort, columns), cohort.rows("train")
+    train_rows = rows_with_partner(cohort, config.method)
+    return _train_baseline(session, cohort, columns, train_rows), train_rows
+
+
+def _train_two_stages(session: Session, cohort: Cohort, columns: Columns) -> Embeddings:
+    num_classes = len(cohort.target_classes)
+    stage_one = make_stage_one(session.config, cohort.inputs.shape[1:], cohort.covariates.shape[1], num_classes)
+    first = train_on_cohort(session, stage_one, cohort, columns, cohort.rows("train"))
+    latents = columns | {"latent": first["latent"], "tau": first["tau"]}
+    stage_two = make_stage_two(session.config, len(cohort.site_names), num_classes)
+    state = train_on_table(session, stage_two, latents, cohort.rows("train"), cohort.rows("validation"))
+    second = forward_on_table(session, stage_two, state.best_variables, latents)
     return Embeddings(
-        latent=latents["latent"],
-        tau=latents["tau"],
-        phi=outputs["phi"],
-        covariate_free=outputs["covariate_free"],
-        prediction=outputs["prediction"],
+        latent=first["latent"],
+        tau=first["tau"],
+        phi=second["phi"],
+        covariate_free=second["covariate_free"],
+        prediction=second["prediction"],
     )
 
 
-def _run_stage_one(session: Session, cohort: Cohort, columns: Columns) -> Columns:
-    config = session.config
-    stage = make_stage_one(config, cohort.inputs.shape[1:], cohort.covariates.shape[1], len(cohort.target_classes))
-    train_rows, validation_rows = cohort.rows("train"), cohort.rows("validation")
-    if cohort.grid is None:
-        with_inputs = columns | {"inputs": cohort.inputs}
-        state = train_on_table(session, stage, with_inputs, train_rows, validation_rows)
-        return forward_on_table(session, stage, state.best_variables, with_inputs, config.stage_one.batch_size)
-    state = train_on_volumes(session, stage, cohort, columns, train_rows, validation_rows)
-    return forward_on_volumes(session, stage, state.best_variables, cohort, columns)
+def _train_baseline(session: Session, cohort: Cohort, columns: Columns, train_rows: np.ndarray) -> Embeddings:
+    groups = {"decile": covariate_deciles(cohort), "match": match_groups(cohort)}
+    stage = make_baseline(session.config, cohort.inputs.shape[1:], len(cohort.site_names), len(cohort.target_classes))
+    outputs = train_on_cohort(session, stage, cohort, columns | groups, train_rows)
+    latent = outputs["latent"]
+    return Embeddings(latent=latent, tau=None, phi=latent, covariate_free=None, prediction=outputs["prediction"])
 
 
 def embeddings_table(cohort: Cohort, embeddings: Embeddings) -> pd.DataFrame:

@@ -4,7 +4,11 @@ import pathlib
 import subprocess
 import sys
 
+import nibabel
+import numpy as np
 import pytest
+
+from eqpool.data.grids import named_grid
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
@@ -37,3 +41,52 @@ def test_bad_input_is_one_line_and_exit_code_two(arguments, expected, tmp_path):
     assert expected in done.stderr
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("eqpool: ")
     assert not list(tmp_path.rglob("results.json"))
+
+
+def write_cohort(folder: pathlib.Path) -> pathlib.Path:
+    """Eight small volumes of two sites in BIDS layout."""
+    grid = named_grid("24x28x24")
+    rows = ["participant_id\tsite\tage\tdx"]
+    for number in range(8):
+        name = f"sub-{number:02d}"
+        path = folder / name / "anat" / f"{name}_T1w.nii.gz"
+        path.parent.mkdir(parents=True)
+        values = grid.mask * np.random.default_rng(number).uniform(0.5, 1, grid.shape)
+        nibabel.save(nibabel.Nifti1Image(values.astype(np.float32), grid.affine), path)
+        rows.append(f"{name}\t{'AB'[number % 2]}\t{60 + number}\t{['AD', 'CN'][number // 2 % 2]}")
+    (folder / "participants.tsv").write_text("\n".join(rows) + "\n")
+    return folder / "participants.tsv"
+
+
+def edit(table: pathlib.Path, old: str, new: str) -> None:
+    text = table.read_text()
+    assert old in text
+    table.write_text(text.replace(old, new))
+
+
+BAD_COHORTS = {
+    "missing column": (lambda t: edit(t, "\tdx\n", "\tdiagnosis\n"), "dx"),
+    "covariate that is not numeric": (lambda t: edit(t, "\t63\t", "\tsixty\t"), "sixty"),
+    "one site": (lambda t: t.write_text(t.read_text().replace("\tB\t", "\tA\t")), "site"),
+    "absent image": (lambda t: (t.parent / "sub-03/anat/sub-03_T1w.nii.gz").unlink(), "sub-03"),
+    "truncated image": (
+        lambda t: (t.parent / "sub-03/anat/sub-03_T1w.nii.gz").write_bytes(
+            (t.parent / "sub-03/anat/sub-03_T1w.nii.gz").read_bytes()[:2000]
+        ),
+        "sub-03_T1w.nii.gz",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD_COHORTS))
+def test_a_bad_cohort_is_one_line_and_exit_code_two(name, tmp_path):
+    table = write_cohort(tmp_path / "cohort")
+    spoil, expected = BAD_COHORTS[name]
+    spoil(table)
+    done = command(
+        "--config=configs/adni.py", f"--workdir={tmp_path / 'run'}", f"--config.data.participants={table}",
+        "--config.data.grid=24x28x24",
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert expected in done.stderr and done.stderr.count("\n") == 1 and done.stderr.startswith("eqpool: ")
+    assert not (tmp_path / "run" / "results.json").exists()

@@ -17,7 +17,7 @@ from eqpool.errors import InputError
 
 LARGEST_SIDE = 2048
 MOST_VOXELS = 500_000_000  # a 0.25 mm head; a header that asks for more is damaged, and would fill the memory
-# A brain beside the template by a third of its width still covers this much; what covers less is another place or space.
+# A brain off by a third of its width still covers this much; what covers less is another place or space.
 LEAST_COVERAGE = 0.3
 FULL_COVERAGE = 0.9
 _UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, TypeError, zlib.error, MemoryError)

@@ -1,6 +1,7 @@
 """Every metric of a run, on its held-out split (method.md section 5)."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -31,21 +32,17 @@ class Embeddings:
 
     Attributes:
       latent: (N, n), l.
-      tau: (N, n, n).
+      tau: (N, n, n); None for a baseline, which has no such map.
       phi: (N, n).
-      covariate_free: (N, n), tau^-1 Phi.
+      covariate_free: (N, n), tau^-1 Phi; None for a baseline.
       prediction: (N, outputs), logits, or the standardised target.
     """
 
     latent: np.ndarray
-    tau: np.ndarray
+    tau: np.ndarray | None
     phi: np.ndarray
-    covariate_free: np.ndarray
+    covariate_free: np.ndarray | None
     prediction: np.ndarray
-
-    def take(self, rows: np.ndarray) -> "Embeddings":
-        """The same for some rows."""
-        return Embeddings(**{name: value[rows] for name, value in vars(self).items()})
 
 
 def evaluate(
@@ -69,53 +66,49 @@ def evaluate(
       seed: of bootstraps, permutations and probes.
     """
     test = cohort.rows("test")
-    held_out = embeddings.take(test)
     return _without_nan(
-        equivariance_metrics(
-            cohort.covariates[test],
-            cohort.covariates[:, 0].max(),
-            scaling,
-            held_out,
-            generators,
-            group_map,
-            config,
-            seed,
-        )
-        | site_distance_metrics(held_out.phi, cohort.site[test], len(cohort.site_names), config, seed)
+        equivariance_metrics(cohort, scaling, embeddings, generators, group_map, config, seed)
+        | site_distance_metrics(embeddings.phi[test], cohort.site[test], len(cohort.site_names), config, seed)
         | probe_metrics(cohort, embeddings, config, seed)
-        | target_metrics(cohort, scaling, held_out.prediction, test, config, seed)
+        | target_metrics(cohort, scaling, embeddings.prediction[test], test, config, seed)
         | kept_metrics(cohort, embeddings.phi)
     )
 
 
 def equivariance_metrics(
-    covariates: np.ndarray,
-    largest: float,
+    cohort: Cohort,
     scaling: Scaling,
-    held_out: Embeddings,
+    embeddings: Embeddings,
     generators: np.ndarray,
     group_map: GroupMap,
     config: EvaluateConfig,
     seed: int,
 ) -> Metrics:
-    """Delta_eq on the first covariate, its ratio to permuted covariates, and the equivariance error."""
-    tau, age = jnp.asarray(held_out.tau), jnp.asarray(covariates[:, 0], jnp.float32)
-    scaled = jnp.asarray(scaling.covariates.apply(covariates))
+    """Delta_eq on the first covariate, its ratio to permuted covariates, and the equivariance error.
 
-    def gap(rows: jax.Array) -> jax.Array:
-        return metrics.equivariance_gap(tau[rows], age[rows], maximum=largest)
+    A baseline has no tau: its delta_eq is that of the latent vector, and it has no equivariance error.
+    """
+    test = cohort.rows("test")
+    vectors = jnp.asarray((embeddings.latent if embeddings.tau is None else embeddings.tau)[test])
+    age = jnp.asarray(cohort.covariates[test, 0], jnp.float32)
+    scaled = jnp.asarray(scaling.covariates.apply(cohort.covariates[test]))
+    largest = cohort.covariates[:, 0].max()
 
-    def error(rows: jax.Array) -> jax.Array:
-        return equivariance_error(tau[rows], scaled[rows], generator=generators, group_map=group_map)
+    def gap(vectors: jax.Array, rows: jax.Array) -> jax.Array:
+        return metrics.equivariance_gap(vectors[rows], age[rows], maximum=largest)
 
-    ratio = metrics.equivariance_gap_ratio(jax.random.key(seed), tau, age, maximum=largest)
+    def error(vectors: jax.Array, rows: jax.Array) -> jax.Array:
+        return equivariance_error(vectors[rows], scaled[rows], generator=generators, group_map=group_map)
+
+    ratio = metrics.equivariance_gap_ratio(jax.random.key(seed), vectors, age, maximum=largest)
+    scores = {"delta_eq": gap} | ({} if embeddings.tau is None else {"equivariance_error": error})
     draws = min(config.bootstraps, MOST_EQUIVARIANCE_BOOTSTRAPS)
-    resampled = jax.random.randint(jax.random.key(seed), (draws, len(age)), 0, len(age))
-    whole = jnp.arange(len(age))
+    resampled = jax.random.randint(jax.random.key(seed), (draws, len(test)), 0, len(test))
     result: Metrics = {"delta_eq_ratio_to_permuted": float(ratio)}
-    for name, score in (("delta_eq", gap), ("equivariance_error", error)):
-        drawn = np.asarray(jax.jit(lambda rows, score=score: jax.lax.map(score, rows))(resampled))
-        result |= {name: float(jax.jit(score)(whole)), f"{name}_interval": percentile_interval(drawn)}
+    for name, score in scores.items():
+        each = jax.jit(lambda vectors, rows, score=score: jax.lax.map(partial(score, vectors), rows))
+        result[name] = float(each(vectors, jnp.arange(len(test))[None])[0])
+        result[f"{name}_interval"] = percentile_interval(np.asarray(each(vectors, resampled)))
     return result
 
 
@@ -170,12 +163,11 @@ def probe_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig
         "adversary_auc": adversary.auc,
         "site_chance": 1 / len(cohort.site_names),
     }
-    for name, scores in (
-        ("strongest_probe", on_phi),
-        ("strongest_probe_covariate_free", panel(embeddings.covariate_free)),
-        ("strongest_probe_before", panel(embeddings.latent)),
-        ("site_floor", panel(floor_of_all)),
-    ):
+    panels = {"strongest_probe": on_phi, "site_floor": panel(floor_of_all)}
+    if embeddings.covariate_free is not None:
+        panels["strongest_probe_covariate_free"] = panel(embeddings.covariate_free)
+        panels["strongest_probe_before"] = panel(embeddings.latent)
+    for name, scores in panels.items():
         best = strongest(scores)
         result |= {
             name: best.balanced_accuracy,

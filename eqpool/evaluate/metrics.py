@@ -125,15 +125,28 @@ def mmd_permutation_test(
     latent, weight = site_weights(latent, site, num_sites=num_sites, mask=mask)
     bandwidths = resolve_bandwidths(bandwidth, latent, jnp.max(weight, axis=1))
     return _permutation_test(
-        key, latent, weight, bandwidths, num_permutations=num_permutations, kernel=kernel, estimator=estimator,
+        key,
+        latent,
+        weight,
+        bandwidths,
+        num_permutations=num_permutations,
+        kernel=kernel,
+        estimator=estimator,
         tile_size=tile_size,
     )
 
 
 @partial(jax.jit, static_argnames=("num_permutations", "kernel", "estimator", "tile_size"))
 def _permutation_test(
-    key: Array, latent: Array, weight: Array, bandwidths: Array, *, num_permutations: int, kernel: Kernel,
-    estimator: Estimator, tile_size: int,
+    key: Array,
+    latent: Array,
+    weight: Array,
+    bandwidths: Array,
+    *,
+    num_permutations: int,
+    kernel: Kernel,
+    estimator: Estimator,
+    tile_size: int,
 ) -> TwoSampleTest:
     counts = jnp.max(weight, axis=1) > 0
 

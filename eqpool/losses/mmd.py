@@ -69,7 +69,7 @@ def mmd(
       ValueError: shapes that do not go together, `site` not integer, or another kernel, bandwidth or estimator.
     """
     latent, weight = site_weights(latent, site, num_sites=num_sites, mask=mask)
-    bandwidths = _global_bandwidths(bandwidth, latent, weight, axis_name)
+    bandwidths = global_bandwidths(bandwidth, latent, weight, axis_name)
     value, _ = weighted_mmd(
         latent, weight[:, None], kernel=kernel, bandwidths=bandwidths, estimator=estimator, axis_name=axis_name
     )
@@ -127,8 +127,13 @@ def conditional_mmd(
     closeness = jnp.exp(-jnp.sum(jnp.square(steps), axis=-1) / 2)
 
     value, present = weighted_mmd(
-        latent, closeness[..., None] * weight[:, None], minimum=minimum_rows, kernel=kernel,
-        bandwidths=_global_bandwidths(bandwidth, latent, weight, axis_name), estimator=estimator, axis_name=axis_name,
+        latent,
+        closeness[..., None] * weight[:, None],
+        minimum=minimum_rows,
+        kernel=kernel,
+        bandwidths=global_bandwidths(bandwidth, latent, weight, axis_name),
+        estimator=estimator,
+        axis_name=axis_name,
     )
     meets = jnp.where(jnp.sum(present, axis=1) >= 2, point_weight, 0)
     return jnp.sum(meets * value) / jnp.maximum(jnp.sum(meets), 1)
@@ -220,7 +225,8 @@ def _without_self_pairs(gram: Array, own: Array, value_at_zero: float) -> Array:
     return gram + (corrected - diagonal)[:, None] * jnp.eye(gram.shape[-1], dtype=gram.dtype)[None]
 
 
-def _global_bandwidths(bandwidth: Bandwidth, latent: Array, weight: Array, axis_name: AxisName) -> Array:
+def global_bandwidths(bandwidth: Bandwidth, latent: Array, weight: Array, axis_name: AxisName) -> Array:
+    """The bandwidths (B,); "median" is that of the global batch's rows of positive weight (N, sites)."""
     if isinstance(bandwidth, str):
         latent, weight = gather_rows((jax.lax.stop_gradient(latent), weight), axis_name)
     return resolve_bandwidths(bandwidth, latent, jnp.max(weight, axis=1))

@@ -52,7 +52,7 @@ def make_stage_one(config: RunConfig, input_shape: tuple[int, ...], num_covariat
         )
         terms = {
             "equivariance": equivariance_term(output.tau, batch["covariate"], mask),
-            "reconstruction": masked_mean(_squared_error_per_row(output.reconstruction, batch["inputs"]), mask),
+            "reconstruction": masked_mean(squared_error_per_row(output.reconstruction, batch["inputs"]), mask),
             "prediction": task_loss(
                 output.prediction, batch["target"], num_classes=num_classes, mask=mask * batch["target_known"]
             ),
@@ -65,7 +65,7 @@ def make_stage_one(config: RunConfig, input_shape: tuple[int, ...], num_covariat
             "latent": output.latent,
             "tau": output.tau,
             "prediction": output.prediction,
-            "reconstruction_error": _squared_error_per_row(output.reconstruction, batch["inputs"]),
+            "reconstruction_error": squared_error_per_row(output.reconstruction, batch["inputs"]),
         }
 
     def validate(outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
@@ -88,5 +88,6 @@ def make_stage_one(config: RunConfig, input_shape: tuple[int, ...], num_covariat
     return Stage("stage_one", initialise, loss, forward, validate)
 
 
-def _squared_error_per_row(reconstruction: jax.Array, inputs: jax.Array) -> jax.Array:
+def squared_error_per_row(reconstruction: jax.Array, inputs: jax.Array) -> jax.Array:
+    """Mean over the entries of each input: two (N, ...) arrays to (N,)."""
     return jnp.mean(jnp.square(reconstruction - inputs), axis=tuple(range(1, inputs.ndim)))

@@ -41,6 +41,20 @@ class Session:
     key: jax.Array
 
 
+def train_on_cohort(session: Session, stage: Stage, cohort: Cohort, columns: Columns, train: np.ndarray) -> Columns:
+    """Trains a stage that reads the cohort's inputs on the rows `train`; returns its best epoch's outputs for all rows.
+
+    A table goes to the device as a whole, volumes are read batch by batch. Validation rows select the epoch.
+    """
+    validation = cohort.rows("validation")
+    if cohort.grid is not None:
+        state = train_on_volumes(session, stage, cohort, columns, train, validation)
+        return forward_on_volumes(session, stage, state.best_variables, cohort, columns)
+    with_inputs = columns | {"inputs": cohort.inputs}
+    state = train_on_table(session, stage, with_inputs, train, validation)
+    return forward_on_table(session, stage, state.best_variables, with_inputs)
+
+
 def train_on_table(
     session: Session, stage: Stage, columns: Columns, train: np.ndarray, validation: np.ndarray
 ) -> TrainState:
@@ -94,8 +108,9 @@ def train_on_volumes(
     return _fit(session, stage, state, run_epoch, settings.epochs)
 
 
-def forward_on_table(session: Session, stage: Stage, variables, columns: Columns, batch_size: int) -> Columns:
+def forward_on_table(session: Session, stage: Stage, variables, columns: Columns) -> Columns:
     """A trained stage's outputs for all rows of a table, on the host."""
+    batch_size = getattr(session.config, stage.name).batch_size
     table = parallel.put_replicated(columns, session.mesh)
     compute = jax.jit(lambda variables, table: forward_table(stage, variables, table, batch_size, session.mesh))
     return {name: np.asarray(value) for name, value in compute(variables, table).items()}
@@ -115,7 +130,7 @@ def _fit(session: Session, stage: Stage, state: TrainState, run_epoch, epochs: i
 
 
 def _stage_keys(session: Session, stage: Stage) -> tuple[jax.Array, jax.Array]:
-    stage_number = {"stage_one": 1, "stage_two": 2}[stage.name]
+    stage_number = {"stage_one": 1, "stage_two": 2, "baseline": 3}[stage.name]
     init_key, epoch_key = jax.random.split(jax.random.fold_in(session.key, stage_number))
     return init_key, epoch_key
 

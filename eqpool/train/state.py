@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eqpool.config import StageOneConfig, StageTwoConfig
+from eqpool.config import TrainingConfig
 
 Variables = dict[str, Any]  # Flax's collections: "params", and "batch_stats" where there is batch norm
 Batch = dict[str, jax.Array]
@@ -53,7 +53,7 @@ class Stage(NamedTuple):
     """A stage as pure functions; `eqpool.train.loop` drives any of them.
 
     Attributes:
-      name: "stage_one" or "stage_two".
+      name: the group of `RunConfig` with its settings: "stage_one", "stage_two" or "baseline".
       initialise: key -> variables.
       loss: (variables, batch, key, epoch) -> LossValue, in training mode.
       forward: (variables, batch) -> per-row outputs, in inference mode.
@@ -67,15 +67,15 @@ class Stage(NamedTuple):
     validate: Callable[[dict[str, jax.Array], Batch], dict[str, jax.Array]]
 
 
-def make_optimizer(config: StageOneConfig | StageTwoConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Adam; the rate falls by `learning_rate_decay` every `decay_every_epochs` epochs (method.md section 6)."""
+def make_optimizer(config: TrainingConfig, steps_per_epoch: int) -> optax.GradientTransformation:
+    """Adam, its weight decay decoupled; the rate falls every `decay_every_epochs` epochs (method.md section 6)."""
     schedule = optax.exponential_decay(
         config.learning_rate,
         transition_steps=config.decay_every_epochs * steps_per_epoch,
         decay_rate=config.learning_rate_decay,
         staircase=True,
     )
-    return optax.adam(schedule)
+    return optax.adamw(schedule, weight_decay=config.weight_decay)
 
 
 def create_state(stage: Stage, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:

@@ -98,9 +98,9 @@ def test_equivariance_error_is_the_loss_over_the_loss_at_rest(group_map):
     generator = so.generator(4, rotation_range=(2.0, 1.0))
     tau = so.expm(so.skew(jax.random.normal(jax.random.key(3), (8, 6))))
     covariate = jax.random.uniform(jax.random.key(4), (8, 2))
-    error = jax.jit(
-        lambda *arrays: equivariance_error(*arrays, generator=generator, group_map=group_map)
-    )(tau, covariate)
+    error = jax.jit(lambda *arrays: equivariance_error(*arrays, generator=generator, group_map=group_map))(
+        tau, covariate
+    )
     moved = equivariance_loss_pairwise(tau, covariate, generator=generator, group_map=group_map)
     still = equivariance_loss_pairwise(tau, 0 * covariate, generator=generator)
     np.testing.assert_allclose(error, moved / still, rtol=1e-5)

@@ -100,9 +100,7 @@ def test_group_axioms():
     for group_map in (so.expm, so.cayley):
         np.testing.assert_allclose(group_map(-skew_matrices(0, 6)), group_map(skew_matrices(0, 6)).T, atol=1e-6)
     generator = so.generator(6, rotation_range=3.0).astype(np.float32)
-    np.testing.assert_allclose(
-        so.expm(0.3 * generator) @ so.expm(0.9 * generator), so.expm(1.2 * generator), atol=2e-6
-    )
+    np.testing.assert_allclose(so.expm(0.3 * generator) @ so.expm(0.9 * generator), so.expm(1.2 * generator), atol=2e-6)
 
 
 def test_the_form_printed_in_paper_a_is_cayley_of_minus_two_a():

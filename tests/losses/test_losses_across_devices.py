@@ -5,12 +5,14 @@ from functools import cache, partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from eqpool import conditional_mmd, equivariance_loss, mmd
 from eqpool.geometry import so
+from eqpool.losses.matching import grouped_mmd, matched_distance
 from eqpool.losses.task import task_loss
 
 ROWS, FEATURES, N = 24, 3, 4
@@ -20,7 +22,11 @@ LOSSES = {
         so.cayley(so.skew(outputs)), rows["covariate"], generator=GENERATORS, mask=rows["mask"], **axis
     ),
     "equivariance, cayley": lambda outputs, rows, **axis: equivariance_loss(
-        so.cayley(so.skew(outputs)), rows["covariate"], generator=GENERATORS, group_map="cayley", mask=rows["mask"],
+        so.cayley(so.skew(outputs)),
+        rows["covariate"],
+        generator=GENERATORS,
+        group_map="cayley",
+        mask=rows["mask"],
         **axis,
     ),
     "mmd, median and unbiased": lambda outputs, rows, **axis: mmd(
@@ -31,6 +37,12 @@ LOSSES = {
     ),
     "conditional mmd, batch": lambda outputs, rows, **axis: conditional_mmd(
         outputs, rows["site"], rows["covariate"], num_sites=4, covariate_bandwidth=0.5, mask=rows["mask"], **axis
+    ),
+    "sub-sampling": lambda outputs, rows, **axis: grouped_mmd(
+        outputs, rows["site"], rows["group"], num_sites=4, num_groups=2, bandwidth="median", mask=rows["mask"], **axis
+    ),
+    "random matching": lambda outputs, rows, **axis: matched_distance(
+        outputs, rows["site"], rows["group"], num_sites=4, mask=rows["mask"], **axis
     ),
     "cross-entropy": lambda outputs, rows, **axis: task_loss(
         outputs, rows["site"], num_classes=6, mask=rows["mask"], **axis
@@ -46,6 +58,7 @@ def problem() -> tuple[jax.Array, dict[str, jax.Array]]:
         "features": generator.normal(size=(ROWS, FEATURES)).astype(np.float32),
         "covariate": generator.uniform(size=(ROWS, 2)).astype(np.float32),
         "site": generator.integers(-1, 3, size=ROWS).astype(np.int32),
+        "group": generator.integers(0, 2, size=ROWS).astype(np.int32),
         "mask": np.isin(np.arange(ROWS), [0, 3, 4, 5, 20], invert=True).astype(np.float32),
     }
     parameters = generator.normal(size=(FEATURES, N * (N - 1) // 2)).astype(np.float32)
@@ -118,6 +131,41 @@ def test_terms_with_axis_name_add_up_under_one_gradient():
     for check_vma in (True, False):
         mapped = jax.shard_map(step, mesh=mesh(), in_specs=(P(), P("data")), out_specs=P(), check_vma=check_vma)
         np.testing.assert_allclose(jax.jit(mapped)(*problem()), expected, atol=2e-5)
+
+
+def train(axis_name, parameters, rows, steps: int = 3):
+    """A whole train step, three times: both losses, Adam, gradients averaged as is customary."""
+    optimizer = optax.adam(0.05)
+
+    def total(parameters):
+        axis = {} if axis_name is None else {"axis_name": axis_name}
+        names = ("equivariance, expm", "mmd, median and unbiased", "cross-entropy")
+        return sum(loss_of(name, parameters, rows, **axis) for name in names)
+
+    state = optimizer.init(parameters)
+    for _ in range(steps):
+        gradient = jax.grad(total)(parameters)
+        gradient = gradient if axis_name is None else jax.lax.pmean(gradient, axis_name)
+        updates, state = optimizer.update(gradient, state)
+        parameters = optax.apply_updates(parameters, updates)
+    return parameters
+
+
+def test_whole_train_steps_under_every_kind_of_parallelism():
+    with jax.numpy_dtype_promotion("standard"):  # optax counts steps in integers
+        parameters, rows = problem()
+        expected = np.asarray(jax.jit(partial(train, None))(parameters, rows))
+        sharded = jax.device_put(rows, NamedSharding(mesh(), P("data")))
+        split = jax.tree.map(lambda x: x.reshape(8, ROWS // 8, *x.shape[1:]), rows)
+        mapped = jax.shard_map(partial(train, "data"), mesh=mesh(), in_specs=(P(), P("data")), out_specs=P())
+        results = {
+            "jit": jax.jit(partial(train, None))(parameters, sharded),
+            "shard_map": jax.jit(mapped)(parameters, rows),
+            "pmap": jax.pmap(partial(train, "data"), axis_name="data", in_axes=(None, 0))(parameters, split)[3],
+        }
+    assert np.abs(expected - parameters).max() > 0.1
+    for name, result in results.items():
+        np.testing.assert_allclose(result, expected, atol=1e-4, err_msg=name)
 
 
 def test_row_tiles_inside_shard_map(monkeypatch):

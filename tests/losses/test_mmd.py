@@ -103,8 +103,13 @@ def test_gradient(estimator):
     latent, site = batch(count=10)
     options = {"num_sites": 3, "kernel": "gaussian", "bandwidth": (1.0, 3.0), "estimator": estimator}
     check_grads(
-        jax.jit(lambda x: mmd(x, site, **options)), (jnp.asarray(latent),),
-        order=1, modes=("fwd", "rev"), atol=1e-2, rtol=1e-2, eps=1e-2,
+        jax.jit(lambda x: mmd(x, site, **options)),
+        (jnp.asarray(latent),),
+        order=1,
+        modes=("fwd", "rev"),
+        atol=1e-2,
+        rtol=1e-2,
+        eps=1e-2,
     )
 
 
@@ -127,9 +132,9 @@ def test_order_of_rows_names_of_sites_and_row_tiles_change_nothing(estimator, mo
     weight = jax.nn.one_hot(site, 3)[:, None]
 
     def tiled(x):
-        return weighted_mmd(
-            x, weight, kernel="laplacian", bandwidths=jnp.ones(1), estimator=estimator, tile_size=7
-        )[0][0]
+        return weighted_mmd(x, weight, kernel="laplacian", bandwidths=jnp.ones(1), estimator=estimator, tile_size=7)[0][
+            0
+        ]
 
     tiled_value, tiled_gradient = jax.value_and_grad(tiled)(jnp.asarray(latent))
     np.testing.assert_allclose(tiled_value, value, atol=2e-6)
@@ -174,12 +179,25 @@ def test_conditional_mmd_agrees_with_loops(estimator, kernel, minimum):
     latent, site = batch(count=40)
     covariate = np.random.default_rng(5).uniform(size=40).astype(np.float32)
     value = conditional_mmd(
-        latent, site, covariate, num_sites=4, estimator=estimator, kernel=kernel, minimum_rows=minimum,
+        latent,
+        site,
+        covariate,
+        num_sites=4,
+        estimator=estimator,
+        kernel=kernel,
+        minimum_rows=minimum,
         bandwidth=(1.0, 2.0),
     )
     expected = conditional_loops(
-        latent, site, covariate[:, None], anchors=np.linspace(0, 1, 11)[:, None], h=0.1, minimum=minimum,
-        kernel=kernel, bandwidths=(1.0, 2.0), estimator=estimator,
+        latent,
+        site,
+        covariate[:, None],
+        anchors=np.linspace(0, 1, 11)[:, None],
+        h=0.1,
+        minimum=minimum,
+        kernel=kernel,
+        bandwidths=(1.0, 2.0),
+        estimator=estimator,
     )
     assert expected != 0
     np.testing.assert_allclose(value, expected, rtol=1e-4, atol=3e-6)

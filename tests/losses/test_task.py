@@ -54,9 +54,9 @@ def test_numeric_target():
 def test_no_row_gives_zero(num_classes):
     prediction = jnp.ones((4, max(num_classes, 1)))
     target = jnp.zeros(4, jnp.int32)
-    value, gradient = jax.value_and_grad(
-        lambda p: task_loss(p, target, num_classes=num_classes, mask=jnp.zeros(4))
-    )(prediction)
+    value, gradient = jax.value_and_grad(lambda p: task_loss(p, target, num_classes=num_classes, mask=jnp.zeros(4)))(
+        prediction
+    )
     assert value == 0
     np.testing.assert_array_equal(gradient, 0)
 
@@ -76,7 +76,9 @@ def test_half_precision_is_computed_in_float32():
         (np.ones(4), np.zeros(4), {"num_classes": 0}, r"prediction has shape \(4,\), expected \(4, 1\)"),
         (np.ones((4, 2)), np.zeros(4), {"num_classes": 2}, "target has dtype float32, expected"),
         (
-            np.ones((4, 2)), np.zeros(4, np.int32), {"num_classes": 2, "class_weights": np.ones(3)},
+            np.ones((4, 2)),
+            np.zeros(4, np.int32),
+            {"num_classes": 2, "class_weights": np.ones(3)},
             r"class_weights has shape \(3,\), expected \(2,\)",
         ),
         (np.ones((4, 1)), np.zeros(4), {"num_classes": 0, "class_weights": np.ones(1)}, "class_weights is given"),

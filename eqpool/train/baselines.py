@@ -1,0 +1,130 @@
+"""The five baselines of paper A, section 4: one stage, one network, and a site term that `config.method` names."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eqpool.config import RunConfig, parse_bandwidth
+from eqpool.data.cohort import Cohort
+from eqpool.losses.matching import grouped_mmd, matched_distance
+from eqpool.losses.mmd import mmd
+from eqpool.losses.task import task_loss
+from eqpool.models.baseline import Baseline, BaselineOutput
+from eqpool.numerics import masked_mean
+from eqpool.train.stage_one import squared_error_per_row
+from eqpool.train.state import Batch, LossValue, Stage, Variables
+
+DECILES = 10
+Term = Callable[[BaselineOutput, Batch], jax.Array]
+
+
+def covariate_deciles(cohort: Cohort) -> np.ndarray:
+    """(N,) int32 in [0, 10): the decile of the first covariate, cut at the quantiles of training rows."""
+    values = cohort.covariates[:, 0]
+    edges = np.quantile(values[cohort.rows("train")], np.linspace(0, 1, DECILES + 1)[1:-1])
+    return np.searchsorted(edges, values, side="right").astype(np.int32)
+
+
+def match_groups(cohort: Cohort) -> np.ndarray:
+    """(N,) int32: rows match in RM if decile and class are the same; a numeric target has no class, so decile alone."""
+    deciles = covariate_deciles(cohort)
+    return deciles + DECILES * cohort.target if cohort.target_classes else deciles
+
+
+def rows_with_partner(cohort: Cohort, method: str) -> np.ndarray:
+    """The training rows a method can use: SS and RM drop rows in whose group no other site has a row.
+
+    Returns:
+      Row indices, in order.
+    """
+    train = cohort.rows("train")
+    if method not in ("ss", "rm"):
+        return train
+    group = covariate_deciles(cohort) if method == "ss" else match_groups(cohort)
+    keep = [row for row in train if len(np.unique(cohort.site[train][group[train] == group[row]])) > 1]
+    return np.array(keep, np.int64)
+
+
+def make_baseline(config: RunConfig, input_shape: tuple[int, ...], num_sites: int, num_classes: int) -> Stage:
+    """The stage of `config.method`. `num_classes` 0 means a numeric target.
+
+    Batches hold `inputs` (N, *input_shape), `site`, `decile`, `match`, `target`, `target_known` and `mask` (N,). Loss:
+    prediction + reconstruction (mean squared error over entries) + site term; the validation score is the same sum,
+    but for CAI, whose site term is a game, without it.
+    """
+    weights = config.baseline
+    model = Baseline(config.model, input_shape, max(num_classes, 1), num_sites)
+    site_term = _site_term(config, num_sites)
+
+    def terms_of(output: BaselineOutput, batch: Batch) -> dict[str, jax.Array]:
+        known = batch["mask"] * batch["target_known"]
+        return {
+            "prediction": task_loss(output.prediction, batch["target"], num_classes=num_classes, mask=known),
+            "reconstruction": masked_mean(squared_error_per_row(output.reconstruction, batch["inputs"]), batch["mask"]),
+            "site": site_term(output, batch),
+        }
+
+    def combine(prediction: jax.Array, reconstruction: jax.Array, site: jax.Array) -> jax.Array:
+        return (
+            weights.prediction_weight * prediction
+            + weights.reconstruction_weight * reconstruction
+            + weights.site_weight * site
+        )
+
+    def loss(variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
+        del key, epoch
+        output, updated = model.apply(
+            variables, batch["inputs"], train=True, mask=batch["mask"], mutable=["batch_stats"]
+        )
+        terms = terms_of(output, batch)
+        return LossValue(combine(**terms), terms, dict(updated))
+
+    def forward(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        output: Any = model.apply(variables, batch["inputs"], train=False)
+        error = squared_error_per_row(output.reconstruction, batch["inputs"])
+        outputs = {"latent": output.latent, "prediction": output.prediction, "site": output.site}
+        return outputs | {"reconstruction_error": error}
+
+    def validate(outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
+        everyone = jnp.ones(outputs["latent"].shape[0], jnp.float32)
+        output = BaselineOutput(outputs["latent"], outputs["prediction"], jnp.zeros(()), outputs["site"])
+        terms = {
+            "prediction": task_loss(
+                outputs["prediction"], rows["target"], num_classes=num_classes, mask=rows["target_known"]
+            ),
+            "reconstruction": jnp.mean(outputs["reconstruction_error"]),
+            "site": site_term(output, rows | {"mask": everyone}),
+        }
+        scored = terms | {"site": jnp.zeros(())} if config.method == "cai" else terms
+        return terms | {"score": combine(**scored)}
+
+    def initialise(key: jax.Array) -> Variables:
+        return dict(model.init(key, jnp.zeros((2, *input_shape), jnp.float32), train=False))
+
+    return Stage("baseline", initialise, loss, forward, validate)
+
+
+def _site_term(config: RunConfig, num_sites: int) -> Term:
+    settings = config.baseline
+    kernel: dict[str, Any] = {
+        "num_sites": num_sites, "kernel": settings.kernel, "bandwidth": parse_bandwidth(settings.bandwidth),
+        "estimator": settings.estimator,
+    }  # fmt: skip
+    terms: dict[str, Term] = {
+        "naive": lambda output, rows: jnp.zeros(()),
+        "mmd": lambda output, rows: mmd(output.latent, rows["site"], mask=rows["mask"], **kernel),
+        # The gradient is reversed between encoder and adversary, so that this one loss is the minimax game.
+        "cai": lambda output, rows: task_loss(
+            output.site, rows["site"], num_classes=num_sites, mask=rows["mask"] * (rows["site"] >= 0)
+        ),
+        "ss": lambda output, rows: grouped_mmd(
+            output.latent, rows["site"], rows["decile"], num_groups=DECILES, mask=rows["mask"], **kernel
+        ),
+        "rm": lambda output, rows: matched_distance(
+            output.latent, rows["site"], rows["match"], num_sites=num_sites, mask=rows["mask"]
+        ),
+    }
+    return terms[config.method]
