@@ -31,7 +31,7 @@ def get_config(variant: str = "") -> ConfigDict:
         reconstruction_weight=1.0,
         prediction_weight=1.0,
     )
-    config.stage_two.update(epochs=60, batch_size=128, learning_rate=2e-3, mmd_weight=1.0)
+    config.stage_two.update(epochs=300, batch_size=512, learning_rate=2e-3, decay_every_epochs=40, mmd_weight=20.0)
     if variant == "paper":
         config.name = "adni_paper"
         config.data.grid = "mni_2mm"
@@ -49,6 +49,7 @@ def get_config(variant: str = "") -> ConfigDict:
             epochs=150,
             batch_size=256,
             learning_rate=3e-4,
+            decay_every_epochs=10,
             mmd_weight=0.02,
             mmd_match="phi",
             kernel="laplacian",

@@ -5,6 +5,8 @@ from typing import Any, TypeVar
 
 import jax
 
+from eqpool.errors import InputError
+
 try:
     from orbax.checkpoint import v1 as ocp
 except ImportError:  # where v1 has not left Orbax's experimental folder
@@ -17,6 +19,7 @@ class Checkpoints:
     """The checkpoints of one stage: saved in the background, the last two kept, the newest good one restored."""
 
     def __init__(self, directory: pathlib.Path, keep: int = 2):
+        self._directory = directory
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             directory.absolute(), preservation_policy=policies.LatestN(keep), cleanup_tmp_directories=True
@@ -39,7 +42,17 @@ class Checkpoints:
             self._checkpointer.save_checkpointables(epoch, {"state": state}, force=True)
 
     def restore(self, like: State, epoch: int | None = None) -> State:
-        """The state saved at `epoch` (the newest by default), with the structure and shardings of `like`."""
+        """The state saved at `epoch` (the newest by default), with the structure and shardings of `like`.
+
+        Raises:
+          InputError: one line, where the checkpoint is damaged or another version of eqpool wrote it.
+        """
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
         step = self._checkpointer.latest.step if epoch is None else epoch
-        return self._checkpointer.load_checkpointables(step, {"state": abstract})["state"]
+        try:
+            return self._checkpointer.load_checkpointables(step, {"state": abstract})["state"]
+        except Exception as error:  # Orbax raises many kinds, with the whole tree in the message
+            raise InputError(
+                f"{self._directory / str(step)}: cannot be restored; it is damaged or another version of eqpool wrote "
+                f"it ({type(error).__name__}). Remove the work directory to start again"
+            ) from error

@@ -83,7 +83,7 @@ class KernelConfig:
     """The kernel of an MMD."""
 
     kernel: Literal["laplacian", "gaussian"] = "laplacian"
-    bandwidth: str = "0.25,0.5,1.0,2.0"  # one number, several (mixture), or "median"
+    bandwidth: str = "0.05,0.1,0.25,0.5,1.0"  # one number, several (mixture), or "median"
     estimator: Literal["biased", "unbiased"] = "unbiased"
 
 

@@ -46,6 +46,8 @@ def _parse(arguments: list[str]) -> None:
     try:
         rest = flags.FLAGS(["eqpool.main", *arguments])[1:]
         config = _CONFIG.value
+        if config is not None:
+            config.to_dict()  # a config file that failed to load says so only when it is used
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise InputError(" ".join(str(error).strip("'\"").split())) from None
     if rest:

@@ -117,3 +117,28 @@ def sum_over_row_tiles(partial_sum: Callable[[Any], Tree], rows: Any, *, tile_si
 
     partials = jax.lax.map(jax.checkpoint(partial_sum), jax.tree.map(into_tiles, rows))
     return jax.tree.map(lambda x: jnp.sum(x, axis=0), partials)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def reverse_gradient(x: Array, scale: float = 1.0) -> Array:
+    """`x` itself, whose gradient is multiplied by `-scale` on the way back.
+
+    An adversary that reads `reverse_gradient(latent, scale)` and minimises its own loss makes the encoder maximise it,
+    which is the minimax game of CAI (paper A, section 4) in one pass (Ganin and Lempitsky 2015).
+
+    Args:
+      x: any float array.
+      scale: how strongly the encoder is pushed; concrete.
+    """
+    return x
+
+
+def _reverse_forward(x: Array, scale: float) -> tuple[Array, None]:
+    return x, None
+
+
+def _reverse_backward(scale: float, _: None, gradient: Array) -> tuple[Array]:
+    return (-scale * gradient,)
+
+
+reverse_gradient.defvjp(_reverse_forward, _reverse_backward)

@@ -102,7 +102,7 @@ def update(
         return value.total, value
 
     gradient, value = jax.grad(total, has_aux=True)(state.variables["params"])
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer_state)
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.variables["params"])
     params = optax.apply_updates(state.variables["params"], updates)
     variables = state.variables | value.batch_stats | {"params": params}
     state = state._replace(variables=variables, optimizer_state=optimizer_state, step=state.step + 1)
