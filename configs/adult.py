@@ -28,7 +28,7 @@ def get_config(variant: str = "") -> ConfigDict:
         prediction_weight=1.0,
     )
     config.stage_two.update(epochs=201, batch_size=128, learning_rate=1e-3, mmd_weight=1.0)
-    config.evaluate.adversary_learning_rate = 1e-1
+    config.evaluate.update(adversary_learning_rate=1e-2, adversary_batch_size=1024, adversary_epochs=100, probe_seeds=1)
     if variant == "paper":
         config.name = "adult_paper"
         config.model.phi = "free"

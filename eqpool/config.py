@@ -125,6 +125,8 @@ class EvaluateConfig:
     adversary_epochs: int = _number(200, 1)
     adversary_learning_rate: float = _number(1e-3, 0.0)
     adversary_batch_size: int = _number(128, 2)
+    probe_seeds: int = _number(3, 1)
+    probe_folds: int = _number(5, 2)
     permutations: int = _number(500, 1)
     bootstraps: int = _number(500, 1)
 

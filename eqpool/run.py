@@ -3,6 +3,7 @@
 import importlib.metadata
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,29 +25,32 @@ from eqpool.train.stages import Columns, Session, forward_on_table, train_on_coh
 REPORTED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
 
-def run(config: RunConfig, folder: pathlib.Path) -> dict[str, Any]:
+def run(config: RunConfig, folder: pathlib.Path, quiet: bool = False) -> dict[str, Any]:
     """Trains, evaluates and writes the work directory `folder`; returns what results.json holds.
+
+    `quiet` leaves out what it says on the terminal and the report: for many runs of an experiment.
 
     Raises:
       InputError: bad data, or a work directory of another config or in use.
       TrainingDiverged, Preempted: see `eqpool.train.loop.fit`.
     """
+    say = (lambda text: None) if quiet else print
     with workdir.locked(folder):
         workdir.claim(folder, config)
         results_path = folder / "results.json"
         if results_path.exists():
-            print(f"{folder} is finished; remove it or name another --workdir to run again.\n")
+            say(f"{folder} is finished; remove it or name another --workdir to run again.\n")
             results = workdir.read_json(results_path)
         else:
-            results = _compute(config, folder)
+            results = _compute(config, folder, say)
             workdir.write_json(results_path, results)
-        if not (folder / "report.html").exists():
+        if not quiet and not (folder / "report.html").exists():
             write_report(folder)
-        print(describe_results(results, folder))
+        say(describe_results(results, folder))
         return results
 
 
-def _compute(config: RunConfig, folder: pathlib.Path) -> dict[str, Any]:
+def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any]:
     started = time.monotonic()
     cache = pathlib.Path(config.cache_dir) if config.cache_dir else folder.parent / "cache"
     jax.config.update("jax_compilation_cache_dir", str((cache / "compiled").absolute()))
@@ -54,7 +58,7 @@ def _compute(config: RunConfig, folder: pathlib.Path) -> dict[str, Any]:
 
     cohort = load_cohort(config.data, cache)
     description = describe_cohort(cohort)
-    print(description)
+    say(description)
     workdir.write_text(folder / "log.txt", description + "\n")
     scaling = Scaling.fit(cohort)
     workdir.write_json(folder / "scaling.json", scaling.to_dict())

@@ -20,9 +20,9 @@ def adversary_scores(
     epochs: int,
     learning_rate: float,
     batch_size: int,
-    seed: int,
+    seeds: int,
 ) -> np.ndarray:
-    """Site probabilities of the held-out rows, by an adversary trained on the training rows.
+    """Site probabilities of held-out rows, by adversaries trained on other rows, one a seed.
 
     Args:
       train_features: (N, F) frozen features; standardised here with their own mean and deviation.
@@ -30,31 +30,38 @@ def adversary_scores(
       test_features: (M, F).
       num_sites: classes.
       epochs, learning_rate, batch_size: of Adam; the rate decays to zero along a cosine, so training converges.
-      seed: of initial weights and order.
+      seeds: adversaries that differ in initial weights and order, trained side by side.
 
     Returns:
-      (M, num_sites) float32 probabilities.
+      (seeds, M, num_sites) float32 probabilities.
     """
-    mean, deviation = train_features.mean(axis=0), train_features.std(axis=0) + 1e-8
-    scale = lambda features: jnp.asarray((features - mean) / deviation, jnp.float32)  # noqa: E731
-    # One row cannot be normalised over a batch, so a ragged end is dropped; the next epoch's order picks it up.
-    size = min(batch_size, len(train_features))
+    mean, deviation = train_features.mean(axis=0), train_features.std(axis=0)
+    deviation = np.where(deviation > 1e-7 * np.abs(mean), deviation, 1)  # a constant feature, up to rounding
+    train, test = (
+        jnp.asarray((features.astype(np.float64) - mean) / deviation, jnp.float32)
+        for features in (train_features, test_features)
+    )
     logits = _train_and_apply(
-        scale(train_features),
+        train,
         jnp.asarray(train_site, jnp.int32),
-        scale(test_features),
-        jax.random.key(seed),
+        test,
+        jax.random.split(jax.random.key(0), seeds),
         num_sites=num_sites,
         epochs=epochs,
         learning_rate=learning_rate,
-        batch_size=size,
+        batch_size=min(batch_size, len(train)),
     )
     return np.asarray(jax.nn.softmax(logits))
 
 
 @functools.partial(jax.jit, static_argnames=("num_sites", "epochs", "learning_rate", "batch_size"))
-def _train_and_apply(features, site, test_features, key, *, num_sites, epochs, learning_rate, batch_size):
+def _train_and_apply(features, site, test_features, keys, **settings):
+    return jax.vmap(lambda key: _one_adversary(features, site, test_features, key, **settings))(keys)
+
+
+def _one_adversary(features, site, test_features, key, *, num_sites, epochs, learning_rate, batch_size):
     model = Adversary(num_sites)
+    # A ragged end of an epoch is dropped, since few rows make poor batch statistics; the next order picks it up.
     steps = features.shape[0] // batch_size
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, epochs * steps))
     init_key, order_key = jax.random.split(key)

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from eqpool.config import EvaluateConfig
-from eqpool.data.cohort import Cohort, Scaling
+from eqpool.data.cohort import SPLITS, Cohort, Scaling
 from eqpool.evaluate import metrics
 from eqpool.evaluate.intervals import balanced_accuracy, bootstrap_interval, percentile_interval
 from eqpool.evaluate.probes import ProbeScore, probe_panel, site_floor_features, strongest
@@ -69,9 +69,10 @@ def evaluate(
     return _without_nan(
         equivariance_metrics(cohort, scaling, embeddings, generators, group_map, config, seed)
         | site_distance_metrics(embeddings.phi[test], cohort.site[test], len(cohort.site_names), config, seed)
-        | probe_metrics(cohort, embeddings, config, seed)
+        | probe_metrics(cohort, embeddings, config)
         | target_metrics(cohort, scaling, embeddings.prediction[test], test, config, seed)
         | kept_metrics(cohort, embeddings.phi)
+        | selection_metrics(cohort, embeddings.prediction)
     )
 
 
@@ -104,11 +105,12 @@ def equivariance_metrics(
     scores = {"delta_eq": gap} | ({} if embeddings.tau is None else {"equivariance_error": error})
     draws = min(config.bootstraps, MOST_EQUIVARIANCE_BOOTSTRAPS)
     resampled = jax.random.randint(jax.random.key(seed), (draws, len(test)), 0, len(test))
+    orders = jnp.concatenate([jnp.arange(len(test))[None], resampled])
     result: Metrics = {"delta_eq_ratio_to_permuted": float(ratio)}
     for name, score in scores.items():
         each = jax.jit(lambda vectors, rows, score=score: jax.lax.map(partial(score, vectors), rows))
-        result[name] = float(each(vectors, jnp.arange(len(test))[None])[0])
-        result[f"{name}_interval"] = percentile_interval(np.asarray(each(vectors, resampled)))
+        whole, *drawn = np.asarray(each(vectors, orders)).tolist()
+        result |= {name: whole, f"{name}_interval": percentile_interval(np.array(drawn))}
     return result
 
 
@@ -137,43 +139,42 @@ def site_distance_metrics(
     }
 
 
-def probe_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig, seed: int) -> Metrics:
-    """The paper's adversary and the strongest probe on Phi, on tau^-1 Phi, on the raw latent, and the site floor."""
-    known = (cohort.site >= 0) & ~_target_unknown(cohort)
-    train, test = (np.flatnonzero((cohort.split == split) & known) for split in ("train", "test"))
-    floor = site_floor_features(cohort.covariates[known], cohort.target[known], cohort.target_classes)
-    floor_of_all = np.zeros((len(cohort.site), floor.shape[1]), np.float32)
-    floor_of_all[known] = floor
+def probe_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig) -> Metrics:
+    """The paper's adversary and the strongest probe on Phi, on tau^-1 Phi, on the raw latent, and the site floor.
 
-    def panel(features: np.ndarray) -> list[ProbeScore]:
+    The floor is the same panel on covariates and target alone. `selection_*` are those of the validation split, for
+    choosing among settings.
+    """
+    known = (cohort.site >= 0) & ~_target_unknown(cohort)
+    train, validation, test = (np.flatnonzero((cohort.split == split) & known) for split in SPLITS)
+    floor = np.zeros((len(known), cohort.covariates.shape[1] + max(len(cohort.target_classes), 1)), np.float32)
+    floor[known] = site_floor_features(cohort.covariates[known], cohort.target[known], cohort.target_classes)
+
+    def panel(features: np.ndarray, rows: np.ndarray) -> list[ProbeScore]:
         return probe_panel(
-            features[train],
-            cohort.site[train],
-            features[test],
-            cohort.site[test],
-            config=config,
-            num_sites=len(cohort.site_names),
-            seed=seed,
+            features, cohort.site, cohort.participant_id, train, rows, config=config, num_sites=len(cohort.site_names)
         )
 
-    on_phi = panel(embeddings.phi)
-    adversary = next(score for score in on_phi if score.probe == "mlp")
+    panels = {"strongest_probe": panel(embeddings.phi, test), "site_floor": panel(floor, test)}
+    if embeddings.covariate_free is not None:
+        panels["strongest_probe_covariate_free"] = panel(embeddings.covariate_free, test)
+        panels["strongest_probe_before"] = panel(embeddings.latent, test)
+    adversary = next(
+        score for score in panels["strongest_probe"] if score.probe == "mlp" and score.design == "transfer"
+    )
     result: Metrics = {
         "adversary": 100 * adversary.accuracy,
         "adversary_auc": adversary.auc,
         "site_chance": 1 / len(cohort.site_names),
+        "selection_probe": strongest(panel(embeddings.phi, validation)).balanced_accuracy,
     }
-    panels = {"strongest_probe": on_phi, "site_floor": panel(floor_of_all)}
-    if embeddings.covariate_free is not None:
-        panels["strongest_probe_covariate_free"] = panel(embeddings.covariate_free)
-        panels["strongest_probe_before"] = panel(embeddings.latent)
     for name, scores in panels.items():
         best = strongest(scores)
         result |= {
             name: best.balanced_accuracy,
             f"{name}_interval": best.balanced_accuracy_interval,
-            f"{name}_name": best.probe,
-            f"{name}_auc": best.auc,
+            f"{name}_name": f"{best.probe}, {best.design}",
+            f"{name}_auc": max(score.auc for score in scores),
         }
     return result
 
@@ -214,6 +215,14 @@ def kept_metrics(cohort: Cohort, phi: np.ndarray) -> Metrics:
             f"{name}_range": (float(values.min()), float(values.max())),
         }
     return result
+
+
+def selection_metrics(cohort: Cohort, prediction: np.ndarray) -> Metrics:
+    """Accuracy (percent) on the validation split, by which settings are compared; nothing for a numeric target."""
+    if not cohort.target_classes:
+        return {}
+    rows = np.flatnonzero((cohort.split == "validation") & ~_target_unknown(cohort))
+    return {"selection_accuracy": 100 * float(np.mean(prediction[rows].argmax(axis=1) == cohort.target[rows]))}
 
 
 def _without_nan(values: Metrics) -> Metrics:

@@ -1,10 +1,12 @@
-"""Can the site be told from frozen features? Probes from scratch, and the strongest is what counts."""
+"""Can the site be told from frozen features? A panel of probes from scratch; the strongest is what counts."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
@@ -13,19 +15,24 @@ from eqpool.config import EvaluateConfig
 from eqpool.evaluate.adversary import adversary_scores
 from eqpool.evaluate.intervals import Interval, area_under_curve, balanced_accuracy, bootstrap_interval
 
+# (training features, training site, held-out features) -> (seeds, held-out rows, sites) scores
+Probe = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
 
 class ProbeScore(NamedTuple):
-    """One probe's success on held-out rows.
+    """One probe's success on held-out rows; the mean over seeds where its fit is random.
 
     Attributes:
-      probe: "logistic", "mlp" or "boosted_trees".
+      probe: "logistic", "mlp" (the paper's adversary) or "boosted_trees".
+      design: "transfer", trained on the training split; or "within", cross-validated inside the held-out split.
       accuracy: share of rows whose site was told.
       balanced_accuracy: mean recall over sites; its chance level is 1 / sites.
-      balanced_accuracy_interval: 95%, over subjects.
+      balanced_accuracy_interval: 95%, over rows.
       auc: max(AUC, 1 - AUC) for two sites, else NaN.
     """
 
     probe: str
+    design: str
     accuracy: float
     balanced_accuracy: float
     balanced_accuracy_interval: Interval
@@ -33,40 +40,43 @@ class ProbeScore(NamedTuple):
 
 
 def probe_panel(
-    train_features: np.ndarray,
-    train_site: np.ndarray,
-    test_features: np.ndarray,
-    test_site: np.ndarray,
+    features: np.ndarray,
+    site: np.ndarray,
+    subject: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
     *,
     config: EvaluateConfig,
     num_sites: int,
-    seed: int,
 ) -> list[ProbeScore]:
-    """Trains each probe on one split's frozen features (N, F), float32, and scores it on another's (M, F).
+    """Every probe by two designs, scored on the rows `test`.
+
+    "transfer" trains on the rows `train`, whose features pooling has seen; "within" is cross-validated among the rows
+    `test`, which it has not: features can be made blind on the first and still tell the site on the second.
+
+    Args:
+      features: (N, F) frozen; each probe standardises them on its own training rows.
+      site: (N,) site index, known on all rows named.
+      subject: (N,) identifiers; one subject's rows are never on both sides.
+      train, test: row indices; no subject is in both.
+      config: of the probes.
+      num_sites: classes.
 
     Returns:
-      One score a probe: logistic regression, the paper's adversary ("mlp"), gradient-boosted trees.
+      Scores of logistic regression, the paper's adversary and gradient-boosted trees.
     """
-    scores = {
-        "logistic": _library_scores(make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)), num_sites),
-        "boosted_trees": _library_scores(HistGradientBoostingClassifier(random_state=seed), num_sites),
-        "mlp": lambda *arrays: adversary_scores(
-            *arrays,
-            num_sites=num_sites,
-            epochs=config.adversary_epochs,
-            learning_rate=config.adversary_learning_rate,
-            batch_size=config.adversary_batch_size,
-            seed=seed,
-        ),
-    }
-    return [
-        _score(name, test_site, fit_and_score(train_features, train_site, test_features), config, seed)
-        for name, fit_and_score in scores.items()
-    ]
+    scores = []
+    for name, probe in _probes(config, num_sites).items():
+        transferred = probe(features[train], site[train], features[test])
+        scores.append(_score(name, "transfer", site[test], transferred, config))
+        within = _cross_validated(probe, features[test], site[test], subject[test], config.probe_folds, num_sites)
+        if within is not None:
+            scores.append(_score(name, "within", site[test], within, config))
+    return scores
 
 
 def strongest(scores: list[ProbeScore]) -> ProbeScore:
-    """The probe with the highest balanced accuracy."""
+    """The score with the highest balanced accuracy."""
     return max(scores, key=lambda score: score.balanced_accuracy)
 
 
@@ -76,22 +86,72 @@ def site_floor_features(covariates: np.ndarray, target: np.ndarray, target_class
     return np.concatenate([covariates, encoded], axis=1).astype(np.float32)
 
 
-def _library_scores(model, num_sites: int):
-    def fit_and_score(train_features, train_site, test_features):
-        scores = np.zeros((len(test_features), num_sites), np.float32)
+def _probes(config: EvaluateConfig, num_sites: int) -> dict[str, Probe]:
+    def mlp(train_features: np.ndarray, train_site: np.ndarray, test_features: np.ndarray) -> np.ndarray:
+        return adversary_scores(
+            train_features,
+            train_site,
+            test_features,
+            num_sites=num_sites,
+            epochs=config.adversary_epochs,
+            learning_rate=config.adversary_learning_rate,
+            batch_size=config.adversary_batch_size,
+            seeds=config.probe_seeds,
+        )
+
+    logistic = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced"))
+    trees = HistGradientBoostingClassifier(random_state=0, class_weight="balanced", early_stopping=False)
+    return {"logistic": _of_library(logistic, num_sites), "mlp": mlp, "boosted_trees": _of_library(trees, num_sites)}
+
+
+def _of_library(model: Any, num_sites: int) -> Probe:
+    """A scikit-learn classifier whose fit draws nothing at random: one seed says all."""
+
+    def probe(train_features: np.ndarray, train_site: np.ndarray, test_features: np.ndarray) -> np.ndarray:
+        scores = np.zeros((1, len(test_features), num_sites), np.float32)
         # One thread: OpenMP's busy waiting takes minutes instead of seconds where cores are shared with XLA's threads.
         with threadpool_limits(limits=1):
             model.fit(train_features, train_site)
-            scores[:, model.classes_] = model.predict_proba(test_features)
+            scores[0][:, model.classes_] = model.predict_proba(test_features)
         return scores
 
-    return fit_and_score
+    return probe
 
 
-def _score(name: str, site: np.ndarray, scores: np.ndarray, config: EvaluateConfig, seed: int) -> ProbeScore:
-    predicted = scores.argmax(axis=1)
-    interval = bootstrap_interval(
-        lambda rows: balanced_accuracy(site[rows], predicted[rows]), len(site), config.bootstraps, seed
+def _cross_validated(
+    probe: Probe, features: np.ndarray, site: np.ndarray, subject: np.ndarray, folds: int, num_sites: int
+) -> np.ndarray | None:
+    """The probe's scores of every row from folds without its subject; None where a site is too small to be split."""
+    subjects_a_site = [len(np.unique(subject[site == label])) for label in np.unique(site)]
+    folds = min(folds, min(subjects_a_site))
+    if folds < 2 or len(subjects_a_site) < 2:
+        return None
+    splits = list(StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(features, site, subject))
+    # One size for all folds, so that the compiled adversary serves them all; no row is held out twice.
+    size = min(len(train) for train, _ in splits)
+    largest = max(len(test) for _, test in splits)
+    scores = None
+    for train, test in splits:
+        padded = np.resize(test, largest)
+        fold = probe(features[train[:size]], site[train[:size]], features[padded])[:, : len(test)]
+        scores = np.zeros((len(fold), len(site), num_sites), np.float32) if scores is None else scores
+        scores[:, test] = fold
+    return scores
+
+
+def _score(name: str, design: str, site: np.ndarray, scores: np.ndarray, config: EvaluateConfig) -> ProbeScore:
+    predicted = scores.argmax(axis=2)
+
+    def mean_over_seeds(rows: np.ndarray) -> float:
+        return float(np.mean([balanced_accuracy(site[rows], seed[rows]) for seed in predicted]))
+
+    everyone = np.arange(len(site))
+    aucs = [area_under_curve(site, seed[:, 1]) if seed.shape[1] == 2 else float("nan") for seed in scores]
+    return ProbeScore(
+        probe=name,
+        design=design,
+        accuracy=float(np.mean(predicted == site)),
+        balanced_accuracy=mean_over_seeds(everyone),
+        balanced_accuracy_interval=bootstrap_interval(mean_over_seeds, len(site), config.bootstraps, 0),
+        auc=float(np.mean(aucs)),
     )
-    auc = area_under_curve(site, scores[:, 1]) if scores.shape[1] == 2 else float("nan")
-    return ProbeScore(name, float(np.mean(site == predicted)), balanced_accuracy(site, predicted), interval, auc)

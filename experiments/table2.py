@@ -1,0 +1,173 @@
+"""Table 2 of paper A: six methods, several seeds, both splits, one protocol; shared by table2_german and table2_adult.
+
+Every run is `eqpool.run.run` in a work directory of its own, so that an interrupted experiment goes on where it was.
+The setting of each method is chosen on the first seed's validation split by the paper's rule: the most invariant (by
+the strongest site probe) among those within five points of the best validation accuracy. Test rows choose nothing.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import importlib.util
+import itertools
+import pathlib
+import statistics
+from collections.abc import Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+from eqpool.config import RunConfig, from_config_dict
+from eqpool.run import run
+from eqpool.workdir import write_json, write_text
+
+SEEDS = (685, 648, 535)
+SPLITS = ("raw", "published")
+METHODS = ("naive", "mmd", "cai", "ss", "rm", "ours")
+WINDOW = 5.0  # points of validation accuracy
+
+Setting = dict[str, Any]
+
+# Column, key of results.json, digits, which way is better; ours alone has an equivariance error.
+COLUMNS = (
+    ("delta_eq", "delta_eq", 2, "up"),
+    ("ratio to permuted", "delta_eq_ratio_to_permuted", 2, "up"),
+    ("equivariance error", "equivariance_error", 2, "down"),
+    ("Adv %", "adversary", 1, "down"),
+    ("Adv AUC", "adversary_auc", 2, "down"),
+    ("strongest probe", "strongest_probe", 3, "down"),
+    ("its AUC", "strongest_probe_auc", 3, "down"),
+    ("site floor", "site_floor", 3, ""),
+    ("M unbiased", "mmd", 2, "down"),
+    ("p", "mmd_p_value", 3, "up"),
+    ("M published", "mmd_published", 2, "down"),
+    ("ACC", "accuracy", 1, "up"),
+    ("rows dropped", "dropped_without_partner", 0, ""),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One data set's half of Table 2.
+
+    Attributes:
+      name: of the config file and of the folder.
+      grids: for each method the settings to choose from, as dotted config keys.
+      paper: the paper's row for each method, as printed: delta_eq, Adv, M, ACC.
+    """
+
+    name: str
+    grids: dict[str, tuple[Setting, ...]]
+    paper: dict[str, str]
+
+
+def main(experiment: Experiment) -> None:
+    """Runs or resumes the experiment and writes table.md and table.json beside its code."""
+    parser = argparse.ArgumentParser(prog=f"python -m experiments.table2_{experiment.name}", description=__doc__)
+    parser.add_argument("--raw_dir", default="", help="folder with UCI's raw files, instead of downloading them")
+    parser.add_argument("--published_dir", default="", help="folder with the published npz; without it, raw alone")
+    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"), help="where work directories go")
+    parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
+    arguments = parser.parse_args()
+    folders = {"raw": arguments.raw_dir, "published": arguments.published_dir}
+    splits = [split for split in SPLITS if split == "raw" or folders[split]]
+    cells = list(itertools.product(splits, arguments.methods.split(",")))
+    here = pathlib.Path(__file__).parent / f"table2_{experiment.name}"
+    table = []
+    for split, method in tqdm(cells, experiment.name, unit="cell", disable=None):
+        table.append(_cell(experiment, arguments.runs, split, folders[split], method))
+        _write(experiment, here, table)
+
+
+def _cell(experiment: Experiment, runs: pathlib.Path, split: str, folder: str, method: str) -> dict[str, Any]:
+    """Chooses the method's setting on the first seed, then runs the others."""
+    tried = [
+        (setting, _run(experiment, runs, split, folder, method, SEEDS[0], setting))
+        for setting in experiment.grids[method]
+    ]
+    chosen, first = select(tried)
+    results = [first] + [_run(experiment, runs, split, folder, method, seed, chosen) for seed in SEEDS[1:]]
+    return {
+        "split": split,
+        "method": method,
+        "setting": chosen,
+        "tried": [
+            {"setting": setting} | {key: r["metrics"][key] for key in ("selection_accuracy", "selection_probe")}
+            for setting, r in tried
+        ],
+        "seeds": list(SEEDS),
+        "metrics": {key: _values(results, key) for _, key, _, _ in COLUMNS},
+        "wall_seconds": [r["wall_seconds"] for r in results],
+        "versions": first["versions"],
+        "device": first["device"],
+    }
+
+
+def select(tried: list[tuple[Setting, dict[str, Any]]]) -> tuple[Setting, dict[str, Any]]:
+    """The paper's rule: the most invariant among those within five points of the best validation accuracy."""
+    best = max(results["metrics"]["selection_accuracy"] for _, results in tried)
+    within = [one for one in tried if one[1]["metrics"]["selection_accuracy"] >= best - WINDOW]
+    return min(within, key=lambda one: one[1]["metrics"]["selection_probe"])
+
+
+def _run(
+    experiment: Experiment, runs: pathlib.Path, split: str, folder: str, method: str, seed: int, setting: Setting
+) -> dict[str, Any]:
+    config = _config(experiment.name, split, folder, method, seed, setting, str(runs / "cache"))
+    label = "_".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in setting.items()) or "default"
+    return run(config, runs / f"table2_{experiment.name}" / split / method / label / str(seed), quiet=True)
+
+
+def _config(name: str, split: str, folder: str, method: str, seed: int, setting: Setting, cache_dir: str) -> RunConfig:
+    path = pathlib.Path(__file__).parent.parent / "configs" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config.update_from_flattened_dict({"method": method, "seed": seed, "cache_dir": cache_dir})
+    config.update_from_flattened_dict({"data.split": split, "data.raw_dir": folder})
+    config.update_from_flattened_dict(setting)
+    return from_config_dict(config)
+
+
+def _values(results: list[dict[str, Any]], key: str) -> list[float | None]:
+    return [r["counts"].get(key) if key in r["counts"] else r["metrics"].get(key) for r in results]
+
+
+def _write(experiment: Experiment, folder: pathlib.Path, table: list[dict[str, Any]]) -> None:
+    write_json(folder / "table.json", {"date": datetime.date.today().isoformat(), "rows": table})
+    write_text(folder / "table.md", "\n".join(_markdown(experiment, table)) + "\n")
+
+
+def _markdown(experiment: Experiment, table: list[dict[str, Any]]) -> Iterator[str]:
+    first = table[0]
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    yield f"# Table 2, {experiment.name}"
+    yield ""
+    yield f"Written by `python -m experiments.table2_{experiment.name}` on {datetime.date.today().isoformat()}, "
+    yield f"{first['device']}, {versions}; seeds {', '.join(map(str, SEEDS))}; mean (standard deviation) over seeds."
+    yield "The paper's cells are delta_eq, Adv, M, ACC as printed, on its own split."
+    for split in dict.fromkeys(row["split"] for row in table):
+        yield ""
+        yield f"## Split: {split}"
+        yield ""
+        header = [_arrow(label, better) for label, _, _, better in COLUMNS]
+        yield "| method | " + " | ".join(header) + " | setting | paper |"
+        yield "|---" * (len(COLUMNS) + 3) + "|"
+        for row in (row for row in table if row["split"] == split):
+            cells = [_mean_and_deviation(row["metrics"][key], digits) for _, key, digits, _ in COLUMNS]
+            setting = ", ".join(f"{key} {value}" for key, value in row["setting"].items()) or "default"
+            yield f"| {row['method']} | " + " | ".join(cells) + f" | {setting} | {experiment.paper[row['method']]} |"
+
+
+def _arrow(label: str, better: str) -> str:
+    return label + {"up": " ↑", "down": " ↓", "": ""}[better]
+
+
+def _mean_and_deviation(values: list[float | None], digits: int) -> str:
+    numbers = [value for value in values if value is not None]
+    if not numbers:
+        return ""
+    spread = f" ({statistics.stdev(numbers):.{digits}f})" if len(numbers) > 1 and digits else ""
+    return f"{statistics.mean(numbers):.{digits}f}{spread}"

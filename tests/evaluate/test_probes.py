@@ -1,0 +1,101 @@
+"""The panel proved on planted truth: what is there is found, what is not there is not."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from eqpool.config import EvaluateConfig
+from eqpool.evaluate.intervals import area_under_curve, balanced_accuracy
+from eqpool.evaluate.probes import probe_panel, site_floor_features, strongest
+
+CONFIG = EvaluateConfig(adversary_epochs=60, adversary_learning_rate=3e-3, probe_seeds=2, bootstraps=100)
+TRAIN, TEST = np.arange(600), np.arange(600, 1000)
+
+
+def panel(features, site, subject=None, train=TRAIN, test=TEST, num_sites=2):
+    subject = np.arange(len(site)) if subject is None else subject
+    return probe_panel(features, site, subject, train, test, config=CONFIG, num_sites=num_sites)
+
+
+def noise(seed: int = 0, rows: int = 1000):
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=(rows, 6)).astype(np.float32), generator.integers(0, 2, rows)
+
+
+def test_features_without_site_information_score_chance():
+    features, site = noise()
+    for score in panel(features, site):
+        low, high = score.balanced_accuracy_interval
+        assert abs(score.balanced_accuracy - 0.5) < 0.08, score
+        assert low < score.balanced_accuracy < high
+        assert low < 0.53 and high > 0.47
+
+
+def test_a_signal_that_only_a_nonlinear_probe_sees_is_caught():
+    features, _ = noise()
+    site = ((features[:, 0] > 0) ^ (features[:, 1] > 0)).astype(np.int64)
+    scores = panel(features, site)
+    assert max(score.balanced_accuracy for score in scores if score.probe == "logistic") < 0.6
+    for design in ("transfer", "within"):
+        assert max(score.balanced_accuracy for score in scores if score.design == design) > 0.8
+    assert strongest(scores).balanced_accuracy > 0.9
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_a_latent_that_is_scaled_down_is_caught(scale):
+    features, site = noise()
+    features[:, 2] += 2 * site
+    best = strongest(panel(scale * features, site))
+    assert best.balanced_accuracy > 0.8
+    assert best.auc > 0.85
+
+
+def test_a_small_site_is_weighed_as_much_as_a_large_one():
+    features, _ = noise()
+    site = (np.arange(1000) % 20 == 0).astype(np.int64)
+    features[:, 0] += 4 * site
+    assert strongest(panel(features, site)).balanced_accuracy > 0.9
+
+
+def test_a_subjects_rows_never_straddle_the_folds():
+    """Features that only name the subject tell the site perfectly if, and only if, a subject straddles."""
+    generator = np.random.default_rng(0)
+    subject = np.repeat(np.arange(250), 4)
+    site_of_subject = generator.integers(0, 2, 250)
+    site = site_of_subject[subject]
+    features = generator.normal(size=(250, 6))[subject].astype(np.float32)
+    scores = panel(features, site, subject)
+    assert all(abs(score.balanced_accuracy - 0.5) < 0.15 for score in scores)
+    straddling = panel(features, site, np.arange(1000))
+    assert max(score.balanced_accuracy for score in straddling if score.design == "within") > 0.9
+
+
+def test_three_sites_and_one_too_small_to_split():
+    features, _ = noise()
+    site = np.arange(1000) % 3
+    features[:, 0] += 3 * site
+    assert strongest(panel(features, site, num_sites=3)).balanced_accuracy > 0.8
+    site = np.where(np.arange(1000) == 999, 2, np.arange(1000) % 2)
+    assert {score.design for score in panel(features, site, num_sites=3)} == {"transfer"}
+
+
+def test_more_seeds_than_one_are_averaged():
+    features, site = noise()
+    one = dataclasses.replace(CONFIG, probe_seeds=1)
+    few = probe_panel(features, site, np.arange(1000), TRAIN, TEST, config=one, num_sites=2)
+    assert [score.probe for score in few] == [score.probe for score in panel(features, site)]
+
+
+def test_floor_features_hold_covariate_and_target_alone():
+    floor = site_floor_features(np.array([[60.0], [70.0]]), np.array([1, 0]), ("AD", "CN"))
+    np.testing.assert_array_equal(floor, [[60, 0, 1], [70, 1, 0]])
+    numeric = site_floor_features(np.array([[60.0]]), np.array([3.5], np.float32), ())
+    np.testing.assert_array_equal(numeric, [[60, 3.5]])
+
+
+def test_scores_by_hand():
+    truth, predicted = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])
+    assert balanced_accuracy(truth, predicted) == pytest.approx((2 / 3 + 1) / 2)
+    assert area_under_curve(truth, np.array([0.9, 0.8, 0.7, 0.1])) == 1  # either direction tells the site
+    assert np.isnan(area_under_curve(np.zeros(3), np.arange(3.0)))
