@@ -9,13 +9,12 @@ Variant:  configs/adcp.py:paper carries the paper's protocol: 91x109x91 at 2 mm,
 
 from ml_collections import ConfigDict
 
-from eqpool.config import default_config
+from eqpool.config import check_variant, default_config, use_published_form
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The config; `variant` "" or "paper"."""
-    if variant not in ("", "paper"):
-        raise ValueError(f"configs/adcp.py:{variant}: expected configs/adcp.py or configs/adcp.py:paper")
+    check_variant("adcp", variant)
     config = default_config()
     config.name = "adcp"
     config.checkpoint_every_epochs = 1
@@ -32,31 +31,10 @@ def get_config(variant: str = "") -> ConfigDict:
         prediction_weight=1.0,
     )
     config.stage_two.update(epochs=300, batch_size=512, learning_rate=2e-3, decay_every_epochs=40, mmd_weight=20.0)
+    config.baseline.update(epochs=14, batch_size=16, learning_rate=2e-3, decay_every_epochs=4)
     if variant == "paper":
-        config.name = "adcp_paper"
+        use_published_form(config, ramp_growth=1.2, ramp_ceiling=1.0)
         config.data.grid = "mni_2mm"
-        config.model.phi = "free"
-        config.stage_one.update(
-            epochs=150,
-            batch_size=32,
-            learning_rate=3e-4,
-            decay_every_epochs=10,
-            equivariance_weight=4.0,
-            reconstruction_weight=0.01,
-            prediction_weight=1.0,
-        )
-        config.stage_two.update(
-            epochs=150,
-            batch_size=32,
-            learning_rate=3e-4,
-            decay_every_epochs=10,
-            mmd_weight=0.02,
-            mmd_match="phi",
-            kernel="laplacian",
-            bandwidth="1.0",
-            estimator="biased",
-            mmd_ramp_start=0.1,
-            mmd_ramp_growth=1.2,
-            mmd_ramp_ceiling=1.0,
-        )
+        for stage in (config.stage_one, config.stage_two, config.baseline):
+            stage.update(epochs=150, batch_size=32, learning_rate=3e-4, decay_every_epochs=10)
     return config

@@ -8,13 +8,12 @@ Variants: configs/german.py:paper carries the paper's weights, kernel and free P
 
 from ml_collections import ConfigDict
 
-from eqpool.config import default_config
+from eqpool.config import check_variant, default_config, use_published_form
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The config; `variant` "" or "paper"."""
-    if variant not in ("", "paper"):
-        raise ValueError(f"configs/german.py:{variant}: expected configs/german.py or configs/german.py:paper")
+    check_variant("german", variant)
     config = default_config()
     config.name = "german"
     config.checkpoint_every_epochs = 100
@@ -28,19 +27,8 @@ def get_config(variant: str = "") -> ConfigDict:
         prediction_weight=1.0,
     )
     config.stage_two.update(epochs=501, batch_size=128, learning_rate=1e-2, mmd_weight=1.0)
+    config.baseline.update(epochs=501, batch_size=128, learning_rate=1e-2)
     config.evaluate.adversary_learning_rate = 1e-2
     if variant == "paper":
-        config.name = "german_paper"
-        config.model.phi = "free"
-        config.stage_one.update(equivariance_weight=4.0, reconstruction_weight=0.01, prediction_weight=1.0)
-        config.stage_two.update(
-            mmd_weight=0.02,
-            mmd_match="phi",
-            kernel="laplacian",
-            bandwidth="1.0",
-            estimator="biased",
-            mmd_ramp_start=0.1,
-            mmd_ramp_growth=1.5,
-            mmd_ramp_ceiling=25.0,
-        )
+        use_published_form(config, ramp_growth=1.5, ramp_ceiling=25.0)
     return config

@@ -154,6 +154,35 @@ def default_config() -> ConfigDict:
     return ConfigDict(to_dict(RunConfig()))
 
 
+def check_variant(name: str, variant: str) -> None:
+    """Every shipped config has one variant, "paper".
+
+    Raises:
+      ValueError: another one was asked for.
+    """
+    if variant not in ("", "paper"):
+        raise ValueError(f"configs/{name}.py:{variant}: expected configs/{name}.py or configs/{name}.py:paper")
+
+
+def use_published_form(config: ConfigDict, *, ramp_growth: float, ramp_ceiling: float) -> None:
+    """Puts in place what the paper prints and its code weighs (method.md section 6); data sets differ in the ramp."""
+    config.name = f"{config.name}_paper"
+    config.model.phi = "free"
+    config.stage_one.update(equivariance_weight=4.0, reconstruction_weight=0.01, prediction_weight=1.0)
+    config.stage_two.update(
+        mmd_weight=0.02,
+        mmd_match="phi",
+        mmd_ramp_start=0.1,
+        mmd_ramp_growth=ramp_growth,
+        mmd_ramp_ceiling=ramp_ceiling,
+        kernel="laplacian",
+        bandwidth="1.0",
+        estimator="biased",
+        decay_every_epochs=10,
+    )
+    config.baseline.update(kernel="laplacian", bandwidth="10.0", estimator="biased")
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass config as nested plain dicts, ready for JSON."""
     return dataclasses.asdict(config)

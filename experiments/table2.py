@@ -24,6 +24,7 @@ from eqpool.workdir import write_json, write_text
 SEEDS = (685, 648, 535)
 SPLITS = ("raw", "published")
 METHODS = ("naive", "mmd", "cai", "ss", "rm", "ours")
+SITE_WEIGHTS = ("baseline.site_weight", (0.1, 1.0, 10.0))
 WINDOW = 5.0  # points of validation accuracy
 
 Setting = dict[str, Any]
@@ -52,13 +53,20 @@ class Experiment:
 
     Attributes:
       name: of the config file and of the folder.
-      grids: for each method the settings to choose from, as dotted config keys.
+      mmd_weights: of stage two, to choose from for our method; the baselines choose from `SITE_WEIGHTS`.
       paper: the paper's row for each method, as printed: delta_eq, Adv, M, ACC.
     """
 
     name: str
-    grids: dict[str, tuple[Setting, ...]]
+    mmd_weights: tuple[float, ...]
     paper: dict[str, str]
+
+    def settings(self, method: str) -> list[Setting]:
+        """The settings of a method to choose from, as dotted config keys."""
+        if method == "naive":
+            return [{}]
+        key, weights = ("stage_two.mmd_weight", self.mmd_weights) if method == "ours" else SITE_WEIGHTS
+        return [{key: weight} for weight in weights]
 
 
 def main(experiment: Experiment) -> None:
@@ -83,7 +91,7 @@ def _cell(experiment: Experiment, runs: pathlib.Path, split: str, folder: str, m
     """Chooses the method's setting on the first seed, then runs the others."""
     tried = [
         (setting, _run(experiment, runs, split, folder, method, SEEDS[0], setting))
-        for setting in experiment.grids[method]
+        for setting in experiment.settings(method)
     ]
     chosen, first = select(tried)
     results = [first] + [_run(experiment, runs, split, folder, method, seed, chosen) for seed in SEEDS[1:]]

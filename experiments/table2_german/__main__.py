@@ -2,19 +2,10 @@
 
 from experiments.table2 import Experiment, main
 
-SITE_WEIGHTS = tuple({"baseline.site_weight": weight} for weight in (0.1, 1.0, 10.0))
-
 main(
     Experiment(
         name="german",
-        grids={
-            "naive": ({},),
-            "mmd": SITE_WEIGHTS,
-            "cai": SITE_WEIGHTS,
-            "ss": SITE_WEIGHTS,
-            "rm": SITE_WEIGHTS,
-            "ours": tuple({"stage_two.mmd_weight": weight} for weight in (1.0, 5.0, 20.0)),
-        },
+        mmd_weights=(1.0, 5.0, 20.0),
         paper={
             "naive": "4.6 (0.7), 0.62 (0.03), 7.7 (0.8), 74 (0.9)",
             "mmd": "4.5 (1.0), 0.66 (0.04), 1.5 (0.3), 73 (1.5)",
