@@ -15,15 +15,13 @@ from sklearn.preprocessing import StandardScaler
 from eqpool.config import EvaluateConfig
 from eqpool.data.cohort import SPLITS, Cohort, Scaling
 from eqpool.evaluate import metrics
-from eqpool.evaluate.intervals import balanced_accuracy, bootstrap_interval, percentile_interval
+from eqpool.evaluate.intervals import balanced_accuracy, bootstrap_interval, jackknife_interval, jackknife_masks
 from eqpool.evaluate.probes import ProbeScore, probe_panel, site_floor_features, strongest
 from eqpool.geometry.so import GroupMap
 from eqpool.losses.equivariance import equivariance_error
 from eqpool.losses.mmd import mmd
 
 Metrics = dict[str, Any]
-
-MOST_EQUIVARIANCE_BOOTSTRAPS = 200  # each draw reads all of tau
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +65,7 @@ def evaluate(
     """
     test = cohort.rows("test")
     return _without_nan(
-        equivariance_metrics(cohort, scaling, embeddings, generators, group_map, config, seed)
+        equivariance_metrics(cohort, scaling, embeddings, generators, group_map, seed)
         | site_distance_metrics(embeddings.phi[test], cohort.site[test], len(cohort.site_names), config, seed)
         | probe_metrics(cohort, embeddings, config)
         | target_metrics(cohort, scaling, embeddings.prediction[test], test, config, seed)
@@ -82,10 +80,11 @@ def equivariance_metrics(
     embeddings: Embeddings,
     generators: np.ndarray,
     group_map: GroupMap,
-    config: EvaluateConfig,
     seed: int,
 ) -> Metrics:
     """Delta_eq on the first covariate, its ratio to permuted covariates, and the equivariance error.
+
+    Their intervals are jackknife ones: they are means over pairs, and a bootstrap would pair a row with its own copies.
 
     A baseline has no tau: its delta_eq is that of the latent vector, and it has no equivariance error.
     """
@@ -95,22 +94,20 @@ def equivariance_metrics(
     scaled = jnp.asarray(scaling.covariates.apply(cohort.covariates[test]))
     largest = cohort.covariates[:, 0].max()
 
-    def gap(vectors: jax.Array, rows: jax.Array) -> jax.Array:
-        return metrics.equivariance_gap(vectors[rows], age[rows], maximum=largest)
+    def gap(vectors: jax.Array, mask: jax.Array) -> jax.Array:
+        return metrics.equivariance_gap(vectors, age, maximum=largest, mask=mask)
 
-    def error(vectors: jax.Array, rows: jax.Array) -> jax.Array:
-        return equivariance_error(vectors[rows], scaled[rows], generator=generators, group_map=group_map)
+    def error(vectors: jax.Array, mask: jax.Array) -> jax.Array:
+        return equivariance_error(vectors, scaled, generator=generators, group_map=group_map, mask=mask)
 
     ratio = metrics.equivariance_gap_ratio(jax.random.key(seed), vectors, age, maximum=largest)
     scores = {"delta_eq": gap} | ({} if embeddings.tau is None else {"equivariance_error": error})
-    draws = min(config.bootstraps, MOST_EQUIVARIANCE_BOOTSTRAPS)
-    resampled = jax.random.randint(jax.random.key(seed), (draws, len(test)), 0, len(test))
-    orders = jnp.concatenate([jnp.arange(len(test))[None], resampled])
+    masks = jnp.asarray(jackknife_masks(len(test), seed))
     result: Metrics = {"delta_eq_ratio_to_permuted": float(ratio)}
     for name, score in scores.items():
-        each = jax.jit(lambda vectors, rows, score=score: jax.lax.map(partial(score, vectors), rows))
-        whole, *drawn = np.asarray(each(vectors, orders)).tolist()
-        result |= {name: whole, f"{name}_interval": percentile_interval(np.array(drawn))}
+        each = jax.jit(lambda vectors, masks, score=score: jax.lax.map(partial(score, vectors), masks))
+        whole, *without_group = np.asarray(each(vectors, masks)).tolist()
+        result |= {name: whole, f"{name}_interval": jackknife_interval(whole, np.array(without_group))}
     return result
 
 
@@ -150,15 +147,22 @@ def probe_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig
     floor = np.zeros((len(known), cohort.covariates.shape[1] + max(len(cohort.target_classes), 1)), np.float32)
     floor[known] = site_floor_features(cohort.covariates[known], cohort.target[known], cohort.target_classes)
 
-    def panel(features: np.ndarray, rows: np.ndarray) -> list[ProbeScore]:
+    def panel(features: np.ndarray, rows: np.ndarray = test, within: bool = True) -> list[ProbeScore]:
         return probe_panel(
-            features, cohort.site, cohort.participant_id, train, rows, config=config, num_sites=len(cohort.site_names)
+            features,
+            cohort.site,
+            cohort.participant_id,
+            train,
+            rows,
+            config=config,
+            num_sites=len(cohort.site_names),
+            within=within,
         )
 
-    panels = {"strongest_probe": panel(embeddings.phi, test), "site_floor": panel(floor, test)}
+    panels = {"strongest_probe": panel(embeddings.phi), "site_floor": panel(floor)}
     if embeddings.covariate_free is not None:
-        panels["strongest_probe_covariate_free"] = panel(embeddings.covariate_free, test)
-        panels["strongest_probe_before"] = panel(embeddings.latent, test)
+        panels["strongest_probe_covariate_free"] = panel(embeddings.covariate_free)
+        panels["strongest_probe_before"] = panel(embeddings.latent, within=False)
     adversary = next(
         score for score in panels["strongest_probe"] if score.probe == "mlp" and score.design == "transfer"
     )
@@ -166,7 +170,7 @@ def probe_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig
         "adversary": 100 * adversary.accuracy,
         "adversary_auc": adversary.auc,
         "site_chance": 1 / len(cohort.site_names),
-        "selection_probe": strongest(panel(embeddings.phi, validation)).balanced_accuracy,
+        "selection_probe": strongest(panel(embeddings.phi, validation, within=False)).balanced_accuracy,
     }
     for name, scores in panels.items():
         best = strongest(scores)

@@ -1,8 +1,9 @@
-"""Scores of predictions, and 95% bootstrap intervals over subjects."""
+"""Scores of predictions, and 95% intervals over subjects: bootstrap for means, jackknife for means over pairs."""
 
 from collections.abc import Callable
 
 import numpy as np
+from scipy.stats import t as student_t
 from sklearn.metrics import roc_auc_score
 
 Interval = tuple[float, float] | None  # None where the score is not defined
@@ -22,6 +23,23 @@ def percentile_interval(draws: np.ndarray) -> Interval:
         return None
     low, high = np.quantile(finite, (0.025, 0.975))
     return float(low), float(high)
+
+
+def jackknife_masks(num_rows: int, seed: int, groups: int = 50) -> np.ndarray:
+    """(1 + G, num_rows) bool: all rows, then all rows but one random group, for each of G = min(groups, num_rows)."""
+    groups = min(groups, num_rows)
+    group = np.random.default_rng(seed).permutation(num_rows) % groups
+    return np.concatenate([np.ones((1, num_rows), bool), group[None] != np.arange(groups)[:, None]])
+
+
+def jackknife_interval(whole: float, without_group: np.ndarray) -> Interval:
+    """95%, by the grouped jackknife: t times the standard error from the estimates (G,) that leave one group out."""
+    groups = len(without_group)
+    if groups < 2 or not np.isfinite(without_group).all():
+        return None
+    spread = np.sqrt((groups - 1) * np.mean((without_group - without_group.mean()) ** 2))
+    half = float(student_t.ppf(0.975, groups - 1) * spread)
+    return whole - half, whole + half
 
 
 def balanced_accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
