@@ -106,6 +106,7 @@ class StageTwoConfig(KernelConfig, TrainingConfig):
     mmd_ramp_start: float = _number(1.0, 0.0)  # the weight is mmd_weight x min(start x growth^epoch, ceiling)
     mmd_ramp_growth: float = _number(1.0, 0.0)
     mmd_ramp_ceiling: float = _number(1.0, 0.0)
+    adversary_weight: float = _number(0.0, 0.0)  # of an adversary on the covariate-free latent, beside the MMD
     mmd_match: Literal["phi", "covariate_free", "conditional"] = "covariate_free"
 
 

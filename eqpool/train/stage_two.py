@@ -30,29 +30,36 @@ def make_stage_two(config: RunConfig, num_sites: int, num_classes: int) -> Stage
     The validation score weighs the terms as the last epoch does, so that epochs under a ramp compare.
     """
     weights = config.stage_two
-    model = StageTwo(max(num_classes, 1), config.model.hidden_units, config.model.phi == "sphere")
+    model = StageTwo(max(num_classes, 1), num_sites, config.model.hidden_units, config.model.phi == "sphere")
     last_ramp = mmd_ramp(weights, max(weights.epochs - 1, 0))
 
-    def combine(prediction: jax.Array, reconstruction: jax.Array, site: jax.Array, ramp: jax.Array) -> jax.Array:
+    def combine(
+        prediction: jax.Array, reconstruction: jax.Array, site: jax.Array, adversary: jax.Array, ramp: jax.Array
+    ) -> jax.Array:
         return (
             weights.prediction_weight * prediction
             + weights.reconstruction_weight * reconstruction
             + weights.mmd_weight * ramp * site
+            + weights.adversary_weight * adversary
         )
 
     def loss(variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
         del key
         mask = batch["mask"]
-        output: Any = model.apply(variables, batch["latent"], batch["tau"])
+        output, updated = model.apply(
+            variables, batch["latent"], batch["tau"], train=True, mask=mask, mutable=["batch_stats"]
+        )
         error = jnp.sum(jnp.square(output.reconstruction - batch["latent"]), axis=-1)
+        known_site = mask * (batch["site"] >= 0)
         terms = {
             "prediction": task_loss(
                 output.prediction, batch["target"], num_classes=num_classes, mask=mask * batch["target_known"]
             ),
             "reconstruction": masked_mean(error, mask),
             "site": site_term(weights, output.phi, output.covariate_free, batch, num_sites),
+            "adversary": task_loss(output.site, batch["site"], num_classes=num_sites, mask=known_site),
         }
-        return LossValue(combine(**terms, ramp=mmd_ramp(weights, epoch)), terms, {})
+        return LossValue(combine(**terms, ramp=mmd_ramp(weights, epoch)), terms, dict(updated))
 
     def forward(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
         output: Any = model.apply(variables, batch["latent"], batch["tau"])
@@ -63,6 +70,7 @@ def make_stage_two(config: RunConfig, num_sites: int, num_classes: int) -> Stage
             "prediction": output.prediction,
             "reconstruction": output.reconstruction,
             "reconstruction_error": error,
+            "site": output.site,
         }
 
     def validate(outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
@@ -72,6 +80,8 @@ def make_stage_two(config: RunConfig, num_sites: int, num_classes: int) -> Stage
             ),
             "reconstruction": jnp.mean(outputs["reconstruction_error"]),
             "site": _chunked_site_term(weights, outputs, rows, num_sites),
+            # A game has no score: an adversary that is beaten raises its own loss.
+            "adversary": jnp.zeros(()),
         }
         return terms | {"score": combine(**terms, ramp=last_ramp)}
 

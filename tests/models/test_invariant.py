@@ -32,7 +32,7 @@ def test_phi_turns_as_the_latent_does(t, on_sphere):
     latent = sphere.normalize(jax.random.normal(jax.random.key(0), (20, DIMENSION)))
     rotation = covariate_rotation(t)
     turned = latent @ rotation.T
-    model = StageTwo(outputs=2, on_sphere=on_sphere)
+    model = StageTwo(outputs=2, num_sites=2, on_sphere=on_sphere)
     variables = model.init(jax.random.key(1), latent, tau_of_the_first_plane(latent))
 
     np.testing.assert_allclose(tau_of_the_first_plane(turned), rotation @ tau_of_the_first_plane(latent), atol=2e-6)
@@ -46,7 +46,7 @@ def test_phi_turns_as_the_latent_does(t, on_sphere):
 def test_phi_is_on_the_sphere():
     latent = sphere.normalize(jax.random.normal(jax.random.key(0), (9, DIMENSION)))
     tau = Tau().init_with_output(jax.random.key(2), latent)[0]
-    output, _ = StageTwo(outputs=3).init_with_output(jax.random.key(1), latent, tau)
+    output, _ = StageTwo(outputs=3, num_sites=2).init_with_output(jax.random.key(1), latent, tau)
     np.testing.assert_allclose(np.linalg.norm(output.phi, axis=1), 1, atol=1e-5)
     assert output.prediction.shape == (9, 3) and output.reconstruction.shape == latent.shape
 
