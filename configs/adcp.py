@@ -4,6 +4,7 @@ Command:  python -m eqpool.main --config=configs/adcp.py
 Needs:    nothing. Without data.participants the cohort is SIMULATED on the MNI152 anatomy, with the counts, ages and
           sites of the paper's Table 4 and Fig. 10; 4 mm grid, sized for a CPU.
 Own data: --config.data.participants=participants.tsv (BIDS layout; columns site, age, dx)
+Time:     about 3 minutes on 2 CPU cores. Only 25 subjects have AD: expect wide intervals.
 Variant:  configs/adcp.py:paper carries the paper's protocol: 91x109x91 at 2 mm, 150 epochs, batch 32 (accelerator).
 """
 

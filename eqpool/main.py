@@ -4,6 +4,7 @@ Trains and evaluates one run and writes its work directory. The same command on 
 Exit code 0 on success, 2 with one line on stderr for bad config or bad input, 1 if training diverges.
 """
 
+import difflib
 import pathlib
 import sys
 
@@ -42,7 +43,18 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _check_config_exists(arguments: list[str]) -> None:
+    """The flag's own message for a missing file runs over many lines."""
+    for argument in arguments:
+        path = pathlib.Path(argument.removeprefix("--config=").split(":")[0])
+        if argument.startswith("--config=") and not path.is_file():
+            nearest = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.py")], n=1)
+            hint = f"; did you mean {path.parent / nearest[0]}?" if nearest else ""
+            raise InputError(f"--config={path}: no such file{hint}")
+
+
 def _parse(arguments: list[str]) -> None:
+    _check_config_exists(arguments)
     try:
         rest = flags.FLAGS(["eqpool.main", *arguments])[1:]
         config = _CONFIG.value

@@ -23,7 +23,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
     ("arguments", "expected"),
     [
         ([], "--config: expected a config file, for example --config=configs/adni.py"),
-        (["--config=configs/adnii.py"], "configs/adnii.py"),
+        (["--config=configs/adnii.py"], "--config=configs/adnii.py: no such file; did you mean configs/adni.py?"),
         (["--config=configs/adni.py:papr"], "configs/adni.py:papr: expected configs/adni.py or configs/adni.py:paper"),
         (["--config=configs/adni.py", "--config.sed=3"], "sed"),
         (["--config=configs/adni.py", "--config.seed=x"], "seed"),
