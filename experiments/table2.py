@@ -12,12 +12,14 @@ import importlib.util
 import itertools
 import pathlib
 import statistics
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
 
 from eqpool.config import RunConfig, from_config_dict
+from eqpool.errors import InputError
 from eqpool.run import run
 from eqpool.workdir import write_json, write_text
 
@@ -81,10 +83,13 @@ def main(experiment: Experiment) -> None:
     splits = [split for split in SPLITS if split == "raw" or folders[split]]
     cells = list(itertools.product(splits, arguments.methods.split(",")))
     here = pathlib.Path(__file__).parent / f"table2_{experiment.name}"
-    table = []
-    for split, method in tqdm(cells, experiment.name, unit="cell", disable=None):
-        table.append(_cell(experiment, arguments.runs, split, folders[split], method))
-        _write(experiment, here, table)
+    table: list[dict[str, Any]] = []
+    try:
+        for split, method in tqdm(cells, experiment.name, unit="cell", disable=None):
+            table.append(_cell(experiment, arguments.runs, split, folders[split], method))
+            _write(experiment, here, table)
+    except InputError as error:
+        sys.exit(f"eqpool: {error}")
 
 
 def _cell(experiment: Experiment, runs: pathlib.Path, split: str, folder: str, method: str) -> dict[str, Any]:
