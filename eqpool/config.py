@@ -60,6 +60,7 @@ class ModelConfig:
     centre_latent: bool = False  # the published sphere projection subtracts the latent's mean coordinate first
     rotation_range: float = _number(3.0, 0.0, math.pi)  # radians over the covariate's training range
     spectrum: Literal["uniform", "paper"] = "uniform"  # paper: skew(1_m) as printed; rotation_range unused
+    tau: Literal["free", "covariate"] = "free"  # covariate: tau carries the covariates alone, and no site
     group_map: Literal["expm", "cayley"] = "expm"
     phi: Literal["sphere", "free"] = "sphere"  # sphere: b is normalised, so MMD cannot shrink it
     compute_dtype: Literal["float32", "bfloat16"] = "float32"

@@ -2,8 +2,12 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
+
+from eqpool.numerics import as_float, einsum, matmul
 
 # Wide enough for a generator that went through float32, far below any real asymmetry.
 _TOLERANCE = 1e-5
@@ -62,6 +66,18 @@ def assemble(planes: InvariantPlanes) -> np.ndarray:
     first, second = planes.basis[:, : planes.num_planes], planes.basis[:, planes.num_planes : 2 * planes.num_planes]
     half = np.einsum("ip,cp,jp->cij", second, planes.speeds, first)
     return half - np.swapaxes(half, -1, -2)
+
+
+def rotations(planes: InvariantPlanes, covariate: ArrayLike) -> Array:
+    """expm(sum_c covariate_c B_c) for N covariates (N, C): (N, n, n) float32, by one angle a plane."""
+    covariate = as_float(covariate)
+    basis = jnp.asarray(planes.basis, covariate.dtype)
+    first, second, fixed = jnp.split(basis.T, (planes.num_planes, 2 * planes.num_planes))
+    angle = matmul(covariate, jnp.asarray(planes.speeds, covariate.dtype))[..., None]
+    cosine, sine = jnp.cos(angle), jnp.sin(angle)
+    turned = [cosine * first[None] - sine * second[None], sine * first[None] + cosine * second[None]]
+    still = jnp.broadcast_to(fixed, (len(covariate), *fixed.shape))
+    return einsum("ik,bkj->bij", basis, jnp.concatenate([*turned, still], axis=1))
 
 
 def as_host_generator(generator: ArrayLike) -> np.ndarray:

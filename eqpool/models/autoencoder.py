@@ -10,7 +10,7 @@ from eqpool.config import ModelConfig
 from eqpool.geometry import sphere
 from eqpool.models.mlp import MLP, Head
 from eqpool.models.resnet3d import Decoder3D, ResNet3D
-from eqpool.models.tau import Tau
+from eqpool.models.tau import CovariateTau, Tau
 
 
 class Encoder(nn.Module):
@@ -75,17 +75,19 @@ class StageOne(nn.Module):
       config: sizes.
       input_shape: one input's shape, (F,) or (x, y, z).
       outputs: classes, or 1 for regression.
+      num_covariates: that a tau of the kind "covariate" carries.
     """
 
     config: ModelConfig
     input_shape: tuple[int, ...]
     outputs: int
+    num_covariates: int = 1
 
     def setup(self) -> None:
         """Builds the four networks."""
         self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config, self.input_shape)
-        self.tau = Tau(self.config.hidden_units)
+        self.tau = make_tau(self.config, self.num_covariates)
         self.head = Head(self.outputs, self.config.hidden_units, self.config.dropout)
 
     def decode(self, latent: jax.Array) -> jax.Array:
@@ -101,3 +103,10 @@ class StageOne(nn.Module):
             reconstruction=self.decoder(latent, train=train, mask=mask),
             prediction=self.head(latent, train=train, mask=mask),
         )
+
+
+def make_tau(config: ModelConfig, num_covariates: int) -> nn.Module:
+    """The network l to tau(l) that `config.tau` names."""
+    if config.tau == "covariate":
+        return CovariateTau(num_covariates, config.rotation_range, config.spectrum, config.hidden_units)
+    return Tau(config.hidden_units)

@@ -1,10 +1,13 @@
 """tau: from the latent on the sphere to SO(n). It sees the image alone, never the covariate."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from eqpool.geometry import so
+from eqpool.geometry.planes import invariant_planes, rotations
 from eqpool.models.mlp import MLP
 
 
@@ -22,3 +25,28 @@ class Tau(nn.Module):
         angles = MLP((self.hidden_units,), dimension * (dimension - 1) // 2)(latent)
         scale = self.param("scale", nn.initializers.constant(0.1), (), jnp.float32)
         return so.cayley(so.skew(scale * angles))
+
+
+class CovariateTau(nn.Module):
+    """l to tau(l) = expm(-sum_c s_c(l) B_c): (N, n) to (N, n, n) float32 rotations that carry the covariates alone.
+
+    It is the form that the equivariance loss has at its optimum, tau_i = expm(-c_i B) u (method.md section 3), with
+    the common frame u = I, which b can turn as it likes. A free tau has n(n-1)/2 numbers to tell the site by; this one
+    has as many as there are covariates.
+
+    Attributes:
+      num_covariates: C.
+      rotation_range, spectrum: of the generators B_c, as the equivariance loss has them.
+    """
+
+    num_covariates: int
+    rotation_range: float
+    spectrum: Literal["uniform", "paper"] = "uniform"
+    hidden_units: int = 64
+
+    @nn.compact
+    def __call__(self, latent: jax.Array) -> jax.Array:
+        ranges = (self.rotation_range,) * self.num_covariates
+        generators = so.generator(latent.shape[-1], rotation_range=ranges, spectrum=self.spectrum)
+        read = MLP((self.hidden_units, self.hidden_units), self.num_covariates, name="covariate")(latent)
+        return rotations(invariant_planes(generators), -read)

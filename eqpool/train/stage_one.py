@@ -31,7 +31,7 @@ def make_stage_one(config: RunConfig, input_shape: tuple[int, ...], num_covariat
     depend on the input's size) + prediction; the validation score is the same sum on the validation rows.
     """
     weights = config.stage_one
-    model = StageOne(config.model, input_shape, max(num_classes, 1))
+    model = StageOne(config.model, input_shape, max(num_classes, 1), num_covariates)
     generators = covariate_generators(config.model, num_covariates)
 
     def combine(equivariance: jax.Array, reconstruction: jax.Array, prediction: jax.Array) -> jax.Array:

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 
 from eqpool.geometry import so, sphere
 from eqpool.models.invariant import StageTwo
-from eqpool.models.tau import Tau
+from eqpool.models.tau import CovariateTau, Tau
 
 DIMENSION = 6
 
@@ -60,3 +61,16 @@ def test_tau_is_a_rotation(dimension):
     tau = np.asarray(model.apply(variables, latent), np.float64)
     np.testing.assert_allclose(tau @ tau.swapaxes(1, 2), np.broadcast_to(np.eye(dimension), tau.shape), atol=2e-5)
     np.testing.assert_allclose(np.linalg.det(tau), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("covariates", [1, 2])
+def test_a_covariate_tau_is_the_exponential_of_what_it_reads(covariates):
+    latent = sphere.normalize(jax.random.normal(jax.random.key(0), (7, 9)))
+    model = CovariateTau(covariates, rotation_range=2.5, hidden_units=16)
+    variables = model.init(jax.random.key(1), latent)
+    tau, state = model.apply(variables, latent, capture_intermediates=True)
+    read = np.asarray(state["intermediates"]["covariate"]["__call__"][0], np.float64)
+    generators = so.generator(9, rotation_range=(2.5,) * covariates)
+    expected = [scipy.linalg.expm(-np.einsum("c,cij->ij", row, generators)) for row in read]
+    np.testing.assert_allclose(tau, expected, atol=2e-6)
+    assert np.abs(read).max() > 0.01
