@@ -4,7 +4,7 @@ Command:  python -m eqpool.main --config=configs/adult.py
 Needs:    adult.data and adult.test from UCI, downloaded on first use, or --config.data.raw_dir=FOLDER
 Time:     about 8 minutes on 2 CPU cores.
 Score:    seed 0: accuracy 84.9 % [84.4, 85.5]; the site is NOT hidden: the strongest probe tells it from Phi with
-          balanced accuracy 0.80 (site floor 0.59), since tau itself carries it (see experiments/README.md).
+          balanced accuracy 0.80 (site floor 0.59), see experiments/README.md.
 Variants: configs/adult.py:paper carries the paper's weights, kernel and free Phi;
           --config.data.split=published reads the published split (adult.npz in data.raw_dir).
 """
