@@ -18,7 +18,6 @@ def get_config(variant: str = "") -> ConfigDict:
     check_variant("adcp", variant)
     config = default_config()
     config.name = "adcp"
-    config.checkpoint_every_epochs = 1
     config.data.dataset = "adcp"
     config.model.latent_dim = 64
     config.model.hidden_units = 128
@@ -33,6 +32,8 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.stage_two.update(epochs=300, batch_size=512, learning_rate=2e-3, decay_every_epochs=40, mmd_weight=20.0)
     config.baseline.update(epochs=14, batch_size=16, learning_rate=2e-3, decay_every_epochs=4)
+    for stage in (config.stage_one, config.baseline):
+        stage.checkpoint_every_epochs = 1
     if variant == "paper":
         use_published_form(config, ramp_growth=1.2, ramp_ceiling=1.0)
         config.data.grid = "mni_2mm"

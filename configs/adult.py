@@ -19,7 +19,6 @@ def get_config(variant: str = "") -> ConfigDict:
     check_variant("adult", variant)
     config = default_config()
     config.name = "adult"
-    config.checkpoint_every_epochs = 20
     config.data.dataset = "adult"
     config.stage_one.update(
         epochs=201,

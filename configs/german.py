@@ -16,7 +16,6 @@ def get_config(variant: str = "") -> ConfigDict:
     check_variant("german", variant)
     config = default_config()
     config.name = "german"
-    config.checkpoint_every_epochs = 100
     config.data.dataset = "german"
     config.stage_one.update(
         epochs=501,

@@ -77,6 +77,7 @@ class TrainingConfig:
     learning_rate_decay: float = _number(0.65, 0.0, 1.0)
     decay_every_epochs: int = _number(10, 1)
     weight_decay: float = _number(0.0, 0.0)  # decoupled, as in AdamW
+    checkpoint_every_epochs: int = _number(50, 1)  # a kill loses at most these; the last epoch is always saved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +142,6 @@ class RunConfig:
     seed: int = _number(0, 0)
     method: Method = "ours"
     cache_dir: str = ""  # prepared volumes, simulated cohorts, compiled programs; default: beside the work directory
-    checkpoint_every_epochs: int = _number(10, 1)
     devices: int = _number(0, 0)  # 0: all local devices
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)

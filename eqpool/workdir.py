@@ -54,7 +54,11 @@ def claim(workdir: pathlib.Path, config: RunConfig) -> None:
 
 
 def _without_neutral(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in NEUTRAL_KEYS}
+    return {
+        key: _without_neutral(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in NEUTRAL_KEYS
+    }
 
 
 def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from eqpool import workdir
-from eqpool.config import RunConfig
+from eqpool.config import RunConfig, StageOneConfig
 from eqpool.errors import InputError
 
 
@@ -18,7 +18,8 @@ def test_a_second_run_is_refused(tmp_path):
 
 def test_another_config_is_refused_by_key(tmp_path):
     workdir.claim(tmp_path, RunConfig(seed=1))
-    workdir.claim(tmp_path, RunConfig(seed=1, cache_dir="elsewhere"))
+    rarely = StageOneConfig(checkpoint_every_epochs=7)
+    workdir.claim(tmp_path, RunConfig(seed=1, cache_dir="elsewhere", stage_one=rarely))
     with pytest.raises(InputError, match=r"config.seed \(1 there, 2 now\)"):
         workdir.claim(tmp_path, RunConfig(seed=2))
 

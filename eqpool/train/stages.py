@@ -125,8 +125,8 @@ def forward_on_volumes(session: Session, stage: Stage, variables, cohort: Cohort
 
 
 def _fit(session: Session, stage: Stage, state: TrainState, run_epoch, epochs: int) -> TrainState:
-    directory = session.checkpoints / stage.name
-    return fit(stage.name, state, run_epoch, epochs, directory, session.config.checkpoint_every_epochs, session.log)
+    save_every = getattr(session.config, stage.name).checkpoint_every_epochs
+    return fit(stage.name, state, run_epoch, epochs, session.checkpoints / stage.name, save_every, session.log)
 
 
 def _stage_keys(session: Session, stage: Stage) -> tuple[jax.Array, jax.Array]:
