@@ -81,8 +81,7 @@ def _record(name: str, state: TrainState, terms: dict, validation: dict) -> dict
 
 
 def _check_finite(record: dict, last_good: int | None) -> None:
-    bad = [key for key, value in record.items() if isinstance(value, float) and math.isnan(value)]
-    bad += [key for key, value in record.items() if isinstance(value, float) and math.isinf(value)]
+    bad = [key for key, value in record.items() if isinstance(value, float) and not math.isfinite(value)]
     if bad:
         saved = "no checkpoint yet" if last_good is None else f"the last good checkpoint is that of epoch {last_good}"
         raise TrainingDiverged(

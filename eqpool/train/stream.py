@@ -14,7 +14,6 @@ from eqpool import parallel
 from eqpool.train.state import Batch, Stage, TrainState, update
 
 HostBatch = dict[str, np.ndarray]
-Loader = Callable[[int | None], Iterator[HostBatch]]  # epoch -> batches of static shape; None: in order
 
 
 def make_stream_step(
