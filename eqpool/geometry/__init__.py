@@ -1,5 +1,5 @@
 """Groups, spheres and warps: geometry in jax alone, without parameters."""
 
-from eqpool.geometry import so, sphere
+from eqpool.geometry import so, sphere, warp
 
-__all__ = ["so", "sphere"]
+__all__ = ["so", "sphere", "warp"]

@@ -8,6 +8,31 @@ from jax.typing import ArrayLike
 from eqpool.numerics import as_float, safe_norm
 
 
+def from_plane(x: ArrayLike, dimension: int) -> Array:
+    """Inverse stereographic projection: points of R^k onto the sphere S^(dimension - 1), one to one.
+
+    x goes to (2 x, 1 - |x|^2) / (1 + |x|^2), filled up with zeros: the origin to a pole, |x| = 1 to the equator, so
+    that distances near the origin double and no scale is left to learn.
+
+    Args:
+      x: (..., k), 1 <= k < dimension; computed in float32 at least.
+      dimension: n.
+
+    Returns:
+      (..., dimension) of norm 1, float32 (float64 if `x` is).
+
+    Raises:
+      ValueError: `x` has no coordinates, or more than the sphere has room for.
+    """
+    x = as_float(x)
+    if x.ndim < 1 or not 1 <= x.shape[-1] < dimension:
+        raise ValueError(f"x has shape {x.shape}, expected (..., k) with 1 <= k < {dimension}")
+    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    point = jnp.concatenate([2 * x, 1 - square], axis=-1) / (1 + square)
+    padding = [(0, 0)] * (x.ndim - 1) + [(0, dimension - point.shape[-1])]
+    return jnp.pad(point, padding)
+
+
 def normalize(x: ArrayLike) -> Array:
     """Projects vectors onto the unit sphere: l = x / |x| (paper A, section 3.1; method.md section 1).
 

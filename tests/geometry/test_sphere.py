@@ -35,3 +35,18 @@ def test_half_precision_and_errors():
     for shape in ((), (3, 0)):
         with pytest.raises(ValueError, match="x has shape"):
             sphere.normalize(jnp.ones(shape))
+
+
+@pytest.mark.parametrize(("count", "dimension"), [(1, 2), (2, 5), (3, 4)])
+def test_from_plane_is_the_inverse_stereographic_projection(count, dimension):
+    x = np.random.default_rng(0).normal(size=(6, count)).astype(np.float32)
+    point = np.asarray(sphere.from_plane(x, dimension), np.float64)
+    np.testing.assert_allclose(np.linalg.norm(point, axis=1), 1, atol=1e-6)
+    np.testing.assert_array_equal(point[:, count + 1 :], 0)
+    # Back from the pole opposite to the origin's: x = p / (1 + height).
+    np.testing.assert_allclose(point[:, :count] / (1 + point[:, count : count + 1]), x, rtol=2e-4, atol=1e-5)
+    origin = sphere.from_plane(np.zeros(count, np.float32), dimension)
+    np.testing.assert_array_equal(origin, np.eye(dimension)[count])
+    for shape in ((), (3, dimension), (3, 0)):
+        with pytest.raises(ValueError, match="x has shape"):
+            sphere.from_plane(jnp.ones(shape), dimension)

@@ -1,0 +1,115 @@
+"""Speed of the warps, forward and gradient: `pytest benchmarks/bench_warp.py --benchmark-enable`.
+
+Not part of the test run. Every call is compiled and warmed up first and waited for; sizes are in the test names.
+
+How `resample` reads the eight corners of a cell was chosen by measuring. 2026-11-21, 2 cores of a shared x86-64
+machine, kept busy by others (on a quiet one `resample` needs 23 ms), jax 0.10.2, one CPU device, 64^3, batch 2, one
+channel, float32; the fastest of 12 interleaved rounds, in ms; last the temporary memory of "both", which costs page
+faults at every call:
+
+                                              forward  by image  by coordinates  both
+    a gather for each corner                      3.2        60              96   261   113 MiB
+    the same, each corner under checkpoint        5.4        76              68   223    99 MiB
+    one gather of (points, 8)                   108.9        60              46   187   118 MiB
+    one gather of 2 x 2 x 2 windows               7.8        58             199   284    80 MiB
+    rows that hold a voxel's 8 neighbours        18.4        45             372   319    88 MiB
+    custom_jvp, gradient through such rows        6.1        11              21   172    66 MiB
+    custom_vjp, one scatter of windows           14.1        21              50   114    46 MiB
+    shifted copies, optimization_barrier          2.5        24               9   113    57 MiB
+    scan over corners, checkpoint: `resample`     6.6        10              13    35    24 MiB
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eqpool.geometry import warp
+
+BATCH, SIDE = 2, 64
+SHAPE = (SIDE,) * 3
+
+
+def measure(benchmark, function: Callable, *arguments: jax.Array) -> None:
+    compiled = jax.jit(function).lower(*arguments).compile()
+    jax.block_until_ready(compiled(*arguments))
+    benchmark.extra_info |= {
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "temporary_mib": compiled.memory_analysis().temp_size_in_bytes / 2**20,
+    }
+    benchmark.pedantic(lambda: jax.block_until_ready(compiled(*arguments)), rounds=15, warmup_rounds=1)
+
+
+def resample_all_corners_at_once(images: jax.Array, coordinates: jax.Array) -> jax.Array:
+    """The plain form: every corner a gather of its own, all derivatives left to JAX."""
+    padded = jnp.pad(images, ((0, 0), *((1, 1),) * 3, (0, 0)))
+    sizes = np.array(images.shape[1:-1], np.float32)
+    position = jnp.clip(coordinates, -1, sizes)
+    lower = jnp.minimum(jnp.floor(position), sizes - 1)
+    fraction = position - jax.lax.stop_gradient(lower)
+    read = jax.vmap(lambda image, index: image[tuple(jnp.moveaxis(index, -1, 0))])
+    total = jnp.zeros(())
+    for corner in itertools.product((0, 1), repeat=3):
+        weight = math.prod(fraction[..., d] if up else 1 - fraction[..., d] for d, up in enumerate(corner))
+        total = total + weight[..., None] * read(padded, lower.astype(jnp.int32) + 1 + np.array(corner))
+    return total
+
+
+def problem() -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Images, smooth displacements of a few voxels, and a cotangent."""
+    images, cotangent = jax.random.normal(jax.random.key(0), (2, BATCH, *SHAPE, 1))
+    control_points = 3 * jax.random.normal(jax.random.key(1), (BATCH, *warp.bspline_control_shape(SHAPE, 16), 3))
+    return images, warp.bspline_displacement(control_points, SHAPE, spacing=16), cotangent
+
+
+@pytest.mark.parametrize("gradient", ["forward", "by image", "by coordinates", "by both"])
+@pytest.mark.parametrize("resample", [warp.resample, resample_all_corners_at_once], ids=["ours", "all at once"])
+def test_resample(benchmark, resample, gradient):
+    images, displacement, cotangent = problem()
+    coordinates = warp.voxel_grid(SHAPE) + displacement
+    if gradient == "forward":
+        return measure(benchmark, resample, images, coordinates)
+    by = {"by image": 0, "by coordinates": 1, "by both": (0, 1)}[gradient]
+    loss = jax.value_and_grad(lambda *arguments: jnp.vdot(resample(*arguments), cotangent), argnums=by)
+    measure(benchmark, loss, images, coordinates)
+
+
+@pytest.mark.parametrize("kind", ["affine", "bspline of spacing 8", "bspline of spacing 16"])
+def test_transformer_with_gradient(benchmark, kind):
+    """From the parameters on: what an STN adds to a training step."""
+    images, _, cotangent = problem()
+    if kind == "affine":
+        parameters = 0.1 * jax.random.normal(jax.random.key(2), (4, BATCH, 3))
+
+        def transform(images, parameters):
+            return warp.warp_affine(images, warp.affine_matrix(*parameters))
+    else:
+        spacing = int(kind.split()[-1])
+        control_shape = warp.bspline_control_shape(SHAPE, spacing)
+        parameters = jax.random.normal(jax.random.key(2), (BATCH, *control_shape, 3))
+
+        def transform(images, parameters):
+            return warp.warp_displacement(images, warp.bspline_displacement(parameters, SHAPE, spacing=spacing))
+
+    loss = jax.value_and_grad(lambda *arguments: jnp.vdot(transform(*arguments), cotangent), argnums=(0, 1))
+    measure(benchmark, loss, images, parameters)
+
+
+@pytest.mark.parametrize("spacing", [8, 16])
+def test_bspline_displacement_with_gradient(benchmark, spacing):
+    points = jax.random.normal(jax.random.key(2), (BATCH, *warp.bspline_control_shape(SHAPE, spacing), 3))
+    loss = jax.value_and_grad(lambda points: jnp.sum(warp.bspline_displacement(points, SHAPE, spacing=spacing) ** 2))
+    measure(benchmark, loss, points)
+
+
+@pytest.mark.parametrize("measure_of", [warp.jacobian_determinant, warp.bending_energy], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("gradient", [False, True], ids=["forward", "with_gradient"])
+def test_measures_of_a_field(benchmark, measure_of, gradient):
+    _, displacement, _ = problem()
+    loss = jax.value_and_grad(lambda displacement: jnp.sum(measure_of(displacement)))
+    measure(benchmark, loss if gradient else measure_of, displacement)
