@@ -32,14 +32,15 @@ class Cohort:
       name: of the data set, for results.json.
       simulated: True where the images are made up; said wherever the cohort is shown.
       participant_id: (N,) str, not unique where a subject has several scans.
-      inputs: (N, F) float32 features, or (N, *grid.shape) float32 prepared volumes, which may be a read-only memory
-        map and is then to be read row by row. Scaled with training rows only; never holds site or covariate.
-      input_names: the F feature names; empty for volumes.
+      inputs: (N, F) float32 features, (N, height, width) float32 images, or (N, *grid.shape) float32 prepared volumes,
+        which may be a read-only memory map and is then to be read row by row. Scaled with training rows only; never
+        holds site or covariate.
+      input_names: the F feature names; empty for images and volumes.
       site: (N,) int32, index into `site_names`; -1 where unknown.
-      covariates: (N, C) float64 in their own units (years).
+      covariates: (N, C) float64 in their own units (years); C is 0 where there are none.
       target: (N,) int32 class index, -1 where unknown; if `target_classes` is empty (N,) float32, NaN where unknown.
       split: (N,) str, each one of `SPLITS`.
-      grid: of the volumes; None for a table.
+      grid: of the volumes; None for a table and for images.
       notes: lines for the run's log: what was read, left out and assumed.
     """
 

@@ -190,6 +190,7 @@ def _with_volumes(
         config.workers,
         progress,
         labels=[table.where(row) for row in range(len(table.frame))],
+        squash=config.squash,
     )
     kept = prepared.kept
     return dataclasses.replace(

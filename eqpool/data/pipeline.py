@@ -19,7 +19,7 @@ def load_cohort(config: DataConfig, cache_dir: pathlib.Path, progress: bool = Tr
     """Reads, checks, splits and scales the data that a configuration asks for.
 
     A given `config.participants` is read whatever the data set's name; without it "german" and "adult" come from
-    UCI's raw files, "adni" and "adcp" are simulated in the cache folder.
+    UCI's raw files, "morpho_mnist" is drawn from MNIST's, "adni" and "adcp" are simulated in the cache folder.
 
     Args:
       config: what is pooled.
@@ -31,6 +31,8 @@ def load_cohort(config: DataConfig, cache_dir: pathlib.Path, progress: bool = Tr
     """
     if config.participants:
         return load_participants(config, pathlib.Path(cache_dir), progress)[0]
+    if config.dataset == "morpho_mnist":
+        return _load_digits(config, pathlib.Path(cache_dir), progress)
     if config.dataset in ("german", "adult"):
         return _load_public(config, pathlib.Path(cache_dir))
     return _load_simulated(config, pathlib.Path(cache_dir), progress)
@@ -49,6 +51,22 @@ def _load_public(config: DataConfig, cache_dir: pathlib.Path) -> Cohort:
     if config.split == "published":
         return published.load_published(config.dataset, config.raw_dir)
     return uci.load_uci(config.dataset, config.raw_dir, cache_dir, config.split_seed)
+
+
+def _load_digits(config: DataConfig, cache_dir: pathlib.Path, progress: bool) -> Cohort:
+    from eqpool.data.morpho_mnist import load_morpho_mnist
+
+    return load_morpho_mnist(
+        config.raw_dir,
+        cache_dir,
+        source=config.source_domain,
+        target=config.target_domain,
+        train_count=config.train_digits,
+        test_count=config.test_digits,
+        seed=config.split_seed,
+        workers=config.workers,
+        progress=progress,
+    )
 
 
 def _load_simulated(config: DataConfig, cache_dir: pathlib.Path, progress: bool) -> Cohort:

@@ -14,9 +14,9 @@ import pandas as pd
 import tensorflow_datasets as tfds
 
 from eqpool.data.cohort import Cohort
+from eqpool.data.raw_files import raw_files
 from eqpool.data.splits import assign_splits
 from eqpool.data.tables import fit_encoding
-from eqpool.data.uci_files import raw_files
 from eqpool.errors import InputError
 
 
@@ -126,7 +126,7 @@ class _UciBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        del dl_manager  # its retries take minutes without a network; `uci_files` has fetched the files already
+        del dl_manager  # its retries take minutes without a network; `raw_files` has fetched the files already
         return {split: self._generate_examples(self._folder / name) for split, name in self.files.items()}
 
     def _generate_examples(self, path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from eqpool.config import DataConfig
-from eqpool.data import uci_files
+from eqpool.data import raw_files
 from eqpool.data.pipeline import load_cohort
 from eqpool.errors import InputError
 
@@ -39,7 +39,7 @@ def raw(tmp_path, monkeypatch):
     }
     for name, text in contents.items():
         (folder / name).write_text(text)
-        monkeypatch.setitem(uci_files.CHECKSUMS, name, hashlib.sha256(text.encode()).hexdigest())
+        monkeypatch.setitem(raw_files.CHECKSUMS, name, hashlib.sha256(text.encode()).hexdigest())
     return folder
 
 
@@ -79,7 +79,7 @@ def test_an_altered_copy_is_refused_even_when_prepared_before(raw, tmp_path):
     with pytest.raises(InputError) as caught:
         load("german", raw, tmp_path)
     assert str(path) in str(caught.value) and found in str(caught.value)
-    assert uci_files.CHECKSUMS["german.data"] in str(caught.value)
+    assert raw_files.CHECKSUMS["german.data"] in str(caught.value)
 
 
 def test_a_missing_copy(tmp_path):
@@ -88,14 +88,14 @@ def test_a_missing_copy(tmp_path):
 
 
 def test_no_download(tmp_path, monkeypatch):
-    monkeypatch.setitem(uci_files.URLS, "german.data", (tmp_path / "nowhere").as_uri())
+    monkeypatch.setitem(raw_files.URLS, "german.data", (tmp_path / "nowhere").as_uri())
     with pytest.raises(InputError, match="cannot be downloaded .* give config.data.raw_dir"):
         load_cohort(DataConfig(dataset="german"), tmp_path / "cache", progress=False)
     assert not list((tmp_path / "cache" / "downloads").iterdir())
 
 
 def test_a_download_is_verified_and_kept(raw, tmp_path, monkeypatch):
-    monkeypatch.setitem(uci_files.URLS, "german.data", (raw / "german.data").as_uri())
+    monkeypatch.setitem(raw_files.URLS, "german.data", (raw / "german.data").as_uri())
     first = load_cohort(DataConfig(dataset="german"), tmp_path / "cache", progress=False)
     (raw / "german.data").unlink()
     second = load_cohort(DataConfig(dataset="german"), tmp_path / "cache", progress=False)
