@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from eqpool.models.conv import Conv3D, UpsampleConv3D, depth_to_space, max_pool3d
+from eqpool.models.conv import Conv
+from eqpool.models.pool import UpsampleConv, depth_to_space, max_pool
 
 # The published code's settings; flax counts the momentum of the running average from the other end.
 _NORM_EPSILON = 1e-8
@@ -52,8 +53,8 @@ class ResNet3D(nn.Module):
         """
         self._check(volume, mask)
         x = volume[..., None].astype(self.dtype)
-        x = Conv3D(self.channels[0], 7, 2, 3, dtype=self.dtype, name="stem")(x)
-        x = max_pool3d(x, window=3, stride=2)
+        x = Conv(self.channels[0], 7, 2, 3, dtype=self.dtype, name="stem")(x)
+        x = max_pool(x, window=3, stride=2)
         block_class = nn.remat(ResidualBlock, static_argnums=(2,)) if self.remat else ResidualBlock
         for stage, (features, count) in enumerate(zip(self.channels, self.blocks, strict=True)):
             for index in range(count):
@@ -90,11 +91,11 @@ class ResidualBlock(nn.Module):
         """Maps (N, D, H, W, C) to (N, D', H', W', features); `train` and `mask` as in `ResNet3D`."""
         stride = 2 if self.halve else 1
         branch = NormSwish(self.dtype, name="norm1")(x, train, mask)
-        branch = Conv3D(x.shape[-1], 3, stride, 1, use_bias=False, dtype=self.dtype, name="conv1")(branch)
+        branch = Conv(x.shape[-1], 3, stride, 1, use_bias=False, dtype=self.dtype, name="conv1")(branch)
         branch = NormSwish(self.dtype, name="norm2")(branch, train, mask)
-        branch = Conv3D(self.features, 3, 1, 1, use_bias=False, dtype=self.dtype, name="conv2")(branch)
+        branch = Conv(self.features, 3, 1, 1, use_bias=False, dtype=self.dtype, name="conv2")(branch)
         if self.halve or x.shape[-1] != self.features:
-            x = Conv3D(self.features, 3, stride, 1, dtype=self.dtype, name="shortcut")(x)
+            x = Conv(self.features, 3, stride, 1, dtype=self.dtype, name="shortcut")(x)
         return x + branch
 
 
@@ -155,10 +156,10 @@ class Decoder3D(nn.Module):
         x = self._coarse_grid(latent)
         x = NormSwish(self.dtype, name="coarse_norm")(x, train, mask)
         for stage, features in enumerate(self.channels[1:]):
-            x = UpsampleConv3D(features, dtype=self.dtype, name=f"stage{stage}_conv")(x)
+            x = UpsampleConv(features, dtype=self.dtype, name=f"stage{stage}_conv")(x)
             x = _crop(x, self._grid(len(self.channels) - 1 - stage))
             x = NormSwish(self.dtype, name=f"stage{stage}_norm")(x, train, mask)
-        x = depth_to_space(Conv3D(8, 3, 1, 1, dtype=self.dtype, name="voxels")(x))
+        x = depth_to_space(Conv(8, 3, 1, 1, dtype=self.dtype, name="voxels")(x))
         return _crop(x, self.shape)[..., 0].astype(jnp.float32)
 
     def _coarse_grid(self, latent):

@@ -1,0 +1,67 @@
+"""The discriminator: is this image a real one of the target site? (paper B, Tables 5 and 6)."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from eqpool.models.layers import ConvBlock, LogitConv, check_images
+
+
+class Discriminator(nn.Module):
+    """Convolutions of 3 taps with instance norm, down to one logit an image. The sigmoid is the loss's.
+
+    The defaults are Table 5's (Morpho-MNIST). Table 6's (brains) are channels (32, 64, 128, 256, 256). Where the
+    tables leave a choice:
+
+    | row | printed | read as |
+    |---|---|---|
+    | last, k 3, s 2 | p 1, 4 voxels an axis to 1 | p 0: with p 1 there would be 2 |
+    | IN | | no scale and no shift, as the published code's |
+
+    At other sizes the last convolution may leave several positions, whose logits are averaged; a grid smaller than its
+    kernel is padded with zeros.
+
+    Attributes:
+      channels: of each layer but the last; the first has stride 1 and no norm, the others halve.
+      dropout: rate of dropping after the last of them, 1 - D.
+      dtype: of the computation; parameters and the result are float32.
+    """
+
+    channels: Sequence[int] = (32, 64, 128, 256)
+    dropout: float = 0.5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        """Judges a batch.
+
+        Args:
+          images: (N, *shape, C) float32, *shape (H, W) or (D, H, W).
+          train: drop out (rng "dropout").
+
+        Returns:
+          (N,) float32 logits, positive for real.
+
+        Raises:
+          ValueError: `images` has the wrong rank, or is so small that an instance norm is left with a single voxel,
+            which it would map to 0.
+        """
+        check_images(images)
+        least = 2 ** (len(self.channels) - 1) + 1
+        if max(images.shape[1:-1]) < least:
+            raise ValueError(f"images must have an axis of at least {least} voxels, got shape {images.shape}")
+        x = images.astype(self.dtype)
+        last = len(self.channels) - 1
+        for index, features in enumerate(self.channels):
+            block = ConvBlock(
+                features,
+                stride=2 if index else 1,
+                norm="instance" if index else "none",
+                dropout=self.dropout if index == last else 0.0,
+                dtype=self.dtype,
+                name=f"layer{index}",
+            )
+            x = block(x, train=train)
+        return LogitConv(1, dtype=self.dtype, name="logit")(x)[:, 0]

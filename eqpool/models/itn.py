@@ -1,0 +1,95 @@
+"""The image transformer network: appearance, voxel by voxel (paper B, section 2, Tables 5 and 6)."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from eqpool.models.conv import Conv, lecun_fan_in
+from eqpool.models.layers import ConvBlock, UpBlock, with_condition
+
+
+class ITN(nn.Module):
+    """A UNet whose skip connections are added: images in [-1, 1] to images of the same shape in [-1, 1].
+
+    The defaults are Table 5's (Morpho-MNIST). Table 6's (brains) are encoder (8, 16, 32, 64), bottleneck (64, 64),
+    decoder (32, 16, 8), dropout 0.5. Where the tables leave a choice:
+
+    | row | printed | read as |
+    |---|---|---|
+    | last "up", to 1 channel | upsampling, yet in and out have one size | a convolution without upsampling |
+    | skips | "residual skip connections"; inputs as wide as the layer before | added after each decoder layer |
+    | D 0.5, Table 6 | keep-rate | dropout of each decoder layer's output, before the skip is added |
+
+    Attributes:
+      encoder: channels of each encoder layer; the first has stride 1, the others halve.
+      bottleneck: channels of each layer at the lowest resolution.
+      decoder: channels of each doubling; as many as there are halvings.
+      dropout: rate of dropping in the decoder, 1 - D.
+      residual: False is the paper's form, tanh(z), with z the last convolution. True learns a change of the image:
+        (1 - |tanh z|) x + tanh z, a step from x towards 1 or -1 by the fraction |tanh z|. Its last convolution starts
+        at 0, so that the network starts as the identity. Unlike tanh(z + arctanh x) it is one exactly, and has a
+        gradient where x is 1 or -1, as in the background of a digit.
+      dtype: of the computation; parameters, batch statistics and the result are float32.
+    """
+
+    encoder: Sequence[int] = (16, 32, 64)
+    bottleneck: Sequence[int] = (128, 64)
+    decoder: Sequence[int] = (32, 16)
+    dropout: float = 0.0
+    residual: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        images: jax.Array,
+        *,
+        train: bool,
+        condition: jax.Array | None = None,
+        mask: jax.Array | None = None,
+    ) -> jax.Array:
+        """Transforms a batch.
+
+        Args:
+          images: (N, *shape, C) float32 in [-1, 1], *shape (H, W) or (D, H, W) of any size.
+          train: normalise by the batch, update the running statistics, drop out.
+          condition: (N, K) floats, such as the one-hot site to transform to; K more input channels, constant over
+            the image. None, the paper's form, is K = 0.
+          mask: (N,), 0 where a row is padding; such rows do not enter the batch statistics.
+
+        Returns:
+          (N, *shape, C) float32 in [-1, 1].
+
+        Raises:
+          ValueError: `images` or `condition` has the wrong shape, or a decoder layer is not as wide as the encoder
+            layer that is added to it.
+        """
+        self._check_widths()
+        x = with_condition(images, condition).astype(self.dtype)
+        skips = []
+        for index, features in enumerate(self.encoder):
+            block = ConvBlock(features, stride=1 if index == 0 else 2, dtype=self.dtype, name=f"encoder{index}")
+            x = block(x, train=train, mask=mask)
+            skips.append(x)
+        for index, features in enumerate(self.bottleneck):
+            x = ConvBlock(features, dtype=self.dtype, name=f"bottleneck{index}")(x, train=train, mask=mask)
+        for index, (features, skip) in enumerate(zip(self.decoder, skips[-2::-1], strict=True)):
+            up = UpBlock(features, self.dropout, self.dtype, name=f"decoder{index}")
+            x = up(x, train=train, mask=mask, shape=skip.shape[1:-1]) + skip
+        return self._output(x, images)
+
+    def _output(self, x, images):
+        kernel_init = nn.initializers.zeros if self.residual else lecun_fan_in
+        last = Conv(images.shape[-1], 3, 1, 1, kernel_init=kernel_init, dtype=self.dtype, name="output")
+        step = jnp.tanh(last(x).astype(jnp.float32))
+        return (1 - jnp.abs(step)) * images.astype(jnp.float32) + step if self.residual else step
+
+    def _check_widths(self):
+        skips = tuple(self.encoder[-2::-1])
+        if tuple(self.decoder) != skips:
+            raise ValueError(
+                f"decoder must be {skips}, as wide as the encoder layers {tuple(self.encoder)} added to it, "
+                f"got {tuple(self.decoder)}"
+            )

@@ -1,0 +1,177 @@
+"""Blocks that the networks of paper B share (Tables 5 and 6), for images (N, H, W, C) and volumes (N, D, H, W, C)."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from eqpool.models.conv import Conv, kaiming_fan_in, lecun_fan_in
+from eqpool.models.pool import UpsampleConv
+
+Norm = Literal["batch", "instance", "none"]
+
+# PyTorch's defaults, which the published code keeps; flax counts the running average's momentum from the other end.
+_NORM_EPSILON = 1e-5
+_BATCH_NORM_MOMENTUM = 0.9
+
+
+class ConvBlock(nn.Module):
+    """A row of the tables: convolution, norm, ReLU, dropout. Where a norm follows, the convolution has no bias.
+
+    Attributes:
+      features: nf, output channels.
+      kernel_size: k, taps an axis.
+      stride: s; an axis of n voxels leaves with ceil(n / stride), as the zero padding is floor(k / 2).
+      norm: N, with a scale and a shift a channel for "batch" (running averages in "batch_stats"), without for
+        "instance".
+      dropout: rate at which values are zeroed in training (rng "dropout"); 1 - D, as D is the rate of keeping.
+      dtype: of the computation and the result; parameters and batch statistics are float32.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    norm: Norm = "batch"
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
+        """(N, *shape, C) to (N, *shape', features); rows where `mask` (N,) is 0 stay out of the batch statistics."""
+        convolution = Conv(
+            self.features,
+            self.kernel_size,
+            self.stride,
+            self.kernel_size // 2,
+            use_bias=self.norm == "none",
+            kernel_init=kaiming_fan_in,
+            dtype=self.dtype,
+            name="conv",
+        )
+        rest = NormReluDropout(self.norm, self.dropout, self.dtype, name="rest")
+        return rest(convolution(x), train=train, mask=mask)
+
+
+class UpBlock(nn.Module):
+    """An "up" row: linear doubling, zero padding, 3-tap convolution; then batch norm, ReLU, dropout.
+
+    Attributes are those of `ConvBlock`.
+    """
+
+    features: int
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
+        """(N, *small, C) to (N, *shape, features): doubled, and cropped at the far ends where `shape` is odd."""
+        doubled = UpsampleConv(self.features, "linear", kernel_init=kaiming_fan_in, dtype=self.dtype, name="conv")(x)
+        cropped = doubled[(slice(None), *(slice(size) for size in shape))]
+        return NormReluDropout("batch", self.dropout, self.dtype, name="rest")(cropped, train=train, mask=mask)
+
+
+class NormReluDropout(nn.Module):
+    """What follows a convolution; attributes as in `ConvBlock`."""
+
+    norm: Norm
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
+        """Keeps the shape (N, *shape, C)."""
+        x = nn.relu(self._normalise(x, train, mask))
+        return drop(self.make_rng("dropout"), x, self.dropout) if train and self.dropout else x
+
+    def _normalise(self, x, train, mask):
+        if self.norm == "batch":
+            norm = nn.BatchNorm(
+                use_running_average=not train,
+                momentum=_BATCH_NORM_MOMENTUM,
+                epsilon=_NORM_EPSILON,
+                dtype=self.dtype,
+                name="norm",
+            )
+            return norm(x, mask=None if mask is None else (mask > 0).reshape(-1, *(1,) * (x.ndim - 1)))
+        if self.norm == "instance":
+            # Like PyTorch's default: no scale, no shift.
+            return nn.InstanceNorm(epsilon=_NORM_EPSILON, use_bias=False, use_scale=False, dtype=self.dtype)(x)
+        return x
+
+
+class LogitConv(nn.Module):
+    """The convolution that ends in logits, averaged over the positions it leaves: (N, *shape, C) to (N, features).
+
+    An axis that is shorter than the kernel is padded to it with zeros, at the far end first.
+
+    Attributes:
+      features: logits.
+      kernel_size, stride, padding: of the convolution.
+      dtype: of the convolution; parameters and the result are float32.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 2
+    padding: int = 0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Averages the logits of all positions."""
+        missing = [max(self.kernel_size - 2 * self.padding - size, 0) for size in x.shape[1:-1]]
+        x = jnp.pad(x, [(0, 0), *((gap // 2, gap - gap // 2) for gap in missing), (0, 0)])
+        logits = Conv(
+            self.features,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            kernel_init=lecun_fan_in,
+            dtype=self.dtype,
+            name="conv",
+        )(x)
+        return jnp.mean(logits, axis=range(1, x.ndim - 1), dtype=jnp.float32)
+
+
+def drop(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
+    """Zeroes values of x (..., C) with probability `rate` and scales the rest to keep the mean.
+
+    Four values share the random bits that `nn.Dropout` spends on one, so `rate` is rounded to a multiple of 1/256. At
+    64^3 x 8 channels, batch 2, that takes 8 instead of 65 ms of processor time.
+
+    Raises:
+      ValueError: `rate` is not in [0, 1).
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout must be in [0, 1), got {rate}")
+    threshold = min(round(256 * rate), 255)
+    words = jax.random.bits(key, (*x.shape[:-1], -(-x.shape[-1] // 4)), jnp.uint32)
+    bits = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
+    return jnp.where(bits < threshold, 0, x * (256 / (256 - threshold))).astype(x.dtype)
+
+
+def check_images(images: jax.Array) -> None:
+    """Checks that the images are (N, H, W, C) or (N, D, H, W, C).
+
+    Raises:
+      ValueError: they have another rank.
+    """
+    if images.ndim not in (4, 5):
+        raise ValueError(f"images must be (N, H, W, C) or (N, D, H, W, C), got shape {images.shape}")
+
+
+def with_condition(images: jax.Array, condition: jax.Array | None) -> jax.Array:
+    """Appends a condition (N, K) to images (N, *shape, C) as K constant channels; None appends none.
+
+    Raises:
+      ValueError: `images` has another rank, or `condition` is not (N, K).
+    """
+    check_images(images)
+    if condition is None:
+        return images
+    if condition.ndim != 2 or condition.shape[0] != images.shape[0]:
+        raise ValueError(f"condition must be ({images.shape[0]}, K), one row an image, got shape {condition.shape}")
+    constant = condition.astype(images.dtype).reshape(len(condition), *(1,) * (images.ndim - 2), -1)
+    shape = (*images.shape[:-1], condition.shape[1])
+    return jnp.concatenate([images, jnp.broadcast_to(constant, shape)], axis=-1)
