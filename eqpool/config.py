@@ -16,8 +16,9 @@ from ml_collections import ConfigDict
 
 from eqpool.errors import InputError
 
-Method = Literal["ours", "naive", "mmd", "cai", "ss", "rm"]
-Dataset = Literal["adni", "adcp", "german", "adult", "participants"]
+Method = Literal["ours", "naive", "mmd", "cai", "ss", "rm", "istn"]
+Dataset = Literal["adni", "adcp", "german", "adult", "morpho_mnist", "participants"]
+Domain = Literal["thin", "thick", "slanted", "thick_slanted"]
 
 
 def _number(default: float, minimum: float = -math.inf, maximum: float = math.inf) -> Any:
@@ -39,7 +40,12 @@ class DataConfig:
     features: str = ""  # comma-separated columns or glob patterns; given, the cohort is a table and not volumes
     grid: str = "mni_4mm"  # named grid (mni_4mm, mni_2mm, 64) or a shape such as 32x32x32
     on_bad_volume: Literal["stop", "skip"] = "stop"
+    squash: bool = False  # volumes: tanh of the z-scores, for networks whose output lies in [-1, 1]
     split: Literal["raw", "published"] = "raw"  # german, adult: from the raw files, or as published
+    source_domain: Domain = "thin"  # morpho_mnist: whose labels are known
+    target_domain: Domain = "thick"  # morpho_mnist: whose labels are for evaluation only
+    train_digits: int = _number(60_000, 20)  # morpho_mnist: half for each domain, a tenth of them for validation
+    test_digits: int = _number(10_000, 10)  # morpho_mnist: each stands in both domains
     split_seed: int = 0  # the split is part of the data; it does not follow config.seed
     test_fraction: float = _number(0.2, 0.0, 0.9)
     validation_fraction: float = _number(0.1, 0.0, 0.9)
@@ -61,8 +67,11 @@ class ModelConfig:
     rotation_range: float = _number(3.0, 0.0, math.pi)  # radians over the covariate's training range
     spectrum: Literal["uniform", "paper"] = "uniform"  # paper: skew(1_m) as printed; rotation_range unused
     tau: Literal["free", "covariate"] = "free"  # covariate: tau carries the covariates alone, and no site
+    tau_steps: int = _number(0, 0)  # tau "covariate": rounded to so many steps over the training range; 0: continuous
     group_map: Literal["expm", "cayley"] = "expm"
     phi: Literal["sphere", "free"] = "sphere"  # sphere: b is normalised, so MMD cannot shrink it
+    code_dim: int = _number(0, 0)  # b speaks through so many numbers, laid on the sphere; 0: through latent_dim
+    code_levels: int = _number(0, 0)  # evenly spaced values each of them takes; 0: continuous
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False  # recompute residual blocks in the backward pass: less memory, more time
 
@@ -90,12 +99,13 @@ class KernelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class StageOneConfig(TrainingConfig):
+class StageOneConfig(KernelConfig, TrainingConfig):
     """Stage one: E, tau and D (Algorithm 1, paper A.7)."""
 
     equivariance_weight: float = _number(1.0, 0.0)
     reconstruction_weight: float = _number(0.02, 0.0)
     prediction_weight: float = _number(0.0, 0.0)  # the published code's cross-entropy on the target
+    mmd_weight: float = _number(0.0, 0.0)  # of an MMD of tau across sites; Phi tells what tau tells
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +129,45 @@ class BaselineConfig(KernelConfig, TrainingConfig):
     prediction_weight: float = _number(1.0, 0.0)
     reconstruction_weight: float = _number(0.1, 0.0)
     site_weight: float = _number(0.1, 0.0)  # of the term that the method names; naive has none
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageTrainingConfig(TrainingConfig):
+    """Common to the stages of paper B."""
+
+    validate_every_epochs: int = _number(5, 1)
+    patience: int = _number(10, 0)  # validations without a lower score after which training stops; 0: never
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig(ImageTrainingConfig):
+    """The task model that is trained on the source before the ISTN, and beside it on what the ISTN makes (paper B)."""
+
+    model: Literal["morpho_classifier", "sex_classifier", "age_regressor"] = "sex_classifier"
+
+
+@dataclasses.dataclass(frozen=True)
+class IstnConfig(ImageTrainingConfig):
+    """The image-and-spatial transformer network (paper B, sections 2 and 7 of method.md)."""
+
+    reference: str = ""  # the site whose images the others are made to look like, its labels unseen; "": the last one
+    appearance: Literal["itn", "none"] = "itn"
+    shape: Literal["none", "affine", "bspline"] = "affine"
+    direction: Literal["one_way", "two_way"] = "one_way"  # two_way: CycleGAN, for two sites
+    encoder: tuple[int, ...] = (8, 16, 32, 64)  # of the ITN: Table 6, brains; Table 5, digits: (16, 32, 64)
+    bottleneck: tuple[int, ...] = (64, 64)  # (128, 64)
+    decoder: tuple[int, ...] = (32, 16, 8)  # (32, 16)
+    discriminator: tuple[int, ...] = (32, 64, 128, 256, 256)  # (32, 64, 128, 256)
+    dropout: float = _number(0.5, 0.0, 0.95)  # of the ITN's decoder
+    residual: bool = False  # the ITN starts as the identity and learns a change; False: as published
+    spacing: int = _number(8, 1)  # voxels between a B-spline's control points
+    max_displacement: float = _number(0.1, 0.0, 1.0)  # of a control point, as a share of the image
+    fill: float = 0.0  # outside the image: 0 for brains, -1 for digits
+    image_weight: float = _number(50.0, 0.0)  # lambda, of identity and cycle losses (eqs. 2 and 3)
+    bending_weight: float = _number(0.0, 0.0)  # of the deformation's bending energy
+    task_weight: float = _number(0.0, 0.0)  # of the task model's own loss on S2T in the ISTN's objective: end to end
+    softness: float = _number(0.03, 0.0, 0.5)  # of the discriminators' labels
+    task_learning_rate: float = _number(1e-3, 0.0)  # of the two task models that are trained beside the ISTN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +197,8 @@ class RunConfig:
     stage_one: StageOneConfig = dataclasses.field(default_factory=StageOneConfig)
     stage_two: StageTwoConfig = dataclasses.field(default_factory=StageTwoConfig)
     baseline: BaselineConfig = dataclasses.field(default_factory=BaselineConfig)
+    task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
+    istn: IstnConfig = dataclasses.field(default_factory=IstnConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
 
 
@@ -198,6 +249,7 @@ def from_config_dict(config: ConfigDict) -> RunConfig:
         or a choice that does not exist.
     """
     checked = _build(RunConfig, config.to_dict(), "config")
+    parse_bandwidth(checked.stage_one.bandwidth, "config.stage_one.bandwidth")
     parse_bandwidth(checked.stage_two.bandwidth, "config.stage_two.bandwidth")
     parse_bandwidth(checked.baseline.bandwidth, "config.baseline.bandwidth")
     _check_together(checked)
@@ -246,8 +298,38 @@ def _check_together(config: RunConfig) -> None:
     held_out = config.data.test_fraction + config.data.validation_fraction
     if held_out >= 1:
         raise InputError(f"config.data.test_fraction + config.data.validation_fraction = {held_out}: expected below 1")
+    _check_code(config.model)
+    _check_istn(config)
     if config.data.dataset == "participants" and not config.data.participants:
         raise InputError('config.data.participants = "": expected the path of a participants.tsv')
+
+
+def _check_code(model: ModelConfig) -> None:
+    if model.tau_steps and model.tau != "covariate":
+        raise InputError(
+            f'config.model.tau_steps = {model.tau_steps}: expected 0 unless config.model.tau = "covariate"'
+        )
+    if model.code_dim >= model.latent_dim:
+        raise InputError(
+            f"config.model.code_dim = {model.code_dim}: expected below config.model.latent_dim = {model.latent_dim}"
+        )
+    if model.code_dim and model.phi != "sphere":
+        raise InputError(f'config.model.code_dim = {model.code_dim}: expected 0 unless config.model.phi = "sphere"')
+    if model.code_levels and (model.code_levels == 1 or not model.code_dim):
+        raise InputError(
+            f"config.model.code_levels = {model.code_levels}: expected 0, or at least 2 with config.model.code_dim set"
+        )
+
+
+def _check_istn(config: RunConfig) -> None:
+    if config.istn.appearance == config.istn.shape == "none":
+        raise InputError('config.istn.appearance and config.istn.shape are both "none": expected one of them to act')
+    if config.data.dataset == "morpho_mnist" and config.method != "istn":
+        raise InputError(f'config.method = "{config.method}": morpho_mnist has no covariate, expected "istn"')
+    if config.data.source_domain == config.data.target_domain:
+        raise InputError(
+            f'config.data.target_domain = "{config.data.target_domain}": expected another than source_domain'
+        )
 
 
 def _build(cls: type, values: dict[str, Any], prefix: str) -> Any:

@@ -15,6 +15,7 @@ from eqpool.config import RunConfig
 from eqpool.data.cohort import SPLITS, Cohort, Scaling
 from eqpool.data.pipeline import load_cohort
 from eqpool.evaluate.evaluation import Embeddings, evaluate
+from eqpool.harmonise import harmonise
 from eqpool.report.page import write_report
 from eqpool.summary import describe_cohort, describe_results
 from eqpool.train.baselines import covariate_deciles, make_baseline, match_groups, rows_with_partner
@@ -63,28 +64,6 @@ def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]
     scaling = Scaling.fit(cohort)
     workdir.write_json(folder / "scaling.json", scaling.to_dict())
 
-    embeddings, train_rows = train(config, folder, cohort, scaling)
-    workdir.write_atomically(
-        folder / "embeddings.tsv", lambda path: embeddings_table(cohort, embeddings).to_csv(path, sep="\t", index=False)
-    )
-    generators = covariate_generators(config.model, cohort.covariates.shape[1])
-    metrics = evaluate(cohort, scaling, embeddings, generators, config.model.group_map, config.evaluate, config.seed)
-    return {
-        "dataset": cohort.name,
-        "simulated": cohort.simulated,
-        "method": config.method,
-        "seed": config.seed,
-        "metrics": metrics,
-        "counts": count_rows(cohort) | {"dropped_without_partner": len(cohort.rows("train")) - len(train_rows)},
-        "versions": {"eqpool": __version__} | {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES},
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "wall_seconds": round(time.monotonic() - started, 1),
-        "notes": list(cohort.notes),
-    }
-
-
-def train(config: RunConfig, folder: pathlib.Path, cohort: Cohort, scaling: Scaling) -> tuple[Embeddings, np.ndarray]:
-    """Trains `config.method`; returns what its selected epochs make of every row, and the rows it trained on."""
     session = Session(
         config=config,
         mesh=parallel.make_mesh(config.devices),
@@ -92,19 +71,52 @@ def train(config: RunConfig, folder: pathlib.Path, cohort: Cohort, scaling: Scal
         log=workdir.MetricsLog(folder / "metrics.jsonl"),
         key=jax.random.key(config.seed),
     )
+    work = harmonise if config.method == "istn" else pool
+    metrics, dropped = work(session, folder, cohort, scaling)
+    return {
+        "dataset": cohort.name,
+        "simulated": cohort.simulated,
+        "method": config.method,
+        "seed": config.seed,
+        "metrics": metrics,
+        "counts": count_rows(cohort) | {"dropped_without_partner": dropped},
+        "versions": {"eqpool": __version__} | {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "wall_seconds": round(time.monotonic() - started, 1),
+        "notes": list(cohort.notes),
+    }
+
+
+def pool(session: Session, folder: pathlib.Path, cohort: Cohort, scaling: Scaling) -> tuple[dict[str, Any], int]:
+    """Trains the two stages or a baseline; writes embeddings.tsv; returns the metrics and how many rows it dropped."""
+    config = session.config
+    embeddings, train_rows = train(session, cohort, scaling)
+    workdir.write_atomically(
+        folder / "embeddings.tsv", lambda path: embeddings_table(cohort, embeddings).to_csv(path, sep="\t", index=False)
+    )
+    generators = covariate_generators(config.model, cohort.covariates.shape[1])
+    metrics = evaluate(cohort, scaling, embeddings, generators, config.model.group_map, config.evaluate, config.seed)
+    return metrics, len(cohort.rows("train")) - len(train_rows)
+
+
+def train(session: Session, cohort: Cohort, scaling: Scaling) -> tuple[Embeddings, np.ndarray]:
+    """Trains `config.method`; returns what its selected epochs make of every row, and the rows it trained on."""
     columns = scaling.columns(cohort)
-    if config.method == "ours":
+    method = session.config.method
+    if method == "ours":
         return _train_two_stages(session, cohort, columns), cohort.rows("train")
-    train_rows = rows_with_partner(cohort, config.method)
+    train_rows = rows_with_partner(cohort, method)
     return _train_baseline(session, cohort, columns, train_rows), train_rows
 
 
 def _train_two_stages(session: Session, cohort: Cohort, columns: Columns) -> Embeddings:
-    num_classes = len(cohort.target_classes)
-    stage_one = make_stage_one(session.config, cohort.inputs.shape[1:], cohort.covariates.shape[1], num_classes)
+    num_sites, num_classes = len(cohort.site_names), len(cohort.target_classes)
+    stage_one = make_stage_one(
+        session.config, cohort.inputs.shape[1:], cohort.covariates.shape[1], num_sites, num_classes
+    )
     first = train_on_cohort(session, stage_one, cohort, columns, cohort.rows("train"))
     latents = columns | {"latent": first["latent"], "tau": first["tau"]}
-    stage_two = make_stage_two(session.config, len(cohort.site_names), num_classes)
+    stage_two = make_stage_two(session.config, num_sites, num_classes)
     state = train_on_table(session, stage_two, latents, cohort.rows("train"), cohort.rows("validation"))
     second = forward_on_table(session, stage_two, state.best_variables, latents)
     return Embeddings(

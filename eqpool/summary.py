@@ -11,11 +11,11 @@ from eqpool.data.cohort import SPLITS, Cohort
 def describe_cohort(cohort: Cohort) -> str:
     """What is pooled, in plain words: simulated or real, rows by site and class, covariates, notes."""
     kind = "SIMULATED data (made by eqpool, not measured)" if cohort.simulated else "real data"
-    what = (
-        f"{len(cohort.input_names)} features a row"
-        if cohort.grid is None
-        else f"volumes of {'x'.join(map(str, cohort.grid.shape))} voxels (grid {cohort.grid.name})"
-    )
+    shape = "x".join(map(str, cohort.inputs.shape[1:]))
+    if cohort.grid is not None:
+        what = f"volumes of {shape} voxels (grid {cohort.grid.name})"
+    else:
+        what = f"{shape} features a row" if cohort.input_names else f"images of {shape} pixels"
     lines = [f"{cohort.name}: {kind}, {len(cohort.site)} rows, {what}", *_site_lines(cohort)]
     lines.append("  rows by split: " + ", ".join(f"{split} {len(cohort.rows(split))}" for split in SPLITS))
     lines += [f"  note: {note}" for note in cohort.notes]
@@ -51,7 +51,8 @@ def describe_results(results: dict[str, Any], folder: pathlib.Path) -> str:
         if metrics.get(name) is not None:
             lines.append(f"  {label:<34} {format_metric(metrics, name):<24} {reading.format(**metrics)}")
     lines.append(f"  took {results['wall_seconds']:.0f} s on {results['device']}")
-    lines.append(f"files: {folder}/ results.json, embeddings.tsv, metrics.jsonl, figures/, checkpoints/, report.html")
+    table = "predictions.tsv, images/" if results["method"] == "istn" else "embeddings.tsv"
+    lines.append(f"files: {folder}/ results.json, {table}, metrics.jsonl, figures/, checkpoints/, report.html")
     return "\n".join(lines)
 
 
@@ -64,6 +65,16 @@ def format_metric(metrics: dict[str, Any], name: str) -> str:
 
 # (key, label, how to read it); braces take other metrics.
 METRIC_READINGS = (
+    ("source_accuracy", "source model on the source, %", "single site: what there is to recover"),
+    ("before_accuracy", "source model on the reference, %", "before"),
+    ("scratch_accuracy", "retrained on S2T from scratch, %", "Acc_s, on the reference: {gain_scratch:+.1f}"),
+    ("finetuned_accuracy", "fine-tuned on S2T, %", "Acc_f, on the reference: {gain_finetuned:+.1f}"),
+    ("source_mae", "source model on the source, MAE", "single site: what there is to recover"),
+    ("before_mae", "source model on the reference, MAE", "before"),
+    ("scratch_mae", "retrained on S2T from scratch, MAE", "on the reference: better by {gain_scratch:.2f}"),
+    ("finetuned_mae", "fine-tuned on S2T, MAE", "on the reference: better by {gain_finetuned:.2f}"),
+    ("image_mmd_before", "100 MMD^2 of images, S to T", "p = {image_mmd_before_p_value:.3g}"),
+    ("image_mmd_after", "100 MMD^2 of images, S2T to T", "p = {image_mmd_after_p_value:.3g}"),
     ("strongest_probe_before", "site told from the latent l", "balanced accuracy before stage two"),
     ("strongest_probe", "site told from Phi", "site floor (covariates and target alone): {site_floor:.3g}"),
     ("strongest_probe_covariate_free", "site told from tau^-1 Phi", "chance: {site_chance:.3g}"),

@@ -55,6 +55,11 @@ def test_the_paper_variant_of_adni_is_the_papers_protocol():
         ("stage_two.bandwidth", "wide", 'config.stage_two.bandwidth = "wide": expected positive numbers'),
         ("model.blocks", (2, 2), "config.model.blocks = (2, 2): expected as many entries"),
         ("data.participants", "", 'config.data.participants = "": expected the path'),
+        ("model.tau_steps", 4, 'config.model.tau_steps = 4: expected 0 unless config.model.tau = "covariate"'),
+        ("model.code_dim", 30, "config.model.code_dim = 30: expected below config.model.latent_dim = 30"),
+        ("model.code_levels", 4, "config.model.code_levels = 4: expected 0, or at least 2 with"),
+        ("data.target_domain", "thin", 'config.data.target_domain = "thin": expected another than source_domain'),
+        ("data.dataset", "morpho_mnist", "morpho_mnist has no covariate"),
     ],
 )
 def test_a_bad_value_is_named(key, value, expected):

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from scipy.stats import gaussian_kde
 from sklearn.manifold import TSNE
 
+from eqpool.report.transformations import draw_transformations
 from eqpool.report.workfolder import WorkFolder
 
 # Okabe and Ito's palette: told apart with colour-deficient sight.
@@ -17,8 +18,11 @@ MOST_POINTS = 1500  # t-SNE's time, and more points than this hide each other
 
 def draw_all(work: WorkFolder, progress: Callable[[str], None] = lambda _: None) -> dict[str, Figure]:
     """Every figure that this run's files allow, by file name without extension."""
+    drawn = EMBEDDING_FIGURES if work.embeddings is not None else {}
+    if work.examples is not None:
+        drawn = drawn | {"transformations": transformations}
     figures = {}
-    for name, draw in FIGURES.items():
+    for name, draw in (drawn | {"training_curves": training_curves}).items():
         progress(name)
         figures[name] = draw(work)
     return figures
@@ -28,9 +32,9 @@ def covariate_by_site(work: WorkFolder) -> Figure:
     """Density of the covariate for each site (paper A, Fig. 6 and 10)."""
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
-    values = work.embeddings[work.covariate]
+    values = work.table[work.covariate]
     grid = np.linspace(values.min(), values.max(), 200)
-    for colour, (site, rows) in zip(_colours(work), work.embeddings.groupby("site"), strict=False):
+    for colour, (site, rows) in zip(_colours(work), work.table.groupby("site"), strict=False):
         here = rows[work.covariate].to_numpy()
         if len(np.unique(here)) > 2:
             density = gaussian_kde(here)(grid)
@@ -56,7 +60,7 @@ def training_curves(work: WorkFolder) -> Figure:
 
 def latent_maps(work: WorkFolder) -> Figure:
     """t-SNE of l (before) and Phi (after) on held-out rows, coloured by site and by covariate."""
-    rows = np.flatnonzero(work.embeddings["split"] == "test")
+    rows = np.flatnonzero(work.table["split"] == "test")
     rows = np.random.default_rng(0).permutation(rows)[:MOST_POINTS]
     figure = Figure(figsize=(8, 7), layout="constrained")
     grid = figure.subplots(2, 2)
@@ -64,17 +68,22 @@ def latent_maps(work: WorkFolder) -> Figure:
         points = _embed(work.vectors(prefix)[rows])
         _scatter_sites(grid[0, column], points, work, rows, title)
         image = grid[1, column].scatter(
-            *points.T, c=work.embeddings[work.covariate].to_numpy()[rows], cmap="viridis", s=14, linewidths=0
+            *points.T, c=work.table[work.covariate].to_numpy()[rows], cmap="viridis", s=14, linewidths=0
         )
         grid[1, column].set(title=f"{title}, by {work.covariate}", xticks=[], yticks=[])
     figure.colorbar(image, ax=grid[1, :], label=work.covariate, shrink=0.8)
     return _finish(figure, work)
 
 
-FIGURES: dict[str, Callable[[WorkFolder], Figure]] = {
+def transformations(work: WorkFolder) -> Figure:
+    """What the ISTN did to held-out subjects (paper B, Figs. 3 and 4)."""
+    assert work.examples is not None
+    return _finish(draw_transformations(work.examples), work)
+
+
+EMBEDDING_FIGURES: dict[str, Callable[[WorkFolder], Figure]] = {
     "covariate_by_site": covariate_by_site,
     "latent_maps": latent_maps,
-    "training_curves": training_curves,
 }
 
 
@@ -90,7 +99,7 @@ def save(figures: dict[str, Figure], folder: pathlib.Path) -> list[pathlib.Path]
 
 
 def _scatter_sites(axes, points: np.ndarray, work: WorkFolder, rows: np.ndarray, title: str) -> None:
-    sites = work.embeddings["site"].to_numpy()
+    sites = work.table["site"].to_numpy()
     for colour, site in zip(_colours(work), sorted(set(sites)), strict=False):
         here = sites[rows] == site
         axes.scatter(*points[here].T, color=colour, s=14, linewidths=0, alpha=0.8, label=site)
@@ -105,7 +114,7 @@ def _embed(vectors: np.ndarray) -> np.ndarray:
 
 
 def _colours(work: WorkFolder) -> list[str]:
-    count = work.embeddings["site"].nunique()
+    count = work.table["site"].nunique()
     return [SITE_COLOURS[index % len(SITE_COLOURS)] for index in range(count)]
 
 

@@ -5,6 +5,7 @@ import json
 import pathlib
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from eqpool.errors import InputError
@@ -18,23 +19,31 @@ class WorkFolder:
       folder: the work directory.
       config, results: config.json and results.json.
       metrics: metrics.jsonl, one row an epoch.
-      embeddings: embeddings.tsv.
+      embeddings: embeddings.tsv; None for an ISTN, which has none.
+      examples: images/examples.npz of an ISTN; None for other methods.
     """
 
     folder: pathlib.Path
     config: dict[str, Any]
     results: dict[str, Any]
     metrics: pd.DataFrame
-    embeddings: pd.DataFrame
+    embeddings: pd.DataFrame | None
+    examples: dict[str, np.ndarray] | None
 
     @property
     def covariate(self) -> str:
         """The first covariate's column."""
-        return self.embeddings.columns[3]
+        return self.table.columns[3]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The embeddings, where there are any."""
+        assert self.embeddings is not None
+        return self.embeddings
 
     def vectors(self, prefix: str):
         """(N, n) columns `l_*` or `phi_*` of the embeddings."""
-        return self.embeddings.filter(regex=f"^{prefix}_[0-9]+$").to_numpy()
+        return self.table.filter(regex=f"^{prefix}_[0-9]+$").to_numpy()
 
 
 def read_workfolder(folder: pathlib.Path) -> WorkFolder:
@@ -43,8 +52,9 @@ def read_workfolder(folder: pathlib.Path) -> WorkFolder:
     Raises:
       InputError: naming the file that is missing.
     """
-    names = ("config.json", "results.json", "metrics.jsonl", "embeddings.tsv")
-    for name in names:
+    names = ("config.json", "results.json", "metrics.jsonl")
+    embeddings, examples = folder / "embeddings.tsv", folder / "images" / "examples.npz"
+    for name in (*names, *([] if examples.is_file() else [embeddings.name])):
         if not (folder / name).is_file():
             raise InputError(f"--workdir={folder}: {name} not found; expected the folder of a finished run")
     config, results = (json.loads((folder / name).read_text()) for name in names[:2])
@@ -53,5 +63,8 @@ def read_workfolder(folder: pathlib.Path) -> WorkFolder:
         config=config,
         results=results,
         metrics=pd.read_json(folder / names[2], lines=True),
-        embeddings=pd.read_csv(folder / names[3], sep="\t", keep_default_na=False, na_values=[""]),
+        embeddings=pd.read_csv(embeddings, sep="\t", keep_default_na=False, na_values=[""])
+        if embeddings.is_file()
+        else None,
+        examples=dict(np.load(examples)) if examples.is_file() else None,
     )

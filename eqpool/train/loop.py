@@ -35,17 +35,19 @@ def fit(
     directory: pathlib.Path,
     save_every: int,
     log: MetricsLog,
+    patience: int = 0,
 ) -> TrainState:
     """Runs the epochs that are still to be done and returns the final state.
 
     Args:
       name: the stage's, for the log and the progress bar.
       state: the initial state; the newest checkpoint in `directory`, if any, replaces it.
-      run_epoch: (state, epoch) -> (state, mean loss terms, validation scalars).
+      run_epoch: (state, epoch) -> (state, mean loss terms, validation scalars, which may be none).
       epochs: in all, those of earlier runs included.
       directory: of the stage's checkpoints.
       save_every: epochs between two checkpoints; the last epoch is always saved.
       log: gets one record an epoch; records past the restored epoch are dropped first.
+      patience: epochs without a lower validation score after which training stops early; 0: never.
 
     Raises:
       TrainingDiverged: at the first epoch whose loss is not finite; nothing of it is saved.
@@ -59,14 +61,17 @@ def fit(
         log.drop_after(name, first)
         bar = tqdm(range(first, epochs), name, total=epochs, initial=first, unit="epoch", disable=None)
         for epoch in bar:
+            if patience and epoch - 1 - int(state.best_epoch) >= patience:
+                break
             state, terms, validation = run_epoch(state, epoch)
             record = _record(name, state, terms, validation)
             record["seconds"] = round(time.monotonic() - started, 3)
             _check_finite(record, checkpoints.latest_epoch())
             log.append(record)
-            bar.set_postfix(loss=f"{record['loss']:.3g}", validation=f"{record['validation_score']:.3g}")
+            bar.set_postfix({key: f"{record[key]:.3g}" for key in ("loss", "validation_score") if key in record})
             stopping = stop_asked.is_set()
-            if stopping or (epoch + 1) % save_every == 0 or epoch + 1 == epochs:
+            enough = patience and epoch - int(state.best_epoch) >= patience
+            if stopping or enough or (epoch + 1) % save_every == 0 or epoch + 1 == epochs:
                 checkpoints.save(epoch + 1, state)
             if stopping:
                 raise Preempted(f"stopped by SIGTERM after epoch {epoch + 1} of {name}, which is saved")

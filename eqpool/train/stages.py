@@ -13,7 +13,9 @@ from eqpool import parallel
 from eqpool.config import RunConfig
 from eqpool.data.batches import volume_batches
 from eqpool.data.cohort import Cohort
+from eqpool.train.image_table import make_image_epoch, make_image_forward, pick_rows, rows_in_order
 from eqpool.train.loop import fit
+from eqpool.train.pairs import Pairs, make_game_optimizer, pairs_in_order, pick_pairs
 from eqpool.train.state import Stage, TrainState, create_state, finish_epoch, make_optimizer
 from eqpool.train.stream import HostBatch, make_stream_forward, make_stream_step, run_stream_epoch, run_stream_forward
 from eqpool.train.table import forward_table, make_table_epoch
@@ -108,6 +110,59 @@ def train_on_volumes(
     return _fit(session, stage, state, run_epoch, settings.epochs)
 
 
+def train_on_images(
+    session: Session, stage: Stage, columns: Columns, train: np.ndarray, validation: np.ndarray
+) -> TrainState:
+    """As `train_on_table`, for a convolutional stage on images that fit in device memory."""
+    settings = getattr(session.config, stage.name)
+    batch_size = min(settings.batch_size, len(train))
+    tables = parallel.put_replicated([_take(columns, train), _take(columns, validation)], session.mesh)
+    order = rows_in_order(len(train), batch_size, session.mesh)
+    optimizer = make_optimizer(settings, -(-len(train) // batch_size))
+    epoch_fn = make_image_epoch(stage, optimizer, order, pick_rows, session.mesh)
+    return _train_images(session, stage, optimizer, epoch_fn, tables[0], tables[1], {})
+
+
+def train_on_pairs(session: Session, stage: Stage, source: Columns, reference: Columns, splits: Pairs) -> TrainState:
+    """Trains the ISTN on two unpaired tables that fit in device memory; `splits` are the row indices of each."""
+    batch_size = min(session.config.istn.batch_size, len(splits.source_train))
+    tables = (_take(source, splits.source_train), _take(reference, splits.reference_train))
+    held_out = (_take(source, splits.source_validation), _take(reference, splits.reference_validation))
+    tables, held_out = parallel.put_replicated((tables, held_out), session.mesh)
+    order = pairs_in_order(len(splits.source_train), len(splits.reference_train), batch_size, session.mesh)
+    optimizer = make_game_optimizer(session.config.istn, -(-len(splits.source_train) // batch_size))
+    epoch_fn = make_image_epoch(stage, optimizer, order, pick_pairs, session.mesh)
+    beside = {"reference_inputs": held_out[1]["inputs"]}
+    return _train_images(session, stage, optimizer, epoch_fn, tables, held_out[0], beside)
+
+
+def forward_on_images(session: Session, stage: Stage, variables, columns: Columns) -> Columns:
+    """A trained convolutional stage's outputs for all rows of `columns`, on the host."""
+    batch_size = getattr(session.config, stage.name).batch_size
+    table = parallel.put_replicated(columns, session.mesh)
+    return make_image_forward(stage, batch_size, session.mesh)(variables, table)
+
+
+def _train_images(session: Session, stage: Stage, optimizer, epoch_fn, tables, held_out, beside) -> TrainState:
+    """Runs `epoch_fn` over `tables`; `held_out` rows, with the columns `beside`, are validated every few epochs."""
+    settings = getattr(session.config, stage.name)
+    forward = make_image_forward(stage, settings.batch_size, session.mesh)
+    validate, finish = jax.jit(stage.validate), jax.jit(finish_epoch, donate_argnums=0)
+    init_key, epoch_key = _stage_keys(session, stage)
+
+    def run_epoch(state: TrainState, epoch: int):
+        state, terms = epoch_fn(state, tables, epoch_key)
+        if (epoch + 1) % settings.validate_every_epochs and epoch + 1 != settings.epochs:
+            return state._replace(epoch=state.epoch + 1), terms, {}
+        outputs = parallel.put_replicated(forward(state.variables, held_out), session.mesh)
+        scores = validate(outputs, held_out | beside)
+        return finish(state, scores), terms, scores
+
+    state = parallel.put_replicated(create_state(stage, optimizer, init_key), session.mesh)
+    patience = settings.patience * settings.validate_every_epochs
+    return _fit(session, stage, state, run_epoch, settings.epochs, patience)
+
+
 def forward_on_table(session: Session, stage: Stage, variables, columns: Columns) -> Columns:
     """A trained stage's outputs for all rows of a table, on the host."""
     batch_size = getattr(session.config, stage.name).batch_size
@@ -124,13 +179,14 @@ def forward_on_volumes(session: Session, stage: Stage, variables, cohort: Cohort
     return run_stream_forward(make_stream_forward(stage), variables, batches, session.mesh)
 
 
-def _fit(session: Session, stage: Stage, state: TrainState, run_epoch, epochs: int) -> TrainState:
+def _fit(session: Session, stage: Stage, state: TrainState, run_epoch, epochs: int, patience: int = 0) -> TrainState:
     save_every = getattr(session.config, stage.name).checkpoint_every_epochs
-    return fit(stage.name, state, run_epoch, epochs, session.checkpoints / stage.name, save_every, session.log)
+    folder = session.checkpoints / stage.name
+    return fit(stage.name, state, run_epoch, epochs, folder, save_every, session.log, patience)
 
 
 def _stage_keys(session: Session, stage: Stage) -> tuple[jax.Array, jax.Array]:
-    stage_number = {"stage_one": 1, "stage_two": 2, "baseline": 3}[stage.name]
+    stage_number = {"stage_one": 1, "stage_two": 2, "baseline": 3, "task": 4, "istn": 5}[stage.name]
     init_key, epoch_key = jax.random.split(jax.random.fold_in(session.key, stage_number))
     return init_key, epoch_key
 

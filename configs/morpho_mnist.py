@@ -1,0 +1,50 @@
+"""Morpho-MNIST: harmonise digits of two domains so that a classifier of the one works on the other (paper B, Table 1).
+
+Command:  python -m eqpool.main --config=configs/morpho_mnist.py
+Needs:    MNIST's four files, downloaded on first use, or --config.data.raw_dir=FOLDER
+Domains:  --config.data.source_domain and --config.data.target_domain: thin, thick, slanted, thick_slanted
+Variants: configs/morpho_mnist.py:paper is the full setting (70 000 digits, 100 epochs), for an accelerator.
+"""
+
+from ml_collections import ConfigDict
+
+from eqpool.config import check_variant, default_config
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config; `variant` "" or "paper"."""
+    check_variant("morpho_mnist", variant)
+    config = default_config()
+    config.name = "morpho_mnist"
+    config.method = "istn"
+    config.data.update(dataset="morpho_mnist", train_digits=8000, test_digits=1000)
+    config.task.update(
+        model="morpho_classifier",
+        epochs=20,
+        batch_size=64,
+        learning_rate=1e-3,
+        checkpoint_every_epochs=10,
+        validate_every_epochs=2,
+    )
+    config.istn.update(
+        shape="none",
+        encoder=(16, 32, 64),
+        bottleneck=(128, 64),
+        decoder=(32, 16),
+        discriminator=(32, 64, 128, 256),
+        dropout=0.0,
+        fill=-1.0,
+        epochs=20,
+        batch_size=64,
+        learning_rate=3e-4,
+        learning_rate_decay=1.0,
+        image_weight=10.0,
+        validate_every_epochs=2,
+        checkpoint_every_epochs=5,
+    )
+    if variant == "paper":
+        config.name = "morpho_mnist_paper"
+        config.data.update(train_digits=60_000, test_digits=10_000)
+        config.task.epochs = 100
+        config.istn.update(epochs=100, batch_size=16, learning_rate=1e-4, image_weight=50.0, validate_every_epochs=5)
+    return config

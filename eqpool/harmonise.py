@@ -1,0 +1,129 @@
+"""`config.method = "istn"`: trains the task model and the ISTN on a cohort, and says what they are worth (paper B)."""
+
+import pathlib
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from eqpool.config import RunConfig
+from eqpool.data.cohort import SPLITS, Cohort, Scaling
+from eqpool.errors import InputError
+from eqpool.evaluate.harmonisation import look_metrics, task_metrics
+from eqpool.geometry.warp import jacobian_determinant
+from eqpool.train.istn import TASK_MODELS, make_istn, of_network, transform
+from eqpool.train.pairs import Pairs
+from eqpool.train.stages import Columns, Session, forward_on_images, train_on_images, train_on_pairs
+from eqpool.train.task import make_task
+from eqpool.workdir import write_atomically
+
+EXAMPLES = 6
+MOST_COMPARED = 2000  # images of each site whose distance is told
+
+
+def harmonise(session: Session, folder: pathlib.Path, cohort: Cohort, scaling: Scaling) -> tuple[dict[str, Any], int]:
+    """Trains both; writes predictions.tsv and images/examples.npz; returns the metrics and 0 dropped rows.
+
+    Raises:
+      InputError: no such reference site, or a split of either side without rows.
+    """
+    config, num_classes = session.config, len(cohort.target_classes)
+    reference = reference_site(config, cohort)
+    rows = _rows_of_sides(cohort, reference)
+    columns = scaling.columns(cohort) | {"inputs": np.asarray(cohort.inputs)}
+
+    task = make_task(config, cohort.inputs.shape[1:], num_classes)
+    task_state = train_on_images(session, task, columns, rows["source", "train"], rows["source", "validation"])
+    of_task = task_state.best_variables
+    stage = make_istn(config, cohort.inputs.shape[1:], len(cohort.site_names), num_classes, of_task)
+    unlabelled = {name: columns[name] for name in ("inputs", "site")}
+    pairs = Pairs(*(rows[side, split] for split in ("train", "validation") for side in ("source", "reference")))
+    state = train_on_pairs(session, stage, columns, unlabelled, pairs)
+
+    def predict(variables: Any, side: str) -> np.ndarray:
+        return forward_on_images(session, task, variables, _take(columns, rows[side, "test"]))["prediction"]
+
+    predictions = {"source": predict(of_task, "source"), "before": predict(of_task, "reference")}
+    for name in TASK_MODELS:
+        predictions[name] = predict(of_network(state.best_variables, name), "reference")
+    judged = {name: rows["source" if name == "source" else "reference", "test"] for name in predictions}
+    source = _take(columns, rows["source", "test"][:MOST_COMPARED])
+    made = forward_on_images(session, stage, state.best_variables, source)
+    target_images = columns["inputs"][rows["reference", "test"][:MOST_COMPARED]]
+    _write_examples(session, folder, cohort, state.best_variables, source, target_images)
+    _write_predictions(folder, cohort, predictions, judged)
+    look = look_metrics(source["inputs"], made["image"], target_images, config.evaluate, config.seed)
+    look |= {name: float(made[name].mean()) for name in ("folded_voxels", "mean_displacement")}
+    return task_metrics(cohort, scaling, predictions, judged, config.evaluate, config.seed) | look, 0
+
+
+def reference_site(config: RunConfig, cohort: Cohort) -> int:
+    """The index of the site that `config.istn.reference` names; the last one where it is empty.
+
+    Raises:
+      InputError: there is no such site.
+    """
+    name = config.istn.reference or cohort.site_names[-1]
+    if name not in cohort.site_names:
+        raise InputError(f'config.istn.reference = "{name}": expected one of {", ".join(cohort.site_names)}')
+    if config.istn.direction == "two_way" and len(cohort.site_names) != 2:
+        raise InputError(f'config.istn.direction = "two_way": expected 2 sites, found {len(cohort.site_names)}')
+    return cohort.site_names.index(name)
+
+
+def _rows_of_sides(cohort: Cohort, reference: int) -> dict[tuple[str, str], np.ndarray]:
+    sides = {"source": (cohort.site >= 0) & (cohort.site != reference), "reference": cohort.site == reference}
+    rows = {
+        (side, split): np.flatnonzero(here & (cohort.split == split))
+        for side, here in sides.items()
+        for split in SPLITS
+    }
+    for (side, split), found in rows.items():
+        if len(found) < 2:
+            raise InputError(f"{cohort.name}: {len(found)} {split} images of the {side} side, expected at least 2")
+    return rows
+
+
+def _take(columns: Columns, rows: np.ndarray) -> Columns:
+    return {name: column[rows] for name, column in columns.items()}
+
+
+def _write_examples(
+    session: Session, folder: pathlib.Path, cohort: Cohort, variables: Any, source: Columns, reference: np.ndarray
+) -> None:
+    """A few held-out subjects before and after, with the deformation and its Jacobian, for the report."""
+    images, site = (jnp.asarray(source[name][:EXAMPLES]) for name in ("inputs", "site"))
+    output = transform(session.config, variables, images, site, len(cohort.site_names))
+    arrays = {
+        "source": images,
+        "appearance": output.appearance[..., 0],
+        "image": output.image[..., 0],
+        "reference": reference[:EXAMPLES],
+    }
+    if output.deformation is not None:
+        displacement = output.deformation.displacement(images.shape[1:])
+        arrays |= {"displacement": displacement, "jacobian": jacobian_determinant(displacement)}
+    (folder / "images").mkdir(exist_ok=True)
+    host = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+
+    def write(path: pathlib.Path) -> None:
+        with path.open("wb") as file:
+            np.savez_compressed(file, **host)  # type: ignore[arg-type]
+
+    write_atomically(folder / "images" / "examples.npz", write)
+
+
+def _write_predictions(
+    folder: pathlib.Path, cohort: Cohort, predictions: dict[str, np.ndarray], judged: dict[str, np.ndarray]
+) -> None:
+    tables = []
+    for name, prediction in predictions.items():
+        rows = judged[name]
+        table = pd.DataFrame({"model": name, "participant_id": cohort.participant_id[rows]})
+        table["site"] = np.array([*cohort.site_names, "n/a"])[cohort.site[rows]]
+        table["target"] = cohort.target[rows]
+        outputs = pd.DataFrame(prediction, index=table.index).add_prefix("output_")
+        tables.append(pd.concat([table, outputs], axis=1))
+    whole = pd.concat(tables)
+    write_atomically(folder / "predictions.tsv", lambda path: whole.to_csv(path, sep="\t", index=False))

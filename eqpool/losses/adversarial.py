@@ -1,0 +1,86 @@
+"""The adversarial losses of paper B: discriminator (eq. 1), generator (eq. 2), soft labels."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.typing import ArrayLike
+
+from eqpool.numerics import AxisName, as_float, masked_mean, zero_masked_rows
+
+SOFTNESS = 0.03
+
+
+def soft_labels(key: Array, count: int, *, real: bool, softness: float = SOFTNESS) -> Array:
+    """(count,) float32 labels: uniform in [1 - softness, 1] for real, [0, softness] for generated images (section 2).
+
+    Args:
+      key: a random key.
+      count: how many.
+      real: which of the two.
+      softness: 0 gives hard labels.
+    """
+    noise = softness * jax.random.uniform(key, (count,))
+    return 1 - noise if real else noise
+
+
+def adversarial_loss(
+    logits: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = None, axis_name: AxisName = None
+) -> Array:
+    """Mean binary cross-entropy between a discriminator's logits and labels in [0, 1].
+
+    L_adv of the generator is this on D_T(S2T) against labels of real images.
+
+    Args:
+      logits: (N,); half precision is computed in float32.
+      labels: (N,).
+      mask: (N,) booleans or 0-1; rows with 0 are dropped, whatever they hold.
+      axis_name: mapped axis or axes over whose devices the batch is spread; see `eqpool.losses` on gradients.
+
+    Returns:
+      A scalar, float32 at least; 0 if no row counts.
+
+    Raises:
+      ValueError: shapes that do not go together.
+    """
+    logits, labels = as_float(logits), as_float(labels)
+    if logits.ndim != 1 or labels.shape != logits.shape:
+        raise ValueError(f"logits has shape {logits.shape} and labels {labels.shape}, expected (N,) both")
+    if mask is not None:
+        logits = zero_masked_rows(logits, jnp.asarray(mask))
+    return masked_mean(optax.sigmoid_binary_cross_entropy(logits, labels), mask, axis_name=axis_name)
+
+
+def discriminator_loss(
+    generated_logits: ArrayLike,
+    real_logits: ArrayLike,
+    generated_labels: ArrayLike,
+    real_labels: ArrayLike,
+    *,
+    generated_mask: ArrayLike | None = None,
+    real_mask: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    """Eq. (1): half of L_bce(D_T(S2T), 0) + L_bce(D_T(T), 1); arguments as for `adversarial_loss`, labels soft."""
+    generated = adversarial_loss(generated_logits, generated_labels, mask=generated_mask, axis_name=axis_name)
+    real = adversarial_loss(real_logits, real_labels, mask=real_mask, axis_name=axis_name)
+    return (generated + real) / 2
+
+
+def image_distance(
+    first: ArrayLike, second: ArrayLike, *, mask: ArrayLike | None = None, axis_name: AxisName = None
+) -> Array:
+    """The l1 distance of identity and cycle losses: mean absolute difference over voxels, then over the rows.
+
+    Args:
+      first, second: (N, ...) of one shape; half precision is computed in float32.
+      mask, axis_name: as for `adversarial_loss`.
+
+    Raises:
+      ValueError: the shapes differ.
+    """
+    first, second = as_float(first), as_float(second)
+    if first.shape != second.shape or first.ndim < 2:
+        raise ValueError(f"first has shape {first.shape} and second {second.shape}, expected (N, ...) both")
+    distances = jnp.mean(jnp.abs(first - second), axis=tuple(range(1, first.ndim)))
+    return masked_mean(distances, mask, axis_name=axis_name)

@@ -1,0 +1,263 @@
+"""The ISTN's adversarial step, one way or both ways, with the task models retrained beside it (paper B, section 2).
+
+All networks learn in one backward pass of one sum. Each term stops the gradient wherever it must not teach: a
+discriminator sees the generated image as a constant, the generator sees the discriminator's weights as constants, and
+the task models see S2T as given. So the step is the pure update that every stage shares.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eqpool.config import RunConfig
+from eqpool.geometry.warp import bending_energy, folding_count
+from eqpool.losses.adversarial import adversarial_loss, discriminator_loss, image_distance, soft_labels
+from eqpool.losses.mmd import mmd
+from eqpool.losses.task import task_loss
+from eqpool.models.discriminator import Discriminator
+from eqpool.models.istn import ISTN, IstnOutput
+from eqpool.models.task import make_task_model
+from eqpool.numerics import safe_norm
+from eqpool.train.state import Batch, LossValue, Stage, Variables
+from eqpool.train.task import apply_task, as_images
+
+TASK_MODELS = ("scratch", "finetuned")
+
+
+def make_transformer(config: RunConfig) -> ISTN:
+    """The ISTN that `config.istn` describes."""
+    settings = config.istn
+    return ISTN(
+        appearance=settings.appearance,
+        shape=settings.shape,
+        encoder=settings.encoder,
+        bottleneck=settings.bottleneck,
+        decoder=settings.decoder,
+        dropout=settings.dropout,
+        residual=settings.residual,
+        spacing=settings.spacing,
+        max_displacement=settings.max_displacement,
+        fill=settings.fill,
+        dtype=jnp.dtype(config.model.compute_dtype),
+    )
+
+
+def site_condition(site: jax.Array, num_sites: int) -> jax.Array | None:
+    """Which site an image is of, (N, num_sites) one-hot; None for two sites, as there is one way to go."""
+    return None if num_sites == 2 else jax.nn.one_hot(site, num_sites, dtype=jnp.float32)
+
+
+def transform(
+    config: RunConfig, variables: Variables, images: jax.Array, site: jax.Array, num_sites: int
+) -> IstnOutput:
+    """S2T in inference mode: (N, *shape) volumes in [-1, 1] of sites (N,) to the reference site's look."""
+    own = of_network(variables, "to_reference")
+    condition = site_condition(site, num_sites)
+    return make_transformer(config).apply(own, as_images(images), train=False, condition=condition)  # type: ignore
+
+
+def of_network(variables: Variables, name: str) -> Variables:
+    """One network's collections out of those of all."""
+    return {collection: tree[name] for collection, tree in variables.items() if name in tree}
+
+
+def deformation_summary(output: IstnOutput) -> dict[str, jax.Array]:
+    """Of each image (N,) the number of folded voxels and the mean length of the displacement, in voxels."""
+    if output.deformation is None:
+        zero = jnp.zeros(len(output.image))
+        return {"folded_voxels": zero, "mean_displacement": zero}
+    displacement = output.deformation.displacement(output.image.shape[1:-1])
+    length = safe_norm(displacement).reshape(len(displacement), -1).mean(axis=1)
+    return {"folded_voxels": folding_count(displacement).astype(jnp.float32), "mean_displacement": length}
+
+
+def look_distance(images: jax.Array, reference: jax.Array) -> jax.Array:
+    """MMD^2 between images (N, *shape) and (M, *shape): unbiased, Gaussian at the median distance; 0 for one look."""
+    both = jnp.concatenate([images, reference]).reshape(len(images) + len(reference), -1)
+    side = (jnp.arange(len(both)) >= len(images)).astype(jnp.int32)
+    return mmd(both, side, num_sites=2, kernel="gaussian", bandwidth="median", estimator="unbiased")
+
+
+def make_istn(
+    config: RunConfig, input_shape: tuple[int, ...], num_sites: int, num_classes: int, pretrained: Variables
+) -> Stage:
+    """The stage "istn". `pretrained` are the variables of the task model trained on the source.
+
+    Batches hold the source's `inputs` (N, *input_shape) in [-1, 1], `site`, `target`, `target_known` and `mask` (N,),
+    and the reference's `reference_inputs`, `reference_site` and `reference_mask`: nothing tells its targets.
+    The validation score is the MMD between S2T and T (unbiased, Gaussian, median distance): it too needs no label of T.
+
+    Raises:
+      ValueError: two ways between more than two sites.
+    """
+    settings = config.istn
+    two_way = settings.direction == "two_way"
+    if two_way and num_sites != 2:
+        raise ValueError(f"two ways between {num_sites} sites, expected 2")
+    transformers = ("to_reference", "to_source") if two_way else ("to_reference",)
+    judges = {"to_reference": "reference_judge", "to_source": "source_judge"}
+    transformer, judge = make_transformer(config), Discriminator(settings.discriminator)
+    task: Any = make_task_model(config.task.model, num_classes)
+
+    def initialise(key: jax.Array) -> Variables:
+        images = jnp.zeros((2, *input_shape, 1))
+        condition = site_condition(jnp.zeros(2, jnp.int32), num_sites)
+        variables: Variables = {"params": {}, "batch_stats": {}}
+
+        def add(name: str, own: Any) -> None:
+            for collection, tree in own.items():
+                variables[collection][name] = tree
+
+        for number, name in enumerate(transformers):
+            own = jax.random.fold_in(key, number)
+            add(name, transformer.init(own, images, train=False, condition=condition))
+            add(judges[name], judge.init(jax.random.fold_in(own, 1), images, train=False))
+        add("scratch", task.init(jax.random.fold_in(key, 100), images, train=False))
+        add("finetuned", jax.tree.map(jnp.copy, pretrained))  # a copy: the state is donated
+        return variables
+
+    def loss(variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
+        del epoch
+        source, reference = as_images(batch["inputs"]), as_images(batch["reference_inputs"])
+        masks = batch["mask"], batch["reference_mask"]
+        game = Game(config, variables, key)
+
+        both = jnp.concatenate([source, reference])
+        condition = site_condition(jnp.concatenate([batch["site"], batch["reference_site"]]), num_sites)
+        output = game.transform("to_reference", both, jnp.concatenate(masks), condition)
+        to_reference, reference_itself = jnp.split(output.image, [len(source)])
+        terms = {
+            "generator": game.generator_loss("reference_judge", to_reference, masks[0]),
+            "identity": image_distance(reference_itself, reference, mask=masks[1]),
+            "discriminator": game.discriminator_loss("reference_judge", to_reference, reference, *masks),
+            "bending": jnp.zeros(()),
+        }
+        if settings.bending_weight and output.deformation is not None:
+            terms["bending"] = jnp.mean(bending_energy(output.deformation.displacement(input_shape)))
+        if two_way:
+            terms |= _way_back(game, source, reference, to_reference, masks)
+        known = masks[0] * batch["target_known"]
+        task_terms, through = game.task_losses(task, to_reference, batch["target"], masks[0], known, num_classes)
+        terms |= task_terms
+
+        distances = terms["identity"] / 2 + terms.get("identity_back", 0) / 2 + terms.get("cycle", 0)
+        total = (
+            terms["generator"] + terms.get("generator_back", 0)
+            + terms["discriminator"] + terms.get("discriminator_back", 0)
+            + settings.image_weight * distances
+            + settings.bending_weight * terms["bending"]
+            + settings.task_weight * through
+            + sum(terms[name] for name in TASK_MODELS)
+        )  # fmt: skip
+        return LossValue(total, terms, {"batch_stats": game.batch_stats})
+
+    def forward(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        output = transform(config, variables, batch["inputs"], batch["site"], num_sites)
+        predictions = {
+            name: apply_task(task, of_network(variables, name), output.image, train=False) for name in TASK_MODELS
+        }
+        return {"image": output.image[..., 0]} | predictions | deformation_summary(output)
+
+    def validate(outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
+        distance = look_distance(outputs["image"], rows["reference_inputs"])
+        known = rows["target_known"]
+        task_terms = {
+            name: task_loss(outputs[name], rows["target"], num_classes=num_classes, mask=known) for name in TASK_MODELS
+        }
+        return {"score": distance} | task_terms
+
+    return Stage("istn", initialise, loss, forward, validate)
+
+
+def _way_back(
+    game: "Game", source: jax.Array, reference: jax.Array, to_reference: jax.Array, masks: tuple[jax.Array, jax.Array]
+) -> dict[str, jax.Array]:
+    """T2S with its own discriminator and identity, and both cycles (CycleGAN)."""
+    inputs = jnp.concatenate([reference, source, to_reference])
+    back = game.transform("to_source", inputs, jnp.concatenate([masks[1], masks[0], masks[0]])).image
+    to_source, source_itself, cycled = jnp.split(back, [len(reference), len(reference) + len(source)])
+    again = game.transform("to_reference", to_source, masks[1]).image
+    return {
+        "generator_back": game.generator_loss("source_judge", to_source, masks[1]),
+        "identity_back": image_distance(source_itself, source, mask=masks[0]),
+        "discriminator_back": game.discriminator_loss("source_judge", to_source, source, masks[1], masks[0]),
+        "cycle": image_distance(cycled, source, mask=masks[0]) + image_distance(again, reference, mask=masks[1]),
+    }
+
+
+class Game:
+    """One batch's pass through the networks: gathers batch statistics and draws soft labels as it goes."""
+
+    def __init__(self, config: RunConfig, variables: Variables, key: jax.Array):
+        self._settings, self._variables, self._key = config.istn, variables, key
+        self._transformer, self._judge = make_transformer(config), Discriminator(config.istn.discriminator)
+        self.batch_stats = dict(variables["batch_stats"])
+
+    def transform(
+        self, name: str, images: jax.Array, mask: jax.Array, condition: jax.Array | None = None
+    ) -> IstnOutput:
+        """One transformer in training mode; batch statistics are those of all the images it is given."""
+        own = {"params": self._variables["params"][name], "batch_stats": self.batch_stats[name]}
+        output, updated = self._transformer.apply(
+            own,
+            images,
+            train=True,
+            condition=condition,
+            mask=mask,
+            rngs={"dropout": self._next_key()},
+            mutable=["batch_stats"],
+        )
+        self.batch_stats[name] = updated["batch_stats"]
+        return output  # type: ignore
+
+    def generator_loss(self, judge: str, generated: jax.Array, mask: jax.Array) -> jax.Array:
+        """L_adv: the judge, its weights held, shall call the generated images real."""
+        logits = self._logits(jax.lax.stop_gradient(self._variables["params"][judge]), generated)
+        return adversarial_loss(logits, self._labels(len(generated), real=True), mask=mask)
+
+    def discriminator_loss(
+        self, judge: str, generated: jax.Array, real: jax.Array, generated_mask: jax.Array, real_mask: jax.Array
+    ) -> jax.Array:
+        """Eq. (1): the judge learns; the images are given."""
+        params = self._variables["params"][judge]
+        images = jnp.concatenate([jax.lax.stop_gradient(generated), real])
+        generated_logits, real_logits = jnp.split(self._logits(params, images), [len(generated)])
+        return discriminator_loss(
+            generated_logits,
+            real_logits,
+            self._labels(len(generated), real=False),
+            self._labels(len(real), real=True),
+            generated_mask=generated_mask,
+            real_mask=real_mask,
+        )
+
+    def task_losses(
+        self, task: Any, images: jax.Array, target: jax.Array, mask: jax.Array, known: jax.Array, num_classes: int
+    ) -> tuple[dict[str, jax.Array], jax.Array]:
+        """Both task models' losses on S2T as given; and end to end: the fine-tuned one's, its weights held."""
+        losses = {}
+        for name in TASK_MODELS:
+            own = {"params": self._variables["params"][name], "batch_stats": self.batch_stats.get(name, {})}
+            options = {"train": True, "mask": mask, "rngs": {"dropout": self._next_key()}, "mutable": ["batch_stats"]}
+            prediction, updated = apply_task(task, own, jax.lax.stop_gradient(images), **options)
+            if "batch_stats" in updated:
+                self.batch_stats[name] = updated["batch_stats"]
+            losses[name] = task_loss(prediction, target, num_classes=num_classes, mask=known)
+        through = jnp.zeros(())
+        if self._settings.task_weight:
+            held = jax.lax.stop_gradient(of_network(self._variables, "finetuned"))
+            prediction = apply_task(task, held, images, train=False)
+            through = task_loss(prediction, target, num_classes=num_classes, mask=known)
+        return losses, through
+
+    def _logits(self, params: Any, images: jax.Array) -> jax.Array:
+        logits = self._judge.apply({"params": params}, images, train=True, rngs={"dropout": self._next_key()})
+        return logits  # type: ignore
+
+    def _labels(self, count: int, *, real: bool) -> jax.Array:
+        return soft_labels(self._next_key(), count, real=real, softness=self._settings.softness)
+
+    def _next_key(self) -> jax.Array:
+        self._key, key = jax.random.split(self._key)
+        return key

@@ -1,0 +1,73 @@
+"""The ISTN's batches: images of the source beside images of the reference, unpaired."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from eqpool import parallel
+from eqpool.config import IstnConfig
+from eqpool.train.image_table import Order
+from eqpool.train.state import Batch, make_optimizer
+from eqpool.train.table import EpochOrder, epoch_order
+
+# Of the reference's columns these alone reach training; its targets are for evaluation.
+REFERENCE_COLUMNS = ("inputs", "site")
+
+
+class Pairs(NamedTuple):
+    """Row indices of the source's and the reference's tables, by split."""
+
+    source_train: np.ndarray
+    reference_train: np.ndarray
+    source_validation: np.ndarray
+    reference_validation: np.ndarray
+
+
+class PairOrder(NamedTuple):
+    """Which rows stand where in an epoch: the source's, and the reference's `drawn` (steps, batch) int32 rows."""
+
+    source: EpochOrder
+    drawn: jax.Array
+    reference_mask: jax.Array
+
+
+def make_game_optimizer(config: IstnConfig, steps_per_epoch: int) -> optax.GradientTransformation:
+    """Adam at `learning_rate` for transformers and discriminators, at `task_learning_rate` for the task models."""
+    game = make_optimizer(config, steps_per_epoch)
+    task = optax.adamw(config.task_learning_rate, weight_decay=config.weight_decay)
+    labels = {"scratch": "task", "finetuned": "task"}
+
+    def label(params: Any) -> dict[str, str]:
+        return {name: labels.get(name, "game") for name in params}
+
+    return optax.multi_transform({"game": game, "task": task}, label)
+
+
+def pairs_in_order(num_source: int, num_reference: int, batch_size: int, mesh: Mesh) -> Order:
+    """One pass over the source; the reference's rows in an order of their own, each once before any comes again."""
+    padded_batch = parallel.padded_size(batch_size, mesh)
+
+    def order(key: jax.Array) -> PairOrder:
+        source_key, reference_key = jax.random.split(key)
+        source = epoch_order(source_key, num_source, batch_size, padded_batch)
+        steps = source.mask.shape[0]
+        rounds = jax.random.split(reference_key, -(-steps * batch_size // num_reference))
+        turns = jax.vmap(lambda key: jax.random.permutation(key, num_reference))(rounds)
+        drawn = turns.reshape(-1)[: steps * batch_size].reshape(steps, batch_size)
+        drawn = jnp.pad(drawn, ((0, 0), (0, padded_batch - batch_size)))
+        real = (jnp.arange(padded_batch) < batch_size).astype(jnp.float32)
+        return PairOrder(source, drawn, jnp.broadcast_to(real, drawn.shape))
+
+    return order
+
+
+def pick_pairs(tables: tuple[Batch, Batch], picked: PairOrder) -> Batch:
+    """The batch: the source's columns and `mask`; the reference's `reference_inputs`, `_site` and `_mask`."""
+    source, reference = tables
+    batch = {name: column[picked.source.rows] for name, column in source.items()}
+    batch |= {f"reference_{name}": reference[name][picked.drawn] for name in REFERENCE_COLUMNS}
+    return batch | {"mask": jnp.asarray(picked.source.mask), "reference_mask": jnp.asarray(picked.reference_mask)}

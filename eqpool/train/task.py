@@ -1,0 +1,52 @@
+"""The task model of paper B: a classifier or a regressor of images, trained on the source site."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eqpool.config import RunConfig
+from eqpool.losses.task import task_loss
+from eqpool.models.task import make_task_model
+from eqpool.train.state import Batch, LossValue, Stage, Variables
+
+
+def as_images(volumes: jax.Array) -> jax.Array:
+    """(N, *shape) to (N, *shape, 1): the networks of paper B count channels."""
+    return volumes[..., None]
+
+
+def apply_task(model: Any, variables: Variables, images: jax.Array, **options: Any) -> Any:
+    """The task model's outputs for (N, *shape, 1) images: (N, classes) logits, or (N, 1); options as for `apply`."""
+    outputs = model.apply(variables, images, **options)
+    prediction, updated = outputs if "mutable" in options else (outputs, None)
+    prediction = prediction[:, None] if prediction.ndim == 1 else prediction
+    return prediction if updated is None else (prediction, updated)
+
+
+def make_task(config: RunConfig, input_shape: tuple[int, ...], num_classes: int) -> Stage:
+    """The stage "task". `num_classes` 0 means a numeric target.
+
+    Batches hold `inputs` (N, *input_shape) in [-1, 1], `target` and `target_known` (N,), and `mask` (N,).
+    """
+    model: Any = make_task_model(config.task.model, num_classes)
+
+    def loss(variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
+        del epoch
+        options = {"train": True, "mask": batch["mask"], "rngs": {"dropout": key}, "mutable": ["batch_stats"]}
+        prediction, updated = apply_task(model, variables, as_images(batch["inputs"]), **options)
+        known = batch["mask"] * batch["target_known"]
+        value = task_loss(prediction, batch["target"], num_classes=num_classes, mask=known)
+        return LossValue(value, {"prediction": value}, dict(updated))
+
+    def forward(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        return {"prediction": apply_task(model, variables, as_images(batch["inputs"]), train=False)}
+
+    def validate(outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
+        known = rows["target_known"]
+        return {"score": task_loss(outputs["prediction"], rows["target"], num_classes=num_classes, mask=known)}
+
+    def initialise(key: jax.Array) -> Variables:
+        return dict(model.init(key, jnp.zeros((2, *input_shape, 1)), train=False))
+
+    return Stage("task", initialise, loss, forward, validate)

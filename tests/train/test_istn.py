@@ -1,0 +1,251 @@
+"""The ISTN's step: who teaches whom, what never reaches training, and a run from the command's own door."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+from eqpool import parallel
+from eqpool.config import DataConfig, EvaluateConfig, IstnConfig, RunConfig, TaskConfig
+from eqpool.data.cohort import Cohort
+from eqpool.errors import InputError
+from eqpool.run import run
+from eqpool.train.image_table import make_image_epoch
+from eqpool.train.istn import TASK_MODELS, make_istn
+from eqpool.train.pairs import make_game_optimizer, pairs_in_order, pick_pairs
+from eqpool.train.state import create_state
+from eqpool.train.task import make_task
+
+SHAPE = (20, 20)
+
+
+def config(**istn) -> RunConfig:
+    settings = {
+        "encoder": (4, 8),
+        "bottleneck": (8,),
+        "decoder": (4,),
+        "discriminator": (4, 8),
+        "dropout": 0.0,
+        "epochs": 2,
+        "batch_size": 8,
+        "learning_rate": 1e-3,
+        "validate_every_epochs": 1,
+        "checkpoint_every_epochs": 1,
+        "image_weight": 1.0,
+    }
+    return RunConfig(
+        name="test",
+        method="istn",
+        devices=1,
+        data=DataConfig(dataset="morpho_mnist"),
+        task=TaskConfig(model="morpho_classifier", epochs=2, batch_size=8, validate_every_epochs=1),
+        istn=IstnConfig(**(settings | istn)),
+        evaluate=EvaluateConfig(permutations=9, bootstraps=10),
+    )
+
+
+def batch(rows: int = 6, seed: int = 0) -> dict[str, jax.Array]:
+    generator = np.random.default_rng(seed)
+    images = np.tanh(generator.normal(size=(2, rows, *SHAPE))).astype(np.float32)
+    return {
+        "inputs": jnp.asarray(images[0]),
+        "site": jnp.zeros(rows, jnp.int32),
+        "target": jnp.asarray(generator.integers(0, 3, rows), jnp.int32),
+        "target_known": jnp.ones(rows),
+        "mask": jnp.ones(rows),
+        "reference_inputs": jnp.asarray(images[1]),
+        "reference_site": jnp.ones(rows, jnp.int32),
+        "reference_mask": jnp.ones(rows),
+    }
+
+
+def stage_and_variables(settings: RunConfig, sites: int = 2):
+    pretrained = make_task(settings, SHAPE, 3).initialise(jax.random.key(5))
+    stage = make_istn(settings, SHAPE, sites, 3, pretrained)
+    return stage, stage.initialise(jax.random.key(1))
+
+
+def gradient_of(settings: RunConfig, rows: dict[str, jax.Array], sites: int = 2):
+    stage, variables = stage_and_variables(settings, sites)
+    total = lambda params: stage.loss(variables | {"params": params}, rows, jax.random.key(2), jnp.int32(0)).total  # noqa: E731
+    return jax.jit(jax.grad(total))(variables["params"])
+
+
+def size(tree) -> float:
+    return float(sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(tree)))
+
+
+def test_source_labels_teach_the_task_models_alone_unless_end_to_end():
+    rows = batch()
+    other = rows | {"target": (rows["target"] + 1) % 3}
+    for weight, reaches in ((0.0, False), (1.0, True)):
+        a, b = (gradient_of(config(task_weight=weight), labels) for labels in (rows, other))
+        changed = {name: size(jax.tree.map(jnp.subtract, a[name], b[name])) > 1e-6 for name in a}
+        assert changed == {name: name in TASK_MODELS or (reaches and name == "to_reference") for name in a}
+
+
+def test_the_generator_does_not_learn_from_the_discriminators_loss_nor_the_reverse():
+    """With the identity loss away, hard labels and both logits' labels swapped, each side's gradient changes sign."""
+    settings = config(image_weight=0.0, shape="none")
+    stage, variables = stage_and_variables(settings)
+
+    def term(name):
+        def value(params):
+            return stage.loss(variables | {"params": params}, batch(), jax.random.key(2), jnp.int32(0)).terms[name]
+
+        return jax.grad(value)(variables["params"])
+
+    of_generator, of_discriminator = jax.jit(lambda: (term("generator"), term("discriminator")))()
+    assert size(of_generator["to_reference"]) > 0 and size(of_generator["reference_judge"]) == 0
+    assert size(of_discriminator["reference_judge"]) > 0 and size(of_discriminator["to_reference"]) == 0
+
+
+@pytest.mark.parametrize("direction", ["one_way", "two_way"])
+def test_the_loss_is_the_papers_sum(direction):
+    settings = config(direction=direction, image_weight=7.0, shape="bspline", spacing=6, bending_weight=2.0)
+    stage, variables = stage_and_variables(settings)
+    value = stage.loss(variables, batch(), jax.random.key(2), jnp.int32(0))
+    terms = {name: float(term) for name, term in value.terms.items()}
+    expected = terms["generator"] + terms["discriminator"] + terms["scratch"] + terms["finetuned"]
+    expected += 7.0 * terms["identity"] / 2 + 2.0 * terms["bending"]
+    if direction == "two_way":
+        expected += terms["generator_back"] + terms["discriminator_back"]
+        expected += 7.0 * (terms["identity_back"] / 2 + terms["cycle"])
+        assert terms["cycle"] > 0
+    np.testing.assert_allclose(value.total, expected, rtol=1e-5)
+
+
+def test_several_sites_go_to_the_reference_by_one_conditioned_network():
+    settings = config(shape="none")
+    stage, variables = stage_and_variables(settings, sites=3)
+    rows = batch()
+    first = stage.forward(variables, rows)["image"]
+    second = stage.forward(variables, rows | {"site": jnp.full(6, 2, jnp.int32)})["image"]
+    assert np.abs(first - second).max() > 1e-4
+    with pytest.raises(ValueError, match="two ways between 3 sites"):
+        stage_and_variables(config(direction="two_way"), sites=3)
+
+
+def test_padding_of_either_side_changes_nothing():
+    settings = config(shape="affine")
+    stage, variables = stage_and_variables(settings)
+    filler = batch(2, seed=9)
+    padded = {name: jnp.concatenate([column, filler[name]]) for name, column in batch().items()}
+    for name in ("mask", "reference_mask"):
+        padded[name] = padded[name].at[6:].set(0)
+    # Dropout and soft labels draw by shape, so the terms without either are compared.
+    short, long = (stage.loss(variables, rows, jax.random.key(2), jnp.int32(0)).terms for rows in (batch(), padded))
+    np.testing.assert_allclose(short["identity"], long["identity"], rtol=1e-5)
+
+
+def test_every_row_of_the_reference_comes_once_before_any_comes_again():
+    mesh = parallel.make_mesh(1)
+    order = pairs_in_order(20, 7, 4, mesh)(jax.random.key(0))
+    drawn = np.asarray(order.drawn).reshape(-1)
+    assert sorted(drawn[:7]) == sorted(drawn[7:14]) == list(range(7))
+    assert sorted(np.asarray(order.source.rows).reshape(-1)) == list(range(20))
+
+
+def test_eight_devices_make_the_epoch_of_one():
+    settings = config(shape="none", learning_rate=1e-5)
+    stage, _ = stage_and_variables(settings)
+    optimizer = make_game_optimizer(settings.istn, 1)
+    rows = batch(8)
+    source = {name: rows[name] for name in ("inputs", "site", "target", "target_known")}
+    reference = {"inputs": rows["reference_inputs"], "site": rows["reference_site"]}
+    terms = []
+    for devices in (1, 8):
+        mesh = parallel.make_mesh(devices)
+        epoch = make_image_epoch(stage, optimizer, pairs_in_order(8, 8, 8, mesh), pick_pairs, mesh)
+        state = parallel.put_replicated(create_state(stage, optimizer, jax.random.key(3)), mesh)
+        tables = parallel.put_replicated((source, reference), mesh)
+        terms.append(epoch(state, tables, jax.random.key(4))[1])
+    for name in terms[0]:
+        np.testing.assert_allclose(terms[0][name], terms[1][name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def cohort(seed: int = 0) -> Cohort:
+    """Two sites of blobs: the class is the blob's place, the reference shows it dark on grey."""
+    generator = np.random.default_rng(seed)
+    count = 96
+    target = generator.integers(0, 3, count).astype(np.int32)
+    site = np.repeat([0, 1], count // 2).astype(np.int32)
+    grid = np.stack(np.meshgrid(*(np.arange(side) for side in SHAPE), indexing="ij"), axis=-1)
+    centres = np.array([[5, 5], [14, 6], [10, 15]])[target] + generator.normal(size=(count, 2))
+    blobs = np.exp(-np.square(grid[None] - centres[:, None, None]).sum(axis=-1) / 12)
+    images = np.where(site[:, None, None] == 0, 2 * blobs - 1, 0.5 - blobs)
+    split = np.tile(np.array(["train"] * 4 + ["validation", "test"]), count // 6)
+    return Cohort(
+        name="blobs",
+        simulated=True,
+        participant_id=np.array([f"sub-{row}" for row in range(count)]),
+        inputs=images.astype(np.float32),
+        input_names=(),
+        site=site,
+        site_names=("bright", "dark"),
+        covariates=np.zeros((count, 0)),
+        covariate_names=(),
+        target=target,
+        target_name="place",
+        target_classes=("a", "b", "c"),
+        split=split,
+    )
+
+
+def run_on(monkeypatch, made: Cohort, settings: RunConfig, folder):
+    monkeypatch.setattr("eqpool.run.load_cohort", lambda *arguments, **options: made)
+    return run(settings, folder, quiet=True)
+
+
+def test_labels_of_the_reference_change_no_prediction(monkeypatch, tmp_path):
+    made = cohort()
+    settings = dataclasses.replace(config(shape="affine"), cache_dir=str(tmp_path / "cache"))
+    run_on(monkeypatch, made, settings, tmp_path / "a")
+    permuted = np.where(made.site == 1, (made.target + 1) % 3, made.target).astype(np.int32)
+    run_on(monkeypatch, dataclasses.replace(made, target=permuted), settings, tmp_path / "b")
+    first, second = (pd.read_csv(tmp_path / side / "predictions.tsv", sep="\t") for side in "ab")
+    assert (first["target"] != second["target"]).any()
+    pd.testing.assert_frame_equal(first.drop(columns="target"), second.drop(columns="target"))
+    a, b = (dict(np.load(tmp_path / side / "images" / "examples.npz")) for side in "ab")
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_a_run_fills_its_work_directory_resumes_and_stops_early(monkeypatch, tmp_path):
+    settings = dataclasses.replace(config(epochs=2, patience=1), cache_dir=str(tmp_path / "cache"))
+    folder = tmp_path / "run"
+    results = run_on(monkeypatch, cohort(), settings, folder)
+    for name in ("source_accuracy", "before_accuracy", "scratch_accuracy", "finetuned_accuracy", "accuracy"):
+        assert 0 <= results["metrics"][name] <= 100
+        low, high = results["metrics"][f"{name}_interval"]
+        assert low <= high
+    assert results["metrics"]["image_mmd_before"] > 1 and np.isfinite(results["metrics"]["image_mmd_after"])
+    examples = dict(np.load(folder / "images" / "examples.npz"))
+    assert examples["displacement"].shape == (6, *SHAPE, 2) and examples["jacobian"].shape == (6, *SHAPE)
+
+    from eqpool.report.page import write_report
+
+    write_report(folder)
+    assert (folder / "report.html").stat().st_size > 20_000 and (folder / "figures" / "transformations.png").is_file()
+
+    # Killed after the first epoch of the ISTN, the same command comes to the same end.
+    predictions = (folder / "predictions.tsv").read_bytes()
+    (folder / "results.json").unlink()
+    for late in (folder / "checkpoints" / "istn").glob("2"):
+        for path in sorted(late.rglob("*"), reverse=True):
+            path.unlink() if path.is_file() else path.rmdir()
+        late.rmdir()
+    run_on(monkeypatch, cohort(), settings, folder)
+    assert (folder / "predictions.tsv").read_bytes() == predictions
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records if record["stage"] == "istn"] == [1, 2]
+
+
+def test_a_reference_that_is_no_site_is_named(monkeypatch, tmp_path):
+    settings = dataclasses.replace(config(reference="grey"), cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(InputError, match='config.istn.reference = "grey": expected one of bright, dark'):
+        run_on(monkeypatch, cohort(), settings, tmp_path / "run")
