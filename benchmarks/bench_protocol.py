@@ -41,7 +41,7 @@ def prepare(name: str):
         stage_two=StageTwoConfig(epochs=EPOCHS, batch_size=BATCH, learning_rate=1e-2),
         evaluate=EvaluateConfig(),
     )
-    stage = make_stage_one(config, (FEATURES,), 1, 2) if name == "stage_one" else make_stage_two(config, 2, 2)
+    stage = make_stage_one(config, (FEATURES,), 1, 2, 2) if name == "stage_one" else make_stage_two(config, 2, 2)
     mesh = parallel.make_mesh(1)
     optimizer = make_optimizer(getattr(config, name), -(-TRAIN // BATCH))
     epoch = make_table_epoch(stage, optimizer, BATCH, mesh)

@@ -2,9 +2,9 @@
 
 Command:  python -m eqpool.main --config=configs/adult.py
 Needs:    adult.data and adult.test from UCI, downloaded on first use, or --config.data.raw_dir=FOLDER
-Time:     about 8 minutes on 2 CPU cores.
-Score:    seed 0: accuracy 84.9 % [84.4, 85.5]; the site is NOT hidden: the strongest probe tells it from Phi with
-          balanced accuracy 0.80 (site floor 0.59), see experiments/README.md.
+Time:     about 10 minutes on 2 CPU cores, most of it probes.
+Score:    seed 0: accuracy 84.5 %; the strongest probe tells the site from Phi with balanced accuracy 0.60 and AUC 0.64
+          (site floor 0.59 and 0.63), from tau^-1 Phi with 0.52; see experiments/README.md.
 Variants: configs/adult.py:paper carries the paper's weights, kernel and free Phi;
           --config.data.split=published reads the published split (adult.npz in data.raw_dir).
 """
@@ -20,17 +20,28 @@ def get_config(variant: str = "") -> ConfigDict:
     config = default_config()
     config.name = "adult"
     config.data.dataset = "adult"
+    config.model.update(tau="covariate", tau_steps=16, code_dim=1, code_levels=8)
     config.stage_one.update(
-        epochs=201,
-        batch_size=128,
-        learning_rate=1e-3,
+        epochs=60,
+        batch_size=512,
+        learning_rate=2e-3,
         equivariance_weight=0.1,
         reconstruction_weight=1.0,
         prediction_weight=1.0,
+        mmd_weight=50.0,
+        bandwidth="0.3,1.0",
     )
-    config.stage_two.update(epochs=201, batch_size=128, learning_rate=1e-3, mmd_weight=1.0)
-    config.baseline.update(epochs=201, batch_size=128, learning_rate=1e-3)
-    config.evaluate.update(adversary_learning_rate=1e-2, adversary_batch_size=1024, adversary_epochs=100, probe_seeds=1)
+    config.stage_two.update(
+        epochs=60, batch_size=1024, learning_rate=3e-3, mmd_weight=5.0, mmd_match="phi", bandwidth="0.3,1.0"
+    )
+    config.baseline.update(epochs=60, batch_size=512, learning_rate=2e-3)
+    config.evaluate.update(
+        adversary_learning_rate=1e-2, adversary_batch_size=1024, adversary_epochs=100, probe_seeds=1, probe_folds=2
+    )
     if variant == "paper":
+        config.model.update(tau="free", tau_steps=0, code_dim=0, code_levels=0)
+        config.stage_one.update(epochs=201, batch_size=128, learning_rate=1e-3, mmd_weight=0.0)
+        for stage in (config.stage_two, config.baseline):
+            stage.update(epochs=201, batch_size=128, learning_rate=1e-3)
         use_published_form(config, ramp_growth=1.1, ramp_ceiling=25.0)
     return config

@@ -119,6 +119,11 @@ def sum_over_row_tiles(partial_sum: Callable[[Any], Tree], rows: Any, *, tile_si
     return jax.tree.map(lambda x: jnp.sum(x, axis=0), partials)
 
 
+def round_straight_through(x: Array) -> Array:
+    """The nearest whole numbers, with the gradient of `x` itself (Bengio et al. 2013): rounding has none of its own."""
+    return x + jax.lax.stop_gradient(jnp.round(x) - x)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def reverse_gradient(x: Array, scale: float = 1.0) -> Array:
     """`x` itself, whose gradient is multiplied by `-scale` on the way back.

@@ -108,5 +108,7 @@ class StageOne(nn.Module):
 def make_tau(config: ModelConfig, num_covariates: int) -> nn.Module:
     """The network l to tau(l) that `config.tau` names."""
     if config.tau == "covariate":
-        return CovariateTau(num_covariates, config.rotation_range, config.spectrum, config.hidden_units)
+        return CovariateTau(
+            num_covariates, config.rotation_range, config.spectrum, config.hidden_units, config.tau_steps
+        )
     return Tau(config.hidden_units)

@@ -3,12 +3,13 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from eqpool.geometry import sphere
 from eqpool.models.mlp import MLP
 from eqpool.models.probe import Adversary
-from eqpool.numerics import einsum, reverse_gradient
+from eqpool.numerics import einsum, reverse_gradient, round_straight_through
 
 
 class StageTwoOutput(NamedTuple):
@@ -20,13 +21,48 @@ class StageTwoOutput(NamedTuple):
       prediction: (N, outputs) float32, h(Phi): logits, or one number for regression.
       reconstruction: (N, n) float32, Psi(Phi), to be compared with l.
       site: (N, sites) float32, the adversary's logits from tau^-1 Phi; its gradient is reversed on the way to b.
+        None without an adversary.
     """
 
     covariate_free: jax.Array
     phi: jax.Array
     prediction: jax.Array
     reconstruction: jax.Array
-    site: jax.Array
+    site: jax.Array | None
+
+
+class Invariant(nn.Module):
+    """b: tau^-1 l to the covariate-free latent, (N, n) to (N, n) float32.
+
+    With `code_dim` it speaks through a code of so many numbers in [-1, 1], each of `code_levels` evenly spaced values
+    (finite scalar quantisation, Mentzer et al. 2023), laid on the sphere by a fixed map. A deterministic, continuous
+    latent can match across sites at every width a kernel sees and still tell the site in its finer digits; a code has
+    none, and what it tells at all is bounded by code_dim x log2(code_levels) bits.
+
+    Attributes:
+      hidden_units: of both hidden layers.
+      on_sphere: normalise, so that no scale-free criterion can be met by shrinking; a code always is.
+      code_dim: 0 for none.
+      code_levels: 0 for a continuous code.
+    """
+
+    hidden_units: int
+    on_sphere: bool = True
+    code_dim: int = 0
+    code_levels: int = 0
+
+    @nn.compact
+    def __call__(self, turned_back: jax.Array) -> jax.Array:
+        dimension = turned_back.shape[-1]
+        network = MLP((self.hidden_units, self.hidden_units), self.code_dim or dimension, name="network")
+        values = network(turned_back)
+        if not self.code_dim:
+            return sphere.normalize(values) if self.on_sphere else values
+        code = jnp.tanh(values)
+        if self.code_levels:
+            steps = (self.code_levels - 1) / 2
+            code = round_straight_through(code * steps + steps) / steps - 1
+        return sphere.from_plane(code, dimension)
 
 
 class StageTwo(nn.Module):
@@ -34,15 +70,17 @@ class StageTwo(nn.Module):
 
     Attributes:
       outputs: classes, or 1 for regression.
-      num_sites: what the adversary tells apart.
+      num_sites: what the adversary tells apart; 0 for no adversary.
       hidden_units: of each network's hidden layer.
-      on_sphere: normalise b, so that no scale-free criterion can be met by shrinking Phi.
+      on_sphere, code_dim, code_levels: of b, see `Invariant`.
     """
 
     outputs: int
     num_sites: int
     hidden_units: int = 64
     on_sphere: bool = True
+    code_dim: int = 0
+    code_levels: int = 0
 
     @nn.compact
     def __call__(
@@ -50,12 +88,13 @@ class StageTwo(nn.Module):
     ) -> StageTwoOutput:
         dimension = latent.shape[-1]
         turned_back = einsum("nij,ni->nj", tau, latent)  # tau^-1 = tau^T: a product, never an inverse
-        covariate_free = MLP((self.hidden_units, self.hidden_units), dimension, name="b")(turned_back)
-        if self.on_sphere:
-            covariate_free = sphere.normalize(covariate_free)
+        invariant = Invariant(self.hidden_units, self.on_sphere, self.code_dim, self.code_levels, name="b")
+        covariate_free = invariant(turned_back)
         phi = einsum("nij,nj->ni", tau, covariate_free)
         prediction = MLP((self.hidden_units,), self.outputs, name="h")(phi)
         reconstruction = MLP((self.hidden_units,), dimension, name="psi")(phi)
-        adversary = Adversary(self.num_sites, name="adversary")
-        site = adversary(reverse_gradient(covariate_free), train=train, mask=mask)
+        site = None
+        if self.num_sites:
+            adversary = Adversary(self.num_sites, name="adversary")
+            site = adversary(reverse_gradient(covariate_free), train=train, mask=mask)
         return StageTwoOutput(covariate_free, phi, prediction, reconstruction, site)

@@ -9,6 +9,7 @@ from flax import linen as nn
 from eqpool.geometry import so
 from eqpool.geometry.planes import invariant_planes, rotations
 from eqpool.models.mlp import MLP
+from eqpool.numerics import round_straight_through
 
 
 class Tau(nn.Module):
@@ -37,16 +38,21 @@ class CovariateTau(nn.Module):
     Attributes:
       num_covariates: C.
       rotation_range, spectrum: of the generators B_c, as the equivariance loss has them.
+      steps: to which s_c is rounded over the covariate's training range; 0: it is continuous. What a continuous s_c
+        tells beside the covariate is in its last digits, which an MMD does not see and a probe does.
     """
 
     num_covariates: int
     rotation_range: float
     spectrum: Literal["uniform", "paper"] = "uniform"
     hidden_units: int = 64
+    steps: int = 0
 
     @nn.compact
     def __call__(self, latent: jax.Array) -> jax.Array:
         ranges = (self.rotation_range,) * self.num_covariates
         generators = so.generator(latent.shape[-1], rotation_range=ranges, spectrum=self.spectrum)
         read = MLP((self.hidden_units, self.hidden_units), self.num_covariates, name="covariate")(latent)
+        if self.steps:
+            read = round_straight_through(read * self.steps) / self.steps
         return rotations(invariant_planes(generators), -read)

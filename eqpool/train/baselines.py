@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eqpool.config import RunConfig, parse_bandwidth
+from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.losses.matching import grouped_mmd, matched_distance
 from eqpool.losses.mmd import mmd
 from eqpool.losses.task import task_loss
 from eqpool.models.baseline import Baseline, BaselineOutput
 from eqpool.numerics import masked_mean
+from eqpool.train.site_terms import kernel_options
 from eqpool.train.stage_one import squared_error_per_row
 from eqpool.train.state import Batch, LossValue, Stage, Variables
 
@@ -109,10 +110,7 @@ def make_baseline(config: RunConfig, input_shape: tuple[int, ...], num_sites: in
 
 def _site_term(config: RunConfig, num_sites: int) -> Term:
     settings = config.baseline
-    kernel: dict[str, Any] = {
-        "num_sites": num_sites, "kernel": settings.kernel, "bandwidth": parse_bandwidth(settings.bandwidth),
-        "estimator": settings.estimator,
-    }  # fmt: skip
+    kernel = kernel_options(settings, num_sites)
     terms: dict[str, Term] = {
         "naive": lambda output, rows: jnp.zeros(()),
         "mmd": lambda output, rows: mmd(output.latent, rows["site"], mask=rows["mask"], **kernel),

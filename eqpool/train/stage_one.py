@@ -12,6 +12,7 @@ from eqpool.losses.equivariance import equivariance_error, equivariance_loss
 from eqpool.losses.task import task_loss
 from eqpool.models.autoencoder import StageOne
 from eqpool.numerics import masked_mean
+from eqpool.train.site_terms import mean_over_chunks, tau_mmd
 from eqpool.train.state import Batch, LossValue, Stage, Variables
 
 
@@ -22,24 +23,35 @@ def covariate_generators(config: ModelConfig, num_covariates: int) -> np.ndarray
     )
 
 
-def make_stage_one(config: RunConfig, input_shape: tuple[int, ...], num_covariates: int, num_classes: int) -> Stage:
+def make_stage_one(
+    config: RunConfig, input_shape: tuple[int, ...], num_covariates: int, num_sites: int, num_classes: int
+) -> Stage:
     """Stage one of a run. `num_classes` 0 means a numeric target.
 
-    Batches hold `inputs` (N, *input_shape), `covariate` (N, C) in [0, 1], `target` and `target_known` (N,), and
-    `mask` (N,), 0 for padding.
+    Batches hold `inputs` (N, *input_shape), `covariate` (N, C) in [0, 1], `site`, `target` and `target_known` (N,),
+    and `mask` (N,), 0 for padding.
     The loss is equivariance + reconstruction (mean squared error over an input's entries, so that its weight does not
-    depend on the input's size) + prediction; the validation score is the same sum on the validation rows.
+    depend on the input's size) + prediction + the MMD of tau across sites, where it has a weight; the validation score
+    is the same sum on the validation rows.
     """
     weights = config.stage_one
     model = StageOne(config.model, input_shape, max(num_classes, 1), num_covariates)
     generators = covariate_generators(config.model, num_covariates)
 
-    def combine(equivariance: jax.Array, reconstruction: jax.Array, prediction: jax.Array) -> jax.Array:
+    def combine(
+        equivariance: jax.Array, reconstruction: jax.Array, prediction: jax.Array, site: jax.Array
+    ) -> jax.Array:
         return (
             weights.equivariance_weight * equivariance
             + weights.reconstruction_weight * reconstruction
             + weights.prediction_weight * prediction
+            + weights.mmd_weight * site
         )
+
+    def site_term(rows: Batch) -> jax.Array:
+        # A tau that carries the covariates alone is told by one of its columns, at 1/n of the cost.
+        columns = 1 if config.model.tau == "covariate" else config.model.latent_dim
+        return tau_mmd(weights, rows["tau"][:, :, :columns], rows, num_sites)
 
     def equivariance_term(tau: jax.Array, covariate: jax.Array, mask: jax.Array | None) -> jax.Array:
         return equivariance_loss(tau, covariate, generator=generators, group_map=config.model.group_map, mask=mask)
@@ -56,6 +68,7 @@ def make_stage_one(config: RunConfig, input_shape: tuple[int, ...], num_covariat
             "prediction": task_loss(
                 output.prediction, batch["target"], num_classes=num_classes, mask=mask * batch["target_known"]
             ),
+            "site": site_term(batch | {"tau": output.tau}) if weights.mmd_weight else jnp.zeros(()),
         }
         return LossValue(combine(**terms), terms, dict(updated))
 
@@ -75,6 +88,9 @@ def make_stage_one(config: RunConfig, input_shape: tuple[int, ...], num_covariat
             "prediction": task_loss(
                 outputs["prediction"], rows["target"], num_classes=num_classes, mask=rows["target_known"]
             ),
+            "site": mean_over_chunks(site_term, {"tau": outputs["tau"], "site": rows["site"]})
+            if weights.mmd_weight
+            else jnp.zeros(()),
         }
         error = equivariance_error(
             outputs["tau"], rows["covariate"], generator=generators, group_map=config.model.group_map

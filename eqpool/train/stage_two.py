@@ -5,14 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eqpool.config import RunConfig, StageTwoConfig, parse_bandwidth
+from eqpool.config import RunConfig, StageTwoConfig
 from eqpool.losses.mmd import conditional_mmd, mmd
 from eqpool.losses.task import task_loss
 from eqpool.models.invariant import StageTwo
 from eqpool.numerics import masked_mean
+from eqpool.train.site_terms import kernel_options, mean_over_chunks
 from eqpool.train.state import Batch, LossValue, Stage, Variables
-
-VALIDATION_CHUNK = 1024  # rows an MMD is taken over at once: its cost grows with their square
 
 
 def mmd_ramp(config: StageTwoConfig, epoch: jax.Array | int) -> jax.Array:
@@ -30,7 +29,14 @@ def make_stage_two(config: RunConfig, num_sites: int, num_classes: int) -> Stage
     The validation score weighs the terms as the last epoch does, so that epochs under a ramp compare.
     """
     weights = config.stage_two
-    model = StageTwo(max(num_classes, 1), num_sites, config.model.hidden_units, config.model.phi == "sphere")
+    model = StageTwo(
+        outputs=max(num_classes, 1),
+        num_sites=num_sites if weights.adversary_weight else 0,
+        hidden_units=config.model.hidden_units,
+        on_sphere=config.model.phi == "sphere",
+        code_dim=config.model.code_dim,
+        code_levels=config.model.code_levels,
+    )
     last_ramp = mmd_ramp(weights, max(weights.epochs - 1, 0))
 
     def combine(
@@ -57,7 +63,9 @@ def make_stage_two(config: RunConfig, num_sites: int, num_classes: int) -> Stage
             ),
             "reconstruction": masked_mean(error, mask),
             "site": site_term(weights, output.phi, output.covariate_free, batch, num_sites),
-            "adversary": task_loss(output.site, batch["site"], num_classes=num_sites, mask=known_site),
+            "adversary": jnp.zeros(())
+            if output.site is None
+            else task_loss(output.site, batch["site"], num_classes=num_sites, mask=known_site),
         }
         return LossValue(combine(**terms, ramp=mmd_ramp(weights, epoch)), terms, dict(updated))
 
@@ -70,16 +78,20 @@ def make_stage_two(config: RunConfig, num_sites: int, num_classes: int) -> Stage
             "prediction": output.prediction,
             "reconstruction": output.reconstruction,
             "reconstruction_error": error,
-            "site": output.site,
         }
 
+    def site_of_chunk(chunk: Batch) -> jax.Array:
+        return site_term(weights, chunk["phi"], chunk["covariate_free"], chunk, num_sites)
+
     def validate(outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
+        matched = {name: outputs[name] for name in ("phi", "covariate_free")}
+        matched |= {name: rows[name] for name in ("site", "covariate")}
         terms = {
             "prediction": task_loss(
                 outputs["prediction"], rows["target"], num_classes=num_classes, mask=rows["target_known"]
             ),
             "reconstruction": jnp.mean(outputs["reconstruction_error"]),
-            "site": _chunked_site_term(weights, outputs, rows, num_sites),
+            "site": mean_over_chunks(site_of_chunk, matched),
             # A game has no score: an adversary that is beaten raises its own loss.
             "adversary": jnp.zeros(()),
         }
@@ -100,32 +112,7 @@ def site_term(
     `phi` matches Phi itself, as Algorithm 1 does; `covariate_free` matches tau^-1 Phi, which does not carry the
     covariate; `conditional` compares Phi of two sites only where their covariates agree (eq. 1).
     """
-    options: dict[str, Any] = {
-        "num_sites": num_sites,
-        "kernel": config.kernel,
-        "bandwidth": parse_bandwidth(config.bandwidth),
-        "estimator": config.estimator,
-        "mask": rows["mask"],
-    }
+    options = kernel_options(config, num_sites) | {"mask": rows["mask"]}
     if config.mmd_match == "conditional":
         return conditional_mmd(phi, rows["site"], rows["covariate"], **options)
     return mmd(phi if config.mmd_match == "phi" else covariate_free, rows["site"], **options)
-
-
-def _chunked_site_term(config: StageTwoConfig, outputs: Batch, rows: Batch, num_sites: int) -> jax.Array:
-    """The mean of `site_term` over equal chunks of the rows."""
-    num_rows = outputs["phi"].shape[0]
-    chunks = -(-num_rows // VALIDATION_CHUNK)
-    size = -(-num_rows // chunks)
-    columns = {name: outputs[name] for name in ("phi", "covariate_free")}
-    columns |= {name: rows[name] for name in ("site", "covariate")} | {"mask": jnp.ones(num_rows, jnp.float32)}
-    padding = chunks * size - num_rows
-
-    def split(column: jax.Array) -> jax.Array:
-        padded = jnp.pad(column, ((0, padding),) + ((0, 0),) * (column.ndim - 1))
-        return padded.reshape(chunks, size, *column.shape[1:])
-
-    def one(chunk: Batch) -> jax.Array:
-        return site_term(config, chunk["phi"], chunk["covariate_free"], chunk, num_sites)
-
-    return jax.lax.map(one, {name: split(column) for name, column in columns.items()}).mean()

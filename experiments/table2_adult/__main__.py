@@ -5,7 +5,7 @@ from experiments.table2 import Experiment, main
 main(
     Experiment(
         name="adult",
-        mmd_weights=(5.0, 20.0, 100.0),
+        mmd_weights=(2.0, 5.0, 15.0),
         paper={
             "naive": "3.4 (0.7), 83 (0.1), 9.8 (0.3), 84 (0.1)",
             "mmd": "3.4 (0.9), 83 (0.1), 3.1 (0.3), 84 (0.1)",

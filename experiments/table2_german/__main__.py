@@ -5,7 +5,7 @@ from experiments.table2 import Experiment, main
 main(
     Experiment(
         name="german",
-        mmd_weights=(1.0, 5.0, 20.0),
+        mmd_weights=(0.02, 0.1, 1.0),
         paper={
             "naive": "4.6 (0.7), 0.62 (0.03), 7.7 (0.8), 74 (0.9)",
             "mmd": "4.5 (1.0), 0.66 (0.04), 1.5 (0.3), 73 (1.5)",

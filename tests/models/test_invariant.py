@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 
 from eqpool.geometry import so, sphere
-from eqpool.models.invariant import StageTwo
+from eqpool.models.invariant import Invariant, StageTwo
 from eqpool.models.tau import CovariateTau, Tau
 
 DIMENSION = 6
@@ -74,3 +74,31 @@ def test_a_covariate_tau_is_the_exponential_of_what_it_reads(covariates):
     expected = [scipy.linalg.expm(-np.einsum("c,cij->ij", row, generators)) for row in read]
     np.testing.assert_allclose(tau, expected, atol=2e-6)
     assert np.abs(read).max() > 0.01
+
+
+@pytest.mark.parametrize(("code_dim", "levels"), [(1, 2), (1, 8), (2, 5)])
+def test_a_code_takes_its_levels_and_no_other_value_and_still_learns(code_dim, levels):
+    latent = 5 * jax.random.normal(jax.random.key(0), (400, DIMENSION))
+    model = Invariant(hidden_units=16, code_dim=code_dim, code_levels=levels)
+    variables = jax.tree.map(lambda leaf: 3 * leaf, model.init(jax.random.key(1), latent))
+    free = np.asarray(model.apply(variables, latent), np.float64)
+    np.testing.assert_allclose(np.linalg.norm(free, axis=1), 1, atol=1e-5)
+    code = free[:, :code_dim] / (1 + free[:, code_dim : code_dim + 1])
+    nearest = np.round((code + 1) / 2 * (levels - 1)) / (levels - 1) * 2 - 1
+    np.testing.assert_allclose(code, nearest, atol=1e-5)
+    assert all(2 <= len(np.unique(column.round(3))) <= levels for column in code.T)
+    weight = jax.random.normal(jax.random.key(2), (DIMENSION,))
+    gradient = jax.grad(lambda v: jnp.sum(model.apply(v, latent) @ weight))(variables)
+    assert all(np.abs(leaf).max() > 0 and np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_a_covariate_tau_in_steps_turns_by_whole_steps():
+    latent = sphere.normalize(jax.random.normal(jax.random.key(0), (50, DIMENSION)))
+    model = CovariateTau(1, rotation_range=2.0, hidden_units=16, steps=16)
+    variables = jax.tree.map(lambda leaf: 2 * leaf, model.init(jax.random.key(1), latent))
+    tau = np.asarray(model.apply(variables, latent))
+    generator = so.generator(DIMENSION, rotation_range=2.0)
+    turns = np.stack([scipy.linalg.expm(-step / 16 * generator) for step in range(-80, 81)])
+    distance = np.abs(tau[:, None] - turns[None]).max(axis=(2, 3))
+    np.testing.assert_allclose(distance.min(axis=1), 0, atol=1e-5)
+    assert len(np.unique(distance.argmin(axis=1))) > 2

@@ -1,0 +1,44 @@
+"""The MMD across sites as the stages use it, and the mean over chunks where all rows at once are too many."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eqpool.config import KernelConfig, parse_bandwidth
+from eqpool.losses.mmd import mmd
+from eqpool.train.state import Batch
+
+VALIDATION_CHUNK = 1024  # rows an MMD is taken over at once: its cost grows with their square
+
+
+def kernel_options(config: KernelConfig, num_sites: int) -> dict[str, Any]:
+    """The keyword arguments of `eqpool.losses.mmd` that a stage's config sets."""
+    return {
+        "num_sites": num_sites,
+        "kernel": config.kernel,
+        "bandwidth": parse_bandwidth(config.bandwidth),
+        "estimator": config.estimator,
+    }
+
+
+def tau_mmd(config: KernelConfig, tau: jax.Array, rows: Batch, num_sites: int) -> jax.Array:
+    """The MMD across sites of k columns of rotations (N, n, k), at |tau_i - tau_j|_F / sqrt(k): a chord, in radians."""
+    count, _, columns = tau.shape
+    flat = tau.reshape(count, -1) / jnp.sqrt(float(columns))
+    return mmd(flat, rows["site"], mask=rows["mask"], **kernel_options(config, num_sites))
+
+
+def mean_over_chunks(term: Callable[[Batch], jax.Array], rows: Batch) -> jax.Array:
+    """The mean of `term` over equal chunks of rows; `rows` are columns (N, ...), and chunks get a `mask` (N,) too."""
+    num_rows = next(iter(rows.values())).shape[0]
+    chunks = -(-num_rows // VALIDATION_CHUNK)
+    size = -(-num_rows // chunks)
+    columns = rows | {"mask": jnp.ones(num_rows, jnp.float32)}
+
+    def split(column: jax.Array) -> jax.Array:
+        padded = jnp.pad(column, ((0, chunks * size - num_rows),) + ((0, 0),) * (column.ndim - 1))
+        return padded.reshape(chunks, size, *column.shape[1:])
+
+    return jax.lax.map(term, {name: split(column) for name, column in columns.items()}).mean()
