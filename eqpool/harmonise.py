@@ -54,6 +54,7 @@ def harmonise(session: Session, folder: pathlib.Path, cohort: Cohort, scaling: S
     _write_examples(session, folder, cohort, state.best_variables, source, target_images)
     _write_predictions(folder, cohort, predictions, judged)
     look = look_metrics(source["inputs"], made["image"], target_images, config.evaluate, config.seed)
+    look["selection_score"] = float(state.best_score)
     look |= {name: float(made[name].mean()) for name in ("folded_voxels", "mean_displacement")}
     return task_metrics(cohort, scaling, predictions, judged, config.evaluate, config.seed) | look, 0
 

@@ -8,45 +8,24 @@ the strongest site probe) among those within five points of the best validation 
 import argparse
 import dataclasses
 import datetime
-import importlib.util
 import itertools
-import multiprocessing
 import os
 import pathlib
 import statistics
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
-from tqdm import tqdm
-
-from eqpool.config import RunConfig, from_config_dict
 from eqpool.errors import InputError
-from eqpool.run import run
 from eqpool.workdir import write_json, write_text
+from experiments.runner import Setting, Task, folder_name, run_all
 
 SEEDS = (685, 648, 535)
 SPLITS = ("raw", "published")
 METHODS = ("naive", "mmd", "cai", "ss", "rm", "ours")
 SITE_WEIGHTS = ("baseline.site_weight", (0.1, 1.0, 10.0))
 WINDOW = 5.0  # points of validation accuracy
-
-Setting = dict[str, Any]
-
-
-class Task(NamedTuple):
-    """One run: what `run` needs, in a form that another process takes; `folder` holds the raw files of the split."""
-
-    name: str
-    runs: pathlib.Path
-    split: str
-    folder: str
-    method: str
-    seed: int
-    setting: Setting
-
 
 # Column, key of results.json, digits, which way is better; ours alone has an equivariance error.
 COLUMNS = (
@@ -103,23 +82,25 @@ def main(experiment: Experiment) -> None:
     here = pathlib.Path(__file__).parent / f"table2_{experiment.name}"
     started = time.monotonic()
 
-    def in_pool(tasks: list[Task]) -> list[dict[str, Any]]:
-        with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn"), _one_thread) as pool:
-            results = pool.map(_run, tasks)
-            return list(tqdm(results, experiment.name, total=len(tasks), unit="run", disable=None))
-
     def task(split: str, method: str, seed: int, setting: Setting) -> Task:
-        return Task(experiment.name, arguments.runs, split, folders[split], method, seed, setting)
+        runs = arguments.runs
+        folder = runs / f"table2_{experiment.name}" / split / method / folder_name(setting) / str(seed)
+        own = {"method": method, "seed": seed, "cache_dir": str(runs / "cache")}
+        own |= {"data.split": split, "data.raw_dir": folders[split]}
+        return Task(experiment.name, "", own | setting, folder)
 
     try:
-        first = [task(*cell, SEEDS[0], setting) for cell in cells for setting in experiment.settings(cell[1])]
-        tried = list(zip(first, in_pool(first), strict=True))
-        of_cell = [[(t.setting, r) for t, r in tried if (t.split, t.method) == cell] for cell in cells]
+        choices = [(cell, setting) for cell in cells for setting in experiment.settings(cell[1])]
+        first = run_all([task(*cell, SEEDS[0], setting) for cell, setting in choices], arguments.jobs, experiment.name)
+        of_cell = [
+            [(setting, results) for (cell, setting), results in zip(choices, first, strict=True) if cell == wanted]
+            for wanted in cells
+        ]
         chosen = [select(settings) for settings in of_cell]
         others = [
             task(*cell, seed, setting) for cell, (setting, _) in zip(cells, chosen, strict=True) for seed in SEEDS[1:]
         ]
-        rest = in_pool(others)
+        rest = run_all(others, arguments.jobs, experiment.name)
     except InputError as error:
         sys.exit(f"eqpool: {error}")
     size = len(SEEDS) - 1
@@ -162,33 +143,6 @@ def select(tried: list[tuple[Setting, dict[str, Any]]]) -> tuple[Setting, dict[s
     best = max(results["metrics"]["selection_accuracy"] for _, results in tried)
     within = [one for one in tried if one[1]["metrics"]["selection_accuracy"] >= best - WINDOW]
     return min(within, key=lambda one: one[1]["metrics"]["selection_probe"])
-
-
-def _one_thread() -> None:
-    """In each process of the pool, before jax starts: runs side by side gain more from the cores than one run does."""
-    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
-    # Importing this module has imported jax, but only its first computation reads the flags.
-
-
-def _run(task: Task) -> dict[str, Any]:
-    label = "_".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in task.setting.items()) or "default"
-    folder = task.runs / f"table2_{task.name}" / task.split / task.method / label / str(task.seed)
-    return run(_config(task), folder, quiet=True)
-
-
-def _config(task: Task) -> RunConfig:
-    name = task.name
-    path = pathlib.Path(__file__).parent.parent / "configs" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
-    cache = str(task.runs / "cache")
-    config.update_from_flattened_dict({"method": task.method, "seed": task.seed, "cache_dir": cache})
-    config.update_from_flattened_dict({"data.split": task.split, "data.raw_dir": task.folder})
-    config.update_from_flattened_dict(task.setting)
-    return from_config_dict(config)
 
 
 def _values(results: list[dict[str, Any]], key: str) -> list[float | None]:

@@ -22,7 +22,7 @@ def draw_transformations(examples: dict[str, np.ndarray]) -> Figure:
     rows += [("S2T - S", image - source, "RdBu_r")]
     if "displacement" in examples:
         rows += [("deformation", examples["displacement"], "grid"), ("log2 Jacobian", examples["jacobian"], "PuOr")]
-    rows.append(("reference T,\nother subjects", examples["reference"], "gray"))
+    rows.append(("reference T", examples["reference"], "gray"))
     count = min(len(images) for _, images, _ in rows)
     figure = Figure(figsize=(1.5 * count + 0.8, 1.55 * len(rows)), layout="constrained")
     for line, (label, images, kind) in zip(figure.subplots(len(rows), count, squeeze=False), rows, strict=True):

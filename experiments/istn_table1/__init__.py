@@ -1,0 +1,1 @@
+"""Paper B, Table 1: Morpho-MNIST."""

@@ -1,0 +1,33 @@
+"""The experiments' own arithmetic: which setting is chosen, and what the tables say."""
+
+from experiments.istn_table1 import __main__ as istn_table1
+from experiments.runner import folder_name
+from experiments.table2 import WINDOW, select
+
+
+def tried(accuracy: float, probe: float):
+    return {"setting": accuracy}, {"metrics": {"selection_accuracy": accuracy, "selection_probe": probe}}
+
+
+def test_the_most_invariant_within_five_points_is_chosen():
+    best, invariant, careless = tried(85.0, 0.8), tried(85.0 - WINDOW, 0.6), tried(85.0 - WINDOW - 0.1, 0.5)
+    assert select([best, careless, invariant]) is invariant
+    assert select([best, careless]) is best
+
+
+def test_folder_names_tell_the_setting():
+    assert folder_name({}) == "default"
+    assert (
+        folder_name({"stage_two.mmd_weight": 5.0, "istn.learning_rate": 1e-4}) == "mmd_weight=5.0_learning_rate=0.0001"
+    )
+
+
+def test_table_1_sets_the_papers_numbers_beside_ours():
+    metrics = {f"{name}_accuracy": 50.0 for name in istn_table1.SCORES}
+    metrics |= {f"{name}_accuracy_interval": [40.0, 60.0] for name in istn_table1.SCORES}
+    results = {"metrics": metrics, "wall_seconds": 12.3, "versions": {"jax": "1"}, "device": "1 x cpu", "seed": 0}
+    row = {"row": 6, "setting": (1e-4, 10.0), "results": results}
+    text = istn_table1._markdown([row | {"way": ("thin", "slanted")}, row | {"way": ("slanted", "thin")}])
+    there, back = (line for line in text.splitlines() if line.startswith("| itn | B-spline (8) |"))
+    assert "50.0 [40.0, 60.0]" in there and there.endswith("| 0.0001, 10 | 12 | 45.7, 91.8 / 93.4 |")
+    assert back.endswith("| 12 |  |")
