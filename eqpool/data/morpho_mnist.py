@@ -9,13 +9,15 @@ draws that many healthy digits in each domain and prints how thick and how slant
 """
 
 import argparse
+import contextlib
+import itertools
 import math
 import multiprocessing
 import os
 import pathlib
 import struct
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
@@ -86,10 +88,10 @@ class MorphoMnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         images, chosen = self._images[split], self._chosen[split]
         pieces = [(images[rows], rows, split, self._domain, self._seed) for rows in _pieces(chosen)]
         label = f"Drawing {self._domain.name} {split} digits"
-        drawn = _in_processes(random_digits, pieces, self._workers, self._progress, label)
-        digits = (digit for piece in drawn for digit in zip(*piece, strict=True))
-        for row, (index, (image, kind)) in enumerate(zip(chosen, digits, strict=True)):
-            yield row, {"image": image, "index": index, "target": kind}
+        with _in_processes(random_digits, pieces, self._workers, self._progress, label) as drawn:
+            digits = (digit for piece in drawn for digit in zip(*piece, strict=True))
+            for row, (index, (image, kind)) in enumerate(zip(chosen, digits, strict=True)):
+                yield row, {"image": image, "index": index, "target": kind}
 
 
 def load_morpho_mnist(
@@ -236,26 +238,29 @@ def _pieces(rows: np.ndarray) -> list[np.ndarray]:
     return [rows[start : start + _DIGITS_A_PIECE] for start in range(0, len(rows), _DIGITS_A_PIECE)]
 
 
+@contextlib.contextmanager
 def _in_processes(
     function: Callable[..., Result], pieces: Sequence[tuple], workers: int, progress: bool, label: str
-) -> Iterator[Result]:
-    """`function(*piece)` for every piece, in order, from several processes where there is enough to do."""
+) -> Iterator[Iterator[Result]]:
+    """Within it: `function(*piece)` for every piece, in order, from several processes where there is enough to do."""
     workers = min(workers or os.cpu_count() or 1, math.ceil(len(pieces) / _PIECES_A_PROCESS))
-    bar = tqdm(total=len(pieces), desc=label, unit="piece", disable=None if progress else True)
-    with bar:
-        if workers <= 1:
-            for piece in pieces:
-                yield function(*piece)
-                bar.update()
-            return
-        context = multiprocessing.get_context("spawn")  # a fork of a process with JAX in it may hang
-        with ProcessPoolExecutor(workers, context, initializer=threadpool_limits, initargs=(1,)) as executor:
-            try:
-                for result in executor.map(function, *zip(*pieces, strict=True)):
-                    yield result
-                    bar.update()
-            finally:
-                executor.shutdown(cancel_futures=True)
+
+    def shown(results: Iterable[Result]) -> tqdm:
+        return tqdm(results, label, total=len(pieces), unit="piece", disable=None if progress else True)
+
+    if workers <= 1:
+        with shown(itertools.starmap(function, pieces)) as results:
+            yield iter(results)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork of a process with JAX in it may hang
+    with (
+        ProcessPoolExecutor(workers, context, initializer=threadpool_limits, initargs=(1,)) as executor,
+        shown(executor.map(function, *zip(*pieces, strict=True))) as results,
+    ):
+        try:
+            yield iter(results)
+        finally:
+            executor.shutdown(cancel_futures=True)
 
 
 def _measure_healthy(images: np.ndarray, indices: np.ndarray, domain: Domain) -> np.ndarray:
@@ -278,7 +283,8 @@ def measure_domain(images: np.ndarray, domain: Domain, workers: int = 0, progres
       (N, 2) float64: thickness in pixels, slant in degrees.
     """
     pieces = [(images[rows], rows, domain) for rows in _pieces(np.arange(len(images)))]
-    return np.concatenate(list(_in_processes(_measure_healthy, pieces, workers, progress, domain.name)))
+    with _in_processes(_measure_healthy, pieces, workers, progress, domain.name) as measured:
+        return np.concatenate(list(measured))
 
 
 def main(arguments: list[str]) -> int:

@@ -158,8 +158,9 @@ def _write(
         )
 
     label = f"Simulating {specification.name}"
-    for _ in in_parallel(make, people, workers=workers, progress=progress, label=label, total=len(people)):
-        pass
+    with in_parallel(make, people, workers=workers, progress=progress, label=label, total=len(people)) as made:
+        for _ in made:
+            pass
     _save_effects(anatomy, _truth(folder))
     _save_tables(folder, specification, people)
 

@@ -4,6 +4,7 @@ Threads and not processes: decompression and resampling release the interpreter'
 with one thread, 9 ms with two on two cores), and threads are safe beside a JAX runtime that is already up.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -98,24 +99,31 @@ def publish(partial: pathlib.Path, final: pathlib.Path) -> None:
             raise
 
 
+@contextlib.contextmanager
 def in_parallel(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, progress: bool, label: str, total: int
-) -> Iterator[Result]:
-    """Results in the order of the items, from a few threads, with a progress bar on a terminal.
+) -> Iterator[Iterator[Result]]:
+    """Within it: results in the order of the items, from a few threads, with a progress bar on a terminal.
 
-    At most two items a worker are under way or finished and not yet taken, so that memory stays bounded.
+    At most two items a worker are under way or finished and not yet taken, so that memory stays bounded. It is a
+    context, and not an iterator alone, because an iterator that is dropped half-way closes when the garbage collector
+    comes by, which may be in one of its own threads; and a thread cannot wait for itself.
     """
     workers = workers or os.cpu_count() or 1
     remaining = iter(items)
     bar = tqdm(total=total, desc=label, unit="volume", disable=None if progress else True)
     with ThreadPoolExecutor(workers) as executor, bar:
         pending = [executor.submit(function, item) for _, item in zip(range(2 * workers), remaining, strict=False)]
-        try:
+
+        def results() -> Iterator[Result]:
             while pending:
                 result = pending.pop(0).result()
                 pending.extend(executor.submit(function, item) for _, item in zip(range(1), remaining, strict=False))
                 bar.update()
                 yield result
+
+        try:
+            yield results()
         finally:
             for future in pending:
                 future.cancel()
@@ -143,20 +151,20 @@ def _build(
     kept: list[int] = []
     left_out: list[str] = []
     thin: list[str] = []
-    results = in_parallel(
+    with in_parallel(
         prepare, range(len(paths)), workers=workers, progress=progress, label="Preparing volumes", total=len(paths)
-    )
-    for index, result in enumerate(results):
-        if isinstance(result, BadVolumeError):
-            if on_bad_volume == "stop":
-                raise result
-            left_out.append(str(result))
-            continue
-        volume, coverage = result
-        output[len(kept)] = volume
-        kept.append(index)
-        if coverage < FULL_COVERAGE:
-            thin.append(f"{paths[index].name} {coverage:.0%}")
+    ) as results:
+        for index, result in enumerate(results):
+            if isinstance(result, BadVolumeError):
+                if on_bad_volume == "stop":
+                    raise result
+                left_out.append(str(result))
+                continue
+            volume, coverage = result
+            output[len(kept)] = volume
+            kept.append(index)
+            if coverage < FULL_COVERAGE:
+                thin.append(f"{paths[index].name} {coverage:.0%}")
     if not kept:
         raise InputError(f"none of {len(paths)} volumes can be used; the first: {left_out[0]}")
     output.flush()

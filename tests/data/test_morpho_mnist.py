@@ -162,8 +162,8 @@ def test_processes_draw_the_same(monkeypatch):
     monkeypatch.setattr(morpho_mnist, "_PIECES_A_PROCESS", 1)
     images, rows = mnist_like(6), np.arange(6)
     pieces = [(images[part], part, "train", DOMAINS["thick"], 0) for part in (rows[:4], rows[4:])]
-    parallel = morpho_mnist._in_processes(random_digits, pieces, 2, False, "")
-    together = [np.concatenate(part) for part in zip(*parallel, strict=True)]
+    with morpho_mnist._in_processes(random_digits, pieces, 2, False, "") as parallel:
+        together = [np.concatenate(part) for part in zip(*parallel, strict=True)]
     for found, expected in zip(together, random_digits(images, rows, "train", DOMAINS["thick"], 0), strict=True):
         np.testing.assert_array_equal(found, expected)
 

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import threading
 
 import nibabel
 import numpy as np
@@ -85,12 +86,23 @@ def test_nothing_left(tmp_path):
 
 def test_results_come_in_order_and_few_are_under_way():
     started = []
-    results = in_parallel(
+    with in_parallel(
         lambda i: started.append(i) or i, iter(range(50)), workers=2, progress=False, label="", total=50
-    )
-    assert next(results) == 0
-    assert len(started) <= 5
-    assert list(results) == list(range(1, 50))
+    ) as results:
+        assert next(results) == 0
+        assert len(started) <= 5
+        assert list(results) == list(range(1, 50))
+
+
+def test_workers_end_with_the_context_even_while_the_error_is_held():
+    before = threading.active_count()
+    with (
+        pytest.raises(InputError) as held,  # its traceback holds the frames, as a report of the error would
+        in_parallel(lambda i: i, range(50), workers=2, progress=False, label="", total=50) as results,
+    ):
+        next(results)
+        raise InputError("stop")
+    assert held.value and threading.active_count() == before
 
 
 def own_cohort(folder, name_of=lambda i: f"sub-{i:02d}/anat/sub-{i:02d}_T1w.nii.gz", extra=""):
