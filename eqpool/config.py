@@ -190,7 +190,7 @@ class RunConfig:
     name: str = "participants"
     seed: int = _number(0, 0)
     method: Method = "ours"
-    cache_dir: str = ""  # prepared volumes, simulated cohorts, compiled programs; default: beside the work directory
+    cache_dir: str = ""  # prepared volumes, simulated cohorts, site floors, compiled programs; default: beside workdir
     devices: int = _number(0, 0)  # 0: all local devices
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)

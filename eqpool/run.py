@@ -1,5 +1,6 @@
 """One run, from a checked config to a full work directory. Every step is skipped if its result is already there."""
 
+import hashlib
 import importlib.metadata
 import pathlib
 import time
@@ -11,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from eqpool import __version__, parallel, workdir
-from eqpool.config import RunConfig
+from eqpool.config import EvaluateConfig, RunConfig
 from eqpool.data.cohort import SPLITS, Cohort, Scaling
 from eqpool.data.pipeline import load_cohort
-from eqpool.evaluate.evaluation import Embeddings, evaluate
+from eqpool.evaluate.evaluation import Embeddings, evaluate, site_floor_metrics, without_nan
 from eqpool.harmonise import harmonise
 from eqpool.report.page import write_report
 from eqpool.summary import describe_cohort, describe_results
@@ -53,7 +54,7 @@ def run(config: RunConfig, folder: pathlib.Path, quiet: bool = False) -> dict[st
 
 def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any]:
     started = time.monotonic()
-    cache = pathlib.Path(config.cache_dir) if config.cache_dir else folder.parent / "cache"
+    cache = workdir.cache_folder(config, folder)
     jax.config.update("jax_compilation_cache_dir", str((cache / "compiled").absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
@@ -96,7 +97,20 @@ def pool(session: Session, folder: pathlib.Path, cohort: Cohort, scaling: Scalin
     )
     generators = covariate_generators(config.model, cohort.covariates.shape[1])
     metrics = evaluate(cohort, scaling, embeddings, generators, config.model.group_map, config.evaluate, config.seed)
+    metrics |= _site_floor(cohort, config.evaluate, workdir.cache_folder(config, folder))
     return metrics, len(cohort.rows("train")) - len(train_rows)
+
+
+def _site_floor(cohort: Cohort, config: EvaluateConfig, cache: pathlib.Path) -> dict[str, Any]:
+    """The site floor, probed once for all runs that share a cohort, its split and the probes' settings."""
+    said = f"{__version__} {importlib.metadata.version('scikit-learn')} {config} {cohort.site_names}"
+    digest = hashlib.sha256(said.encode())
+    for column in (cohort.participant_id, cohort.split, cohort.site, cohort.covariates, cohort.target):
+        digest.update(np.ascontiguousarray(column).tobytes())
+    path = cache / "site_floor" / f"{digest.hexdigest()[:16]}.json"
+    if not path.exists():
+        workdir.write_json(path, without_nan(site_floor_metrics(cohort, config)))
+    return workdir.read_json(path)
 
 
 def train(session: Session, cohort: Cohort, scaling: Scaling) -> tuple[Embeddings, np.ndarray]:

@@ -53,6 +53,11 @@ def claim(workdir: pathlib.Path, config: RunConfig) -> None:
         raise InputError(f"--workdir={workdir} was made with another config: {'; '.join(differing)}")
 
 
+def cache_folder(config: RunConfig, workdir: pathlib.Path) -> pathlib.Path:
+    """Where what several runs share is kept: `config.cache_dir`, or beside the work directory."""
+    return pathlib.Path(config.cache_dir) if config.cache_dir else workdir.parent / "cache"
+
+
 def _without_neutral(config: dict[str, Any]) -> dict[str, Any]:
     return {
         key: _without_neutral(value) if isinstance(value, dict) else value

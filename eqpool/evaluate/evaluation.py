@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from eqpool.config import EvaluateConfig
-from eqpool.data.cohort import SPLITS, Cohort, Scaling
+from eqpool.data.cohort import Cohort, Scaling
 from eqpool.evaluate import metrics
 from eqpool.evaluate.intervals import balanced_accuracy, bootstrap_interval, jackknife_interval, jackknife_masks
 from eqpool.evaluate.probes import ProbeScore, probe_panel, site_floor_features, strongest
@@ -52,7 +52,7 @@ def evaluate(
     config: EvaluateConfig,
     seed: int,
 ) -> Metrics:
-    """All metrics of the test split; an estimate `x` has `x_interval`, 95% over subjects, beside it.
+    """All metrics of the test split but the site floor; an estimate `x` has `x_interval`, 95% over subjects, beside it.
 
     Args:
       cohort: with its split.
@@ -64,7 +64,7 @@ def evaluate(
       seed: of bootstraps, permutations and probes.
     """
     test = cohort.rows("test")
-    return _without_nan(
+    return without_nan(
         equivariance_metrics(cohort, scaling, embeddings, generators, group_map, seed)
         | site_distance_metrics(embeddings.phi[test], cohort.site[test], len(cohort.site_names), config, seed)
         | probe_metrics(cohort, embeddings, config)
@@ -137,50 +137,60 @@ def site_distance_metrics(
 
 
 def probe_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig) -> Metrics:
-    """The paper's adversary and the strongest probe on Phi, on tau^-1 Phi, on the raw latent, and the site floor.
+    """The paper's adversary and the strongest probe on Phi, on tau^-1 Phi and on the raw latent.
 
-    The floor is the same panel on covariates and target alone. `selection_*` are those of the validation split, for
-    choosing among settings.
+    `selection_*` are those of the validation split, for choosing among settings.
     """
-    known = (cohort.site >= 0) & ~_target_unknown(cohort)
-    train, validation, test = (np.flatnonzero((cohort.split == split) & known) for split in SPLITS)
-    floor = np.zeros((len(known), cohort.covariates.shape[1] + max(len(cohort.target_classes), 1)), np.float32)
-    floor[known] = site_floor_features(cohort.covariates[known], cohort.target[known], cohort.target_classes)
-
-    def panel(features: np.ndarray, rows: np.ndarray = test, within: bool = True) -> list[ProbeScore]:
-        return probe_panel(
-            features,
-            cohort.site,
-            cohort.participant_id,
-            train,
-            rows,
-            config=config,
-            num_sites=len(cohort.site_names),
-            within=within,
-        )
-
-    panels = {"strongest_probe": panel(embeddings.phi), "site_floor": panel(floor)}
+    of_phi = _panel(cohort, embeddings.phi, config)
+    panels = {"strongest_probe": of_phi}
     if embeddings.covariate_free is not None:
-        panels["strongest_probe_covariate_free"] = panel(embeddings.covariate_free)
-        panels["strongest_probe_before"] = panel(embeddings.latent, within=False)
-    adversary = next(
-        score for score in panels["strongest_probe"] if score.probe == "mlp" and score.design == "transfer"
-    )
+        panels["strongest_probe_covariate_free"] = _panel(cohort, embeddings.covariate_free, config)
+        panels["strongest_probe_before"] = _panel(cohort, embeddings.latent, config, within=False)
+    adversary = next(score for score in of_phi if score.probe == "mlp" and score.design == "transfer")
+    selection = _panel(cohort, embeddings.phi, config, "validation", within=False)
     result: Metrics = {
         "adversary": 100 * adversary.accuracy,
         "adversary_auc": adversary.auc,
         "site_chance": 1 / len(cohort.site_names),
-        "selection_probe": strongest(panel(embeddings.phi, validation, within=False)).balanced_accuracy,
+        "selection_probe": strongest(selection).balanced_accuracy,
     }
     for name, scores in panels.items():
-        best = strongest(scores)
-        result |= {
-            name: best.balanced_accuracy,
-            f"{name}_interval": best.balanced_accuracy_interval,
-            f"{name}_name": f"{best.probe}, {best.design}",
-            f"{name}_auc": max(score.auc for score in scores),
-        }
+        result |= _strongest_metrics(name, scores)
     return result
+
+
+def site_floor_metrics(cohort: Cohort, config: EvaluateConfig) -> Metrics:
+    """The strongest probe on covariates and target alone; the same for every method and seed on one cohort."""
+    known = _site_and_target_known(cohort)
+    floor = np.zeros((len(known), cohort.covariates.shape[1] + max(len(cohort.target_classes), 1)), np.float32)
+    floor[known] = site_floor_features(cohort.covariates[known], cohort.target[known], cohort.target_classes)
+    return _strongest_metrics("site_floor", _panel(cohort, floor, config))
+
+
+def _panel(
+    cohort: Cohort, features: np.ndarray, config: EvaluateConfig, split: str = "test", within: bool = True
+) -> list[ProbeScore]:
+    known = _site_and_target_known(cohort)
+    return probe_panel(
+        features,
+        cohort.site,
+        cohort.participant_id,
+        np.flatnonzero((cohort.split == "train") & known),
+        np.flatnonzero((cohort.split == split) & known),
+        config=config,
+        num_sites=len(cohort.site_names),
+        within=within,
+    )
+
+
+def _strongest_metrics(name: str, scores: list[ProbeScore]) -> Metrics:
+    best = strongest(scores)
+    return {
+        name: best.balanced_accuracy,
+        f"{name}_interval": best.balanced_accuracy_interval,
+        f"{name}_name": f"{best.probe}, {best.design}",
+        f"{name}_auc": max(score.auc for score in scores),
+    }
 
 
 def target_metrics(
@@ -229,9 +239,13 @@ def selection_metrics(cohort: Cohort, prediction: np.ndarray) -> Metrics:
     return {"selection_accuracy": 100 * float(np.mean(prediction[rows].argmax(axis=1) == cohort.target[rows]))}
 
 
-def _without_nan(values: Metrics) -> Metrics:
+def without_nan(values: Metrics) -> Metrics:
     """NaN, which JSON lacks, as None: a metric that is not defined on these rows."""
     return {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in values.items()}
+
+
+def _site_and_target_known(cohort: Cohort) -> np.ndarray:
+    return (cohort.site >= 0) & ~_target_unknown(cohort)
 
 
 def _target_unknown(cohort: Cohort) -> np.ndarray:
