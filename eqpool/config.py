@@ -34,7 +34,8 @@ class DataConfig:
     participants: str = ""  # participants.tsv (or .csv): one row a scan
     root: str = ""  # where the images are; default: the folder of participants
     site_column: str = "site"
-    covariates: str = "age"  # comma-separated; numeric
+    covariates: str = "age"  # comma-separated; numbers, or categories where so marked: age,sex:categorical
+    nuisances: str = ""  # comma-separated categorical columns, such as sex: further things Phi is not to tell
     target: str = "dx"
     target_type: Literal["auto", "classes", "number"] = "auto"
     features: str = ""  # comma-separated columns or glob patterns; given, the cohort is a table and not volumes
@@ -65,6 +66,7 @@ class ModelConfig:
     dropout: float = _number(0.0, 0.0, 0.95)
     centre_latent: bool = False  # the published sphere projection subtracts the latent's mean coordinate first
     rotation_range: float = _number(3.0, 0.0, math.pi)  # radians over the covariate's training range
+    rotation_ranges: str = ""  # the same, one a covariate, comma-separated; "": rotation_range for each
     spectrum: Literal["uniform", "paper"] = "uniform"  # paper: skew(1_m) as printed; rotation_range unused
     tau: Literal["free", "covariate"] = "free"  # covariate: tau carries the covariates alone, and no site
     tau_steps: int = _number(0, 0)  # tau "covariate": rounded to so many steps over the training range; 0: continuous
@@ -269,6 +271,32 @@ def parse_bandwidth(text: str, key: str = "bandwidth") -> float | tuple[float, .
     return values[0] if len(values) == 1 else values
 
 
+def rotation_ranges(config: ModelConfig, num_covariates: int) -> tuple[float, ...]:
+    """Radians over each covariate's training range; several covariates share the latent's planes of rotation.
+
+    Raises:
+      InputError: another number of ranges than of covariates, one that is not in (0, pi], or more covariates than the
+        latent has planes.
+    """
+    if num_covariates > config.latent_dim // 2:
+        raise InputError(
+            f"config.model.latent_dim = {config.latent_dim}: {num_covariates} covariates need a plane each, expected "
+            f"at least {2 * num_covariates}"
+        )
+    if not config.rotation_ranges:
+        return (config.rotation_range,) * num_covariates
+    try:
+        ranges = tuple(float(part) for part in config.rotation_ranges.split(","))
+    except ValueError:
+        ranges = ()
+    if len(ranges) != num_covariates or not all(0 < value <= math.pi for value in ranges):
+        raise InputError(
+            f'config.model.rotation_ranges = "{config.rotation_ranges}": expected {num_covariates} numbers above 0 and '
+            "at most pi, one a covariate, separated by commas"
+        )
+    return ranges
+
+
 def split_names(text: str) -> tuple[str, ...]:
     """`"age, sex"` to `("age", "sex")`."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
@@ -300,6 +328,8 @@ def _check_together(config: RunConfig) -> None:
         raise InputError(f"config.data.test_fraction + config.data.validation_fraction = {held_out}: expected below 1")
     _check_code(config.model)
     _check_istn(config)
+    if config.data.nuisances and config.method != "ours":
+        raise InputError(f'config.data.nuisances = "{config.data.nuisances}": expected "" unless config.method is ours')
     if config.data.dataset == "participants" and not config.data.participants:
         raise InputError('config.data.participants = "": expected the path of a participants.tsv')
 

@@ -14,11 +14,12 @@ import pandas as pd
 from eqpool import __version__, parallel, workdir
 from eqpool.config import EvaluateConfig, RunConfig
 from eqpool.data.cohort import SPLITS, Cohort, Scaling
+from eqpool.data.findings import examine, refuse
 from eqpool.data.pipeline import load_cohort
 from eqpool.evaluate.evaluation import Embeddings, evaluate, site_floor_metrics, without_nan
 from eqpool.harmonise import harmonise
 from eqpool.report.page import write_report
-from eqpool.summary import describe_cohort, describe_results
+from eqpool.summary import describe_cohort, describe_findings, describe_results
 from eqpool.train.baselines import covariate_deciles, make_baseline, match_groups, rows_with_partner
 from eqpool.train.stage_one import covariate_generators, make_stage_one
 from eqpool.train.stage_two import make_stage_two
@@ -61,7 +62,11 @@ def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]
     cohort = load_cohort(config.data, cache)
     description = describe_cohort(cohort)
     say(description)
-    workdir.write_text(folder / "log.txt", description + "\n")
+    findings = examine(cohort)
+    warnings = describe_findings(findings)
+    say(warnings)
+    workdir.write_text(folder / "log.txt", f"{description}\n{warnings}\n")
+    refuse(findings)
     scaling = Scaling.fit(cohort)
     workdir.write_json(folder / "scaling.json", scaling.to_dict())
 
@@ -85,6 +90,7 @@ def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "wall_seconds": round(time.monotonic() - started, 1),
         "notes": list(cohort.notes),
+        "preflight": [finding.to_dict() for finding in findings],
     }
 
 
@@ -125,12 +131,13 @@ def train(session: Session, cohort: Cohort, scaling: Scaling) -> tuple[Embedding
 
 def _train_two_stages(session: Session, cohort: Cohort, columns: Columns) -> Embeddings:
     num_sites, num_classes = len(cohort.site_names), len(cohort.target_classes)
+    num_covariates, nuisances = cohort.covariates.shape[1], tuple(map(len, cohort.nuisance_levels))
     stage_one = make_stage_one(
-        session.config, cohort.inputs.shape[1:], cohort.covariates.shape[1], num_sites, num_classes
+        session.config, cohort.inputs.shape[1:], num_covariates, num_sites, num_classes, nuisances
     )
     first = train_on_cohort(session, stage_one, cohort, columns, cohort.rows("train"))
     latents = columns | {"latent": first["latent"], "tau": first["tau"]}
-    stage_two = make_stage_two(session.config, num_sites, num_classes)
+    stage_two = make_stage_two(session.config, num_sites, num_classes, nuisances)
     state = train_on_table(session, stage_two, latents, cohort.rows("train"), cohort.rows("validation"))
     second = forward_on_table(session, stage_two, state.best_variables, latents)
     return Embeddings(

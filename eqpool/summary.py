@@ -1,11 +1,13 @@
 """What a run says on the terminal: what the data is, and what came out."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from eqpool.data.cohort import SPLITS, Cohort
+from eqpool.data.findings import Finding
 
 
 def describe_cohort(cohort: Cohort) -> str:
@@ -20,6 +22,13 @@ def describe_cohort(cohort: Cohort) -> str:
     lines.append("  rows by split: " + ", ".join(f"{split} {len(cohort.rows(split))}" for split in SPLITS))
     lines += [f"  note: {note}" for note in cohort.notes]
     return "\n".join(lines)
+
+
+def describe_findings(findings: Sequence[Finding], everything: bool = False) -> str:
+    """The pre-flight check, one line a finding: warnings and refusals, or `everything`."""
+    shown = [finding for finding in findings if everything or finding.severity != "info"]
+    lines = [f"  {finding.severity}: {finding.check}: {finding.message}" for finding in shown]
+    return "\n".join(["pre-flight check" + ("" if lines else ": nothing to warn about"), *lines])
 
 
 def _site_lines(cohort: Cohort) -> list[str]:

@@ -37,9 +37,15 @@ ALLOWED = {
     "evaluate": {"config", "errors", "numerics", "data", "geometry", "models", "losses"},
     "summary": {"data"},
     "report": {"errors", "summary", "workdir"},
+    "preflight": {"config", "errors", "data", "summary"},
 }
 ONLY_IN = {"flax": {"models"}, "orbax": {"checkpointing"}, "grain": {"data"}, "tensorflow_datasets": {"data"}}
-NEVER_IN = {"data": {"jax", "flax", "optax"}, "report": {"jax", "flax", "optax"}, "geometry": {"optax"}}
+NEVER_IN = {
+    "data": {"jax", "flax", "optax"},
+    "report": {"jax", "flax", "optax"},
+    "preflight": {"jax", "flax", "optax"},
+    "geometry": {"optax"},
+}
 
 
 def _imports(path: pathlib.Path) -> set[str]:

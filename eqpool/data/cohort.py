@@ -1,8 +1,14 @@
 """The pooled cohort: what every source of data becomes before training."""
 
+from __future__ import annotations
+
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:  # findings are about a cohort and import this module
+    from eqpool.data.findings import Finding
 
 SPLITS = ("train", "validation", "test")
 
@@ -42,6 +48,10 @@ class Cohort:
       split: (N,) str, each one of `SPLITS`.
       grid: of the volumes; None for a table and for images.
       notes: lines for the run's log: what was read, left out and assumed.
+      nuisance: (N, Q) int32, further labels to be invariant to, such as sex; -1 where unknown. None without any.
+      nuisance_names: the Q names.
+      nuisance_levels: the names of each one's levels.
+      findings: what the pre-flight check found in the features when they were read.
     """
 
     name: str
@@ -59,6 +69,10 @@ class Cohort:
     split: np.ndarray
     grid: Grid | None = None
     notes: tuple[str, ...] = ()
+    nuisance: np.ndarray | None = None
+    nuisance_names: tuple[str, ...] = ()
+    nuisance_levels: tuple[tuple[str, ...], ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     def rows(self, split: str) -> np.ndarray:
         """The row indices of one split, int64, in order."""
@@ -77,7 +91,7 @@ class CovariateScaling:
     maximum: np.ndarray
 
     @classmethod
-    def fit(cls, covariates: np.ndarray) -> "CovariateScaling":
+    def fit(cls, covariates: np.ndarray) -> CovariateScaling:
         """From the (N, C) covariates of training rows."""
         return cls(covariates.min(axis=0), covariates.max(axis=0))
 
@@ -100,7 +114,7 @@ class Scaling:
     target_deviation: float
 
     @classmethod
-    def fit(cls, cohort: Cohort) -> "Scaling":
+    def fit(cls, cohort: Cohort) -> Scaling:
         """From a cohort's training rows alone."""
         rows = cohort.rows("train")
         covariates = CovariateScaling.fit(cohort.covariates[rows])
@@ -114,7 +128,8 @@ class Scaling:
 
         Returns:
           `site` (N,) int32, -1 unknown; `covariate` (N, C) float32 in [0, 1]; `target` (N,), int32 classes or float32
-          standardised, 0 where unknown; `target_known` (N,) float32, 0 or 1.
+          standardised, 0 where unknown; `target_known` (N,) float32, 0 or 1; and `nuisance` (N, Q) int32 where there
+          are nuisances.
         """
         if cohort.target_classes:
             known = cohort.target >= 0
@@ -123,7 +138,8 @@ class Scaling:
             known = np.isfinite(cohort.target)
             scaled = (cohort.target - self.target_mean) / self.target_deviation
             target = np.where(known, scaled, 0).astype(np.float32)
-        return {
+        nuisance = {} if cohort.nuisance is None else {"nuisance": cohort.nuisance.astype(np.int32)}
+        return nuisance | {
             "site": cohort.site.astype(np.int32),
             "covariate": self.covariates.apply(cohort.covariates),
             "target": target,

@@ -9,6 +9,8 @@ import pandas as pd
 from eqpool.config import DataConfig, split_names
 from eqpool.data.checks import check_cohort
 from eqpool.data.cohort import SPLITS, Cohort
+from eqpool.data.covariates import parse_specs, read_covariates, read_nuisances
+from eqpool.data.findings import Finding, examine_features, failed_values
 from eqpool.data.grids import named_grid
 from eqpool.data.images import find_images
 from eqpool.data.participants import (
@@ -16,7 +18,6 @@ from eqpool.data.participants import (
     ParticipantsTable,
     check_duplicates,
     parse_classes,
-    parse_numbers,
     parse_target,
     read_participants,
     select_features,
@@ -40,50 +41,43 @@ def load_participants(
       InputError: one line naming file, row and column; see `participants`, `images`, `volumes` and `checks`.
     """
     path = pathlib.Path(config.participants).expanduser()
-    _check_roles(config)
-    table = read_participants(path)
-    for name in (config.site_column, *split_names(config.covariates), config.target):
-        table.require(name, "config.data")
-    check_duplicates(table)
-    table, notes = _with_covariates(table, config)
-    cohort = _without_inputs(table, config, simulated)
-    notes += _missing_notes(cohort, config)
+    table, cohort = _read_design(config, simulated)
     check_cohort(cohort, str(path), site_column=config.site_column)  # before hours of volumes
     if config.features:
-        return _with_features(cohort, table, config, notes)
-    cohort = _with_volumes(cohort, table, config, cache_dir, progress, notes)
+        return _with_features(cohort, table, config)
+    cohort = _with_volumes(cohort, table, config, cache_dir, progress)
     check_cohort(cohort, str(path), site_column=config.site_column)
     return cohort, None
 
 
-def _check_roles(config: DataConfig) -> None:
-    roles = [config.site_column, *split_names(config.covariates), config.target]
-    if not split_names(config.covariates):
-        raise InputError('config.data.covariates = "": expected at least one column, such as age')
-    for name in roles:
-        if not name or roles.count(name) > 1 or name == ID_COLUMN:
-            raise InputError(
-                f'config.data: "{name}" as one of site_column, covariates and target; expected different columns'
-            )
+def load_design(config: DataConfig) -> Cohort:
+    """The cohort without its inputs, with findings on its features if `config.features` names any.
+
+    For the pre-flight check alone: volumes are not read, `config.target` may be "", and nothing is refused beyond what
+    makes the table unreadable.
+
+    Raises:
+      InputError: one line naming file, row and column.
+    """
+    table, cohort = _read_design(config, simulated=False)
+    if not config.features:
+        return cohort
+    frame = select_features(table, split_names(config.features), _roles(config))
+    return dataclasses.replace(cohort, findings=_findings(frame, cohort))
 
 
-def _with_covariates(table: ParticipantsTable, config: DataConfig) -> tuple[ParticipantsTable, list[str]]:
-    """The rows that have every covariate."""
-    names = split_names(config.covariates)
-    values = np.stack([parse_numbers(table, name) for name in names], axis=1)
-    complete = np.flatnonzero(np.isfinite(values).all(axis=1))
-    left_out = len(values) - complete.size
-    if not complete.size:
-        raise InputError(f"{table.path}, column {', '.join(names)}: every row lacks a covariate, expected numbers")
-    note = f"left out {left_out} of {len(values)} rows without {' or '.join(names)}"
-    return table.take(complete), [f"{len(values)} rows in {table.path}"] + ([note] if left_out else [])
-
-
-def _without_inputs(table: ParticipantsTable, config: DataConfig, simulated: bool) -> Cohort:
-    names = split_names(config.covariates)
+def _read_design(config: DataConfig, simulated: bool) -> tuple[ParticipantsTable, Cohort]:
+    _check_roles(config)
+    nuisances = split_names(config.nuisances)
+    table = read_participants(pathlib.Path(config.participants).expanduser())
+    for name in _roles(config):
+        table.require(name, "config.data")
+    check_duplicates(table)
+    table, values, names, notes = _with_covariates(table, config)
     site, site_names = parse_classes(table.frame[config.site_column])
-    target, classes = parse_target(table, config.target, config.target_type)
-    return Cohort(
+    target, classes = _target(table, config)
+    nuisance, levels = read_nuisances(table, nuisances) if nuisances else (None, ())
+    cohort = Cohort(
         name=config.dataset if simulated else "participants",
         simulated=simulated,
         participant_id=table.frame[ID_COLUMN].to_numpy(dtype=np.str_),
@@ -91,13 +85,59 @@ def _without_inputs(table: ParticipantsTable, config: DataConfig, simulated: boo
         input_names=(),
         site=site,
         site_names=site_names,
-        covariates=np.stack([parse_numbers(table, name) for name in names], axis=1),
+        covariates=values,
         covariate_names=names,
         target=target,
         target_name=config.target,
         target_classes=classes,
         split=_splits(table, config, site, target, classes),
+        nuisance=nuisance,
+        nuisance_names=nuisances,
+        nuisance_levels=levels,
     )
+    return table, dataclasses.replace(cohort, notes=(*notes, *_missing_notes(cohort, config)))
+
+
+def _target(table: ParticipantsTable, config: DataConfig) -> tuple[np.ndarray, tuple[str, ...]]:
+    if not config.target:
+        return np.full(len(table.frame), np.nan, np.float32), ()
+    return parse_target(table, config.target, config.target_type)
+
+
+def _roles(config: DataConfig) -> tuple[str, ...]:
+    """The columns that say what a row is, which are never features."""
+    covariates = tuple(spec.name for spec in parse_specs(config.covariates))
+    target = (config.target,) if config.target else ()
+    return (config.site_column, *covariates, *target, *split_names(config.nuisances))
+
+
+def _check_roles(config: DataConfig) -> None:
+    roles = _roles(config)
+    if not split_names(config.covariates):
+        raise InputError('config.data.covariates = "": expected at least one column, such as age')
+    for name in roles:
+        if not name or roles.count(name) > 1 or name == ID_COLUMN:
+            raise InputError(
+                f'config.data: "{name}" as one of site_column, covariates, target and nuisances; expected different '
+                "columns"
+            )
+
+
+def _with_covariates(
+    table: ParticipantsTable, config: DataConfig
+) -> tuple[ParticipantsTable, np.ndarray, tuple[str, ...], list[str]]:
+    """The rows that have every covariate, their values, the covariates' names, and notes."""
+    specs = parse_specs(config.covariates)
+    covariates = read_covariates(table, specs)
+    names = [spec.name for spec in specs]
+    complete = np.flatnonzero(np.isfinite(covariates.values).all(axis=1))
+    rows = len(covariates.values)
+    if not complete.size:
+        raise InputError(f"{table.path}, column {', '.join(names)}: every row lacks a covariate, expected numbers")
+    notes = [f"{rows} rows in {table.path}", *covariates.notes]
+    if complete.size < rows:
+        notes.append(f"left out {rows - complete.size} of {rows} rows without {' or '.join(names)}")
+    return table.take(complete), covariates.values[complete], covariates.names, notes
 
 
 def _splits(
@@ -139,34 +179,36 @@ def _missing_notes(cohort: Cohort, config: DataConfig) -> list[str]:
     unknown_site = int((cohort.site < 0).sum())
     unknown = cohort.target < 0 if cohort.target_classes else ~np.isfinite(cohort.target)
     notes = [f"{unknown_site} rows without {config.site_column} are kept, their site unknown"] if unknown_site else []
-    if unknown.any():
+    if unknown.any() and config.target:
         notes.append(f"{int(unknown.sum())} rows without {config.target} are kept, their target unknown")
     kind = f"{len(cohort.target_classes)} classes" if cohort.target_classes else "a number"
-    return [*notes, f"target {config.target} is read as {kind}"]
+    return [*notes, f"target {config.target} is read as {kind}"] if config.target else notes
 
 
-def _with_features(
-    cohort: Cohort, table: ParticipantsTable, config: DataConfig, notes: list[str]
-) -> tuple[Cohort, FeatureEncoding]:
-    roles = (config.site_column, *split_names(config.covariates), config.target)
-    frame = select_features(table, split_names(config.features), roles)
+def _with_features(cohort: Cohort, table: ParticipantsTable, config: DataConfig) -> tuple[Cohort, FeatureEncoding]:
+    frame = select_features(table, split_names(config.features), _roles(config))
     encoding = fit_encoding(frame, cohort.rows("train"))
-    notes = [*notes, f"{len(frame.columns)} feature columns", *_feature_notes(frame)]
     encoded = dataclasses.replace(
-        cohort, inputs=encoding.apply(frame), input_names=encoding.input_names, notes=tuple(notes)
+        cohort,
+        inputs=encoding.apply(frame),
+        input_names=encoding.input_names,
+        notes=(*cohort.notes, f"{len(frame.columns)} feature columns", *_feature_notes(frame)),
+        findings=_findings(frame, cohort),
     )
     return encoded, encoding
 
 
+def _findings(frame: pd.DataFrame, cohort: Cohort) -> tuple[Finding, ...]:
+    return tuple(examine_features(frame, cohort.participant_id))
+
+
 def _feature_notes(frame: pd.DataFrame) -> list[str]:
-    numbers = frame.select_dtypes("float64")
     notes: list[str] = []
-    missing = int(numbers.isna().to_numpy().sum())
+    missing = int(frame.select_dtypes("float64").isna().to_numpy().sum())
     if missing:
         notes.append(f"{missing} missing feature values are set to the training mean")
     # A failed parcel of FreeSurfer stands as 0 in a column that is positive everywhere else.
-    mostly_positive = (numbers > 0).mean() > 0.95
-    zeros = int((numbers.loc[:, mostly_positive] == 0).to_numpy().sum())
+    zeros = int(failed_values(frame).sum())
     if zeros:
         notes.append(f"{zeros} feature values are exactly 0 in columns that are positive elsewhere: failed parcels?")
     return notes
@@ -178,7 +220,6 @@ def _with_volumes(
     config: DataConfig,
     cache_dir: pathlib.Path,
     progress: bool,
-    notes: list[str],
 ) -> Cohort:
     grid = named_grid(config.grid)
     root = pathlib.Path(config.root).expanduser() if config.root else table.path.parent
@@ -202,5 +243,6 @@ def _with_volumes(
         target=cohort.target[kept],
         split=cohort.split[kept],
         grid=grid,
-        notes=(*notes, *prepared.notes),
+        nuisance=None if cohort.nuisance is None else cohort.nuisance[kept],
+        notes=(*cohort.notes, *prepared.notes),
     )

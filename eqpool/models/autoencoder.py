@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eqpool.config import ModelConfig
+from eqpool.config import ModelConfig, rotation_ranges
 from eqpool.geometry import sphere
 from eqpool.models.mlp import MLP, Head
 from eqpool.models.resnet3d import Decoder3D, ResNet3D
@@ -108,7 +108,6 @@ class StageOne(nn.Module):
 def make_tau(config: ModelConfig, num_covariates: int) -> nn.Module:
     """The network l to tau(l) that `config.tau` names."""
     if config.tau == "covariate":
-        return CovariateTau(
-            num_covariates, config.rotation_range, config.spectrum, config.hidden_units, config.tau_steps
-        )
+        ranges = rotation_ranges(config, num_covariates)
+        return CovariateTau(ranges, config.spectrum, config.hidden_units, config.tau_steps)
     return Tau(config.hidden_units)

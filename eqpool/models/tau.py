@@ -36,23 +36,21 @@ class CovariateTau(nn.Module):
     has as many as there are covariates.
 
     Attributes:
-      num_covariates: C.
-      rotation_range, spectrum: of the generators B_c, as the equivariance loss has them.
+      rotation_ranges: one a covariate, C of them, of the generators B_c, as the equivariance loss has them.
+      spectrum: of the generators, likewise.
       steps: to which s_c is rounded over the covariate's training range; 0: it is continuous. What a continuous s_c
         tells beside the covariate is in its last digits, which an MMD does not see and a probe does.
     """
 
-    num_covariates: int
-    rotation_range: float
+    rotation_ranges: tuple[float, ...]
     spectrum: Literal["uniform", "paper"] = "uniform"
     hidden_units: int = 64
     steps: int = 0
 
     @nn.compact
     def __call__(self, latent: jax.Array) -> jax.Array:
-        ranges = (self.rotation_range,) * self.num_covariates
-        generators = so.generator(latent.shape[-1], rotation_range=ranges, spectrum=self.spectrum)
-        read = MLP((self.hidden_units, self.hidden_units), self.num_covariates, name="covariate")(latent)
+        generators = so.generator(latent.shape[-1], rotation_range=self.rotation_ranges, spectrum=self.spectrum)
+        read = MLP((self.hidden_units, self.hidden_units), len(self.rotation_ranges), name="covariate")(latent)
         if self.steps:
             read = round_straight_through(read * self.steps) / self.steps
         return rotations(invariant_planes(generators), -read)

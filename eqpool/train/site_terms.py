@@ -30,6 +30,21 @@ def tau_mmd(config: KernelConfig, tau: jax.Array, rows: Batch, num_sites: int) -
     return mmd(flat, rows["site"], mask=rows["mask"], **kernel_options(config, num_sites))
 
 
+def labels_of(rows: Batch) -> Batch:
+    """The columns of `rows` that say what is not to be told: `site`, and `nuisance` where there is one."""
+    return {name: rows[name] for name in ("site", "nuisance") if name in rows}
+
+
+def sum_over_labels(
+    term: Callable[[Batch, int], jax.Array], rows: Batch, num_sites: int, nuisance_levels: tuple[int, ...]
+) -> jax.Array:
+    """`term(rows, levels)` for the site, plus the same with each nuisance, column q of `nuisance`, in its place."""
+    total = term(rows, num_sites)
+    for index, levels in enumerate(nuisance_levels):
+        total = total + term(rows | {"site": rows["nuisance"][:, index]}, levels)
+    return total
+
+
 def mean_over_chunks(term: Callable[[Batch], jax.Array], rows: Batch) -> jax.Array:
     """The mean of `term` over equal chunks of rows; `rows` are columns (N, ...), and chunks get a `mask` (N,) too."""
     num_rows = next(iter(rows.values())).shape[0]

@@ -6,30 +6,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eqpool.config import ModelConfig, RunConfig
+from eqpool.config import ModelConfig, RunConfig, rotation_ranges
 from eqpool.geometry import so
 from eqpool.losses.equivariance import equivariance_error, equivariance_loss
 from eqpool.losses.task import task_loss
 from eqpool.models.autoencoder import StageOne
 from eqpool.numerics import masked_mean
-from eqpool.train.site_terms import mean_over_chunks, tau_mmd
+from eqpool.train.site_terms import labels_of, mean_over_chunks, sum_over_labels, tau_mmd
 from eqpool.train.state import Batch, LossValue, Stage, Variables
 
 
 def covariate_generators(config: ModelConfig, num_covariates: int) -> np.ndarray:
     """One commuting generator a covariate, (C, n, n) float64: how the latent turns as each covariate grows."""
-    return so.generator(
-        config.latent_dim, rotation_range=(config.rotation_range,) * num_covariates, spectrum=config.spectrum
-    )
+    ranges = rotation_ranges(config, num_covariates)
+    return so.generator(config.latent_dim, rotation_range=ranges, spectrum=config.spectrum)
 
 
 def make_stage_one(
-    config: RunConfig, input_shape: tuple[int, ...], num_covariates: int, num_sites: int, num_classes: int
+    config: RunConfig,
+    input_shape: tuple[int, ...],
+    num_covariates: int,
+    num_sites: int,
+    num_classes: int,
+    nuisance_levels: tuple[int, ...] = (),
 ) -> Stage:
     """Stage one of a run. `num_classes` 0 means a numeric target.
 
     Batches hold `inputs` (N, *input_shape), `covariate` (N, C) in [0, 1], `site`, `target` and `target_known` (N,),
-    and `mask` (N,), 0 for padding.
+    `mask` (N,), 0 for padding, and `nuisance` (N, Q) where `nuisance_levels` has Q entries: how many levels each of
+    the further labels has that tau is not to tell.
     The loss is equivariance + reconstruction (mean squared error over an input's entries, so that its weight does not
     depend on the input's size) + prediction + the MMD of tau across sites, where it has a weight; the validation score
     is the same sum on the validation rows.
@@ -51,7 +56,12 @@ def make_stage_one(
     def site_term(rows: Batch) -> jax.Array:
         # A tau that carries the covariates alone is told by one of its columns, at 1/n of the cost.
         columns = 1 if config.model.tau == "covariate" else config.model.latent_dim
-        return tau_mmd(weights, rows["tau"][:, :, :columns], rows, num_sites)
+        return sum_over_labels(
+            lambda rows, count: tau_mmd(weights, rows["tau"][:, :, :columns], rows, count),
+            rows,
+            num_sites,
+            nuisance_levels,
+        )
 
     def equivariance_term(tau: jax.Array, covariate: jax.Array, mask: jax.Array | None) -> jax.Array:
         return equivariance_loss(tau, covariate, generator=generators, group_map=config.model.group_map, mask=mask)
@@ -88,7 +98,7 @@ def make_stage_one(
             "prediction": task_loss(
                 outputs["prediction"], rows["target"], num_classes=num_classes, mask=rows["target_known"]
             ),
-            "site": mean_over_chunks(site_term, {"tau": outputs["tau"], "site": rows["site"]})
+            "site": mean_over_chunks(site_term, {"tau": outputs["tau"]} | labels_of(rows))
             if weights.mmd_weight
             else jnp.zeros(()),
         }

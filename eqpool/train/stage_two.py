@@ -10,7 +10,7 @@ from eqpool.losses.mmd import conditional_mmd, mmd
 from eqpool.losses.task import task_loss
 from eqpool.models.invariant import StageTwo
 from eqpool.numerics import masked_mean
-from eqpool.train.site_terms import kernel_options, mean_over_chunks
+from eqpool.train.site_terms import kernel_options, labels_of, mean_over_chunks, sum_over_labels
 from eqpool.train.state import Batch, LossValue, Stage, Variables
 
 
@@ -21,11 +21,12 @@ def mmd_ramp(config: StageTwoConfig, epoch: jax.Array | int) -> jax.Array:
     )
 
 
-def make_stage_two(config: RunConfig, num_sites: int, num_classes: int) -> Stage:
+def make_stage_two(config: RunConfig, num_sites: int, num_classes: int, nuisance_levels: tuple[int, ...] = ()) -> Stage:
     """Stage two of a run. `num_classes` 0 means a numeric target.
 
     Batches hold `latent` (N, n), `tau` (N, n, n), `site` (N,), `covariate` (N, C), `target` and `target_known` (N,),
-    and `mask` (N,), 0 for padding.
+    `mask` (N,), 0 for padding, and `nuisance` (N, Q) where `nuisance_levels` has Q entries: how many levels each of
+    the further labels has that Phi is not to tell.
     The validation score weighs the terms as the last epoch does, so that epochs under a ramp compare.
     """
     weights = config.stage_two
@@ -49,6 +50,14 @@ def make_stage_two(config: RunConfig, num_sites: int, num_classes: int) -> Stage
             + weights.adversary_weight * adversary
         )
 
+    def invariance(rows: Batch) -> jax.Array:
+        return sum_over_labels(
+            lambda rows, count: site_term(weights, rows["phi"], rows["covariate_free"], rows, count),
+            rows,
+            num_sites,
+            nuisance_levels,
+        )
+
     def loss(variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
         del key
         mask = batch["mask"]
@@ -62,7 +71,7 @@ def make_stage_two(config: RunConfig, num_sites: int, num_classes: int) -> Stage
                 output.prediction, batch["target"], num_classes=num_classes, mask=mask * batch["target_known"]
             ),
             "reconstruction": masked_mean(error, mask),
-            "site": site_term(weights, output.phi, output.covariate_free, batch, num_sites),
+            "site": invariance(batch | {"phi": output.phi, "covariate_free": output.covariate_free}),
             "adversary": jnp.zeros(())
             if output.site is None
             else task_loss(output.site, batch["site"], num_classes=num_sites, mask=known_site),
@@ -80,18 +89,15 @@ def make_stage_two(config: RunConfig, num_sites: int, num_classes: int) -> Stage
             "reconstruction_error": error,
         }
 
-    def site_of_chunk(chunk: Batch) -> jax.Array:
-        return site_term(weights, chunk["phi"], chunk["covariate_free"], chunk, num_sites)
-
     def validate(outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
         matched = {name: outputs[name] for name in ("phi", "covariate_free")}
-        matched |= {name: rows[name] for name in ("site", "covariate")}
+        matched |= labels_of(rows) | {"covariate": rows["covariate"]}
         terms = {
             "prediction": task_loss(
                 outputs["prediction"], rows["target"], num_classes=num_classes, mask=rows["target_known"]
             ),
             "reconstruction": jnp.mean(outputs["reconstruction_error"]),
-            "site": mean_over_chunks(site_of_chunk, matched),
+            "site": mean_over_chunks(invariance, matched),
             # A game has no score: an adversary that is beaten raises its own loss.
             "adversary": jnp.zeros(()),
         }

@@ -70,7 +70,7 @@ def test_order_of_rows_does_not_change_a_participants_split(tmp_path):
         (rows(), {"features": "thicknes"}, ["no column thicknes", "did you mean thickness?"]),
         (rows(), {"features": "thickness,site"}, ["config.data.features", "site"]),
         (rows(), {"covariates": ""}, ["config.data.covariates"]),
-        (rows(), {"covariates": "site"}, ["site_column, covariates and target"]),
+        (rows(), {"covariates": "site"}, ["site_column, covariates, target and nuisances"]),
         ([], {}, ["no rows"]),
         (change(4, "age", "old"), {}, ["line 6 (sub-04), column age", '"old"', "expected a number"]),
         (change(4, "age", "inf"), {}, ["line 6 (sub-04), column age", '"inf"']),

@@ -66,7 +66,7 @@ def test_tau_is_a_rotation(dimension):
 @pytest.mark.parametrize("covariates", [1, 2])
 def test_a_covariate_tau_is_the_exponential_of_what_it_reads(covariates):
     latent = sphere.normalize(jax.random.normal(jax.random.key(0), (7, 9)))
-    model = CovariateTau(covariates, rotation_range=2.5, hidden_units=16)
+    model = CovariateTau((2.5,) * covariates, hidden_units=16)
     variables = model.init(jax.random.key(1), latent)
     tau, state = model.apply(variables, latent, capture_intermediates=True)
     read = np.asarray(state["intermediates"]["covariate"]["__call__"][0], np.float64)
@@ -94,7 +94,7 @@ def test_a_code_takes_its_levels_and_no_other_value_and_still_learns(code_dim, l
 
 def test_a_covariate_tau_in_steps_turns_by_whole_steps():
     latent = sphere.normalize(jax.random.normal(jax.random.key(0), (50, DIMENSION)))
-    model = CovariateTau(1, rotation_range=2.0, hidden_units=16, steps=16)
+    model = CovariateTau((2.0,), hidden_units=16, steps=16)
     variables = jax.tree.map(lambda leaf: 2 * leaf, model.init(jax.random.key(1), latent))
     tau = np.asarray(model.apply(variables, latent))
     generator = so.generator(DIMENSION, rotation_range=2.0)

@@ -1,0 +1,113 @@
+"""Covariates and nuisances out of a participants table: numbers, or categories where the configuration says so."""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from eqpool.config import split_names
+from eqpool.data.participants import ParticipantsTable, parse_classes, parse_numbers
+from eqpool.errors import InputError
+
+_KINDS = ("continuous", "categorical")
+_CAPPED = re.compile(r"\d+(\.\d+)?\+")  # BIDS hides high ages: 89+ is 89 or more
+
+
+class ColumnSpec(NamedTuple):
+    """One entry of `data.covariates`: a column and whether its values are categories."""
+
+    name: str
+    categorical: bool
+
+
+class Covariates(NamedTuple):
+    """N rows of C covariates.
+
+    Attributes:
+      values: (N, C) float64, NaN where missing. A category of L levels becomes L - 1 columns of 0 and 1.
+      names: the C names: `age`, or `sex=M` for a category.
+      notes: lines for the log.
+    """
+
+    values: np.ndarray
+    names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def parse_specs(text: str, key: str = "config.data.covariates") -> tuple[ColumnSpec, ...]:
+    """`"age, sex:categorical"` to its entries; a column is continuous unless it says otherwise.
+
+    Raises:
+      InputError: another word after the colon.
+    """
+    specs = []
+    for entry in split_names(text):
+        name, colon, kind = entry.rpartition(":") if entry.endswith(_KINDS) or ":" in entry else (entry, "", "")
+        if colon and kind not in _KINDS:
+            raise InputError(f'{key}: "{entry}", expected {name}, {name}:continuous or {name}:categorical')
+        specs.append(ColumnSpec(name.strip(), kind == "categorical"))
+    return tuple(specs)
+
+
+def read_covariates(table: ParticipantsTable, specs: tuple[ColumnSpec, ...]) -> Covariates:
+    """The covariates' columns, side by side; an age such as `89+` counts as 89 and is noted.
+
+    Raises:
+      InputError: a value that is no number in a continuous column, a category with a single level.
+    """
+    values, names, notes = [], [], []
+    for spec in specs:
+        if spec.categorical:
+            coded, levels = _categories(table, spec.name)
+            values.append(coded)
+            names += [f"{spec.name}={level}" for level in levels[1:]]
+            continue
+        uncapped, capped = _without_caps(table, spec.name)
+        values.append(_numbers(uncapped, spec.name)[:, None])
+        names.append(spec.name)
+        if capped:
+            notes.append(f"{capped} values of {spec.name} such as 89+ are read as the number before the plus")
+    return Covariates(np.concatenate(values, axis=1), tuple(names), tuple(notes))
+
+
+def read_nuisances(table: ParticipantsTable, names: tuple[str, ...]) -> tuple[np.ndarray, tuple[tuple[str, ...], ...]]:
+    """(N, Q) int32 level indices, -1 where missing, and each column's level names.
+
+    Raises:
+      InputError: a column with fewer than two levels.
+    """
+    columns, levels = [], []
+    for name in names:
+        index, present = parse_classes(table.require(name, "config.data.nuisances"))
+        _check_levels(table, name, present)
+        columns.append(index)
+        levels.append(present)
+    return np.stack(columns, axis=1), tuple(levels)
+
+
+def _categories(table: ParticipantsTable, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    index, levels = parse_classes(table.frame[name])
+    _check_levels(table, name, levels)
+    coded = (index[:, None] == np.arange(1, len(levels))[None]).astype(np.float64)
+    return np.where(index[:, None] < 0, np.nan, coded), levels
+
+
+def _check_levels(table: ParticipantsTable, name: str, levels: tuple[str, ...]) -> None:
+    if len(levels) < 2:
+        raise InputError(f"{table.path}, column {name}: {len(levels)} categories, expected at least two")
+
+
+def _without_caps(table: ParticipantsTable, name: str) -> tuple[ParticipantsTable, int]:
+    capped = [bool(_CAPPED.fullmatch(value)) for value in table.frame[name]]
+    if not any(capped):
+        return table, 0
+    frame = table.frame.copy()
+    frame[name] = [value.rstrip("+") if cap else value for value, cap in zip(frame[name], capped, strict=True)]
+    return ParticipantsTable(table.path, frame, table.line), sum(capped)
+
+
+def _numbers(table: ParticipantsTable, name: str) -> np.ndarray:
+    try:
+        return parse_numbers(table, name)
+    except InputError as error:
+        raise InputError(f"{error}; write {name}:categorical in config.data.covariates for categories") from None

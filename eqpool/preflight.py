@@ -1,0 +1,77 @@
+"""The pre-flight check: is this design identifiable? `python -m eqpool.preflight --participants=participants.tsv`.
+
+Reads the table alone, trains nothing, and prints one line a finding, with numbers and advice. Exit code 0, warnings or
+not; 2 with one line on stderr for bad input and for what cannot be identified, such as a target decided by the site.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+
+from eqpool.config import DataConfig
+from eqpool.data.cohort import Cohort
+from eqpool.data.findings import Finding, examine, refuse
+from eqpool.data.own import load_design
+from eqpool.errors import InputError
+from eqpool.summary import describe_findings
+
+
+def preflight(config: DataConfig) -> tuple[Cohort, list[Finding]]:
+    """Reads `config.participants` and examines it; `config.target` and `config.features` may be "".
+
+    Returns:
+      The cohort without its inputs, and every finding; none is raised.
+
+    Raises:
+      InputError: one line, where the table cannot be read, a scan stands twice or a subject is in two splits.
+    """
+    cohort = load_design(config)
+    return cohort, examine(cohort)
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the findings; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    config = DataConfig(
+        participants=options.participants,
+        site_column=options.site_column,
+        covariates=options.covariates,
+        nuisances=options.nuisances,
+        target=options.target,
+        target_type=options.target_type,
+        features=options.features,
+    )
+    try:
+        cohort, findings = preflight(config)
+        print(f"{options.participants}: {len(cohort.site)} rows, {len(cohort.site_names)} sites")
+        print("\n".join(f"  note: {note}" for note in cohort.notes))
+        print(describe_findings(findings, everything=True))
+        if options.json:
+            text = json.dumps([finding.to_dict() for finding in findings], indent=2, allow_nan=False)
+            options.json.write_text(text + "\n")
+        refuse(findings)
+    except InputError as error:
+        print(f"eqpool: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"eqpool: --json={options.json}: cannot be written ({error.strerror})", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m eqpool.preflight", description=__doc__)
+    parser.add_argument("--participants", required=True, help="participants.tsv or .csv")
+    parser.add_argument("--site_column", default="site")
+    parser.add_argument("--covariates", default="age", help="comma-separated; age,sex:categorical")
+    parser.add_argument("--nuisances", default="", help="comma-separated categorical columns")
+    parser.add_argument("--target", default="", help="a column; without it nothing is said about a target")
+    parser.add_argument("--target_type", default="auto", choices=("auto", "classes", "number"))
+    parser.add_argument("--features", default="", help="comma-separated columns or glob patterns")
+    parser.add_argument("--json", type=pathlib.Path, help="also write the findings there")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+from eqpool.data.covariates import ColumnSpec, parse_specs, read_covariates, read_nuisances
+from eqpool.data.participants import read_participants
+from eqpool.data.pipeline import load_cohort
+from eqpool.errors import InputError
+from tests.data.test_participants import HEADER, config, rows, write
+
+
+def table(folder, ages=("20.5", "89+", "n/a"), sexes=("F", "M", "n/a"), name="participants.tsv"):
+    separator = "," if name.endswith(".csv") else "\t"
+    lines = [["participant_id", "age", "sex"]] + [[f"s{i}", *v] for i, v in enumerate(zip(ages, sexes, strict=True))]
+    path = folder / name
+    path.write_text("\n".join(separator.join(line) for line in lines) + "\n")
+    return read_participants(path)
+
+
+def test_specs():
+    assert parse_specs("age, sex:categorical") == (ColumnSpec("age", False), ColumnSpec("sex", True))
+    assert parse_specs("age:continuous") == (ColumnSpec("age", False),)
+    with pytest.raises(InputError, match='"sex:category", expected sex, sex:continuous or sex:categorical'):
+        parse_specs("sex:category")
+
+
+@pytest.mark.parametrize("name", ["participants.tsv", "participants.csv"])
+def test_capped_ages_and_categories(tmp_path, name):
+    values, names, notes = read_covariates(table(tmp_path, name=name), parse_specs("age,sex:categorical"))
+    assert names == ("age", "sex=M")
+    np.testing.assert_array_equal(values, [[20.5, 0], [89, 1], [np.nan, np.nan]])
+    assert notes == ("1 values of age such as 89+ are read as the number before the plus",)
+
+
+def test_three_levels_are_two_columns(tmp_path):
+    values, names, _ = read_covariates(table(tmp_path, sexes=("1.5T", "3T", "7T")), parse_specs("sex:categorical"))
+    assert names == ("sex=3T", "sex=7T")
+    np.testing.assert_array_equal(values, [[0, 0], [1, 0], [0, 1]])
+
+
+def test_text_in_a_continuous_covariate_says_how_to_declare_it(tmp_path):
+    with pytest.raises(InputError, match=r"column sex: \"F\", expected a number or n/a; write sex:categorical"):
+        read_covariates(table(tmp_path), parse_specs("sex"))
+
+
+def test_a_single_category_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="column sex: 1 categories, expected at least two"):
+        read_covariates(table(tmp_path, sexes="FFF"), parse_specs("sex:categorical"))
+
+
+def test_nuisances(tmp_path):
+    index, levels = read_nuisances(table(tmp_path), ("sex",))
+    np.testing.assert_array_equal(index, [[0], [1], [-1]])
+    assert levels == (("F", "M"),)
+
+
+def test_a_cohort_with_all_of_them(tmp_path):
+    lines = [f"{line}\t{'FM'[i % 3 % 2]}\t{(1.5, 3)[i // 4 % 2]}" for i, line in enumerate(rows())]
+    path = write(tmp_path, lines, header=f"{HEADER}\tsex\tfield")
+    cohort = load_cohort(config(path, covariates="age,sex:categorical", nuisances="field", features="*"), tmp_path)
+    assert cohort.covariate_names == ("age", "sex=M") and cohort.covariates.shape == (24, 2)
+    assert cohort.nuisance_levels == (("1.5", "3"),) and cohort.nuisance.shape == (24, 1)
+    assert cohort.input_names == ("thickness", "volume")  # what a column is used for, it is no feature beside
