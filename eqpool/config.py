@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from eqpool.errors import InputError
 
 Method = Literal["ours", "naive", "mmd", "cai", "ss", "rm", "istn"]
-Dataset = Literal["adni", "adcp", "german", "adult", "morpho_mnist", "participants"]
+Dataset = Literal["adni", "adcp", "brain_sex", "brain_age", "german", "adult", "morpho_mnist", "participants"]
 Domain = Literal["thin", "thick", "slanted", "thick_slanted"]
 
 
@@ -29,7 +29,7 @@ def _number(default: float, minimum: float = -math.inf, maximum: float = math.in
 class DataConfig:
     """What is pooled. An empty string means "not given"."""
 
-    dataset: Dataset = "participants"  # adni and adcp are simulated unless participants is given
+    dataset: Dataset = "participants"  # adni, adcp and brain_* are simulated unless participants is given
     raw_dir: str = ""  # local folder with the raw public files, instead of downloading
     participants: str = ""  # participants.tsv (or .csv): one row a scan
     root: str = ""  # where the images are; default: the folder of participants
@@ -236,6 +236,25 @@ def use_published_form(config: ConfigDict, *, ramp_growth: float, ramp_ceiling: 
         decay_every_epochs=10,
     )
     config.baseline.update(kernel="laplacian", bandwidth="10.0", estimator="biased")
+
+
+def use_brain_istn(config: ConfigDict, variant: str) -> None:
+    """What paper B's two tasks on brains share: 32^3 voxels for a CPU, or the paper's protocol."""
+    config.method = "istn"
+    config.data.update(grid="32x32x32", squash=True)
+    config.task.update(epochs=60, batch_size=16, learning_rate=1e-3, checkpoint_every_epochs=20)
+    config.istn.update(
+        epochs=20, batch_size=8, learning_rate=2e-4, image_weight=10.0, residual=True, dropout=0.0,
+        validate_every_epochs=2, checkpoint_every_epochs=2,
+    )  # fmt: skip
+    if variant == "paper":
+        config.name = f"{config.name}_paper"
+        config.data.grid = "64"
+        config.task.epochs = 100
+        config.istn.update(
+            epochs=50, batch_size=16, learning_rate=1e-4, image_weight=50.0, residual=False, dropout=0.5,
+            validate_every_epochs=5, checkpoint_every_epochs=5,
+        )  # fmt: skip
 
 
 def to_dict(config: Any) -> dict[str, Any]:

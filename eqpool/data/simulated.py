@@ -35,6 +35,7 @@ class Site:
       age_mean, age_deviation: years, before cutting to the cohort's range.
       female_share: of the subjects.
       scanner: its settings.
+      age_range: years; None: the cohort's.
     """
 
     name: str
@@ -43,15 +44,17 @@ class Site:
     age_deviation: float
     female_share: float
     scanner: Scanner
+    age_range: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class CohortSpecification:
-    """A cohort to simulate; ages in years lie within `age_range`."""
+    """A cohort to simulate; ages in years lie within `age_range`; in some, images show the sex."""
 
     name: str
     age_range: tuple[float, float]
     sites: tuple[Site, ...]
+    sex_effect: float = 0.0
 
 
 _GE = Scanner(gamma=0.88, grey_shift=0.00, bias=0.05, coil_seed=11, blur_mm=1.7, noise=0.022, gain=900.0)
@@ -76,7 +79,19 @@ ADCP = CohortSpecification(
         Site("site3", (("AD", 5), ("Control", 19)), 78.0, 6.0, 14 / 24, _SIEMENS),
     ),
 )
-SPECIFICATIONS = {"adni": ADNI, "adcp": ADCP}
+# Paper B, section 3.2: two sites with as many men as women. Both ranges of age, as its two tasks have them.
+_BIOBANK = Scanner(gamma=0.85, grey_shift=-0.03, bias=0.05, coil_seed=14, blur_mm=1.6, noise=0.022, gain=900.0)
+_CAMBRIDGE = Scanner(gamma=1.15, grey_shift=0.03, bias=0.06, coil_seed=15, blur_mm=1.0, noise=0.030, gain=420.0)
+_UKBB = Site("UKBB", (("Control", 450),), 59.5, 8.0, 0.5, _BIOBANK, age_range=(48.0, 71.0))
+_CAMCAN = Site("CamCAN", (("Control", 450),), 57.9, 18.0, 0.5, _CAMBRIDGE, age_range=(30.0, 87.0))
+BRAIN_SEX = CohortSpecification("brain_sex", (30.0, 87.0), (_UKBB, _CAMCAN), sex_effect=1.0)
+BRAIN_AGE = CohortSpecification(
+    "brain_age",
+    (48.0, 71.0),
+    (_UKBB, dataclasses.replace(_CAMCAN, age_mean=59.5, age_deviation=8.0, age_range=None)),
+    sex_effect=1.0,
+)
+SPECIFICATIONS = {each.name: each for each in (ADNI, ADCP, BRAIN_SEX, BRAIN_AGE)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +104,7 @@ class _Person:
     sex: str
     brain_age: float
     severity: float
+    maleness: float
 
 
 def build_simulated_cohort(
@@ -147,7 +163,8 @@ def _write(
     coils = {site.name: coil_field(anatomy, site.scanner) for site in specification.sites}
 
     def make(person: _Person) -> None:
-        subject = Subject(person.brain_age, person.severity, seed=(seed, person.number, 1))
+        seeds = (seed, person.number, 1)
+        subject = Subject(person.brain_age, person.severity, seeds, maleness=person.maleness)
         truth = anatomy.brain(subject)
         random = np.random.default_rng((seed, person.number, 2))
         image = scan(truth, anatomy, person.site.scanner, coils[person.site.name], random)
@@ -188,7 +205,7 @@ def _person(
     random = np.random.default_rng((seed, number, 0))
     ill = diagnosis == DISEASE
     mean = site.age_mean + (_AD_OLDER_YEARS if ill else 0.0)
-    low, high = specification.age_range
+    low, high = site.age_range or specification.age_range
     age = low - 1
     while not low <= age <= high:
         age = float(np.round(mean + site.age_deviation * random.standard_normal(), 1))
@@ -201,6 +218,7 @@ def _person(
         sex=sex,
         brain_age=age + 5.0 * random.standard_normal(),
         severity=(1.0 if ill else 0.0) + 0.4 * random.standard_normal(),
+        maleness=specification.sex_effect * ((1.0 if sex == "M" else -1.0) + 0.5 * random.standard_normal()),
     )
 
 

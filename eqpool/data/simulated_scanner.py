@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 
-from eqpool.data.simulated_anatomy import GREY, Anatomy
+from eqpool.data.simulated_anatomy import GREY, Canvas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,44 +32,43 @@ class Scanner:
 
 
 def scan(
-    truth: np.ndarray, anatomy: Anatomy, scanner: Scanner, coil: np.ndarray, random: np.random.Generator
+    truth: np.ndarray, canvas: Canvas, scanner: Scanner, coil: np.ndarray, random: np.random.Generator
 ) -> np.ndarray:
     """One scan of a scanner-free brain.
 
     Args:
-      truth: (points,) float32 in [0, 1] near the brain of `anatomy`, 0 outside the brain.
-      anatomy: gives the grid and the smooth fields.
+      truth: (points,) float32 in [0, 1] near the brain of `canvas`, 0 outside the brain.
+      canvas: gives the grid and the smooth fields.
       scanner: mean settings; each scan varies about them.
-      coil: (points,) `coil_field(anatomy, scanner)`, the same for every scan of a scanner.
+      coil: (points,) `coil_field(canvas, scanner)`, the same for every scan of a scanner.
       random: of this scan.
 
     Returns:
-      A volume, `anatomy.grid.shape` float32, 0 outside the brain.
+      A volume, `canvas.grid.shape` float32, 0 outside the brain.
     """
     brain = truth > 0
     gamma = scanner.gamma * np.exp(0.05 * random.standard_normal())
     grey_shift = scanner.grey_shift + 0.015 * random.standard_normal()
     image = truth ** np.float32(gamma) + np.float32(grey_shift) * np.exp(-(((truth - GREY) / 0.12) ** 2))
     amplitude = scanner.bias * (1 + 0.25 * random.standard_normal())
-    own = anatomy.smooth_field(random)[:, 0]
+    own = canvas.smooth_field(random)[:, 0]
     image = np.where(brain, image * np.exp(amplitude * coil + 0.03 * own), 0)
-    image = _blur(image, brain, anatomy, scanner.blur_mm * np.exp(0.1 * random.standard_normal()))
+    image = _blur(image, brain, canvas, scanner.blur_mm * np.exp(0.1 * random.standard_normal()))
     noise = np.float32(scanner.noise * np.exp(0.15 * random.standard_normal()))
     first, second = noise * random.standard_normal((2, truth.size), dtype=np.float32)
     gain = scanner.gain * np.exp(0.15 * random.standard_normal())
-    return anatomy.on_grid(np.where(brain, gain * np.hypot(image + first, second), 0))
+    return canvas.on_grid(np.where(brain, gain * np.hypot(image + first, second), 0))
 
 
-def coil_field(anatomy: Anatomy, scanner: Scanner) -> np.ndarray:
+def coil_field(canvas: Canvas, scanner: Scanner) -> np.ndarray:
     """(points,) float32, the scanner's own smooth field with unit variance."""
-    return anatomy.smooth_field(np.random.default_rng(scanner.coil_seed))[:, 0]
+    return canvas.smooth_field(np.random.default_rng(scanner.coil_seed))[:, 0]
 
 
-def _blur(image: np.ndarray, brain: np.ndarray, anatomy: Anatomy, sigma_mm: float) -> np.ndarray:
+def _blur(image: np.ndarray, brain: np.ndarray, canvas: Canvas, sigma_mm: float) -> np.ndarray:
     """Inside the brain only: what was stripped off must not darken its edge."""
-    voxel_mm = np.sqrt((anatomy.grid.affine[:3, :3] ** 2).sum(axis=0))
-    sigma = sigma_mm / voxel_mm
+    sigma = sigma_mm / canvas.voxel_mm
     blurred, weight = (
-        ndimage.gaussian_filter(anatomy.on_grid(values), sigma, truncate=3)[anatomy.near] for values in (image, brain)
+        ndimage.gaussian_filter(canvas.on_grid(values), sigma, truncate=3)[canvas.near] for values in (image, brain)
     )
     return blurred / np.maximum(weight, 1e-3)

@@ -1,0 +1,24 @@
+"""Age from T1 volumes of two sites, the one harmonised to the other by an ISTN (paper B, Table 3).
+
+Command:  python -m eqpool.main --config=configs/brain_age.py
+Needs:    nothing: a SIMULATED cohort shaped like UK Biobank and Cam-CAN with matched ages, or your own by
+          --config.data.participants=participants.tsv (columns site, age, sex; skull-stripped T1 near MNI)
+Source:   --config.istn.reference=UKBB harmonises Cam-CAN to UK Biobank; default: the other way
+Variants: configs/brain_age.py:paper is 64^3 voxels and the paper's 50 epochs, for an accelerator;
+          the default is 32^3, which a CPU can do.
+"""
+
+from ml_collections import ConfigDict
+
+from eqpool.config import check_variant, default_config, use_brain_istn
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config; `variant` "" or "paper"."""
+    check_variant("brain_age", variant)
+    config = default_config()
+    config.name = "brain_age"
+    config.data.update(dataset="brain_age", target="age", target_type="number", covariates="sex:categorical")
+    config.task.model = "age_regressor"
+    use_brain_istn(config, variant)
+    return config

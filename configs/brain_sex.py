@@ -1,0 +1,24 @@
+"""Sex from T1 volumes of two sites, the one harmonised to the other by an ISTN (paper B, Table 2).
+
+Command:  python -m eqpool.main --config=configs/brain_sex.py
+Needs:    nothing: a SIMULATED cohort shaped like UK Biobank and Cam-CAN, whose ages differ (population shift), or
+          your own by --config.data.participants=participants.tsv (columns site, age, sex; skull-stripped T1 near MNI)
+Source:   --config.istn.reference=UKBB harmonises Cam-CAN to UK Biobank; default: the other way
+Variants: configs/brain_sex.py:paper is 64^3 voxels and the paper's 50 epochs, for an accelerator;
+          the default is 32^3, which a CPU can do.
+"""
+
+from ml_collections import ConfigDict
+
+from eqpool.config import check_variant, default_config, use_brain_istn
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config; `variant` "" or "paper"."""
+    check_variant("brain_sex", variant)
+    config = default_config()
+    config.name = "brain_sex"
+    config.data.update(dataset="brain_sex", target="sex", target_type="classes", covariates="age")
+    config.task.model = "sex_classifier"
+    use_brain_istn(config, variant)
+    return config

@@ -1,0 +1,81 @@
+"""Real-shaped volumes scanned again: who, what changes, and what must not."""
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+
+from eqpool.data.rescanned import SCANNER, SITE, main, rescan, rescan_cohort
+from eqpool.data.volumes import read_volume
+
+SHAPE = (20, 22, 18)
+AFFINE = np.array([[0, 0, 5.0, -40], [-5.0, 0, 0, 50], [0, -5.0, 0, 45], [0, 0, 0, 1]])  # stored P-S-R
+
+
+def brain(seed: int) -> np.ndarray:
+    """An ellipsoid with a bright middle, 0 around it."""
+    offset = np.indices(SHAPE).T - (np.array(SHAPE) - 1) / 2
+    radius = np.linalg.norm(offset.T / (np.array(SHAPE) / 2.4)[:, None, None, None], axis=0)
+    noise = np.random.default_rng(seed).normal(1, 0.03, SHAPE)
+    return np.where(radius < 1, np.where(radius < 0.6, 200.0, 140.0) * noise, 0).astype(np.float32)
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    folder = tmp_path / "cohort"
+    rows = ["participant_id\tsession_id\tsite\tage"]
+    for number in range(6):
+        for session in ("1", "2") if number == 0 else ("1",):
+            path = folder / f"sub-{number}" / f"ses-{session}" / "anat" / f"sub-{number}_ses-{session}_T1w.nii.gz"
+            path.parent.mkdir(parents=True)
+            nibabel.save(nibabel.Nifti1Image(brain(number), AFFINE), path)
+            rows.append(f"sub-{number}\t{session}\tGuys\t{30 + number}")
+    (folder / "participants.tsv").write_text("\n".join(rows) + "\n")
+    return folder / "participants.tsv"
+
+
+def test_half_of_the_people_are_scanned_again_and_the_others_are_untouched(cohort, tmp_path):
+    written = rescan_cohort(cohort, tmp_path / "out", progress=False)
+    table = pd.read_csv(written, sep="\t", dtype=str)
+    again = table["site"] == SITE
+    assert table[again]["participant_id"].nunique() == 3 and (table["original_site"] == "Guys").all()
+    assert table.groupby("participant_id")["site"].nunique().max() == 1  # a person's sessions stay together
+    for row in table.itertuples():
+        name = f"{row.participant_id}_ses-{row.session_id}_T1w.nii.gz"
+        inside = f"{row.participant_id}/ses-{row.session_id}/anat/{name}"
+        before, after = read_volume(cohort.parent / inside), read_volume(written.parent / inside)
+        np.testing.assert_allclose(before.affine, after.affine)
+        a, b = before.get_fdata(), after.get_fdata()
+        np.testing.assert_array_equal(a == 0, b == 0)
+        assert np.array_equal(a, b) == (row.site != SITE)
+
+
+def test_the_contrast_is_the_scanners():
+    """Without noise, blur and fields, grey against white follows the contrast curve."""
+    image = nibabel.Nifti1Image(brain(0), np.diag([5.0, 5, 5, 1]))
+    values = np.asarray(image.dataobj)
+    ratio = np.median(values[(values > 0) & (values < 170)]) / np.percentile(values[values > 0], 98)
+    quiet = SCANNER.__class__(1.3, 0.0, 0.0, 21, 0.01, 1e-6, 420.0)
+    ratios = []
+    for seed in range(20):
+        after = rescan(image, quiet, np.random.default_rng(seed))
+        assert after[values == 0].max() == 0
+        ratios.append(np.median(after[(values > 0) & (values < 170)]) / np.percentile(after[values > 170], 50))
+    white = np.median(values[values > 170]) / np.percentile(values[values > 0], 98)
+    expected = (ratio / white) ** 1.3
+    assert np.mean(ratios) == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("fault", ["exists", "not stripped", "no site"])
+def test_faults_are_one_line(cohort, tmp_path, capsys, fault):
+    if fault == "exists":
+        (tmp_path / "out").mkdir()
+    elif fault == "no site":
+        cohort.write_text(cohort.read_text().replace("site", "place"))
+    else:
+        for path in cohort.parent.rglob("*.nii.gz"):
+            nibabel.save(nibabel.Nifti1Image(brain(0) + 1, AFFINE), path)
+    assert main([f"--participants={cohort}", f"--output={tmp_path / 'out'}"]) == 2
+    expected = {"exists": "exists already", "not stripped": "no voxel is 0", "no site": "no column site"}[fault]
+    told = capsys.readouterr().err
+    assert expected in told and told.startswith("eqpool: ") and told.count("\n") == 1
