@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -94,17 +95,18 @@ def _write_examples(
     session: Session, folder: pathlib.Path, cohort: Cohort, variables: Any, source: Columns, reference: np.ndarray
 ) -> None:
     """A few held-out subjects before and after, with the deformation and its Jacobian, for the report."""
-    images, site = (jnp.asarray(source[name][:EXAMPLES]) for name in ("inputs", "site"))
-    output = transform(session.config, variables, images, site, len(cohort.site_names))
-    arrays = {
-        "source": images,
-        "appearance": output.appearance[..., 0],
-        "image": output.image[..., 0],
-        "reference": reference[:EXAMPLES],
-    }
-    if output.deformation is not None:
+
+    @jax.jit
+    def steps(variables: Any, images: jax.Array, site: jax.Array) -> dict[str, jax.Array]:
+        output = transform(session.config, variables, images, site, len(cohort.site_names))
+        made = {"source": images, "appearance": output.appearance[..., 0], "image": output.image[..., 0]}
+        if output.deformation is None:
+            return made
         displacement = output.deformation.displacement(images.shape[1:])
-        arrays |= {"displacement": displacement, "jacobian": jacobian_determinant(displacement)}
+        return made | {"displacement": displacement, "jacobian": jacobian_determinant(displacement)}
+
+    images, site = (jnp.asarray(source[name][:EXAMPLES]) for name in ("inputs", "site"))
+    arrays = steps(variables, images, site) | {"reference": reference[:EXAMPLES]}
     (folder / "images").mkdir(exist_ok=True)
     host = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
 

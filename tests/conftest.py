@@ -28,6 +28,15 @@ def shared_data() -> pathlib.Path:
     return folder
 
 
+@pytest.fixture
+def quick_compile():
+    """Compiles in half the time to slower code: for tests of tiny networks, which compile for longer than they run."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(autouse=True)
 def strict_promotion(request):
     """No silent promotion of ranks or dtypes in eqpool's maths; optax and flax themselves do not stand it."""

@@ -16,7 +16,7 @@ from eqpool.models.baseline import Baseline, BaselineOutput
 from eqpool.numerics import masked_mean
 from eqpool.train.site_terms import kernel_options
 from eqpool.train.stage_one import squared_error_per_row
-from eqpool.train.state import Batch, LossValue, Stage, Variables
+from eqpool.train.state import Batch, LossValue, Stage, Variables, init_variables
 
 DECILES = 10
 Term = Callable[[BaselineOutput, Batch], jax.Array]
@@ -103,7 +103,7 @@ def make_baseline(config: RunConfig, input_shape: tuple[int, ...], num_sites: in
         return terms | {"score": combine(**scored)}
 
     def initialise(key: jax.Array) -> Variables:
-        return dict(model.init(key, jnp.zeros((2, *input_shape), jnp.float32), train=False))
+        return init_variables(model, key, jnp.zeros((2, *input_shape), jnp.float32), train=False)
 
     return Stage("baseline", initialise, loss, forward, validate)
 

@@ -19,7 +19,7 @@ from eqpool.models.discriminator import Discriminator
 from eqpool.models.istn import ISTN, IstnOutput
 from eqpool.models.task import make_task_model
 from eqpool.numerics import safe_norm
-from eqpool.train.state import Batch, LossValue, Stage, Variables
+from eqpool.train.state import Batch, LossValue, Stage, Variables, init_variables
 from eqpool.train.task import apply_task, as_images
 
 TASK_MODELS = ("scratch", "finetuned")
@@ -111,9 +111,9 @@ def make_istn(
 
         for number, name in enumerate(transformers):
             own = jax.random.fold_in(key, number)
-            add(name, transformer.init(own, images, train=False, condition=condition))
-            add(judges[name], judge.init(jax.random.fold_in(own, 1), images, train=False))
-        add("scratch", task.init(jax.random.fold_in(key, 100), images, train=False))
+            add(name, init_variables(transformer, own, images, train=False, condition=condition))
+            add(judges[name], init_variables(judge, jax.random.fold_in(own, 1), images, train=False))
+        add("scratch", init_variables(task, jax.random.fold_in(key, 100), images, train=False))
         add("finetuned", jax.tree.map(jnp.copy, pretrained))  # a copy: the state is donated
         return variables
 

@@ -13,7 +13,7 @@ from eqpool.losses.task import task_loss
 from eqpool.models.autoencoder import StageOne
 from eqpool.numerics import masked_mean
 from eqpool.train.site_terms import labels_of, mean_over_chunks, sum_over_labels, tau_mmd
-from eqpool.train.state import Batch, LossValue, Stage, Variables
+from eqpool.train.state import Batch, LossValue, Stage, Variables, init_variables
 
 
 def covariate_generators(config: ModelConfig, num_covariates: int) -> np.ndarray:
@@ -109,7 +109,7 @@ def make_stage_one(
 
     def initialise(key: jax.Array) -> Variables:
         example = jnp.zeros((2, *input_shape), jnp.float32)
-        return dict(model.init({"params": key, "dropout": key}, example, train=False))
+        return init_variables(model, {"params": key, "dropout": key}, example, train=False)
 
     return Stage("stage_one", initialise, loss, forward, validate)
 

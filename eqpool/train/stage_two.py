@@ -11,7 +11,7 @@ from eqpool.losses.task import task_loss
 from eqpool.models.invariant import StageTwo
 from eqpool.numerics import masked_mean
 from eqpool.train.site_terms import kernel_options, labels_of, mean_over_chunks, sum_over_labels
-from eqpool.train.state import Batch, LossValue, Stage, Variables
+from eqpool.train.state import Batch, LossValue, Stage, Variables, init_variables
 
 
 def mmd_ramp(config: StageTwoConfig, epoch: jax.Array | int) -> jax.Array:
@@ -105,7 +105,7 @@ def make_stage_two(config: RunConfig, num_sites: int, num_classes: int, nuisance
 
     def initialise(key: jax.Array) -> Variables:
         dimension = config.model.latent_dim
-        return dict(model.init(key, jnp.zeros((2, dimension)), jnp.zeros((2, dimension, dimension))))
+        return init_variables(model, key, jnp.zeros((2, dimension)), jnp.zeros((2, dimension, dimension)))
 
     return Stage("stage_two", initialise, loss, forward, validate)
 

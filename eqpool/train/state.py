@@ -67,6 +67,11 @@ class Stage(NamedTuple):
     validate: Callable[[dict[str, jax.Array], Batch], dict[str, jax.Array]]
 
 
+def init_variables(model: Any, key: Any, *examples: Any, **options: Any) -> Variables:
+    """Flax's `model.init` under jit: initial values need shapes alone, so that the forward pass is never compiled."""
+    return dict(jax.jit(lambda key: model.init(key, *examples, **options))(key))
+
+
 def make_optimizer(config: TrainingConfig, steps_per_epoch: int) -> optax.GradientTransformation:
     """Adam, its weight decay decoupled; the rate falls every `decay_every_epochs` epochs (method.md section 6)."""
     schedule = optax.exponential_decay(

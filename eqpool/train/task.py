@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from eqpool.config import RunConfig
 from eqpool.losses.task import task_loss
 from eqpool.models.task import make_task_model
-from eqpool.train.state import Batch, LossValue, Stage, Variables
+from eqpool.train.state import Batch, LossValue, Stage, Variables, init_variables
 
 
 def as_images(volumes: jax.Array) -> jax.Array:
@@ -47,6 +47,6 @@ def make_task(config: RunConfig, input_shape: tuple[int, ...], num_classes: int)
         return {"score": task_loss(outputs["prediction"], rows["target"], num_classes=num_classes, mask=known)}
 
     def initialise(key: jax.Array) -> Variables:
-        return dict(model.init(key, jnp.zeros((2, *input_shape, 1)), train=False))
+        return init_variables(model, key, jnp.zeros((2, *input_shape, 1)), train=False)
 
     return Stage("task", initialise, loss, forward, validate)

@@ -20,6 +20,8 @@ from eqpool.train.pairs import make_game_optimizer, pairs_in_order, pick_pairs
 from eqpool.train.state import create_state
 from eqpool.train.task import make_task
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 SHAPE = (20, 20)
 
 
