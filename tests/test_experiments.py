@@ -1,5 +1,6 @@
 """The experiments' own arithmetic: which setting is chosen, and what the tables say."""
 
+from experiments.istn_brain import __main__ as istn_brain
 from experiments.istn_table1 import __main__ as istn_table1
 from experiments.runner import folder_name
 from experiments.table2 import WINDOW, select
@@ -31,3 +32,21 @@ def test_table_1_sets_the_papers_numbers_beside_ours():
     there, back = (line for line in text.splitlines() if line.startswith("| itn | B-spline (8) |"))
     assert "50.0 [40.0, 60.0]" in there and there.endswith("| 0.0001, 10 | 12 | 45.7, 91.8 / 93.4 |")
     assert back.endswith("| 12 |  |")
+
+
+def test_the_tables_of_brains_set_the_papers_numbers_beside_ours():
+    def results(key: str):
+        metrics = {key: 1.0} | {f"{name}_{key}": 50.0 for name in istn_brain.SCORES}
+        metrics |= {f"{name}_{key}_interval": [40.0, 60.0] for name in istn_brain.SCORES}
+        return {"metrics": metrics, "wall_seconds": 12.3, "versions": {"jax": "1"}, "device": "1 x cpu", "seed": 0}
+
+    table = [
+        {"cell": ("brain_sex", "two_way", 1, 3), "results": results("accuracy")},
+        {"cell": ("brain_age", "one_way", 0, 1), "results": results("mae")},
+    ]
+    text = istn_brain.markdown(table, istn_brain.SITES, own=False)
+    sex, age = (line for line in text.splitlines() if line.startswith("| itn |"))
+    assert sex.startswith("| itn | B-spline (16) | 50.0 [40.0, 60.0]") and sex.endswith("| 12 | 64.3, 67.8 / 68.6 |")
+    assert age.startswith("| itn | affine | 50.00 [40.00, 60.00]") and age.endswith("| 12 | 5.13, 4.58 |")
+    assert "from CamCAN to UKBB" in text and "SIMULATED" in text
+    assert "67.8" not in istn_brain.markdown(table, ("Guys", "simulated_scanner"), own=True)

@@ -241,7 +241,7 @@ class Game:
             own = {"params": self._variables["params"][name], "batch_stats": self.batch_stats.get(name, {})}
             options = {"train": True, "mask": mask, "rngs": {"dropout": self._next_key()}, "mutable": ["batch_stats"]}
             prediction, updated = apply_task(task, own, jax.lax.stop_gradient(images), **options)
-            if "batch_stats" in updated:
+            if name in self.batch_stats:  # the age regressor has none
                 self.batch_stats[name] = updated["batch_stats"]
             losses[name] = task_loss(prediction, target, num_classes=num_classes, mask=known)
         through = jnp.zeros(())

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from eqpool import parallel
-from eqpool.config import DataConfig, EvaluateConfig, IstnConfig, RunConfig, TaskConfig
+from eqpool.config import DataConfig, EvaluateConfig, IstnConfig, RunConfig, TaskConfig, from_config_dict
 from eqpool.data.cohort import Cohort
 from eqpool.errors import InputError
 from eqpool.run import run
@@ -19,6 +19,8 @@ from eqpool.train.istn import TASK_MODELS, make_istn
 from eqpool.train.pairs import make_game_optimizer, pairs_in_order, pick_pairs
 from eqpool.train.state import create_state
 from eqpool.train.task import make_task
+from tests.conftest import REPOSITORY
+from tests.test_config import load
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -251,3 +253,26 @@ def test_a_reference_that_is_no_site_is_named(monkeypatch, tmp_path):
     settings = dataclasses.replace(config(reference="grey"), cache_dir=str(tmp_path / "cache"))
     with pytest.raises(InputError, match='config.istn.reference = "grey": expected one of bright, dark'):
         run_on(monkeypatch, cohort(), settings, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("name", "shape"), [("brain_sex", "affine"), ("brain_age", "bspline")])
+def test_the_brain_configs_shrunk_run_and_fill_their_work_directory(name, shape, tmp_path):
+    shipped = from_config_dict(load(REPOSITORY / "configs" / f"{name}.py"))
+    small = dataclasses.replace(
+        shipped,
+        cache_dir=str(tmp_path / "cache"),
+        devices=1,
+        data=dataclasses.replace(shipped.data, simulated_fraction=0.03, grid="16x18x16", validation_fraction=0.2),
+        task=dataclasses.replace(shipped.task, epochs=1),
+        istn=dataclasses.replace(
+            config(shape=shape, spacing=6, epochs=1).istn, reference="UKBB", residual=shipped.istn.residual
+        ),
+        evaluate=EvaluateConfig(permutations=9, bootstraps=10),
+    )
+    results = run(small, tmp_path / "run", quiet=True)
+    assert results["simulated"] and list(results["counts"]["by_site"]) == ["CamCAN", "UKBB"]
+    metrics = results["metrics"]
+    key = "accuracy" if name == "brain_sex" else "mae"
+    assert all(np.isfinite(metrics[f"{model}_{key}"]) for model in ("source", "before", "scratch", "finetuned"))
+    examples = dict(np.load(tmp_path / "run" / "images" / "examples.npz"))
+    assert examples["displacement"].shape[1:] == (16, 18, 16, 3) and np.abs(examples["image"]).max() <= 1

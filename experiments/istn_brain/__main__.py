@@ -1,0 +1,137 @@
+"""Paper B, Tables 2 and 3: `python -m experiments.istn_brain [--participants=rescanned/participants.tsv] [--full]`.
+
+Sex classification (one way and both ways) and age regression (one way) between two sites, either one as the source:
+every row of the tables, on the SIMULATED cohorts of configs/brain_sex.py and configs/brain_age.py, or on a table of
+volumes of one's own, such as real ones with a known second scanner (`python -m eqpool.data.rescanned`). Without --full
+at 32^3 voxels, which a CPU can do; with it the paper's 64^3.
+"""
+
+import argparse
+import datetime
+import itertools
+import os
+import pathlib
+import sys
+from typing import Any
+
+from eqpool.data.participants import parse_classes, read_participants
+from eqpool.errors import InputError
+from eqpool.workdir import write_json, write_text
+from experiments.runner import Task, run_all
+
+# Appearance, shape, spacing at 64^3. At 32^3 half the spacing is as many control points.
+ROWS = (("itn", "none", 8), ("itn", "affine", 8), ("itn", "bspline", 8), ("itn", "bspline", 16))
+DIRECTIONS = {"brain_sex": ("one_way", "two_way"), "brain_age": ("one_way",)}
+SITES = ("UKBB", "CamCAN")  # of the simulated cohorts, in the order of the paper's columns
+SCORES = ("source", "before", "scratch", "finetuned")
+# (config, direction, index of the source) -> the paper's cells for no ITN and then for ROWS, as printed.
+PAPER = {
+    ("brain_sex", "one_way", 0): ("54.8", "79.1 / 72.2", "80.9 / 75.7", "78.3 / 76.5", "80.0 / 78.3"),
+    ("brain_sex", "two_way", 0): ("54.8", "80.0 / 80.8", "70.4 / 82.4", "79.1 / 78.7", "73.0 / 67.8"),
+    ("brain_sex", "one_way", 1): ("64.3", "86.2 / 78.2", "79.9 / 79.1", "80.3 / 84.5", "85.4 / 84.1"),
+    ("brain_sex", "two_way", 1): ("64.3", "80.8 / 79.9", "82.4 / 72.0", "78.7 / 80.8", "67.8 / 68.6"),
+    ("brain_age", "one_way", 0): ("5.13", "4.71", "4.58", "", "5.06"),
+    ("brain_age", "one_way", 1): ("4.61", "", "", "", ""),
+}
+
+
+def main() -> None:
+    """Runs or resumes the tables and writes them beside this file."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.istn_brain", description=__doc__)
+    parser.add_argument("--participants", default="", help="own table with site, age and sex; default: simulated")
+    parser.add_argument("--configs", default="brain_sex,brain_age", help="comma-separated")
+    parser.add_argument("--directions", default="one_way,two_way", help="comma-separated")
+    parser.add_argument("--rows", default="0,1,2,3", help="which rows: 0 ITN alone, 1 affine, 2 and 3 B-spline")
+    parser.add_argument("--full", action="store_true", help="64^3 and the paper's epochs, for an accelerator")
+    parser.add_argument("--fraction", type=float, default=1.0, help="share of the simulated subjects")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side; default: one a core")
+    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"), help="where work directories go")
+    arguments = parser.parse_args()
+    try:
+        sites = _sites(arguments.participants)
+        cells = [
+            (config, direction, source, row)
+            for config in arguments.configs.split(",")
+            for direction in DIRECTIONS[config]
+            if direction in arguments.directions.split(",")
+            for source, row in itertools.product(range(2), map(int, arguments.rows.split(",")))
+        ]
+        results = run_all([_task(arguments, sites, *cell) for cell in cells], arguments.jobs, "istn_brain")
+    except InputError as error:
+        sys.exit(f"eqpool: {error}")
+    table = [{"cell": cell, "results": result} for cell, result in zip(cells, results, strict=True)]
+    here = pathlib.Path(__file__).parent
+    name = f"table_{'own' if arguments.participants else 'simulated'}_{'full' if arguments.full else 'small'}"
+    write_json(here / f"{name}.json", {"date": datetime.date.today().isoformat(), "sites": sites, "rows": table})
+    write_text(here / f"{name}.md", markdown(table, sites, bool(arguments.participants)))
+
+
+def _sites(participants: str) -> tuple[str, str]:
+    if not participants:
+        return SITES
+    names = parse_classes(read_participants(pathlib.Path(participants)).require("site", "site"))[1]
+    if len(names) != 2:
+        raise InputError(f"{participants}, column site: {len(names)} sites, expected 2")
+    return names[0], names[1]
+
+
+def _task(
+    arguments: argparse.Namespace, sites: tuple[str, str], config: str, direction: str, source: int, row: int
+) -> Task:
+    appearance, shape, spacing = ROWS[row]
+    setting = {
+        "istn.appearance": appearance,
+        "istn.shape": shape,
+        "istn.spacing": spacing if arguments.full else spacing // 2,
+        "istn.direction": direction,
+        "istn.reference": sites[1 - source],
+        "data.participants": arguments.participants,
+        "data.simulated_fraction": arguments.fraction,
+        "cache_dir": str(arguments.runs / "cache"),
+    }
+    variant = "paper" if arguments.full else ""
+    of_data = "own" if arguments.participants else "simulated"
+    kind = f"istn_{config}_{of_data}_{variant or 'small'}_{arguments.fraction:g}"
+    folder = arguments.runs / kind / direction / f"from_{sites[source]}" / f"{appearance}-{shape}-{spacing}"
+    return Task(config, variant, setting, folder)
+
+
+def markdown(table: list[dict[str, Any]], sites: tuple[str, str], own: bool) -> str:
+    """The tables as text: one a config, direction and source."""
+    first = table[0]["results"]
+    versions = ", ".join(f"{package} {version}" for package, version in first["versions"].items())
+    lines = [
+        "# Tables 2 and 3, brains of two sites",
+        "",
+        f"Written by `python -m experiments.istn_brain` on {datetime.date.today().isoformat()}, {first['device']},",
+        f"{versions}; seed {first['seed']}; " + ("volumes of one's own." if own else "SIMULATED volumes."),
+        "On held-out subjects with 95% intervals: accuracy in % (sex), MAE in years (age). `single site` is the task",
+        "model on its own site, `before` the same model on the other one; then the models retrained on S2T, from",
+        "scratch and fine-tuned. The paper's cells are on its own cohorts: before, then Acc_s / Acc_f or MAE_s.",
+    ]
+    for config, direction, source in dict.fromkeys(tuple(row["cell"][:3]) for row in table):
+        paper = PAPER[config, direction, source]
+        lines += ["", f"## {config}, {direction.replace('_', ' ')}, from {sites[source]} to {sites[1 - source]}", ""]
+        lines.append("| ITN | STN | single site | before | scratch | fine-tuned | seconds | paper |")
+        lines.append("|---" * 8 + "|")
+        for row in (row for row in table if tuple(row["cell"][:3]) == (config, direction, source)):
+            lines.append(
+                _line(row["results"], row["cell"][3], "" if own else f"{paper[0]}, {paper[1 + row['cell'][3]]}")
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _line(results: dict[str, Any], row: int, paper: str) -> str:
+    appearance, shape, spacing = ROWS[row]
+    metrics = results["metrics"]
+    key, digits = ("accuracy", 1) if "accuracy" in metrics else ("mae", 2)
+    cells = []
+    for name in SCORES:
+        low, high = metrics[f"{name}_{key}_interval"]
+        cells.append(f"{metrics[f'{name}_{key}']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
+    stn = f"B-spline ({spacing})" if shape == "bspline" else shape
+    return f"| {appearance} | {stn} | " + " | ".join(cells) + f" | {results['wall_seconds']:.0f} | {paper} |"
+
+
+if __name__ == "__main__":
+    main()
