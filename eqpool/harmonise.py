@@ -30,8 +30,7 @@ def harmonise(session: Session, folder: pathlib.Path, cohort: Cohort, scaling: S
       InputError: no such reference site, or a split of either side without rows.
     """
     config, num_classes = session.config, len(cohort.target_classes)
-    reference = reference_site(config, cohort)
-    rows = _rows_of_sides(cohort, reference)
+    rows = rows_of_sides(config, cohort)
     columns = scaling.columns(cohort) | {"inputs": np.asarray(cohort.inputs)}
 
     task = make_task(config, cohort.inputs.shape[1:], num_classes)
@@ -74,7 +73,13 @@ def reference_site(config: RunConfig, cohort: Cohort) -> int:
     return cohort.site_names.index(name)
 
 
-def _rows_of_sides(cohort: Cohort, reference: int) -> dict[tuple[str, str], np.ndarray]:
+def rows_of_sides(config: RunConfig, cohort: Cohort) -> dict[tuple[str, str], np.ndarray]:
+    """Row indices of ("source" or "reference", split).
+
+    Raises:
+      InputError: no such reference site, or fewer than two rows of one.
+    """
+    reference = reference_site(config, cohort)
     sides = {"source": (cohort.site >= 0) & (cohort.site != reference), "reference": cohort.site == reference}
     rows = {
         (side, split): np.flatnonzero(here & (cohort.split == split))

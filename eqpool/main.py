@@ -1,9 +1,12 @@
 """The command: `python -m eqpool.main --config=configs/adni.py --workdir=runs/adni [--config.key=value ...]`.
 
 Trains and evaluates one run and writes its work directory. The same command on the same work directory resumes.
+With --dry_run it reads the data, says what the run would cost, and writes nothing but the cache; with --list it names
+the configs there are.
 Exit code 0 on success, 2 with one line on stderr for bad config or bad input, 1 if training diverges.
 """
 
+import ast
 import difflib
 import pathlib
 import sys
@@ -15,6 +18,8 @@ from eqpool.config import from_config_dict
 from eqpool.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, such as configs/adni.py[:paper].")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Show data, parameters, memory and expected time, and train nothing.")
+_LIST = flags.DEFINE_bool("list", False, "Name the configs in configs/, each in a line.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config name>.")
 
 
@@ -23,15 +28,18 @@ def main(arguments: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
     try:
         _parse(arguments)
+        if _LIST.value:
+            print(_list_configs(pathlib.Path("configs")))
+            return 0
         config = from_config_dict(_CONFIG.value)
         workdir = pathlib.Path(_WORKDIR.value or f"runs/{config.name}")
         # Imported here: --help and config errors should not wait for the training stack.
-        from eqpool.run import run
+        from eqpool.run import dry_run, run
         from eqpool.train.loop import Preempted, TrainingDiverged
     except InputError as error:
         return _fail(str(error), 2)
     try:
-        run(config, workdir)
+        (dry_run if _DRY_RUN.value else run)(config, workdir)
     except InputError as error:
         return _fail(str(error), 2)
     except TrainingDiverged as error:
@@ -64,8 +72,21 @@ def _parse(arguments: list[str]) -> None:
         raise InputError(" ".join(str(error).strip("'\"").split())) from None
     if rest:
         raise InputError(f"{rest[0]}: unexpected argument; flags start with --, keys with --config.")
-    if config is None:
+    if config is None and not _LIST.value:
         raise InputError("--config: expected a config file, for example --config=configs/adni.py")
+
+
+def _list_configs(folder: pathlib.Path) -> str:
+    """Every config with the first line of its head.
+
+    Raises:
+      InputError: there is no such folder.
+    """
+    paths = sorted(folder.glob("*.py"))
+    if not paths:
+        raise InputError(f"--list: no configs in {folder.absolute()}, expected to stand in eqpool's own folder")
+    heads = [(ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0] for path in paths]
+    return "\n".join(f"{path!s:<26} {head}" for path, head in zip(paths, heads, strict=True))
 
 
 def _fail(message: str, code: int) -> int:

@@ -18,6 +18,7 @@ from eqpool.data.findings import examine, refuse
 from eqpool.data.pipeline import load_cohort
 from eqpool.evaluate.evaluation import Embeddings, evaluate, site_floor_metrics, without_nan
 from eqpool.harmonise import harmonise
+from eqpool.plan import describe_plan
 from eqpool.report.page import write_report
 from eqpool.summary import describe_cohort, describe_findings, describe_results
 from eqpool.train.baselines import covariate_deciles, make_baseline, match_groups, rows_with_partner
@@ -53,13 +54,28 @@ def run(config: RunConfig, folder: pathlib.Path, quiet: bool = False) -> dict[st
         return results
 
 
-def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any]:
-    started = time.monotonic()
+def dry_run(config: RunConfig, folder: pathlib.Path) -> None:
+    """Says what `run` would train on, and what it would cost; writes nothing but what the cache keeps.
+
+    Raises:
+      InputError: bad data, as `run` would say.
+    """
+    cohort = load_cohort(config.data, _use_cache(config, folder))
+    print(describe_cohort(cohort))
+    print(describe_findings(examine(cohort)))
+    print(describe_plan(config, cohort))
+
+
+def _use_cache(config: RunConfig, folder: pathlib.Path) -> pathlib.Path:
     cache = workdir.cache_folder(config, folder)
     jax.config.update("jax_compilation_cache_dir", str((cache / "compiled").absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return cache
 
-    cohort = load_cohort(config.data, cache)
+
+def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any]:
+    started = time.monotonic()
+    cohort = load_cohort(config.data, _use_cache(config, folder))
     description = describe_cohort(cohort)
     say(description)
     findings = examine(cohort)

@@ -90,3 +90,30 @@ def test_a_bad_cohort_is_one_line_and_exit_code_two(name, tmp_path):
     assert done.returncode == 2, done.stderr
     assert expected in done.stderr and done.stderr.count("\n") == 1 and done.stderr.startswith("eqpool: ")
     assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_list_names_every_config_with_its_head():
+    done = command("--list")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(f"configs/{p.name}" for p in REPOSITORY.glob("configs/*.py"))
+    assert all(len(line.split()) > 4 for line in lines)
+
+
+def test_a_dry_run_tells_the_cost_and_leaves_no_work_directory(tmp_path):
+    generator = np.random.default_rng(0)
+    rows = ["participant_id\tsite\tage\tdx\tx_1\tx_2"]
+    for number in range(60):
+        first, second = generator.normal(size=2)
+        rows.append(
+            f"s{number}\t{'AB'[number % 2]}\t{generator.uniform(20, 80):.1f}\t{number // 2 % 2}\t{first}\t{second}"
+        )
+    (tmp_path / "participants.tsv").write_text("\n".join(rows) + "\n")
+    done = command(
+        "--config=configs/german.py", "--dry_run", f"--workdir={tmp_path / 'runs' / 'mine'}",
+        f"--config.data.participants={tmp_path / 'participants.tsv'}", "--config.data.features=x_*",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "participants: real data, 60 rows" in done.stdout
+    assert "stage_one" in done.stdout and "stage_two" in done.stdout and "s a step" in done.stdout
+    assert not (tmp_path / "runs" / "mine").exists()

@@ -16,9 +16,7 @@ from eqpool.train.state import Batch, Stage, TrainState, update
 HostBatch = dict[str, np.ndarray]
 
 
-def make_stream_step(
-    stage: Stage, optimizer: optax.GradientTransformation
-) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+def make_stream_step(stage: Stage, optimizer: optax.GradientTransformation) -> jax.stages.Wrapped:
     """The jitted step: (state, batch, stage key) -> (state, loss terms). The state is donated."""
 
     def step(state: TrainState, batch: Batch, key: jax.Array):
