@@ -4,7 +4,7 @@ VENV := .venv
 CONFIG ?= configs/adni.py
 ARGS ?=
 
-.PHONY: run test lint benchmark clean
+.PHONY: run test lint docs benchmark clean
 
 run: $(VENV)/.installed
 	$(VENV)/bin/python -m eqpool.main --config=$(CONFIG) $(ARGS)
@@ -15,6 +15,9 @@ test: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+docs: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m sphinx -W -b html docs docs/_build/html
 
 benchmark: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest benchmarks -o python_files='bench_*.py' --benchmark-enable -p no:xdist $(ARGS)
