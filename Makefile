@@ -4,13 +4,16 @@ VENV := .venv
 CONFIG ?= configs/adni.py
 ARGS ?=
 
-.PHONY: run test lint docs benchmark clean
+.PHONY: run test test-slow lint docs benchmark clean
 
 run: $(VENV)/.installed
 	$(VENV)/bin/python -m eqpool.main --config=$(CONFIG) $(ARGS)
 
 test: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest -n 2 $(ARGS)
+
+test-slow: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest -n 2 -m slow $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

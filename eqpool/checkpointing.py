@@ -56,3 +56,24 @@ class Checkpoints:
                 f"{self._directory / str(step)}: cannot be restored; it is damaged or another version of eqpool wrote "
                 f"it ({type(error).__name__}). Remove the work directory to start again"
             ) from error
+
+
+class NoCheckpoints:
+    """In place of `Checkpoints` where a stage is not to be resumed: saves nothing, has nothing."""
+
+    def __enter__(self) -> "NoCheckpoints":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+    def latest_epoch(self) -> int | None:
+        """None."""
+        return None
+
+    def save(self, epoch: int, state: Any) -> None:
+        """Does nothing."""
+
+    def restore(self, like: State, epoch: int | None = None) -> State:
+        """Raises LookupError: `latest_epoch` has said that there is nothing."""
+        raise LookupError("no checkpoint was saved")

@@ -192,6 +192,7 @@ class RunConfig:
     name: str = "participants"
     seed: int = _number(0, 0)
     method: Method = "ours"
+    class_weights: Literal["equal", "balanced"] = "equal"  # of the target's loss; balanced: each class weighs the same
     cache_dir: str = ""  # prepared volumes, simulated cohorts, site floors, compiled programs; default: beside workdir
     devices: int = _number(0, 0)  # 0: all local devices
     data: DataConfig = dataclasses.field(default_factory=DataConfig)

@@ -136,3 +136,22 @@ class MetricsLog:
             with contextlib.suppress(ValueError):
                 records.append(json.loads(line))
         return records
+
+
+class MemoryLog:
+    """What `MetricsLog` keeps in a file, kept in `kept`, for a model that has no work directory."""
+
+    def __init__(self) -> None:
+        self.kept: list[dict[str, Any]] = []
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Adds one record."""
+        self.kept.append(record)
+
+    def drop_after(self, stage: str, epoch: int) -> None:
+        """Removes the stage's records past `epoch`."""
+        self.kept = [record for record in self.kept if record["stage"] != stage or record["epoch"] <= epoch]
+
+    def records(self) -> list[dict[str, Any]]:
+        """All records, in order."""
+        return list(self.kept)

@@ -7,7 +7,17 @@ import jax
 import numpy as np
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+TABLE, *BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_table_example_pools_a_table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(TABLE, "README.md", "exec"), names)
+    site, harmonised = names["site"], names["harmonised"]
+    gap = np.abs(harmonised[site == "GE"].mean(axis=0) - harmonised[site != "GE"].mean(axis=0))
+    assert names["phi"].shape == (60, 6) and gap.mean() < 0.4
+    assert (tmp_path / "pooling.npz").exists()
 
 
 def test_the_loss_example_prints_a_gradients_shape(capsys):

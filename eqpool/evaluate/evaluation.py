@@ -156,6 +156,31 @@ def probe_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig
     }
     for name, scores in panels.items():
         result |= _strongest_metrics(name, scores)
+    return result | nuisance_metrics(cohort, embeddings, config)
+
+
+def nuisance_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig) -> Metrics:
+    """The strongest probe for each nuisance, from tau^-1 Phi, with its chance level: `nuisance_<name>`."""
+    result: Metrics = {}
+    for index, name in enumerate(cohort.nuisance_names):
+        assert cohort.nuisance is not None and embeddings.covariate_free is not None
+        label = cohort.nuisance[:, index]
+        train, test = (np.flatnonzero((cohort.split == split) & (label >= 0)) for split in ("train", "test"))
+        scores = probe_panel(
+            embeddings.covariate_free,
+            label,
+            cohort.participant_id,
+            train,
+            test,
+            config=config,
+            num_sites=len(cohort.nuisance_levels[index]),
+        )
+        best = strongest(scores)
+        result |= {
+            f"nuisance_{name}": best.balanced_accuracy,
+            f"nuisance_{name}_interval": best.balanced_accuracy_interval,
+            f"nuisance_{name}_chance": 1 / len(cohort.nuisance_levels[index]),
+        }
     return result
 
 

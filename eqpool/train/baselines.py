@@ -14,6 +14,7 @@ from eqpool.losses.mmd import mmd
 from eqpool.losses.task import task_loss
 from eqpool.models.baseline import Baseline, BaselineOutput
 from eqpool.numerics import masked_mean
+from eqpool.train.prediction import prediction_loss
 from eqpool.train.site_terms import kernel_options
 from eqpool.train.stage_one import squared_error_per_row
 from eqpool.train.state import Batch, LossValue, Stage, Variables, init_variables
@@ -45,7 +46,12 @@ def rows_with_partner(cohort: Cohort, method: str) -> np.ndarray:
     if method not in ("ss", "rm"):
         return train
     group = covariate_deciles(cohort) if method == "ss" else match_groups(cohort)
-    keep = [row for row in train if len(np.unique(cohort.site[train][group[train] == group[row]])) > 1]
+    # A row of an unknown site is no partner; in RM one of an unknown class has none.
+    known = cohort.site[train] >= 0
+    if method == "rm" and cohort.target_classes:
+        known &= cohort.target[train] >= 0
+    usable, groups, sites = train[known], group[train[known]], cohort.site[train[known]]
+    keep = [row for row, own in zip(usable, groups, strict=True) if len(np.unique(sites[groups == own])) > 1]
     return np.array(keep, np.int64)
 
 
@@ -61,9 +67,8 @@ def make_baseline(config: RunConfig, input_shape: tuple[int, ...], num_sites: in
     site_term = _site_term(config, num_sites)
 
     def terms_of(output: BaselineOutput, batch: Batch) -> dict[str, jax.Array]:
-        known = batch["mask"] * batch["target_known"]
         return {
-            "prediction": task_loss(output.prediction, batch["target"], num_classes=num_classes, mask=known),
+            "prediction": prediction_loss(config, output.prediction, batch, num_classes, batch["mask"]),
             "reconstruction": masked_mean(squared_error_per_row(output.reconstruction, batch["inputs"]), batch["mask"]),
             "site": site_term(output, batch),
         }
@@ -93,9 +98,7 @@ def make_baseline(config: RunConfig, input_shape: tuple[int, ...], num_sites: in
         everyone = jnp.ones(outputs["latent"].shape[0], jnp.float32)
         output = BaselineOutput(outputs["latent"], outputs["prediction"], jnp.zeros(()), outputs["site"])
         terms = {
-            "prediction": task_loss(
-                outputs["prediction"], rows["target"], num_classes=num_classes, mask=rows["target_known"]
-            ),
+            "prediction": prediction_loss(config, outputs["prediction"], rows, num_classes),
             "reconstruction": jnp.mean(outputs["reconstruction_error"]),
             "site": site_term(output, rows | {"mask": everyone}),
         }

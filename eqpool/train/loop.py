@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import jax
 from tqdm import tqdm
 
-from eqpool.checkpointing import Checkpoints
+from eqpool.checkpointing import Checkpoints, NoCheckpoints
 from eqpool.train.state import TrainState
-from eqpool.workdir import MetricsLog
+from eqpool.workdir import MemoryLog, MetricsLog
 
 Scalars = dict[str, float]
 RunEpoch = Callable[[TrainState, int], tuple[TrainState, dict, dict]]
@@ -32,9 +32,9 @@ def fit(
     state: TrainState,
     run_epoch: RunEpoch,
     epochs: int,
-    directory: pathlib.Path,
+    directory: pathlib.Path | None,
     save_every: int,
-    log: MetricsLog,
+    log: MetricsLog | MemoryLog,
     patience: int = 0,
 ) -> TrainState:
     """Runs the epochs that are still to be done and returns the final state.
@@ -44,7 +44,7 @@ def fit(
       state: the initial state; the newest checkpoint in `directory`, if any, replaces it.
       run_epoch: (state, epoch) -> (state, mean loss terms, validation scalars, which may be none).
       epochs: in all, those of earlier runs included.
-      directory: of the stage's checkpoints.
+      directory: of the stage's checkpoints; None keeps none, for a model that trains in seconds.
       save_every: epochs between two checkpoints; the last epoch is always saved.
       log: gets one record an epoch; records past the restored epoch are dropped first.
       patience: epochs without a lower validation score after which training stops early; 0: never.
@@ -53,7 +53,7 @@ def fit(
       TrainingDiverged: at the first epoch whose loss is not finite; nothing of it is saved.
       Preempted: at the end of the epoch in which SIGTERM came, after saving.
     """
-    with Checkpoints(directory) as checkpoints, _stop_on_sigterm() as stop_asked:
+    with Checkpoints(directory) if directory else NoCheckpoints() as checkpoints, _stop_on_sigterm() as stop_asked:
         if checkpoints.latest_epoch() is not None:
             state = checkpoints.restore(state)
         first = int(state.epoch)

@@ -9,9 +9,9 @@ import numpy as np
 from eqpool.config import ModelConfig, RunConfig, rotation_ranges
 from eqpool.geometry import so
 from eqpool.losses.equivariance import equivariance_error, equivariance_loss
-from eqpool.losses.task import task_loss
 from eqpool.models.autoencoder import StageOne
 from eqpool.numerics import masked_mean
+from eqpool.train.prediction import prediction_loss
 from eqpool.train.site_terms import labels_of, mean_over_chunks, sum_over_labels, tau_mmd
 from eqpool.train.state import Batch, LossValue, Stage, Variables, init_variables
 
@@ -75,9 +75,7 @@ def make_stage_one(
         terms = {
             "equivariance": equivariance_term(output.tau, batch["covariate"], mask),
             "reconstruction": masked_mean(squared_error_per_row(output.reconstruction, batch["inputs"]), mask),
-            "prediction": task_loss(
-                output.prediction, batch["target"], num_classes=num_classes, mask=mask * batch["target_known"]
-            ),
+            "prediction": prediction_loss(config, output.prediction, batch, num_classes, mask),
             "site": site_term(batch | {"tau": output.tau}) if weights.mmd_weight else jnp.zeros(()),
         }
         return LossValue(combine(**terms), terms, dict(updated))
@@ -95,9 +93,7 @@ def make_stage_one(
         terms = {
             "equivariance": equivariance_term(outputs["tau"], rows["covariate"], None),
             "reconstruction": jnp.mean(outputs["reconstruction_error"]),
-            "prediction": task_loss(
-                outputs["prediction"], rows["target"], num_classes=num_classes, mask=rows["target_known"]
-            ),
+            "prediction": prediction_loss(config, outputs["prediction"], rows, num_classes),
             "site": mean_over_chunks(site_term, {"tau": outputs["tau"]} | labels_of(rows))
             if weights.mmd_weight
             else jnp.zeros(()),

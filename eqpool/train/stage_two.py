@@ -10,6 +10,7 @@ from eqpool.losses.mmd import conditional_mmd, mmd
 from eqpool.losses.task import task_loss
 from eqpool.models.invariant import StageTwo
 from eqpool.numerics import masked_mean
+from eqpool.train.prediction import prediction_loss
 from eqpool.train.site_terms import kernel_options, labels_of, mean_over_chunks, sum_over_labels
 from eqpool.train.state import Batch, LossValue, Stage, Variables, init_variables
 
@@ -67,9 +68,7 @@ def make_stage_two(config: RunConfig, num_sites: int, num_classes: int, nuisance
         error = jnp.sum(jnp.square(output.reconstruction - batch["latent"]), axis=-1)
         known_site = mask * (batch["site"] >= 0)
         terms = {
-            "prediction": task_loss(
-                output.prediction, batch["target"], num_classes=num_classes, mask=mask * batch["target_known"]
-            ),
+            "prediction": prediction_loss(config, output.prediction, batch, num_classes, mask),
             "reconstruction": masked_mean(error, mask),
             "site": invariance(batch | {"phi": output.phi, "covariate_free": output.covariate_free}),
             "adversary": jnp.zeros(())
@@ -93,9 +92,7 @@ def make_stage_two(config: RunConfig, num_sites: int, num_classes: int, nuisance
         matched = {name: outputs[name] for name in ("phi", "covariate_free")}
         matched |= labels_of(rows) | {"covariate": rows["covariate"]}
         terms = {
-            "prediction": task_loss(
-                outputs["prediction"], rows["target"], num_classes=num_classes, mask=rows["target_known"]
-            ),
+            "prediction": prediction_loss(config, outputs["prediction"], rows, num_classes),
             "reconstruction": jnp.mean(outputs["reconstruction_error"]),
             "site": mean_over_chunks(invariance, matched),
             # A game has no score: an adversary that is beaten raises its own loss.

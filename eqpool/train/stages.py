@@ -18,8 +18,8 @@ from eqpool.train.loop import fit
 from eqpool.train.pairs import Pairs, make_game_optimizer, pairs_in_order, pick_pairs
 from eqpool.train.state import Stage, TrainState, create_state, finish_epoch, make_optimizer
 from eqpool.train.stream import HostBatch, make_stream_forward, make_stream_step, run_stream_epoch, run_stream_forward
-from eqpool.train.table import forward_table, make_table_epoch
-from eqpool.workdir import MetricsLog
+from eqpool.train.table import make_table_epoch, make_table_forward
+from eqpool.workdir import MemoryLog, MetricsLog
 
 Columns = dict[str, np.ndarray]
 
@@ -31,15 +31,15 @@ class Session:
     Attributes:
       config: the run's.
       mesh: the devices.
-      checkpoints: folder with one subfolder a stage.
+      checkpoints: folder with one subfolder a stage; None saves none.
       log: gets one record an epoch.
       key: the run's; each stage folds its own from it.
     """
 
     config: RunConfig
     mesh: Mesh
-    checkpoints: pathlib.Path
-    log: MetricsLog
+    checkpoints: pathlib.Path | None
+    log: MetricsLog | MemoryLog
     key: jax.Array
 
 
@@ -167,7 +167,7 @@ def forward_on_table(session: Session, stage: Stage, variables, columns: Columns
     """A trained stage's outputs for all rows of a table, on the host."""
     batch_size = getattr(session.config, stage.name).batch_size
     table = parallel.put_replicated(columns, session.mesh)
-    compute = jax.jit(lambda variables, table: forward_table(stage, variables, table, batch_size, session.mesh))
+    compute = make_table_forward(stage, batch_size, session.mesh)
     return {name: np.asarray(value) for name, value in compute(variables, table).items()}
 
 
@@ -181,7 +181,7 @@ def forward_on_volumes(session: Session, stage: Stage, variables, cohort: Cohort
 
 def _fit(session: Session, stage: Stage, state: TrainState, run_epoch, epochs: int, patience: int = 0) -> TrainState:
     save_every = getattr(session.config, stage.name).checkpoint_every_epochs
-    folder = session.checkpoints / stage.name
+    folder = session.checkpoints / stage.name if session.checkpoints else None
     return fit(stage.name, state, run_epoch, epochs, folder, save_every, session.log, patience)
 
 

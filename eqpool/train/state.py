@@ -1,5 +1,6 @@
 """The training state, the optimizer and one pure update."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -72,6 +73,7 @@ def init_variables(model: Any, key: Any, *examples: Any, **options: Any) -> Vari
     return dict(jax.jit(lambda key: model.init(key, *examples, **options))(key))
 
 
+@functools.lru_cache(maxsize=64)  # the same object for the same settings, so that compiled epochs serve again
 def make_optimizer(config: TrainingConfig, steps_per_epoch: int) -> optax.GradientTransformation:
     """Adam, its weight decay decoupled; the rate falls every `decay_every_epochs` epochs (method.md section 6)."""
     schedule = optax.exponential_decay(
@@ -85,7 +87,7 @@ def make_optimizer(config: TrainingConfig, steps_per_epoch: int) -> optax.Gradie
 
 def create_state(stage: Stage, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
     """The state before the first step."""
-    variables = stage.initialise(key)
+    variables = jax.jit(stage.initialise)(key)  # one program: drawn leaf by leaf, each shape is compiled alone
     return TrainState(
         variables=variables,
         optimizer_state=optimizer.init(variables["params"]),

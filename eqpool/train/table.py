@@ -1,5 +1,6 @@
 """Epochs over a table that fits in device memory: one `lax.scan` an epoch, no host in between."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -34,6 +35,7 @@ def epoch_order(key: jax.Array | None, num_rows: int, batch_size: int, padded_ba
     return EpochOrder(jnp.pad(rows, extra), jnp.pad(mask, extra))
 
 
+@functools.lru_cache(maxsize=64)
 def make_table_epoch(
     stage: Stage, optimizer: optax.GradientTransformation, batch_size: int, mesh: Mesh
 ) -> Callable[[TrainState, Batch, Batch, jax.Array], tuple[TrainState, Scalars, Scalars]]:
@@ -60,6 +62,12 @@ def make_table_epoch(
         return finish_epoch(state, scores), terms, scores
 
     return jax.jit(epoch, donate_argnums=0)
+
+
+@functools.lru_cache(maxsize=64)
+def make_table_forward(stage: Stage, batch_size: int, mesh: Mesh) -> Callable[..., dict[str, jax.Array]]:
+    """The jitted `forward_table`: (variables, table) -> outputs."""
+    return jax.jit(lambda variables, table: forward_table(stage, variables, table, batch_size, mesh))
 
 
 def forward_table(stage: Stage, variables, table: Batch, batch_size: int, mesh: Mesh) -> dict[str, jax.Array]:

@@ -130,6 +130,45 @@ def test_rows_without_target_do_not_reach_the_prediction():
         np.testing.assert_array_equal(left, right)
 
 
+@pytest.mark.parametrize("name", ["stage_one", "stage_two"])
+def test_a_nuisance_is_one_more_label_and_its_unknown_rows_do_not_count(name):
+    make = {
+        "stage_one": lambda levels: make_stage_one(with_codes(), (FEATURES,), 1, 3, 2, levels),
+        "stage_two": lambda levels: make_stage_two(with_codes(mmd_match="phi"), 3, 2, levels),
+    }[name]
+    batch = columns()
+    nuisance = np.random.default_rng(5).integers(-1, 2, (ROWS, 1)).astype(np.int32)
+    plain, with_nuisance = make(()), make((2,))
+    variables = plain.initialise(jax.random.key(0))
+
+    def site_of(stage, **changes):
+        rows = jax.tree.map(jnp.asarray, batch | changes)
+        in_training = stage.loss(variables, rows, jax.random.key(0), jnp.int32(0)).terms["site"]
+        validated = stage.validate(stage.forward(variables, rows), rows)["site"]
+        np.testing.assert_allclose(in_training, validated, rtol=1e-4, atol=1e-6)
+        return float(in_training)
+
+    known = nuisance[:, 0] >= 0
+    assert 0 < known.sum() < ROWS
+    alone = site_of(plain, site=np.where(known, nuisance[:, 0], -1))
+    assert site_of(with_nuisance, nuisance=nuisance) == pytest.approx(site_of(plain) + alone, rel=1e-4)
+
+
+def test_rows_of_an_unknown_site_reach_reconstruction_and_equivariance_alone():
+    stage = make_stage_one(with_codes(), (FEATURES,), 1, 3, 2)
+    variables = stage.initialise(jax.random.key(0))
+    known, unknown = columns(), columns()
+    unknown["site"][:4] = -1
+    without = {key: value[4:] for key, value in known.items()}
+    terms = [
+        stage.loss(variables, jax.tree.map(jnp.asarray, rows), jax.random.key(0), jnp.int32(0)).terms
+        for rows in (known, unknown, without)
+    ]
+    for term in ("equivariance", "reconstruction", "prediction"):
+        assert float(terms[1][term]) == pytest.approx(float(terms[0][term]), rel=1e-6)
+    assert float(terms[1]["site"]) == pytest.approx(float(terms[2]["site"]), rel=1e-4, abs=1e-6)
+
+
 def test_the_gradient_is_the_finite_difference():
     stage = stages()["stage_two_covariate_free"]
     variables = stage.initialise(jax.random.key(0))

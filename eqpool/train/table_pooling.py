@@ -1,0 +1,153 @@
+"""Both stages on arrays in memory, as one model: trained, kept as plain arrays, and applied to new rows in chunks."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eqpool import parallel
+from eqpool.config import RunConfig
+from eqpool.models.autoencoder import StageOne
+from eqpool.models.mlp import MLP
+from eqpool.train.stage_one import make_stage_one
+from eqpool.train.stage_two import make_stage_two
+from eqpool.train.stages import Columns, Session, forward_on_table, train_on_table
+from eqpool.train.state import Stage, Variables
+from eqpool.workdir import MemoryLog
+
+CHUNK = 4096  # rows whose rotations (n x n each) are in memory at once
+
+
+@dataclasses.dataclass(frozen=True)
+class TableShape:
+    """What the networks' sizes follow from, beside the config.
+
+    Attributes:
+      features, covariates, sites: how many.
+      classes: of the target; 0 for a number.
+      nuisances: levels of each further label.
+    """
+
+    features: int
+    covariates: int
+    sites: int
+    classes: int
+    nuisances: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class TablePooling:
+    """Both trained stages.
+
+    Attributes:
+      config: `model` is what the networks need of it.
+      shape: of the table.
+      stage_one, stage_two: their variables, nested dicts of arrays.
+      history: one record an epoch of either stage; not kept by `EquivariantPooling.save`.
+    """
+
+    config: RunConfig
+    shape: TableShape
+    stage_one: Variables
+    stage_two: Variables
+    history: tuple[dict[str, Any], ...] = ()
+
+    def apply(self, inputs: np.ndarray, decode: bool = False) -> dict[str, np.ndarray]:
+        """What both stages make of (N, F) float32 rows, on the host, in memory that does not grow with n^2 N.
+
+        Returns:
+          `latent`, `covariate_free` and `phi` (N, n), `prediction` (N, outputs); with `decode` also `decoded` (N, F),
+          D(l), and `pooled` (N, F), D(Psi(Phi)): the features before and after pooling as the decoder tells them.
+        """
+        compute = _applied(self.config, self.shape, decode)
+        return _in_chunks(lambda rows: compute(self.stage_one, self.stage_two, rows), inputs)
+
+    def decode(self, phi: np.ndarray) -> np.ndarray:
+        """D(Psi(Phi)), (N, n) to (N, F) float32: what Phi alone tells of the features."""
+        compute = _decoded(self.config, self.shape)
+        psi = self.stage_two["params"]["psi"]
+        return _in_chunks(lambda rows: {"features": compute(self.stage_one, psi, rows)}, phi)["features"]
+
+
+def _in_chunks(compute: Callable[[np.ndarray], dict[str, jax.Array]], inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """`compute` on chunks of rows, its outputs joined on the host."""
+    size = min(CHUNK, 1 << max(3, math.ceil(math.log2(max(len(inputs), 1)))))  # few sizes, few compilations
+    parts = []
+    for start in range(0, len(inputs), size):
+        rows = np.asarray(inputs[start : start + size], np.float32)
+        outputs = jax.device_get(compute(np.pad(rows, ((0, size - len(rows)), (0, 0)))))
+        parts.append({name: value[: len(rows)] for name, value in outputs.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def fit_table(
+    config: RunConfig, shape: TableShape, columns: Columns, train: np.ndarray, validation: np.ndarray
+) -> TablePooling:
+    """Trains stage one, then stage two on its latents; validation rows choose the epoch of each.
+
+    Args:
+      config: of the run; its seed decides all that is random.
+      shape: of the table.
+      columns: `inputs` (N, F), and as `Scaling.columns` gives them `site`, `covariate`, `target`, `target_known`, and
+        `nuisance` where `shape` has any.
+      train, validation: row indices.
+
+    Raises:
+      TrainingDiverged: a loss is not finite.
+    """
+    stage_one, stage_two = _stages(config, shape)
+    log = MemoryLog()
+    session = Session(config, parallel.make_mesh(config.devices), None, log, jax.random.key(config.seed))
+    first = train_on_table(session, stage_one, columns, train, validation).best_variables
+    outputs = forward_on_table(session, stage_one, first, columns)
+    latents = {name: value for name, value in columns.items() if name != "inputs"}
+    latents |= {name: outputs[name] for name in ("latent", "tau")}
+    second = train_on_table(session, stage_two, latents, train, validation).best_variables
+    first, second = jax.tree.map(np.asarray, (first, second))
+    return TablePooling(config, shape, first, second, tuple(log.kept))
+
+
+@functools.lru_cache(maxsize=32)
+def _stages(config: RunConfig, shape: TableShape) -> tuple[Stage, Stage]:
+    """The same objects for the same settings, so that what was compiled for them serves again."""
+    stage_one = make_stage_one(config, (shape.features,), shape.covariates, shape.sites, shape.classes, shape.nuisances)
+    return stage_one, make_stage_two(config, shape.sites, shape.classes, shape.nuisances)
+
+
+@functools.lru_cache(maxsize=32)
+def _applied(config: RunConfig, shape: TableShape, decode: bool) -> Callable[..., dict[str, jax.Array]]:
+    stage_one, stage_two = _stages(config, shape)
+    decoder = _stage_one_networks(config, shape)
+
+    def compute(first: Variables, second: Variables, inputs: jax.Array) -> dict[str, jax.Array]:
+        encoded = stage_one.forward(first, {"inputs": inputs})
+        pooled = stage_two.forward(second, {"latent": encoded["latent"], "tau": encoded["tau"]})
+        outputs = {name: pooled[name] for name in ("phi", "covariate_free", "prediction")}
+        outputs["latent"] = encoded["latent"]
+        if decode:
+            both = jnp.concatenate([encoded["latent"], pooled["reconstruction"]])
+            features = decoder.apply(first, both, method="decode")
+            outputs["decoded"], outputs["pooled"] = jnp.split(features, 2)
+        return outputs
+
+    return jax.jit(compute)
+
+
+@functools.lru_cache(maxsize=32)
+def _decoded(config: RunConfig, shape: TableShape) -> Callable[..., jax.Array]:
+    decoder, psi = _stage_one_networks(config, shape), MLP((config.model.hidden_units,), config.model.latent_dim)
+
+    def compute(first: Variables, psi_variables: Variables, phi: jax.Array) -> jax.Array:
+        latent = psi.apply({"params": psi_variables}, phi)
+        return decoder.apply(first, latent, method="decode")
+
+    return jax.jit(compute)
+
+
+def _stage_one_networks(config: RunConfig, shape: TableShape) -> Any:
+    return StageOne(config.model, (shape.features,), max(shape.classes, 1), shape.covariates)
