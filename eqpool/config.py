@@ -17,7 +17,20 @@ from ml_collections import ConfigDict
 from eqpool.errors import InputError
 
 Method = Literal["ours", "naive", "mmd", "cai", "ss", "rm", "istn"]
-Dataset = Literal["adni", "adcp", "brain_sex", "brain_age", "german", "adult", "morpho_mnist", "participants"]
+Dataset = Literal[
+    "adni",
+    "adcp",
+    "brain_sex",
+    "brain_age",
+    "german",
+    "adult",
+    "morpho_mnist",
+    "fcon1000",
+    "abide1",
+    "ixi_thickness",
+    "participants",
+]
+COHORTS = ("fcon1000", "abide1", "ixi_thickness")  # real tables that cannot be downloaded
 Domain = Literal["thin", "thick", "slanted", "thick_slanted"]
 
 
@@ -29,8 +42,20 @@ def _number(default: float, minimum: float = -math.inf, maximum: float = math.in
 class DataConfig:
     """What is pooled. An empty string means "not given"."""
 
-    dataset: Dataset = "participants"  # adni, adcp and brain_* are simulated unless participants is given
-    raw_dir: str = ""  # local folder with the raw public files, instead of downloading
+Dataset = Literal[
+    "adni",
+    "adcp",
+    "brain_sex",
+    "brain_age",
+    "german",
+    "adult",
+    "morpho_mnist",
+    "fcon1000",
+    "abide1",
+    "ixi_thickness",
+    "participants",
+]
+COHORTS = ("fcon1000", "abide1", "ixi_thickness")  # real tables that cannot be downloaded
     participants: str = ""  # participants.tsv (or .csv): one row a scan
     root: str = ""  # where the images are; default: the folder of participants
     site_column: str = "site"
@@ -39,6 +64,7 @@ class DataConfig:
     target: str = "dx"
     target_type: Literal["auto", "classes", "number"] = "auto"
     features: str = ""  # comma-separated columns or glob patterns; given, the cohort is a table and not volumes
+    site_calibration: Literal["none", "location", "covariance"] = "none"  # of a table's features, before training
     grid: str = "mni_4mm"  # named grid (mni_4mm, mni_2mm, 64) or a shape such as 32x32x32
     on_bad_volume: Literal["stop", "skip"] = "stop"
     squash: bool = False  # volumes: tanh of the z-scores, for networks whose output lies in [-1, 1]

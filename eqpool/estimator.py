@@ -24,6 +24,7 @@ from eqpool.data.cohort import CovariateScaling
 from eqpool.data.splits import assign_splits
 from eqpool.errors import InputError
 from eqpool.train.table_pooling import TablePooling, TableShape, fit_table
+from eqpool.workdir import write_arrays
 
 _FORMAT = 1
 
@@ -157,6 +158,12 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         check_is_fitted(self)
         return self.pooling_.apply(self._prepared(X, site))["phi"]
 
+    def embed(self, X: Any, site: Any = None) -> dict[str, np.ndarray]:
+        """`latent` l, `covariate_free` tau^-1 Phi and `phi`, (N, latent_dim) float32 each; arguments as `transform`."""
+        check_is_fitted(self)
+        outputs = self.pooling_.apply(self._prepared(X, site))
+        return {name: outputs[name] for name in ("latent", "covariate_free", "phi")}
+
     def predict(self, X: Any, site: Any = None) -> np.ndarray:
         """(N,) the target told from Phi: class labels, or numbers in the target's units; NaN without a target."""
         check_is_fitted(self)
@@ -249,8 +256,7 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         arrays |= {} if self.calibration_ is None else _prefixed("calibration", self.calibration_.to_arrays())
         arrays |= _prefixed("stage_one", _flat(self.pooling_.stage_one))
         arrays |= _prefixed("stage_two", _flat(self.pooling_.stage_two))
-        with open(path, "wb") as file:
-            np.savez(file, header=np.array(json.dumps(header)), **arrays)
+        write_arrays(pathlib.Path(path), arrays | {"header": np.array(json.dumps(header))})
 
     @classmethod
     def load(cls, path: str | pathlib.Path) -> "EquivariantPooling":

@@ -86,6 +86,9 @@ def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]
     scaling = Scaling.fit(cohort)
     workdir.write_json(folder / "scaling.json", scaling.to_dict())
 
+    if cohort.calibration is not None:
+        workdir.write_arrays(folder / "calibration.npz", cohort.calibration.to_arrays())
+
     session = Session(
         config=config,
         mesh=parallel.make_mesh(config.devices),

@@ -6,8 +6,10 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 from eqpool.config import RunConfig, differing_keys, to_dict
 from eqpool.errors import InputError
@@ -92,6 +94,16 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
     def write(temporary: pathlib.Path) -> None:
         temporary.write_text(text)
+
+    write_atomically(path, write)
+
+
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an npz, whole or not at all, without pickle: an array of objects is refused."""
+
+    def write(temporary: pathlib.Path) -> None:
+        with open(temporary, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
 
     write_atomically(path, write)
 

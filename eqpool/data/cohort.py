@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from eqpool.data.calibration import SiteCalibration
+
 if TYPE_CHECKING:  # findings are about a cohort and import this module
     from eqpool.data.findings import Finding
 
@@ -51,6 +53,7 @@ class Cohort:
       nuisance: (N, Q) int32, further labels to be invariant to, such as sex; -1 where unknown. None without any.
       nuisance_names: the Q names.
       nuisance_levels: the names of each one's levels.
+      calibration: of a table's features, which `inputs` have gone through; None where they have not.
       findings: what the pre-flight check found in the features when they were read.
     """
 
@@ -72,6 +75,7 @@ class Cohort:
     nuisance: np.ndarray | None = None
     nuisance_names: tuple[str, ...] = ()
     nuisance_levels: tuple[tuple[str, ...], ...] = ()
+    calibration: SiteCalibration | None = None
     findings: tuple[Finding, ...] = ()
 
     def rows(self, split: str) -> np.ndarray:

@@ -6,7 +6,8 @@ import pathlib
 import numpy as np
 import pandas as pd
 
-from eqpool.config import DataConfig, split_names
+from eqpool.config import COHORTS, DataConfig, split_names
+from eqpool.data.calibration import SiteCalibration
 from eqpool.data.checks import check_cohort
 from eqpool.data.cohort import SPLITS, Cohort
 from eqpool.data.covariates import parse_specs, read_covariates, read_nuisances
@@ -78,7 +79,7 @@ def _read_design(config: DataConfig, simulated: bool) -> tuple[ParticipantsTable
     target, classes = _target(table, config)
     nuisance, levels = read_nuisances(table, nuisances) if nuisances else (None, ())
     cohort = Cohort(
-        name=config.dataset if simulated else "participants",
+        name=config.dataset if simulated or config.dataset in COHORTS else "participants",
         simulated=simulated,
         participant_id=table.frame[ID_COLUMN].to_numpy(dtype=np.str_),
         inputs=np.zeros((len(table.frame), 0), np.float32),
@@ -188,14 +189,39 @@ def _missing_notes(cohort: Cohort, config: DataConfig) -> list[str]:
 def _with_features(cohort: Cohort, table: ParticipantsTable, config: DataConfig) -> tuple[Cohort, FeatureEncoding]:
     frame = select_features(table, split_names(config.features), _roles(config))
     encoding = fit_encoding(frame, cohort.rows("train"))
+    calibration = _calibration(encoding.apply(frame), cohort, config)
     encoded = dataclasses.replace(
         cohort,
-        inputs=encoding.apply(frame),
+        inputs=_calibrated(encoding.apply(frame), cohort, calibration),
+        calibration=calibration,
         input_names=encoding.input_names,
         notes=(*cohort.notes, f"{len(frame.columns)} feature columns", *_feature_notes(frame)),
         findings=_findings(frame, cohort),
     )
     return encoded, encoding
+
+
+def _calibration(inputs: np.ndarray, cohort: Cohort, config: DataConfig) -> SiteCalibration | None:
+    """Scanner effects of the training rows, with covariates and target kept."""
+    if config.site_calibration == "none":
+        return None
+    rows = cohort.rows("train")
+    target = cohort.target[rows].astype(np.float64)
+    columns = target[:, None]
+    if cohort.target_classes:
+        levels = (target[:, None] == np.arange(1, len(cohort.target_classes))[None]).astype(np.float64)
+        columns = np.where(target[:, None] < 0, np.nan, levels)
+    prior_rows = np.inf if config.site_calibration == "location" else None
+    site = _site_names(cohort)[rows]
+    return SiteCalibration.fit(inputs[rows], site, cohort.covariates[rows], columns, prior_rows=prior_rows)
+
+
+def _calibrated(inputs: np.ndarray, cohort: Cohort, calibration: SiteCalibration | None) -> np.ndarray:
+    return inputs if calibration is None else calibration.apply(inputs, _site_names(cohort))
+
+
+def _site_names(cohort: Cohort) -> np.ndarray:
+    return np.array([*cohort.site_names, ""])[cohort.site]
 
 
 def _findings(frame: pd.DataFrame, cohort: Cohort) -> tuple[Finding, ...]:

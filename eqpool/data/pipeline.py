@@ -3,12 +3,13 @@
 import dataclasses
 import pathlib
 
-from eqpool.config import DataConfig
+from eqpool.config import COHORTS, DataConfig
 from eqpool.data.batches import count_batches, volume_batches
 from eqpool.data.cohort import Cohort
 from eqpool.data.grids import named_grid
 from eqpool.data.own import load_participants
 from eqpool.data.tables import FeatureEncoding
+from eqpool.errors import InputError
 
 __all__ = ["count_batches", "load_cohort", "load_feature_encoding", "volume_batches"]
 
@@ -19,7 +20,8 @@ def load_cohort(config: DataConfig, cache_dir: pathlib.Path, progress: bool = Tr
     """Reads, checks, splits and scales the data that a configuration asks for.
 
     A given `config.participants` is read whatever the data set's name; without it "german" and "adult" come from
-    UCI's raw files, "morpho_mnist" is drawn from MNIST's, "adni" and "adcp" are simulated in the cache folder.
+    UCI's raw files, the cohorts of `config.COHORTS` from `config.raw_dir`, "morpho_mnist" is drawn from MNIST's files,
+    "adni" and "adcp" are simulated in the cache folder.
 
     Args:
       config: what is pooled.
@@ -29,8 +31,8 @@ def load_cohort(config: DataConfig, cache_dir: pathlib.Path, progress: bool = Tr
     Raises:
       InputError: one line naming the file, row, column or key, what was found and what was expected.
     """
-    if config.participants:
-        return load_participants(config, pathlib.Path(cache_dir), progress)[0]
+    if config.participants or config.dataset in COHORTS:
+        return load_participants(_own(config), pathlib.Path(cache_dir), progress)[0]
     if config.dataset == "morpho_mnist":
         return _load_digits(config, pathlib.Path(cache_dir), progress)
     if config.dataset in ("german", "adult"):
@@ -40,9 +42,24 @@ def load_cohort(config: DataConfig, cache_dir: pathlib.Path, progress: bool = Tr
 
 def load_feature_encoding(config: DataConfig, cache_dir: pathlib.Path) -> FeatureEncoding | None:
     """How `load_cohort` encodes the features of a participants table, to encode new rows alike; None for volumes."""
-    if not config.participants or not config.features:
+    if not (config.participants or config.dataset in COHORTS) or not config.features:
         return None
-    return load_participants(config, pathlib.Path(cache_dir), False)[1]
+    return load_participants(_own(config), pathlib.Path(cache_dir), False)[1]
+
+
+def _own(config: DataConfig) -> DataConfig:
+    """A named cohort is a participants table in `config.raw_dir`, or in the folder of its name there."""
+    if config.participants:
+        return config
+    folder = pathlib.Path(config.raw_dir).expanduser()
+    places = [folder / config.dataset / "participants.tsv", folder / "participants.tsv"]
+    found = [path for path in places if config.raw_dir and path.is_file()]
+    if not found:
+        raise InputError(
+            f'config.data.raw_dir = "{config.raw_dir}": no participants.tsv of {config.dataset} there, which cannot be '
+            "downloaded; expected the folder that holds it, or its path in config.data.participants"
+        )
+    return dataclasses.replace(config, participants=str(found[0]))
 
 
 def _load_public(config: DataConfig, cache_dir: pathlib.Path) -> Cohort:

@@ -1,0 +1,1 @@
+"""Real multi-site tables: raw, ComBat, the paper's baselines and ours, nothing fitted outside the fold."""

@@ -1,0 +1,79 @@
+"""The three cohorts as arrays, and their folds."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+from sklearn.model_selection import StratifiedKFold
+
+from eqpool.data.covariates import parse_specs, read_covariates
+from eqpool.data.participants import parse_classes, read_participants, select_features
+from eqpool.errors import InputError
+
+COHORTS = ("ixi_thickness", "abide1", "fcon1000")
+SMALLEST_PROBED_SITE = 10  # subjects of a site that the probes are to tell
+ROLES = ("site", "age", "sex", "dx")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """One cohort.
+
+    Attributes:
+      name: of its folder.
+      features: (N, F) float64; missing values and failed measurements (0) are NaN.
+      site: (N,) int, into `site_names`.
+      covariates: (N, 2) float64, age in years and sex, 1 for male.
+      labels: "sex" and, where it varies, "dx": (N,) int 0 or 1.
+    """
+
+    name: str
+    features: np.ndarray
+    site: np.ndarray
+    site_names: tuple[str, ...]
+    covariates: np.ndarray
+    labels: dict[str, np.ndarray]
+
+    @property
+    def probed(self) -> np.ndarray:
+        """(N,) bool: rows of sites that are large enough to be told."""
+        return np.isin(self.site, np.flatnonzero(np.bincount(self.site) >= SMALLEST_PROBED_SITE))
+
+
+def load_table(folder: pathlib.Path, name: str) -> Table:
+    """Reads `folder`/`name`/participants.tsv.
+
+    Raises:
+      InputError: one line naming file, row and column.
+    """
+    table = read_participants(folder / name / "participants.tsv")
+    for column in ROLES[:3]:
+        table.require(column, "experiments.cohorts")
+    covariates = read_covariates(table, parse_specs("age,sex:categorical")).values
+    if not np.isfinite(covariates).all():
+        raise InputError(f"{table.path}: a row without age or sex, expected none")
+    features = select_features(table, ["*"], ROLES).to_numpy(np.float64)
+    site, site_names = parse_classes(table.frame["site"])
+    labels = {"sex": covariates[:, 1].astype(int)}
+    if "dx" in table.frame:
+        diagnosis, classes = parse_classes(table.frame["dx"])
+        labels |= {"dx": diagnosis} if len(classes) == 2 else {}
+    return Table(name, np.where(features == 0, np.nan, features), site, site_names, covariates, labels)
+
+
+def folds(table: Table, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(training rows, held-out rows) of each fold, stratified by site.
+
+    All folds train on the same number of rows, so that what is compiled for one serves all: at most a few rows of the
+    larger folds are left out of training.
+    """
+    splits = list(StratifiedKFold(count, shuffle=True, random_state=seed).split(table.features, table.site))
+    size = min(len(train) for train, _ in splits)
+    generator = np.random.default_rng(seed)
+    return [(np.sort(generator.permutation(train)[:size]), test) for train, test in splits]
+
+
+def standardised(table: Table, train: np.ndarray) -> np.ndarray:
+    """(N, F) features in deviations from the training rows' mean, missing values at the mean."""
+    mean, deviation = np.nanmean(table.features[train], axis=0), np.nanstd(table.features[train], axis=0)
+    return np.nan_to_num((table.features - mean) / np.where(deviation > 0, deviation, 1))

@@ -1,0 +1,129 @@
+"""Every method as one function: from a fold's training rows to features of all rows."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from eqpool import parallel
+from eqpool.config import default_config, from_config_dict
+from eqpool.data.cohort import Cohort, Scaling
+from eqpool.data.splits import assign_splits
+from eqpool.errors import InputError
+from eqpool.estimator import EquivariantPooling
+from eqpool.run import train
+from eqpool.train.stages import Session
+from eqpool.workdir import MemoryLog
+from experiments.cohorts.cohort import Table, standardised
+from experiments.cohorts.selection import select_prior_rows
+
+BASELINES = ("naive", "mmd", "cai", "ss", "rm")
+METHODS = ("raw", "combat", *BASELINES, "ours")
+Representations = dict[str, np.ndarray]  # name -> (N, F') features of all rows
+
+
+def represent(method: str, table: Table, train_rows: np.ndarray, epochs: int) -> tuple[Representations, dict[str, Any]]:
+    """What a method, fitted on the training rows alone, makes of all rows, and what it chose.
+
+    The name of a representation ends in " *" where its columns mean the same whatever the fold: features, and not the
+    axes of a latent.
+    """
+    inputs = standardised(table, train_rows)
+    if method == "raw":
+        return {"raw *": inputs}, {}
+    if method == "combat":
+        return {"ComBat *": _combat(table, inputs, train_rows)}, {}
+    if method == "ours":
+        return _ours(table, inputs, train_rows, epochs)
+    return {f"{method}, Phi": _baseline(method, table, inputs, train_rows, epochs)}, {}
+
+
+def target_of(table: Table) -> str:
+    """What a baseline's network is to predict: the diagnosis where there is one, else sex."""
+    return "dx" if "dx" in table.labels else "sex"
+
+
+def _combat(table: Table, inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """neuroCombat on the training rows, keeping age, sex and diagnosis; its estimates applied to all others.
+
+    As in its own `neuroCombatFromTraining` (which fails with NumPy 2) a new row is scaled about the mean training row:
+    its covariates are not asked for. A site that training rows lack stays raw.
+    """
+    try:
+        from neuroCombat import neuroCombat
+    except ImportError:
+        raise InputError("method combat: neuroCombat is not installed; pip install 'eqpool[combat]'") from None
+    import pandas as pd
+
+    design = pd.DataFrame({"site": table.site[rows], "age": table.covariates[rows, 0]})
+    for name, label in table.labels.items():
+        design[name] = label[rows]
+    fitted = neuroCombat(inputs[rows].T, design, "site", categorical_cols=list(table.labels), continuous_cols=["age"])
+    estimates = fitted["estimates"]
+    harmonised = inputs.copy()
+    deviation = np.sqrt(estimates["var.pooled"][:, 0])
+    centre = estimates["stand.mean"][:, 0] + np.mean(estimates["mod.mean"], axis=1)
+    for index, site in enumerate(np.unique(table.site[rows])):
+        here = table.site == site
+        gamma, delta = estimates["gamma.star"][index], estimates["delta.star"][index]
+        harmonised[here] = ((inputs[here] - centre) / deviation - gamma) / np.sqrt(delta) * deviation + centre
+    harmonised[rows] = fitted["data"].T
+    return np.where(np.isfinite(harmonised), harmonised, inputs)  # a site of one row has no variance
+
+
+def _ours(table: Table, inputs: np.ndarray, rows: np.ndarray, epochs: int) -> tuple[Representations, dict[str, Any]]:
+    """Equivariant to age and sex; the diagnosis, where there is one, is the target."""
+    site = np.array(table.site_names)[table.site]
+    prior_rows = select_prior_rows(table, inputs, rows)
+    pooling = EquivariantPooling(epochs=epochs, prior_rows=prior_rows)
+    diagnosis = table.labels["dx"][rows] if "dx" in table.labels else None
+    pooling.fit(inputs[rows], diagnosis, site=site[rows], covariates=table.covariates[rows])
+    outputs = pooling.embed(inputs, site)
+    unknown = inputs.copy()
+    unknown[rows] = pooling.harmonise(inputs[rows], site[rows])
+    rest = np.setdiff1d(np.arange(len(inputs)), rows)
+    unknown[rest] = pooling.harmonise(inputs[rest])
+    features = {
+        "ours, harmonised *": pooling.harmonise(inputs, site),
+        "ours, site not given *": unknown,
+        "ours, Phi": outputs["phi"],
+        "ours, tau^-1 Phi": outputs["covariate_free"],
+    }
+    return features, {"prior_rows": prior_rows}
+
+
+def _baseline(method: str, table: Table, inputs: np.ndarray, rows: np.ndarray, epochs: int) -> np.ndarray:
+    cohort = _as_cohort(table, inputs, rows)
+    config = default_config()
+    config.method, config.devices = method, 1
+    config.data.participants = table.name
+    config.baseline.update(
+        epochs=epochs, learning_rate=2e-3, prediction_weight=0.3, reconstruction_weight=1.0, site_weight=1.0,
+        decay_every_epochs=max(1, epochs // 8), checkpoint_every_epochs=epochs,
+    )  # fmt: skip
+    checked = from_config_dict(config)
+    session = Session(checked, parallel.make_mesh(1), None, MemoryLog(), jax.random.key(0))
+    return train(session, cohort, Scaling.fit(cohort))[0].phi
+
+
+def _as_cohort(table: Table, inputs: np.ndarray, rows: np.ndarray) -> Cohort:
+    """Training rows are divided into train and validation; all others are test."""
+    target = target_of(table)
+    split = np.full(len(inputs), "test", dtype="<U10")
+    strata = list(zip(table.site[rows].tolist(), table.labels[target][rows].tolist(), strict=True))
+    split[rows] = assign_splits(rows.astype(str), strata, validation_fraction=0.1, test_fraction=0.0, seed=0)
+    return Cohort(
+        name=table.name,
+        simulated=False,
+        participant_id=np.arange(len(inputs)).astype(str),
+        inputs=inputs.astype(np.float32),
+        input_names=tuple(map(str, range(inputs.shape[1]))),
+        site=table.site,
+        site_names=table.site_names,
+        covariates=table.covariates[:, :1],
+        covariate_names=("age",),
+        target=table.labels[target].astype(np.int32),
+        target_name=target,
+        target_classes=("0", "1"),
+        split=split,
+    )

@@ -1,0 +1,139 @@
+"""One method on one cohort: folds that are stored one by one, and what they add up to."""
+
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import balanced_accuracy_score, r2_score
+from sklearn.model_selection import StratifiedKFold
+
+from eqpool.workdir import write_arrays
+from experiments.cohorts.cohort import Table, folds
+from experiments.cohorts.methods import represent
+from experiments.cohorts.probes import SITE_PROBES, told_age, told_label, told_sites, without_covariates
+
+PERMUTATIONS = 999
+Told = dict[str, np.ndarray]  # "<representation>/<what>" -> what was told of the fold's held-out rows
+
+
+def evaluate(method: str, table: Table, folder: pathlib.Path, count: int, seed: int, epochs: int) -> dict[str, Any]:
+    """Every representation of a method, by name, with what was told of each row when it was held out.
+
+    A fold that `folder` holds already, made with the same settings and features, is read and not computed again.
+    """
+    splits = folds(table, count, seed)
+    parts, chosen = [], []
+    for index, (train, test) in enumerate(splits):
+        path = folder / table.name / method / f"{_fingerprint(table, train, epochs)}_fold{index}.npz"
+        if not path.exists():
+            told, chose = _fold(method, table, train, test, epochs)
+            write_arrays(path, told | {"chosen": np.array(json.dumps(chose))})
+        with np.load(path, allow_pickle=False) as archive:
+            parts.append(dict(archive))
+        chosen.append(json.loads(str(parts[-1].pop("chosen"))))
+    joined = {name: _by_row([part[name] for part in parts], splits) for name in parts[0]}
+    names = dict.fromkeys(name.split("/")[0] for name in joined)
+    results = {}
+    for name in names:
+        told = {key.split("/")[1]: value for key, value in joined.items() if key.startswith(f"{name}/")}
+        if name.endswith(" *"):
+            told |= _within(table, told.pop("features"), count, seed)
+        results[name] = told
+    return {"told": results, "chosen": chosen}
+
+
+def scores(table: Table, told: Told, raw: Told) -> dict[str, Any]:
+    """The numbers of one line of the table; `raw` is what the raw features told, for paired comparisons."""
+    probed, age = table.probed, table.covariates[:, 0]
+    result: dict[str, Any] = {"chance": 1 / len(np.unique(table.site[probed]))}
+    for design in ("transfer", "within"):
+        predictions = {name: told[f"{design}_{name}"] for name in SITE_PROBES if f"{design}_{name}" in told}
+        if predictions:
+            result |= {f"site_{design}_{key}": value for key, value in _site(table, predictions).items()}
+    errors, before = np.abs(told["age"] - age), np.abs(raw["age"] - age)
+    result |= {"age_mae": float(errors.mean()), "age_r2": float(r2_score(age, told["age"]))}
+    result["age_p_against_raw"] = _sign_flips(errors - before)
+    for name, label in table.labels.items():
+        right, right_before = told[name] == label, raw[name] == label
+        result[f"{name}_balanced_accuracy"] = float(balanced_accuracy_score(label, told[name]))
+        result[f"{name}_accuracy"] = float(right.mean())
+        result[f"{name}_p"] = _permuted(label, {name: told[name]})
+        result[f"{name}_p_against_raw"] = _sign_flips(right_before.astype(float) - right)
+    return result
+
+
+def _fold(method: str, table: Table, train: np.ndarray, test: np.ndarray, epochs: int) -> tuple[Told, dict[str, Any]]:
+    representations, chosen = represent(method, table, train, epochs)
+    told: Told = {}
+    for name, values in representations.items():
+        features = values.astype(np.float64)
+        residual = without_covariates(features, table.covariates, train)
+        probed = train[table.probed[train]]
+        for probe, sites in told_sites(residual, table.site, probed, test).items():
+            told[f"{name}/transfer_{probe}"] = sites
+        told[f"{name}/age"] = told_age(features, table.covariates[:, 0], train, test)
+        for label, values_of_label in table.labels.items():
+            told[f"{name}/{label}"] = told_label(features, values_of_label, train, test)
+        if name.endswith(" *"):
+            told[f"{name}/features"] = features[test]
+    return told, chosen
+
+
+def _within(table: Table, features: np.ndarray, count: int, seed: int) -> Told:
+    """The site probes, cross-validated among rows each of which was harmonised by a model that had not seen it."""
+    told = {f"within_{name}": np.full(len(table.site), -1) for name in SITE_PROBES}
+    rows = np.flatnonzero(table.probed)
+    splits = StratifiedKFold(count, shuffle=True, random_state=seed + 1).split(rows, table.site[rows])
+    for inner, held_out in splits:
+        train, test = rows[inner], rows[held_out]
+        residual = without_covariates(features, table.covariates, train)
+        for name, sites in told_sites(residual, table.site, train, test).items():
+            told[f"within_{name}"][test] = sites
+    return told
+
+
+def _site(table: Table, predictions: Told) -> dict[str, Any]:
+    """The strongest probe, and how often labels at random would be told as well by the strongest of them."""
+    rows = table.probed
+    reached = {name: balanced_accuracy_score(table.site[rows], told[rows]) for name, told in predictions.items()}
+    best = max(reached, key=reached.__getitem__)
+    p_value = _permuted(table.site[rows], {name: told[rows] for name, told in predictions.items()})
+    return {"strongest": reached[best], "probe": best, "p": p_value, "all": reached}
+
+
+def _permuted(truth: np.ndarray, predictions: Told) -> float:
+    """p of the largest balanced accuracy among predictions of held-out rows, were they told without the truth."""
+    generator = np.random.default_rng(0)
+    classes, index = np.unique(truth, return_inverse=True)
+    size = np.bincount(index)
+
+    def largest(order: np.ndarray) -> float:
+        shuffled = index[order]
+        hits = (np.bincount(shuffled, told == classes[shuffled], len(classes)) for told in predictions.values())
+        return max(float(np.mean(hit / size)) for hit in hits)
+
+    observed = largest(np.arange(len(index)))
+    drawn = [largest(generator.permutation(len(index))) for _ in range(PERMUTATIONS)]
+    return (1 + sum(value >= observed - 1e-12 for value in drawn)) / (1 + PERMUTATIONS)
+
+
+def _sign_flips(differences: np.ndarray) -> float:
+    """One-sided p that the mean of paired differences is as far above 0: whether a method is worse than raw."""
+    generator = np.random.default_rng(0)
+    signs = generator.choice([-1.0, 1.0], (PERMUTATIONS, len(differences)))
+    drawn = signs @ differences / len(differences)
+    return float((1 + np.sum(drawn >= differences.mean() - 1e-12)) / (1 + PERMUTATIONS))
+
+
+def _by_row(parts: list[np.ndarray], splits: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    joined = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
+    for part, (_, test) in zip(parts, splits, strict=True):
+        joined[test] = part
+    return joined
+
+
+def _fingerprint(table: Table, train: np.ndarray, epochs: int) -> str:
+    digest = hashlib.sha256(np.nan_to_num(table.features).tobytes() + train.tobytes() + str(epochs).encode())
+    return digest.hexdigest()[:12]
