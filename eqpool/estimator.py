@@ -332,7 +332,7 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         known = names[names != UNKNOWN]
         self.sites_, counts = np.unique(known, return_counts=True)
         self.calibration_ = None
-        if self.calibrate_sites and len(self.sites_) > 1:
+        if self.calibrate_sites and len(self.sites_):
             self.calibration_ = SiteCalibration.fit(inputs, names, covariates, target, prior_rows=self.prior_rows)
         lone = [str(name) for name in self.sites_[counts == 1]]
         if lone:

@@ -38,12 +38,14 @@ def main(arguments: list[str]) -> int:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     started = time.monotonic()
     try:
-        rows = [row for name in options.names.split(",") for row in _cohort(name, options)]
+        names = options.names.split(",")
+        rows = [row for name in names for row in _cohort(name, options)]
+        unseen = {name: _unseen(name, options) for name in names} if options.unseen else {}
     except InputError as error:
         print(f"eqpool: {error}", file=sys.stderr)
         return 2
     settings = {"folds": options.folds, "seed": options.seed, "epochs": options.epochs}
-    _write(options.output, rows, settings)
+    _write(options.output, rows, unseen, settings)
     print(f"{options.output}: {len(rows)} rows, {time.monotonic() - started:.0f} s, folds done earlier skipped")
     return 0
 
@@ -71,6 +73,25 @@ def _cohort(name: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 yield row | {"method": method, "chosen": found["chosen"]}
 
 
+def _unseen(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    from threadpoolctl import threadpool_limits
+
+    from experiments.cohorts.cohort import load_table
+    from experiments.cohorts.unseen import describe_unseen, evaluate_unseen
+
+    table = load_table(options.cohorts, name)
+    with threadpool_limits(limits=1):
+        scores = evaluate_unseen(
+            table,
+            options.runs / "cohorts",
+            min(options.unseen_groups, len(table.site_names)),
+            options.seed,
+            options.epochs,
+        )
+    print("\n".join(describe_unseen(scores)), flush=True)
+    return scores
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m experiments.cohorts", description=__doc__)
     parser.add_argument("--cohorts", type=pathlib.Path, required=True, help="folder with a folder a cohort")
@@ -79,17 +100,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the folds")
     parser.add_argument("--epochs", type=int, default=150, help="of every network's stages")
+    parser.add_argument("--unseen", action="store_true", help="also leave sites out of training altogether")
+    parser.add_argument("--unseen_groups", type=int, default=0, help="so many groups of sites; 0: one site at a time")
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"), help="where folds are kept")
     parser.add_argument("--output", type=pathlib.Path, default=HERE, help="where table.md and table.json go")
     return parser
 
 
-def _write(folder: pathlib.Path, rows: list[dict[str, Any]], settings: dict[str, Any]) -> None:
+def _write(folder: pathlib.Path, rows: list[dict[str, Any]], unseen: dict[str, Any], settings: dict[str, Any]) -> None:
     packages = ("jax", "flax", "scikit-learn", "numpy", "neuroCombat")
     versions = {name: importlib.metadata.version(name) for name in packages if _installed(name)}
     content = {"date": datetime.date.today().isoformat(), "settings": settings, "versions": versions, "rows": rows}
+    content |= {"unseen": unseen}
     write_json(folder / "table.json", content)
-    write_text(folder / "table.md", "\n".join(_markdown(rows, settings, versions)) + "\n")
+    write_text(folder / "table.md", "\n".join(_markdown(rows, unseen, settings, versions)) + "\n")
 
 
 def _installed(name: str) -> bool:
@@ -103,7 +127,11 @@ def _installed(name: str) -> bool:
 COLUMNS = "| features | site, transfer | site, within | age MAE | R2 | sex | dx |"
 
 
-def _markdown(rows: list[dict[str, Any]], settings: dict[str, Any], versions: dict[str, str]) -> Iterator[str]:
+def _markdown(
+    rows: list[dict[str, Any]], unseen: dict[str, Any], settings: dict[str, Any], versions: dict[str, str]
+) -> Iterator[str]:
+    from experiments.cohorts.unseen import describe_unseen
+
     yield "# Real cohorts"
     yield ""
     yield f"Written by `python -m experiments.cohorts` on {datetime.date.today().isoformat()}, "
@@ -123,6 +151,11 @@ def _markdown(rows: list[dict[str, Any]], settings: dict[str, Any], versions: di
         yield COLUMNS
         yield "|---" * 7 + "|"
         yield from (_line(row) for row in own)
+        if name in unseen:
+            yield ""
+            yield "Sites left out of training, over all their rows but those that they are calibrated on:"
+            yield ""
+            yield from describe_unseen(unseen[name])
 
 
 def _line(row: dict[str, Any]) -> str:

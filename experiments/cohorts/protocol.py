@@ -1,8 +1,10 @@
 """One method on one cohort: folds that are stored one by one, and what they add up to."""
 
+import functools
 import hashlib
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,24 +17,31 @@ from experiments.cohorts.methods import represent
 from experiments.cohorts.probes import SITE_PROBES, told_age, told_label, told_sites, without_covariates
 
 PERMUTATIONS = 999
+PROBES_VERSION = 2  # of `probes`; what older ones told is not read
 Told = dict[str, np.ndarray]  # "<representation>/<what>" -> what was told of the fold's held-out rows
 
 
 def evaluate(method: str, table: Table, folder: pathlib.Path, count: int, seed: int, epochs: int) -> dict[str, Any]:
     """Every representation of a method, by name, with what was told of each row when it was held out.
 
-    A fold that `folder` holds already, made with the same settings and features, is read and not computed again.
+    What `folder` holds of a fold already, made with the same settings and features, is read and not computed again:
+    what the method made of it, and apart from that what the probes told.
     """
     splits = folds(table, count, seed)
     parts, chosen = [], []
     for index, (train, test) in enumerate(splits):
-        path = folder / table.name / method / f"{_fingerprint(table, train, epochs)}_fold{index}.npz"
-        if not path.exists():
-            told, chose = _fold(method, table, train, test, epochs)
-            write_arrays(path, told | {"chosen": np.array(json.dumps(chose))})
-        with np.load(path, allow_pickle=False) as archive:
-            parts.append(dict(archive))
-        chosen.append(json.loads(str(parts[-1].pop("chosen"))))
+        start = folder / table.name / method / f"{fingerprint(table, train, epochs)}_fold{index}"
+        made = stored(
+            start.with_name(f"{start.name}_features.npz"),
+            functools.partial(_represented, method, table, train, epochs),
+        )
+        chosen.append(json.loads(str(made.pop("chosen"))))
+        parts.append(
+            stored(
+                start.with_name(f"{start.name}_told{PROBES_VERSION}.npz"),
+                functools.partial(_told, table, made, train, test),
+            )
+        )
     joined = {name: _by_row([part[name] for part in parts], splits) for name in parts[0]}
     names = dict.fromkeys(name.split("/")[0] for name in joined)
     results = {}
@@ -64,8 +73,13 @@ def scores(table: Table, told: Told, raw: Told) -> dict[str, Any]:
     return result
 
 
-def _fold(method: str, table: Table, train: np.ndarray, test: np.ndarray, epochs: int) -> tuple[Told, dict[str, Any]]:
+def _represented(method: str, table: Table, train: np.ndarray, epochs: int) -> Told:
     representations, chosen = represent(method, table, train, epochs)
+    made = {name: values.astype(np.float32) for name, values in representations.items()}
+    return made | {"chosen": np.array(json.dumps(chosen))}
+
+
+def _told(table: Table, representations: Told, train: np.ndarray, test: np.ndarray) -> Told:
     told: Told = {}
     for name, values in representations.items():
         features = values.astype(np.float64)
@@ -74,11 +88,19 @@ def _fold(method: str, table: Table, train: np.ndarray, test: np.ndarray, epochs
         for probe, sites in told_sites(residual, table.site, probed, test).items():
             told[f"{name}/transfer_{probe}"] = sites
         told[f"{name}/age"] = told_age(features, table.covariates[:, 0], train, test)
-        for label, values_of_label in table.labels.items():
-            told[f"{name}/{label}"] = told_label(features, values_of_label, train, test)
+        for label, known in table.labels.items():
+            told[f"{name}/{label}"] = told_label(features, known, train, test)
         if name.endswith(" *"):
             told[f"{name}/features"] = features[test]
-    return told, chosen
+    return told
+
+
+def stored(path: pathlib.Path, compute: Callable[[], Told]) -> Told:
+    """What is in the file, which is written first where it is not there."""
+    if not path.exists():
+        write_arrays(path, compute())
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(archive)
 
 
 def _within(table: Table, features: np.ndarray, count: int, seed: int) -> Told:
@@ -134,6 +156,7 @@ def _by_row(parts: list[np.ndarray], splits: list[tuple[np.ndarray, np.ndarray]]
     return joined
 
 
-def _fingerprint(table: Table, train: np.ndarray, epochs: int) -> str:
+def fingerprint(table: Table, train: np.ndarray, epochs: int) -> str:
+    """Tells a cohort's features, a fold's training rows and the networks' epochs from any others."""
     digest = hashlib.sha256(np.nan_to_num(table.features).tobytes() + train.tobytes() + str(epochs).encode())
     return digest.hexdigest()[:12]

@@ -33,7 +33,7 @@ def _scores(table: Table, inputs: np.ndarray, rows: np.ndarray, prior_rows: floa
         train, test = rows[inner], rows[held_out]
         calibration = SiteCalibration.fit(inputs[train], site[train], table.covariates[train], prior_rows=prior_rows)
         features = calibration.apply(inputs, site).astype(np.float64)
-        age_model = make_pipeline(StandardScaler(), SVR(C=10.0, gamma=0.1 / features.shape[1]))
+        age_model = make_pipeline(StandardScaler(), SVR(C=30.0, gamma=0.2 / features.shape[1]))
         errors.append(np.abs(age_model.fit(features[train], age[train]).predict(features[test]) - age[test]))
         residual = without_covariates(features, table.covariates, train)
         train, test = train[table.probed[train]], test[table.probed[test]]

@@ -1,0 +1,101 @@
+"""Sites that training never saw: left out one at a time, or in groups, then told without and with a few controls."""
+
+import functools
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import balanced_accuracy_score, r2_score
+from sklearn.model_selection import GroupKFold, LeaveOneGroupOut
+
+from eqpool.estimator import EquivariantPooling
+from experiments.cohorts.cohort import Table, standardised
+from experiments.cohorts.probes import told_age, told_label
+from experiments.cohorts.protocol import PROBES_VERSION, Told, fingerprint, stored
+
+CONTROLS = 10  # rows of a new site that it is calibrated on; they are not scored
+LINES = ("raw", "ours, site never seen", f"ours, calibrated on {CONTROLS} rows")
+
+
+def evaluate_unseen(
+    table: Table, folder: pathlib.Path, groups: int, seed: int, epochs: int
+) -> dict[str, dict[str, Any]]:
+    """The scores of each of `LINES` over the rows of all sites, each told by models that never saw its site.
+
+    ComBat has no line: it has no estimate for such a site.
+    """
+    parts, rows = [], []
+    for train, calibration, test in unseen_splits(table, groups, CONTROLS, seed):
+        name = f"{fingerprint(table, train, epochs)}_told{PROBES_VERSION}.npz"
+        compute = functools.partial(_told, table, train, calibration, test, epochs)
+        parts.append(stored(folder / table.name / "unseen" / name, compute))
+        rows.append(test)
+    order = np.concatenate(rows)
+    return {
+        line: _scores(table, order, {what: _joined(parts, f"{line}/{what}") for what in ("age", *table.labels)})
+        for line in LINES
+    }
+
+
+def unseen_splits(
+    table: Table, groups: int, controls: int, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(training rows, rows to calibrate on, rows to score) of each left-out site, or of each of `groups` groups.
+
+    Sites of fewer than 2 `controls` rows are only trained on.
+    """
+    large = np.isin(table.site, np.flatnonzero(np.bincount(table.site) >= 2 * controls))
+    everyone = np.arange(len(table.site))
+    splitter = GroupKFold(groups) if groups else LeaveOneGroupOut()
+    generator = np.random.default_rng(seed)
+    for _, left_out in splitter.split(everyone[large], groups=table.site[large]):
+        held = everyone[large][left_out]
+        first = [
+            generator.permutation(held[table.site[held] == site])[:controls] for site in np.unique(table.site[held])
+        ]
+        calibration = np.sort(np.concatenate(first))
+        yield np.setdiff1d(everyone, held), calibration, np.setdiff1d(held, calibration)
+
+
+def _told(table: Table, train: np.ndarray, calibration: np.ndarray, test: np.ndarray, epochs: int) -> Told:
+    inputs = standardised(table, train)
+    site = np.array(table.site_names)[table.site]
+    diagnosis = table.labels["dx"][train] if "dx" in table.labels else None
+    pooling = EquivariantPooling(epochs=epochs)
+    pooling.fit(inputs[train], diagnosis, site=site[train], covariates=table.covariates[train])
+    seen = inputs.copy()
+    seen[train] = pooling.harmonise(inputs[train], site[train])
+    seen[test] = pooling.harmonise(inputs[test])
+    for name in np.unique(site[calibration]):
+        here = calibration[site[calibration] == name]
+        pooling.calibrate(inputs[here], name, table.covariates[here])
+    calibrated = seen.copy()
+    calibrated[test] = pooling.harmonise(inputs[test], site[test])
+    told: Told = {}
+    for line, features in zip(LINES, (inputs, seen, calibrated), strict=True):
+        told[f"{line}/age"] = told_age(features, table.covariates[:, 0], train, test)
+        told |= {f"{line}/{name}": told_label(features, label, train, test) for name, label in table.labels.items()}
+    return told
+
+
+def _joined(parts: list[Told], key: str) -> np.ndarray:
+    return np.concatenate([part[key] for part in parts])
+
+
+def _scores(table: Table, rows: np.ndarray, told: Told) -> dict[str, Any]:
+    age = table.covariates[rows, 0]
+    scores = {"age_mae": float(np.abs(told["age"] - age).mean()), "age_r2": float(r2_score(age, told["age"]))}
+    for name, label in table.labels.items():
+        scores[f"{name}_balanced_accuracy"] = float(balanced_accuracy_score(label[rows], told[name]))
+    return scores | {"rows": len(rows)}
+
+
+def describe_unseen(scores: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """The lines of a Markdown table."""
+    yield "| features | age MAE | R2 | sex | dx |"
+    yield "|---" * 5 + "|"
+    for line, values in scores.items():
+        labels = (values.get(f"{name}_balanced_accuracy") for name in ("sex", "dx"))
+        cells = ["" if value is None else f"{value:.3f}" for value in labels]
+        yield f"| {line} | {values['age_mae']:.2f} | {values['age_r2']:.2f} | {' | '.join(cells)} |"
