@@ -1,11 +1,20 @@
 """Config checks: every error names the key, the value and what was expected."""
 
+import dataclasses
 import importlib.util
 import pathlib
 
 import pytest
 
-from eqpool.config import RunConfig, default_config, differing_keys, from_config_dict, parse_bandwidth, to_dict
+from eqpool.config import (
+    RunConfig,
+    default_config,
+    differing_keys,
+    from_config_dict,
+    parse_bandwidth,
+    rotation_ranges,
+    to_dict,
+)
 from eqpool.errors import InputError
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
@@ -59,6 +68,7 @@ def test_the_paper_variant_of_adni_is_the_papers_protocol():
         ("model.code_dim", 30, "config.model.code_dim = 30: expected below config.model.latent_dim = 30"),
         ("model.code_levels", 4, "config.model.code_levels = 4: expected 0, or at least 2 with"),
         ("data.target_domain", "thin", 'config.data.target_domain = "thin": expected another than source_domain'),
+        ("class_weights", "even", "config.class_weights = 'even': expected one of equal, balanced"),
         ("data.dataset", "morpho_mnist", "morpho_mnist has no covariate"),
     ],
 )
@@ -71,6 +81,25 @@ def test_a_bad_value_is_named(key, value, expected):
         from_config_dict(config)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_each_covariate_may_have_its_own_range():
+    model = RunConfig().model
+    assert rotation_ranges(model, 1) == (3.0,)
+    assert rotation_ranges(model, 2) == (3.0, 3.0)
+    own = dataclasses.replace(model, rotation_ranges="3, 0.5")
+    assert rotation_ranges(own, 2) == (3.0, 0.5)
+    for config, count, message in (
+        (own, 3, r'rotation_ranges = "3, 0.5": expected 3 numbers'),
+        (dataclasses.replace(model, rotation_ranges="3,-1"), 2, "expected 2 numbers above 0 and at most pi"),
+        (
+            dataclasses.replace(model, latent_dim=4),
+            3,
+            "latent_dim = 4: 3 covariates need a plane each, expected at least 6",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            rotation_ranges(config, count)
 
 
 def test_an_unknown_key_suggests_the_nearest():

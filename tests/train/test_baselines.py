@@ -110,6 +110,14 @@ def test_rows_without_partner_are_dropped():
     assert rows_with_partner(made, "mmd").tolist() == list(range(15))
 
 
+def test_an_unknown_site_or_class_is_no_partner():
+    covariate, site, target = [0, 0, 1, 1, 2, 2], [0, -1, 0, 1, 0, 1], [0, 0, 0, 0, 0, -1]
+    spread = [value * 10 for value in covariate]
+    made = cohort(spread, site, target)
+    assert rows_with_partner(made, "ss").tolist() == [2, 3, 4, 5]
+    assert rows_with_partner(made, "rm").tolist() == [2, 3]
+
+
 def test_deciles_hold_a_tenth_of_the_training_rows_each():
     generator = np.random.default_rng(0)
     made = cohort(generator.normal(size=1000), generator.integers(0, 2, 1000), generator.integers(0, 2, 1000))

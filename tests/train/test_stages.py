@@ -287,6 +287,8 @@ def test_every_config_shrunk_runs_two_steps_of_each_stage_and_fills_its_work_dir
     assert [record["stage"] for record in records] == ["stage_one", "stage_two"]
     assert all(record["step"] >= 2 for record in records)
     assert results["simulated"] == (path.stem in ("adni", "adcp"))
+    assert {"subjects_per_site", "condition_number"} <= {finding["check"] for finding in results["preflight"]}
+    assert (folder / "calibration.npz").exists() == (path.stem == "abide1")
     metrics = results["metrics"]
     for name in ("delta_eq", "equivariance_error", "mmd", "adversary", "strongest_probe", "accuracy"):
         assert np.isfinite(metrics[name])
