@@ -42,20 +42,8 @@ def _number(default: float, minimum: float = -math.inf, maximum: float = math.in
 class DataConfig:
     """What is pooled. An empty string means "not given"."""
 
-Dataset = Literal[
-    "adni",
-    "adcp",
-    "brain_sex",
-    "brain_age",
-    "german",
-    "adult",
-    "morpho_mnist",
-    "fcon1000",
-    "abide1",
-    "ixi_thickness",
-    "participants",
-]
-COHORTS = ("fcon1000", "abide1", "ixi_thickness")  # real tables that cannot be downloaded
+    dataset: Dataset = "participants"  # adni, adcp and brain_* are simulated unless participants is given
+    raw_dir: str = ""  # local folder with the raw public files, instead of downloading; a cohort's has no download
     participants: str = ""  # participants.tsv (or .csv): one row a scan
     root: str = ""  # where the images are; default: the folder of participants
     site_column: str = "site"
