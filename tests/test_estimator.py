@@ -2,6 +2,7 @@
 
 import warnings
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +13,8 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from eqpool.errors import InputError
 from eqpool.estimator import EquivariantPooling, UnseenSiteWarning
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 # No epoch: the checks are about the interface, and each data set of theirs has a shape of its own to compile for.
 CHECKED = EquivariantPooling(latent_dim=4, hidden_units=8, batch_size=32, epochs=0)
@@ -65,6 +68,13 @@ def table(rows: int = 120, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame, n
 
 @pytest.fixture(scope="module")
 def fitted():
+    # As the fixture quick_compile, which lasts for one test.
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield _fit_a_table()
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def _fit_a_table() -> EquivariantPooling:
     features, who, _ = table()
     features.iloc[3, 2] = np.nan
     target = who.dx.where(np.arange(len(who)) % 10 != 0)  # some unknown
@@ -224,7 +234,9 @@ def test_calling_it_wrongly_after_fit(fitted):
 
 
 def test_in_a_pipeline():
-    features, who, _ = table(40)
+    features, who, _ = table(31)
     pipeline = make_pipeline(FunctionTransformer(np.asarray), clone(CHECKED))
-    pipeline.fit(features, equivariantpooling__site=who.site, equivariantpooling__covariates=who.age)
-    assert pipeline.transform(features).shape == (40, 4)
+    options = {"site": who.site.where(np.arange(31) != 30, "lone"), "covariates": who.age}
+    with pytest.warns(UserWarning, match="site lone"):
+        pipeline.fit(features, **{f"equivariantpooling__{name}": value for name, value in options.items()})
+    assert pipeline.transform(features).shape == (31, 4)
