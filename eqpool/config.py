@@ -187,6 +187,15 @@ class IstnConfig(ImageTrainingConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class OutputConfig:
+    """What a run writes beside its metrics."""
+
+    # Harmonised volumes, through the decoder chain D(Psi(Phi(l))). change: the input plus what pooling changes in its
+    # decode; decoded: the decode itself, which a small latent blurs; none: write no volumes
+    harmonised: Literal["change", "decoded", "none"] = "change"
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
     """Metrics on the held-out split (method.md section 5)."""
 
@@ -216,6 +225,7 @@ class RunConfig:
     baseline: BaselineConfig = dataclasses.field(default_factory=BaselineConfig)
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
     istn: IstnConfig = dataclasses.field(default_factory=IstnConfig)
+    output: OutputConfig = dataclasses.field(default_factory=OutputConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
 
 

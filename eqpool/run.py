@@ -15,7 +15,8 @@ from eqpool import __version__, parallel, workdir
 from eqpool.config import EvaluateConfig, RunConfig
 from eqpool.data.cohort import SPLITS, Cohort, Scaling
 from eqpool.data.findings import examine, refuse
-from eqpool.data.pipeline import load_cohort
+from eqpool.data.pipeline import load_cohort, load_feature_encoding
+from eqpool.decoding import harmonise_cohort
 from eqpool.evaluate.evaluation import Embeddings, evaluate, site_floor_metrics, without_nan
 from eqpool.harmonise import harmonise
 from eqpool.plan import describe_plan
@@ -25,6 +26,7 @@ from eqpool.train.baselines import covariate_deciles, make_baseline, match_group
 from eqpool.train.stage_one import covariate_generators, make_stage_one
 from eqpool.train.stage_two import make_stage_two
 from eqpool.train.stages import Columns, Session, forward_on_table, train_on_cohort, train_on_table
+from eqpool.trained import ModelFacts, load_trained
 
 REPORTED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
@@ -60,22 +62,16 @@ def dry_run(config: RunConfig, folder: pathlib.Path) -> None:
     Raises:
       InputError: bad data, as `run` would say.
     """
-    cohort = load_cohort(config.data, _use_cache(config, folder))
+    cohort = load_cohort(config.data, use_compilation_cache(config, folder))
     print(describe_cohort(cohort))
     print(describe_findings(examine(cohort)))
     print(describe_plan(config, cohort))
 
 
-def _use_cache(config: RunConfig, folder: pathlib.Path) -> pathlib.Path:
-    cache = workdir.cache_folder(config, folder)
-    jax.config.update("jax_compilation_cache_dir", str((cache / "compiled").absolute()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    return cache
-
-
 def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any]:
     started = time.monotonic()
-    cohort = load_cohort(config.data, _use_cache(config, folder))
+    cache = use_compilation_cache(config, folder)
+    cohort = load_cohort(config.data, cache)
     description = describe_cohort(cohort)
     say(description)
     findings = examine(cohort)
@@ -84,7 +80,7 @@ def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]
     workdir.write_text(folder / "log.txt", f"{description}\n{warnings}\n")
     refuse(findings)
     scaling = Scaling.fit(cohort)
-    workdir.write_json(folder / "scaling.json", scaling.to_dict())
+    ModelFacts.of(cohort, scaling, load_feature_encoding(config.data, cache)).write(folder)
 
     if cohort.calibration is not None:
         workdir.write_arrays(folder / "calibration.npz", cohort.calibration.to_arrays())
@@ -113,8 +109,19 @@ def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]
     }
 
 
+def use_compilation_cache(config: RunConfig, folder: pathlib.Path) -> pathlib.Path:
+    """Where prepared data is kept, beside the work directory unless the config says so; compiled programs go there."""
+    cache = workdir.cache_folder(config, folder)
+    jax.config.update("jax_compilation_cache_dir", str((cache / "compiled").absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return cache
+
+
 def pool(session: Session, folder: pathlib.Path, cohort: Cohort, scaling: Scaling) -> tuple[dict[str, Any], int]:
-    """Trains the two stages or a baseline; writes embeddings.tsv; returns the metrics and how many rows it dropped."""
+    """Trains the two stages or a baseline; returns the metrics and how many rows it dropped.
+
+    Writes embeddings.tsv, and for our method on volumes the harmonised ones.
+    """
     config = session.config
     embeddings, train_rows = train(session, cohort, scaling)
     workdir.write_atomically(
@@ -123,6 +130,8 @@ def pool(session: Session, folder: pathlib.Path, cohort: Cohort, scaling: Scalin
     generators = covariate_generators(config.model, cohort.covariates.shape[1])
     metrics = evaluate(cohort, scaling, embeddings, generators, config.model.group_map, config.evaluate, config.seed)
     metrics |= _site_floor(cohort, config.evaluate, workdir.cache_folder(config, folder))
+    if config.method == "ours" and cohort.grid is not None:
+        metrics |= harmonise_cohort(load_trained(folder), cohort, folder, config.output.harmonised)
     return metrics, len(cohort.rows("train")) - len(train_rows)
 
 

@@ -95,5 +95,8 @@ METRIC_READINGS = (
     ("balanced_accuracy", "balanced accuracy %", ""),
     ("mae", "mean absolute error", "of the target, from Phi, in its units"),
     ("r_squared", "R^2", ""),
+    ("ssim_change", "SSIM of harmonised volumes", "input plus change against the input; PSNR {psnr_change:.3g} dB"),
+    ("ssim_decoded", "SSIM of their pure decodes", "PSNR {psnr_decoded:.3g} dB; blurred by the latent"),
+    ("recovery_error_change", "error to the scanner-free volume", "z-scores; the input's: {recovery_error_input:.3g}"),
     ("kept_age_mae", "age read from Phi, MAE", "R^2 {kept_age_r_squared:.3g}"),
 )

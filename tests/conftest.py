@@ -12,6 +12,15 @@ import jax
 import pytest
 from absl import flags
 
+from eqpool.config import (
+    DataConfig,
+    EvaluateConfig,
+    ModelConfig,
+    RunConfig,
+    StageOneConfig,
+    StageTwoConfig,
+)
+
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
 
@@ -46,3 +55,34 @@ def strict_promotion(request):
         return
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         yield
+
+
+def tiny_config(folder: pathlib.Path) -> RunConfig:
+    """Small networks on 18 simulated volumes of three sites, two epochs: compiling is most of the time they take."""
+    return RunConfig(
+        name="tiny",
+        cache_dir=str(folder / "cache"),
+        devices=1,
+        data=DataConfig(dataset="adcp", simulated_fraction=0.0, grid="24x28x24", workers=2),
+        model=ModelConfig(latent_dim=8, hidden_units=8, channels=(4, 4), blocks=(1, 1), decoder_channels=(8, 4)),
+        stage_one=StageOneConfig(epochs=2, batch_size=8, prediction_weight=1.0, learning_rate=1e-2),
+        stage_two=StageTwoConfig(epochs=2, batch_size=16),
+        evaluate=EvaluateConfig(adversary_epochs=1, probe_seeds=1, probe_folds=2, permutations=9, bootstraps=9),
+    )
+
+
+@pytest.fixture(scope="session")
+def trained_volumes(tmp_path_factory) -> pathlib.Path:
+    """The work directory of a finished run on volumes; not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    train_quickly(tiny_config(folder), folder / "run")
+    return folder / "run"
+
+
+def train_quickly(config: RunConfig, folder: pathlib.Path) -> None:
+    """A run without its probes and permutations, which take most of the time and have tests of their own."""
+    from eqpool.run import run  # the training stack: most tests do without it
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eqpool.run.evaluate", lambda *_: {})
+        run(config, folder, quiet=True)

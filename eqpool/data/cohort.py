@@ -15,6 +15,10 @@ if TYPE_CHECKING:  # findings are about a cohort and import this module
 SPLITS = ("train", "validation", "test")
 
 
+def _no_names() -> np.ndarray:
+    return np.zeros(0, np.str_)
+
+
 @dataclasses.dataclass(frozen=True)
 class Grid:
     """A voxel grid in template space.
@@ -55,6 +59,8 @@ class Cohort:
       nuisance_levels: the names of each one's levels.
       calibration: of a table's features, which `inputs` have gone through; None where they have not.
       findings: what the pre-flight check found in the features when they were read.
+      image_path: (N,) str, the file of each volume; (0,) for tables and digits.
+      session: (N,) str, "" where a table tells no sessions apart; (0,) for tables and digits.
     """
 
     name: str
@@ -77,6 +83,8 @@ class Cohort:
     nuisance_levels: tuple[tuple[str, ...], ...] = ()
     calibration: SiteCalibration | None = None
     findings: tuple[Finding, ...] = ()
+    image_path: np.ndarray = dataclasses.field(default_factory=_no_names)
+    session: np.ndarray = dataclasses.field(default_factory=_no_names)
 
     def rows(self, split: str) -> np.ndarray:
         """The row indices of one split, int64, in order."""
@@ -151,10 +159,16 @@ class Scaling:
         }
 
     def to_dict(self) -> dict:
-        """As plain numbers, for JSON."""
+        """As plain numbers, for JSON; `from_dict` is the inverse."""
         return {
             "covariate_minimum": self.covariates.minimum.tolist(),
             "covariate_maximum": self.covariates.maximum.tolist(),
             "target_mean": self.target_mean,
             "target_deviation": self.target_deviation,
         }
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "Scaling":
+        """From what `to_dict` gave, also after a trip through JSON."""
+        minimum, maximum = (np.array(values[f"covariate_{name}"], np.float64) for name in ("minimum", "maximum"))
+        return cls(CovariateScaling(minimum, maximum), values["target_mean"], values["target_deviation"])

@@ -22,6 +22,7 @@ from eqpool.data.participants import (
     parse_target,
     read_participants,
     select_features,
+    session_column,
 )
 from eqpool.data.splits import assign_splits
 from eqpool.data.store import prepare_volumes
@@ -148,11 +149,16 @@ def _splits(
         return _given_splits(table)
     return assign_splits(
         table.frame[ID_COLUMN].to_numpy(dtype=np.str_),
-        list(zip(site.tolist(), _levels(target, classes).tolist(), strict=True)),
+        balanced_strata(site, target, classes),
         validation_fraction=config.validation_fraction,
         test_fraction=config.test_fraction,
         seed=config.split_seed,
     )
+
+
+def balanced_strata(site: np.ndarray, target: np.ndarray, classes: tuple[str, ...]) -> list[tuple[int, int]]:
+    """What a split balances: each row's site, and its class or the third that its number falls in."""
+    return list(zip(site.tolist(), _levels(target, classes).tolist(), strict=True))
 
 
 def _levels(target: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
@@ -249,8 +255,11 @@ def _with_volumes(
 ) -> Cohort:
     grid = named_grid(config.grid)
     root = pathlib.Path(config.root).expanduser() if config.root else table.path.parent
+    images = find_images(table, root)
+    column = session_column(table)
+    sessions = table.frame[column] if column else [""] * len(table.frame)
     prepared = prepare_volumes(
-        find_images(table, root),
+        images,
         grid,
         cache_dir,
         config.on_bad_volume,
@@ -271,4 +280,6 @@ def _with_volumes(
         grid=grid,
         nuisance=None if cohort.nuisance is None else cohort.nuisance[kept],
         notes=(*cohort.notes, *prepared.notes),
+        image_path=np.array([str(path) for path in images])[kept],
+        session=np.array(list(sessions), dtype=np.str_)[kept],
     )

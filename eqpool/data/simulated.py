@@ -149,6 +149,17 @@ def build_simulated_cohort(
     return final
 
 
+def scanner_free_path(image: pathlib.Path) -> pathlib.Path:
+    """The truth beside a simulated image: the same brain without a scanner."""
+    name = image.name.replace("_T1w", "_desc-scannerfree_T1w")
+    return _truth(image.parents[2]) / image.parents[1].name / "anat" / name
+
+
+def effect_path(image: pathlib.Path, effect: str) -> pathlib.Path:
+    """The truth of a map in a simulated image's cohort: age_effect, age_mask, disease_effect or disease_mask."""
+    return _truth(image.parents[2]) / f"{effect}.nii.gz"
+
+
 def _write(
     folder: pathlib.Path,
     specification: CohortSpecification,
@@ -170,9 +181,7 @@ def _write(
         image = scan(truth, anatomy, person.site.scanner, coils[person.site.name], random)
         name = person.participant_id
         _save(image, grid, folder / name / "anat" / f"{name}_T1w.nii.gz")
-        _save(
-            1000 * anatomy.on_grid(truth), grid, _truth(folder) / name / "anat" / f"{name}_desc-scannerfree_T1w.nii.gz"
-        )
+        _save(1000 * anatomy.on_grid(truth), grid, scanner_free_path(folder / name / "anat" / f"{name}_T1w.nii.gz"))
 
     label = f"Simulating {specification.name}"
     with in_parallel(make, people, workers=workers, progress=progress, label=label, total=len(people)) as made:

@@ -31,6 +31,39 @@ def assign_splits(
     Returns:
       (N,) str, each one of `SPLITS`.
     """
+    members = _members(participant_id, strata)
+    random = np.random.default_rng(seed)
+    shuffled = [random.permutation(np.array(members[key], dtype=object)).tolist() for key in sorted(members)]
+    split_of = _divide(shuffled, validation_fraction, test_fraction)
+    return np.array([split_of[str(name)] for name in participant_id], dtype="<U10")
+
+
+def assign_folds(
+    participant_id: Sequence[str] | np.ndarray,
+    strata: Sequence[Sequence[object]] | np.ndarray,
+    *,
+    folds: int,
+    seed: int,
+) -> np.ndarray:
+    """Gives every scan one of `folds` folds, (N,) int64: by subject and balanced over strata, as `assign_splits`.
+
+    Within a stratum folds differ by at most one subject, and so they do in all.
+    """
+    members = _members(participant_id, strata)
+    random = np.random.default_rng(seed)
+    fold_of: dict[str, int] = {}
+    dealt = 0
+    for key in sorted(members):
+        for name in random.permutation(np.array(members[key], dtype=object)).tolist():
+            fold_of[name] = dealt % folds
+            dealt += 1  # the next stratum goes on where this one stopped
+    return np.array([fold_of[str(name)] for name in participant_id], np.int64)
+
+
+def _members(
+    participant_id: Sequence[str] | np.ndarray, strata: Sequence[Sequence[object]] | np.ndarray
+) -> dict[str, list[str]]:
+    """The subjects of each stratum, sorted. A subject whose scans differ counts once."""
     stratum_of: dict[str, str] = {}
     for name, stratum in zip(participant_id, strata, strict=True):
         key = repr(stratum)
@@ -38,10 +71,7 @@ def assign_splits(
     members: dict[str, list[str]] = {}
     for name in sorted(stratum_of):
         members.setdefault(stratum_of[name], []).append(name)
-    random = np.random.default_rng(seed)
-    shuffled = [random.permutation(np.array(members[key], dtype=object)).tolist() for key in sorted(members)]
-    split_of = _divide(shuffled, validation_fraction, test_fraction)
-    return np.array([split_of[str(name)] for name in participant_id], dtype="<U10")
+    return members
 
 
 def _divide(strata: list[list[str]], validation_fraction: float, test_fraction: float) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import pathlib
 import zlib
-from typing import cast
+from typing import NamedTuple, cast
 
 import nibabel
 import numpy as np
@@ -31,6 +31,27 @@ def read_volume(path: pathlib.Path) -> nibabel.Nifti1Image:
     """A 3D image in RAS+ orientation, float32, with the header's scale slope and intercept applied.
 
     Raises:
+      BadVolumeError: as `read_image`.
+    """
+    return to_ras(read_image(path), path)
+
+
+def to_ras(image: nibabel.Nifti1Image, path: pathlib.Path) -> nibabel.Nifti1Image:
+    """The same image with its axes flipped and exchanged to the closest RAS+ orientation.
+
+    Raises:
+      BadVolumeError: its affine gives no orientation; `path` starts the message.
+    """
+    try:
+        return nibabel.as_closest_canonical(image)
+    except OrientationError as error:
+        raise BadVolumeError(f"{path}: its affine gives no orientation ({_one_line(error)})") from error
+
+
+def read_image(path: pathlib.Path) -> nibabel.Nifti1Image:
+    """A 3D image as the file has it, axes and affine untouched, float32, scale slope and intercept applied.
+
+    Raises:
       BadVolumeError: no such file, not an image, truncated, not three-dimensional, an absurd size, no orientation, NaN
         or infinite voxels, or all zero.
     """
@@ -43,10 +64,11 @@ def read_volume(path: pathlib.Path) -> nibabel.Nifti1Image:
         raise BadVolumeError(f"{path}: the image data cannot be read ({_one_line(error)}); is it truncated?") from error
     array = array.reshape(array.shape[:3])
     _check_values(array, path)
-    try:
-        return nibabel.as_closest_canonical(nibabel.Nifti1Image(array, image.affine))
-    except OrientationError as error:
-        raise BadVolumeError(f"{path}: its affine gives no orientation ({_one_line(error)})") from error
+    plain = nibabel.Nifti1Image(array, image.affine)
+    if isinstance(image, nibabel.Nifti1Image):  # what space the affine leads to: scanner, template, ...
+        plain.set_sform(*image.get_sform(coded=True))
+        plain.set_qform(*image.get_qform(coded=True))
+    return plain
 
 
 def prepare_volume(path: pathlib.Path, grid: Grid, *, squash: bool = False) -> tuple[np.ndarray, float]:
@@ -67,7 +89,31 @@ def prepare_volume(path: pathlib.Path, grid: Grid, *, squash: bool = False) -> t
     Raises:
       BadVolumeError: as `read_volume`; or the image misses the template's brain, or is constant inside it.
     """
-    volume = _on_grid(read_volume(path), grid)
+    volume = lay_on_grid(read_volume(path), grid)
+    tissue = measure_tissue(volume, grid, path)
+    scaled = np.where(grid.mask, (volume - tissue.mean) / tissue.deviation, 0)
+    return (np.tanh(scaled) if squash else scaled).astype(np.float32), tissue.coverage
+
+
+class Tissue(NamedTuple):
+    """The intensities of one image's tissue, in the image's own units.
+
+    Attributes:
+      mean, deviation: over voxels inside the brain mask that are not 0; they make the z-scores.
+      coverage: share of the brain mask that such voxels cover.
+    """
+
+    mean: float
+    deviation: float
+    coverage: float
+
+
+def measure_tissue(volume: np.ndarray, grid: Grid, path: pathlib.Path) -> Tissue:
+    """Mean and deviation of a volume that lies on the grid.
+
+    Raises:
+      BadVolumeError: it misses the template's brain, or is constant inside it; `path` starts the message.
+    """
     tissue = grid.mask & (volume != 0)
     coverage = float(tissue.sum() / grid.mask.sum())
     if coverage < LEAST_COVERAGE:
@@ -76,11 +122,10 @@ def prepare_volume(path: pathlib.Path, grid: Grid, *, squash: bool = False) -> t
             f"{LEAST_COVERAGE:.0%}; is it in MNI space?"
         )
     values = volume[tissue].astype(np.float64)
-    mean, deviation = values.mean(), values.std()
+    mean, deviation = float(values.mean()), float(values.std())
     if deviation <= 1e-6 * max(abs(mean), 1e-30):
         raise BadVolumeError(f"{path}: constant ({mean:g}) inside the brain mask, expected an image")
-    scaled = np.where(grid.mask, (volume - mean) / deviation, 0)
-    return (np.tanh(scaled) if squash else scaled).astype(np.float32), coverage
+    return Tissue(mean, deviation, coverage)
 
 
 def _open(path: pathlib.Path) -> nibabel.Nifti1Image:
@@ -125,20 +170,26 @@ def _check_values(array: np.ndarray, path: pathlib.Path) -> None:
         raise BadVolumeError(f"{path}: every voxel is 0, expected an image")
 
 
-def _on_grid(image: nibabel.Nifti1Image, grid: Grid) -> np.ndarray:
+def lay_on_grid(image: nibabel.Nifti1Image, grid: Grid) -> np.ndarray:
+    """A RAS+ image's values at the grid's voxels, linearly interpolated, `grid.shape` float32, 0 beside the image."""
     if image.shape == grid.shape and np.allclose(image.affine, grid.affine, atol=1e-3):
         return np.asarray(image.dataobj, dtype=np.float32)
+    return resample_linearly(image, grid.affine, grid.shape)
+
+
+def resample_linearly(image: nibabel.Nifti1Image, affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """An image's values at other voxels, `shape` float32; 0 beside the image, also where it lies wholly elsewhere."""
     try:
         resampled = resample_img(
             image,
-            target_affine=grid.affine,
-            target_shape=grid.shape,
+            target_affine=affine,
+            target_shape=shape,
             interpolation="linear",
             copy_header=True,
             force_resample=True,
         )
     except BoundingBoxError:
-        return np.zeros(grid.shape, np.float32)  # wholly beside the template: its coverage is 0
+        return np.zeros(shape, np.float32)
     return np.asarray(resampled.dataobj, dtype=np.float32)
 
 

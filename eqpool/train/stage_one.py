@@ -1,5 +1,6 @@
 """Stage one: E, tau and D, equivariant to the covariates (paper A, section 3.1 and Algorithm 1)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -108,6 +109,18 @@ def make_stage_one(
         return init_variables(model, {"params": key, "dropout": key}, example, train=False)
 
     return Stage("stage_one", initialise, loss, forward, validate)
+
+
+def make_decoder(
+    config: RunConfig, input_shape: tuple[int, ...], num_covariates: int, num_classes: int
+) -> Callable[[Variables, jax.Array], jax.Array]:
+    """D in inference mode: (stage one's variables, latents (N, n)) -> (N, *input_shape) float32."""
+    model = StageOne(config.model, input_shape, max(num_classes, 1), num_covariates)
+
+    def decode(variables: Variables, latent: jax.Array) -> jax.Array:
+        return model.apply(variables, latent, method=model.decode)  # type: ignore[return-value]
+
+    return decode
 
 
 def squared_error_per_row(reconstruction: jax.Array, inputs: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from eqpool.data.splits import assign_splits
+from eqpool.data.splits import assign_folds, assign_splits
 
 
 def assign(names, strata, seed=0, validation=0.1, test=0.2):
@@ -66,3 +66,19 @@ def test_a_subject_of_two_strata_counts_the_same_in_any_order():
 def test_zero_fractions():
     names, strata = cohort(1)
     assert (assign(names, strata, validation=0.0, test=0.0) == "train").all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_folds_are_of_whole_subjects_and_balanced(seed):
+    names, strata = cohort(seed)
+    fold = assign_folds(names, strata, folds=4, seed=seed)
+    subjects = {}
+    for name, own, stratum in zip(names, fold, strata, strict=True):
+        assert subjects.setdefault(name, (own, stratum)) == (own, stratum)
+    assert np.ptp(np.bincount([own for own, _ in subjects.values()], minlength=4)) <= 1
+    for wanted in set(strata):
+        counts = np.bincount([own for own, stratum in subjects.values() if stratum == wanted], minlength=4)
+        assert np.ptp(counts) <= 1
+    order = np.random.default_rng(0).permutation(len(names))
+    again = assign_folds(names[order], [strata[row] for row in order], folds=4, seed=seed)
+    np.testing.assert_array_equal(again, fold[order])

@@ -1,0 +1,152 @@
+"""The decoder chain on volumes, streamed: encode, pool, decode both, write the harmonised volume, measure it."""
+
+import itertools
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from eqpool import __version__
+from eqpool.config import EvaluateConfig
+from eqpool.data.cohort import Cohort
+from eqpool.data.simulated import scanner_free_path
+from eqpool.data.store import in_parallel
+from eqpool.data.volumes import prepare_volume
+from eqpool.derivatives import (
+    FOLDER,
+    check_not_inputs,
+    derivative_paths,
+    to_z_scores,
+    write_change,
+    write_decoded,
+    write_description,
+)
+from eqpool.evaluate.intervals import bootstrap_interval
+from eqpool.evaluate.similarity import peak_signal_to_noise, structural_similarity_inside
+from eqpool.trained import Outputs, TrainedRun
+
+BATCH = 8  # volumes that are encoded together; what memory holds is a few times that
+Metrics = dict[str, Any]
+
+
+class Pooled(NamedTuple):
+    """One row on its way through the chain; volumes in z-scores of its own tissue.
+
+    Attributes:
+      row: its number in the caller's table.
+      inputs: the prepared volume.
+      outputs: of `TrainedRun.encode`, this row's.
+      original, pooled: D(l) and D(Psi(Phi(l))); None for a baseline.
+    """
+
+    row: int
+    inputs: np.ndarray
+    outputs: Outputs
+    original: np.ndarray | None
+    pooled: np.ndarray | None
+
+    @property
+    def change(self) -> np.ndarray:
+        """What pooling changes in the decode."""
+        assert self.original is not None and self.pooled is not None
+        return self.pooled - self.original
+
+
+def pool_volumes(trained: TrainedRun, volumes: Iterable[tuple[int, np.ndarray]]) -> Iterator[Pooled]:
+    """Takes (row, prepared volume) through encoder and decoder, a batch at a time, in order."""
+    squash = trained.config.data.squash
+    remaining = iter(volumes)
+    while batch := list(itertools.islice(remaining, BATCH)):
+        inputs = np.zeros((BATCH, *trained.facts.input_shape), np.float32)  # one shape: compiled once
+        for place, (_, volume) in enumerate(batch):
+            inputs[place] = volume
+        outputs = trained.encode(inputs)
+        decoded: list[Any] = [None, None]
+        if trained.decode is not None:
+            decoded = [to_z_scores(trained.decode(outputs[name]), squash) for name in ("latent", "pooled_latent")]
+        for place, (row, _) in enumerate(batch):
+            original, pooled = (None if volumes is None else volumes[place] for volumes in decoded)
+            own = {name: values[place] for name, values in outputs.items()}
+            yield Pooled(row, to_z_scores(inputs[place], squash), own, original, pooled)
+
+
+def volume_writer(trained: TrainedRun, sources: list[pathlib.Path], paths: list[pathlib.Path], harmonised: str):
+    """The function that writes one `Pooled` row in the form that `config.output.harmonised` names.
+
+    Raises:
+      InputError: an output is an input.
+    """
+    grid = trained.grid
+    assert grid is not None
+    check_not_inputs(paths, sources)
+
+    def write(pooled: Pooled) -> None:
+        source, path = sources[pooled.row], paths[pooled.row]
+        if harmonised == "change":
+            write_change(source, pooled.change, grid, path)
+        elif pooled.pooled is not None:
+            write_decoded(source, pooled.pooled, grid, path)
+
+    return write
+
+
+def harmonise_cohort(trained: TrainedRun, cohort: Cohort, folder: pathlib.Path, harmonised: str) -> Metrics:
+    """Writes every row's harmonised volume under `folder`/derivatives/eqpool and measures the held-out rows' ones.
+
+    Returns:
+      `psnr_*` (dB) and `ssim_*` of `change` and `decoded` against the input, inside the brain mask; for a simulated
+      cohort also `recovery_error_*`: root-mean-square error to the scanner-free truth, in z-scores, of the input and
+      of both. Each is a mean over held-out volumes, with its interval.
+    """
+    test = set(cohort.rows("test").tolist())
+    rows = sorted(test) if harmonised == "none" else list(range(len(cohort.site)))
+    write: Callable[[Pooled], None] = lambda pooled: None  # noqa: E731
+    if harmonised != "none":
+        output = folder / FOLDER
+        paths = derivative_paths(output, cohort.participant_id.tolist(), cohort.session.tolist())
+        write = volume_writer(trained, [pathlib.Path(path) for path in cohort.image_path], paths, harmonised)
+        origin = ": SIMULATED images" if cohort.simulated else ""
+        write_description(output, __version__, harmonised=harmonised, origin=origin)
+
+    def work(pooled: Pooled) -> Metrics | None:
+        write(pooled)
+        return measure(cohort, pooled) if pooled.row in test else None
+
+    stream = pool_volumes(trained, ((row, cohort.inputs[row]) for row in rows))
+    label = "Harmonising"
+    with in_parallel(
+        work, stream, workers=trained.config.data.workers, progress=True, label=label, total=len(rows)
+    ) as r:
+        measured = [metrics for metrics in r if metrics is not None]
+    return summarise(measured, trained.config.evaluate, trained.config.seed)
+
+
+def measure(cohort: Cohort, pooled: Pooled) -> Metrics:
+    """One volume's similarity to its input and, where the truth is known, its error to it, of both forms."""
+    assert cohort.grid is not None and pooled.pooled is not None
+    mask = cohort.grid.mask
+    forms = {"change": pooled.inputs + pooled.change, "decoded": pooled.pooled}
+    result: Metrics = {}
+    for name, volume in forms.items():
+        result[f"psnr_{name}"] = peak_signal_to_noise(volume, pooled.inputs, mask)
+        result[f"ssim_{name}"] = structural_similarity_inside(volume, pooled.inputs, mask)
+    if cohort.simulated:
+        truth, _ = prepare_volume(scanner_free_path(pathlib.Path(cohort.image_path[pooled.row])), cohort.grid)
+        for name, volume in ({"input": pooled.inputs} | forms).items():
+            result[f"recovery_error_{name}"] = float(np.sqrt(np.mean((volume - truth)[mask] ** 2)))
+    return result
+
+
+def summarise(measured: list[Metrics], config: EvaluateConfig, seed: int) -> Metrics:
+    """Means over volumes, each with its bootstrap interval."""
+    result: Metrics = {}
+    for name in measured[0] if measured else ():
+        values = np.array([metrics[name] for metrics in measured])
+        interval = bootstrap_interval(_mean_of(values), len(values), config.bootstraps, seed)
+        result |= {name: float(values.mean()), f"{name}_interval": interval}
+    return result
+
+
+def _mean_of(values: np.ndarray) -> Callable[[np.ndarray], float]:
+    return lambda rows: float(values[rows].mean())

@@ -1,0 +1,147 @@
+"""Harmonised volumes as a BIDS derivative: named, described, on the input's own voxels, never over an input."""
+
+import collections
+import json
+import pathlib
+import re
+from collections.abc import Sequence
+
+import nibabel
+import numpy as np
+
+from eqpool.data.cohort import Grid
+from eqpool.data.volumes import lay_on_grid, measure_tissue, read_image, resample_linearly, to_ras
+from eqpool.errors import InputError
+from eqpool.workdir import write_atomically, write_json, write_text
+
+FOLDER = pathlib.Path("derivatives", "eqpool")
+SUFFIX = "desc-harmonized_T1w.nii.gz"
+_INSIDE_SQUASH = 0.9999  # of tanh, where its inverse is still finite
+
+
+def derivative_paths(folder: pathlib.Path, participant_id: Sequence[str], session: Sequence[str]) -> list[pathlib.Path]:
+    """Where each row's volume goes: `<folder>/sub-X/[ses-Y/]anat/sub-X[_ses-Y][_run-1]_desc-harmonized_T1w.nii.gz`.
+
+    Labels keep letters and digits alone, as BIDS wants them. Rows that would share a name, such as scans of one
+    participant without sessions, are told apart by a run number in the table's order.
+    """
+    stems = [_stem(name, visit) for name, visit in zip(participant_id, session, strict=True)]
+    counts, seen = collections.Counter(stems), collections.Counter[tuple[str, str]]()
+    paths = []
+    for parent, prefix in stems:
+        seen[parent, prefix] += 1
+        run = f"_run-{seen[parent, prefix]}" if counts[parent, prefix] > 1 else ""
+        paths.append(folder / parent / "anat" / f"{prefix}{run}_{SUFFIX}")
+    return paths
+
+
+def check_not_inputs(paths: Sequence[pathlib.Path], inputs: Sequence[pathlib.Path]) -> None:
+    """Raises `InputError` where an output would be written over an input."""
+    given = {path.resolve() for path in inputs}
+    for path in paths:
+        if path.resolve() in given:
+            raise InputError(f"{path}: is an input, expected another output folder; inputs are never written over")
+
+
+def write_description(folder: pathlib.Path, version: str, *, harmonised: str, origin: str = "") -> None:
+    """dataset_description.json of the derivative folder; `origin` ends its name, such as ": SIMULATED images"."""
+    how = {
+        "change": "the input plus the change that pooling makes in its decode, D(Psi(Phi(l))) - D(l)",
+        "decoded": "the decode D(Psi(Phi(l))) of the pooled latent",
+    }[harmonised]
+    description = {
+        "Name": f"Volumes harmonised by eqpool{origin}",
+        "BIDSVersion": "1.9.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "eqpool", "Version": version, "Description": f"Each volume is {how}."}],
+    }
+    write_json(folder / "dataset_description.json", description)
+
+
+def to_z_scores(volume: np.ndarray, squash: bool) -> np.ndarray:
+    """What a network gives to z-scores: `volume` itself, or where inputs were squashed the inverse of tanh."""
+    return np.arctanh(np.clip(volume, -_INSIDE_SQUASH, _INSIDE_SQUASH)) if squash else volume
+
+
+def write_change(source: pathlib.Path, change: np.ndarray, grid: Grid, path: pathlib.Path) -> None:
+    """The input plus a change, in the input's units on the input's voxels.
+
+    The change alone is resampled (linearly), so that the input's detail stays whole. What is 0 in the input, stripped
+    off, stays 0.
+
+    Args:
+      source: the input image.
+      change: `grid.shape`, z-scores of the input's tissue; what lies outside the mask is not used.
+      grid: of the change.
+      path: where to write.
+
+    Raises:
+      BadVolumeError: the source cannot be read any more.
+    """
+    image, tissue = _read_with_tissue(source, grid)
+    values = np.asarray(image.dataobj, dtype=np.float32)
+    added = _on_voxels_of(image, np.where(grid.mask, tissue.deviation * change, 0), grid)
+    _save(np.where(values != 0, values + added, 0), image, source, tissue, path)
+
+
+def write_decoded(source: pathlib.Path, decoded: np.ndarray, grid: Grid, path: pathlib.Path) -> None:
+    """A decode, in the input's units on the input's voxels; 0 outside the brain mask. Arguments as `write_change`."""
+    image, tissue = _read_with_tissue(source, grid)
+    volume = np.where(grid.mask, tissue.mean + tissue.deviation * decoded, 0)
+    _save(_on_voxels_of(image, volume, grid), image, source, tissue, path)
+
+
+def _stem(participant_id: str, session: str) -> tuple[str, str]:
+    subject = f"sub-{_label(participant_id.removeprefix('sub-'))}"
+    if not session:
+        return subject, subject
+    visit = f"ses-{_label(session.removeprefix('ses-'))}"
+    return f"{subject}/{visit}", f"{subject}_{visit}"
+
+
+def _label(text: str) -> str:
+    return re.sub("[^A-Za-z0-9]", "", text)
+
+
+def _read_with_tissue(source: pathlib.Path, grid: Grid):
+    image = read_image(source)
+    return image, measure_tissue(lay_on_grid(to_ras(image, source), grid), grid, source)
+
+
+def _on_voxels_of(image: nibabel.Nifti1Image, volume: np.ndarray, grid: Grid) -> np.ndarray:
+    """A volume of the grid at the image's voxels, 0 beside the grid."""
+    if image.shape == grid.shape and np.allclose(image.affine, grid.affine, atol=1e-3):
+        return volume.astype(np.float32)
+    moving = nibabel.Nifti1Image(volume.astype(np.float32), grid.affine)
+    return resample_linearly(moving, image.affine, image.shape)
+
+
+def _save(values: np.ndarray, like: nibabel.Nifti1Image, source: pathlib.Path, tissue, path: pathlib.Path) -> None:
+    image = nibabel.Nifti1Image(values.astype(np.float32), like.affine)
+    image.set_sform(*like.get_sform(coded=True))
+    image.set_qform(*like.get_qform(coded=True))
+    image.header.set_xyzt_units("mm")
+    write_atomically(path, lambda temporary: nibabel.save(image, temporary))
+    facts = {
+        "Sources": [source.name],
+        "IntensityUnits": "those of the source; (value - TissueMean) / TissueDeviation compares across scanners",
+        "TissueMean": tissue.mean,
+        "TissueDeviation": tissue.deviation,
+    }
+    write_text(path.with_name(path.name.removesuffix(".nii.gz") + ".json"), json.dumps(facts, indent=2) + "\n")
+
+
+def write_map(path: pathlib.Path, values: np.ndarray, grid: Grid) -> None:
+    """A statistical map: (V,) values at the brain mask's voxels, 0 elsewhere, as float32 NIfTI in template space."""
+    volume = np.zeros(grid.shape, np.float32)
+    volume[grid.mask] = values
+    image = nibabel.Nifti1Image(volume, grid.affine)
+    for set_form in (image.set_sform, image.set_qform):
+        set_form(grid.affine, code="mni")
+    image.header.set_xyzt_units("mm")
+    write_atomically(path, lambda temporary: nibabel.save(image, temporary))
+
+
+def read_map(path: pathlib.Path) -> np.ndarray:
+    """A map that `write_map` wrote, `grid.shape` float32."""
+    return np.asarray(nibabel.load(path).dataobj, np.float32)  # type: ignore[attr-defined]

@@ -1,0 +1,184 @@
+"""A finished run's networks, ready for inputs they never saw: encode, pool, decode."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from eqpool import workdir
+from eqpool.checkpointing import Checkpoints
+from eqpool.config import RunConfig, from_config_dict
+from eqpool.data.cohort import Cohort, Grid, Scaling
+from eqpool.data.grids import named_grid
+from eqpool.data.tables import FeatureEncoding
+from eqpool.errors import InputError
+from eqpool.geometry.sphere import normalize
+from eqpool.train.baselines import make_baseline
+from eqpool.train.stage_one import make_decoder, make_stage_one
+from eqpool.train.stage_two import make_stage_two
+from eqpool.train.state import Stage, Variables, create_state, make_optimizer
+
+Outputs = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFacts:
+    """What of the training cohort the networks need later; model.json.
+
+    Attributes:
+      dataset, simulated: of the cohort.
+      input_shape: one input's shape.
+      site_names, covariate_names, target_name, target_classes: as in `Cohort`.
+      scaling: of covariates and target.
+      features: how a table's columns were encoded; None for volumes and public tables.
+    """
+
+    dataset: str
+    simulated: bool
+    input_shape: tuple[int, ...]
+    site_names: tuple[str, ...]
+    covariate_names: tuple[str, ...]
+    target_name: str
+    target_classes: tuple[str, ...]
+    scaling: Scaling
+    features: FeatureEncoding | None
+
+    @classmethod
+    def of(cls, cohort: Cohort, scaling: Scaling, features: FeatureEncoding | None) -> "ModelFacts":
+        """Those of a cohort."""
+        return cls(
+            cohort.name,
+            cohort.simulated,
+            cohort.inputs.shape[1:],
+            cohort.site_names,
+            cohort.covariate_names,
+            cohort.target_name,
+            cohort.target_classes,
+            scaling,
+            features,
+        )
+
+    def write(self, folder: pathlib.Path) -> None:
+        """Writes model.json."""
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain["scaling"] = self.scaling.to_dict()
+        plain["features"] = None if self.features is None else self.features.to_dict()
+        workdir.write_json(folder / "model.json", plain)
+
+    @classmethod
+    def read(cls, folder: pathlib.Path) -> "ModelFacts":
+        """Reads model.json.
+
+        Raises:
+          InputError: it is not there, or not what `write` made.
+        """
+        path = folder / "model.json"
+        if not path.is_file():
+            raise InputError(f"--workdir={folder}: model.json not found; expected the folder of a finished run")
+        values = workdir.read_json(path)
+        try:
+            values["scaling"] = Scaling.from_dict(values["scaling"])
+            values["features"] = values["features"] and FeatureEncoding.from_dict(values["features"])
+            names = ("input_shape", "site_names", "covariate_names", "target_classes")
+            return cls(**values | {name: tuple(values[name]) for name in names})
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{path}: expected what eqpool wrote; it lacks or misnames {error}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """The networks of a work directory.
+
+    Attributes:
+      config, facts: of the run.
+      encode: (B, *input_shape) float32 -> `latent`, `phi` and `prediction`, each with B rows, and for our method
+        `pooled_latent` (B, n): Psi(Phi(l)) on the unit sphere, where D has learnt to decode.
+      decode: latents (B, n) -> (B, *input_shape) float32; None for a baseline, which has no chain back from Phi.
+    """
+
+    config: RunConfig
+    facts: ModelFacts
+    encode: Callable[[np.ndarray], Outputs]
+    decode: Callable[[np.ndarray], np.ndarray] | None
+
+    @property
+    def grid(self) -> Grid | None:
+        """Of volumes; None for tables."""
+        return named_grid(self.config.data.grid) if len(self.facts.input_shape) == 3 else None
+
+
+def load_trained(folder: pathlib.Path) -> TrainedRun:
+    """The selected epochs of a run that has finished training.
+
+    Raises:
+      InputError: a file that is missing, unreadable or of another version, or a method without a latent.
+    """
+    facts = ModelFacts.read(folder)
+    config = read_config(folder)
+    if config.method == "istn":
+        raise InputError(f"--workdir={folder}: trained by config.method = istn, which has no latent")
+    shape, sites, classes = facts.input_shape, len(facts.site_names), len(facts.target_classes)
+    if config.method != "ours":
+        stage = make_baseline(config, shape, sites, classes)
+        variables = selected_variables(config, stage, folder / "checkpoints")
+        return TrainedRun(config, facts, _encode_baseline(stage, variables), None)
+    count = len(facts.covariate_names)
+    one, two = make_stage_one(config, shape, count, sites, classes), make_stage_two(config, sites, classes)
+    first, second = (selected_variables(config, stage, folder / "checkpoints") for stage in (one, two))
+    decode = jax.jit(make_decoder(config, shape, count, classes))
+    return TrainedRun(
+        config, facts, _encode_ours(one, two, first, second), lambda latent: np.asarray(decode(first, latent))
+    )
+
+
+def read_config(folder: pathlib.Path) -> RunConfig:
+    """config.json of a work directory, checked.
+
+    Raises:
+      InputError: it is not there, or holds keys or values that this version does not know.
+    """
+    return from_config_dict(ConfigDict(workdir.read_json(folder / "config.json")))
+
+
+def selected_variables(config: RunConfig, stage: Stage, checkpoints: pathlib.Path) -> Variables:
+    """A stage's variables at its selected epoch.
+
+    Raises:
+      InputError: no checkpoint, or a damaged one.
+    """
+    folder = checkpoints / stage.name
+    optimizer = make_optimizer(getattr(config, stage.name), 1)  # the number of steps is not part of its state
+    state = create_state(stage, optimizer, jax.random.key(config.seed))
+    with Checkpoints(folder) as saved:
+        if saved.latest_epoch() is None:
+            raise InputError(f"{folder}: no checkpoint; expected the folder of a finished run")
+        return saved.restore(state).best_variables
+
+
+def _encode_ours(one: Stage, two: Stage, first: Variables, second: Variables) -> Callable[[np.ndarray], Outputs]:
+    @jax.jit
+    def encode(first: Any, second: Any, inputs: jax.Array) -> dict[str, jax.Array]:
+        encoded = one.forward(first, {"inputs": inputs})
+        pooled = two.forward(second, {name: encoded[name] for name in ("latent", "tau")})
+        return {
+            "latent": encoded["latent"],
+            "phi": pooled["phi"],
+            "prediction": pooled["prediction"],
+            "pooled_latent": normalize(pooled["reconstruction"]),
+        }
+
+    return lambda inputs: jax.device_get(encode(first, second, jnp.asarray(inputs)))
+
+
+def _encode_baseline(stage: Stage, variables: Variables) -> Callable[[np.ndarray], Outputs]:
+    @jax.jit
+    def encode(variables: Any, inputs: jax.Array) -> dict[str, jax.Array]:
+        outputs = stage.forward(variables, {"inputs": inputs})
+        return {"latent": outputs["latent"], "phi": outputs["latent"], "prediction": outputs["prediction"]}
+
+    return lambda inputs: jax.device_get(encode(variables, jnp.asarray(inputs)))

@@ -1,0 +1,244 @@
+"""The command: `python -m eqpool.transform --workdir=runs/adni --participants=new/participants.tsv --output=out`.
+
+Applies a finished run to new participants, volumes or tables as the run had. Writes embeddings.tsv (participant_id,
+site, what is predicted, l_*, phi_*) and, where the method decodes, the harmonised data: volumes under
+derivatives/eqpool, or harmonised.tsv. Needs neither site nor target nor covariates: the networks see the image alone.
+A site that the run was not trained on is told, not refused.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pandas as pd
+
+from eqpool import __version__
+from eqpool.data.images import find_images
+from eqpool.data.participants import (
+    ID_COLUMN,
+    ParticipantsTable,
+    check_duplicates,
+    parse_numbers,
+    read_participants,
+    session_column,
+)
+from eqpool.data.store import in_parallel
+from eqpool.data.tables import FeatureEncoding, NumberColumn
+from eqpool.data.volumes import BadVolumeError, prepare_volume
+from eqpool.decoding import Pooled, pool_volumes, volume_writer
+from eqpool.derivatives import FOLDER, check_not_inputs, derivative_paths, write_description
+from eqpool.errors import InputError
+from eqpool.run import use_compilation_cache
+from eqpool.trained import Outputs, TrainedRun, load_trained, read_config
+from eqpool.workdir import write_atomically
+
+HARMONISED = ("change", "decoded", "none")
+TABLE_BATCH = 4096
+Say = Callable[[str], None]
+
+
+def transform(
+    folder: pathlib.Path,
+    participants: pathlib.Path,
+    output: pathlib.Path,
+    *,
+    root: pathlib.Path | None = None,
+    harmonised: str | None = None,
+    say: Say = print,
+) -> pd.DataFrame:
+    """Applies the run in `folder` to every row of `participants`; returns what embeddings.tsv holds.
+
+    Args:
+      folder: of a finished run.
+      participants: a table with participant_id, and for a run on a table its feature columns.
+      output: created where needed; nothing of the input is written over.
+      root: where the images are; by default the folder of `participants`.
+      harmonised: "change", "decoded" or "none"; by default as in the run's config.output.harmonised.
+      say: gets a line for each thing worth knowing.
+
+    Raises:
+      InputError: one line, naming the file, row and column.
+    """
+    config = read_config(folder)
+    use_compilation_cache(config, folder)
+    trained = load_trained(folder)
+    table = read_participants(participants)
+    check_duplicates(table)
+    check_not_inputs([output / "embeddings.tsv", output / "harmonised.tsv"], [participants])
+    harmonised = (harmonised or config.output.harmonised) if trained.decode else "none"
+    for note in _notes(trained, table):
+        say(note)
+    if trained.grid is None:
+        embeddings = _transform_table(trained, table, output, harmonised)
+    else:
+        embeddings = _transform_volumes(trained, table, root or participants.parent, output, harmonised, say)
+    _write_tsv(output / "embeddings.tsv", embeddings)
+    return embeddings
+
+
+def _notes(trained: TrainedRun, table: ParticipantsTable) -> Iterator[str]:
+    column = trained.config.data.site_column
+    if column not in table.frame:
+        yield f"no column {column}: not needed"
+        return
+    known = trained.facts.site_names
+    for site, count in table.frame[column].value_counts().items():
+        if site and site not in known:
+            yield (
+                f"{column} {site}: not among those trained on ({', '.join(known)}); its {count} rows are transformed "
+                "all the same, and how well pooling carries over to it is not known"
+            )
+
+
+def _transform_volumes(
+    trained: TrainedRun, table: ParticipantsTable, root: pathlib.Path, output: pathlib.Path, harmonised: str, say: Say
+) -> pd.DataFrame:
+    """Prepares, encodes, decodes and writes volume by volume."""
+    data, grid = trained.config.data, trained.grid
+    assert grid is not None
+    sources = find_images(table, root)
+    column = session_column(table)
+    sessions = table.frame[column].tolist() if column else [""] * len(sources)
+    write: Callable[[Pooled], None] = lambda pooled: None  # noqa: E731
+    if harmonised != "none":
+        paths = derivative_paths(output / FOLDER, table.frame[ID_COLUMN].tolist(), sessions)
+        write = volume_writer(trained, sources, paths, harmonised)
+        origin = ", by networks trained on SIMULATED images" if trained.facts.simulated else ""
+        write_description(output / FOLDER, __version__, harmonised=harmonised, origin=origin)
+
+    def prepare(row: int) -> tuple[int, np.ndarray | BadVolumeError]:
+        try:
+            return row, prepare_volume(sources[row], grid, squash=data.squash)[0]
+        except BadVolumeError as error:
+            return row, BadVolumeError(f"{table.where(row)}: {error}")
+
+    def usable(prepared: Iterator[tuple[int, np.ndarray | BadVolumeError]]) -> Iterator[tuple[int, np.ndarray]]:
+        for row, volume in prepared:
+            if not isinstance(volume, BadVolumeError):
+                yield row, volume
+            elif data.on_bad_volume == "stop":
+                raise volume
+            else:
+                say(f"left out: {volume}")
+
+    def work(pooled: Pooled) -> tuple[int, Outputs]:
+        write(pooled)
+        return pooled.row, pooled.outputs
+
+    rows, count, workers = range(len(sources)), len(sources), data.workers
+    with (
+        in_parallel(prepare, rows, workers=workers, progress=False, label="", total=count) as prepared,
+        in_parallel(
+            work,
+            pool_volumes(trained, usable(prepared)),
+            workers=workers,
+            progress=True,
+            label="Transforming",
+            total=count,
+        ) as results,
+    ):
+        done = list(results)
+    if not done:
+        raise InputError(f"{table.path}: none of {count} volumes can be used")
+    kept = np.array([row for row, _ in done])
+    outputs = {name: np.stack([one[name] for _, one in done]) for name in done[0][1]}
+    return _embeddings(trained, table.take(kept), outputs)
+
+
+def _transform_table(
+    trained: TrainedRun, table: ParticipantsTable, output: pathlib.Path, harmonised: str
+) -> pd.DataFrame:
+    encoding, dataset = trained.facts.features, trained.facts.dataset
+    if encoding is None:
+        raise InputError(f"the run was trained on {dataset}; expected one on a participants table or on volumes")
+    frame = pd.DataFrame({column.name: _feature(table, column.name, column) for column in encoding.columns})
+    inputs = encoding.apply(frame)
+    parts, changes = [], []
+    for start in range(0, len(inputs), TABLE_BATCH):
+        parts.append(trained.encode(inputs[start : start + TABLE_BATCH]))
+        if harmonised != "none" and trained.decode is not None:
+            pooled = trained.decode(parts[-1]["pooled_latent"])
+            before = trained.decode(parts[-1]["latent"]) if harmonised == "change" else inputs[start:][: len(pooled)]
+            changes.append(pooled - before)
+    outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if changes:
+        _write_tsv(output / "harmonised.tsv", harmonised_features(table, frame, encoding, np.concatenate(changes)))
+    return _embeddings(trained, table, outputs)
+
+
+def harmonised_features(
+    table: ParticipantsTable, frame: pd.DataFrame, encoding: FeatureEncoding, change: np.ndarray
+) -> pd.DataFrame:
+    """participant_id and every feature column in its own units: numbers plus their change, categories as they were.
+
+    Args:
+      table: N rows.
+      frame: their features, numbers as float64, NaN where missing; what is missing stays so.
+      encoding: of the features.
+      change: (N, F) in the encoded features' units, z-scores.
+    """
+    place = {name: index for index, name in enumerate(encoding.input_names)}
+    columns = {ID_COLUMN: table.frame[ID_COLUMN]}
+    for column in encoding.columns:
+        values = frame[column.name]
+        if isinstance(column, NumberColumn):
+            values = values + column.deviation * change[:, place[column.name]].astype(np.float64)
+        columns[column.name] = values
+    return pd.DataFrame(columns)
+
+
+def _feature(table: ParticipantsTable, name: str, column: object) -> np.ndarray:
+    table.require(name, "a feature of the run")
+    return parse_numbers(table, name) if isinstance(column, NumberColumn) else table.frame[name].to_numpy(dtype=object)
+
+
+def _embeddings(trained: TrainedRun, table: ParticipantsTable, outputs: Outputs) -> pd.DataFrame:
+    """participant_id, session where there is one, site, the prediction, l_*, phi_*."""
+    facts, column = trained.facts, session_column(table)
+    first = pd.DataFrame({ID_COLUMN: table.frame[ID_COLUMN]})
+    if column:
+        first[column] = table.frame[column]
+    site = table.frame.get(trained.config.data.site_column)
+    first["site"] = "n/a" if site is None else site.replace("", "n/a")
+    if facts.target_classes:
+        first[f"predicted_{facts.target_name}"] = np.array(facts.target_classes)[outputs["prediction"].argmax(axis=1)]
+    else:
+        scaled = outputs["prediction"][:, 0].astype(np.float64)
+        first[f"predicted_{facts.target_name}"] = scaled * facts.scaling.target_deviation + facts.scaling.target_mean
+    latent = pd.DataFrame(outputs["latent"]).add_prefix("l_")
+    phi = pd.DataFrame(outputs["phi"]).add_prefix("phi_")
+    return pd.concat([first, latent, phi], axis=1)
+
+
+def _write_tsv(path: pathlib.Path, table: pd.DataFrame) -> None:
+    write_atomically(path, lambda part: table.to_csv(part, sep="\t", index=False, na_rep="n/a"))
+
+
+def main(arguments: list[str]) -> int:
+    """Parses `arguments`, transforms and returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m eqpool.transform", description=__doc__)
+    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder of a finished run")
+    parser.add_argument("--participants", type=pathlib.Path, required=True, help="table of the new participants")
+    parser.add_argument("--output", type=pathlib.Path, required=True, help="folder to write to")
+    parser.add_argument("--root", type=pathlib.Path, help="where the images are; default: the table's folder")
+    parser.add_argument("--harmonised", choices=HARMONISED, help="default: as the run's config.output.harmonised")
+    options = parser.parse_args(arguments)
+    try:
+        embeddings = transform(
+            options.workdir,
+            options.participants,
+            options.output,
+            root=options.root,
+            harmonised=options.harmonised,
+        )
+    except InputError as error:
+        print(f"eqpool: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.output}: {len(embeddings)} rows in embeddings.tsv")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,164 @@
+"""Harmonised volumes as files: names, voxels, units; the arithmetic against numpy and scipy."""
+
+import json
+import pathlib
+
+import nibabel
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from eqpool.data.grids import named_grid
+from eqpool.data.volumes import lay_on_grid, read_volume
+from eqpool.derivatives import (
+    check_not_inputs,
+    derivative_paths,
+    read_map,
+    to_z_scores,
+    write_change,
+    write_decoded,
+    write_description,
+    write_map,
+)
+from eqpool.errors import InputError
+
+GRID = named_grid("24x28x24")
+
+
+def brain(seed: int = 0) -> np.ndarray:
+    return np.where(GRID.mask, np.random.default_rng(seed).uniform(100, 300, GRID.shape), 0).astype(np.float32)
+
+
+def change() -> np.ndarray:
+    return np.random.default_rng(9).normal(size=GRID.shape).astype(np.float32)  # also where it must not count
+
+
+def save(path: pathlib.Path, values: np.ndarray, affine: np.ndarray = GRID.affine) -> pathlib.Path:
+    nibabel.save(nibabel.Nifti1Image(values, affine), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("names", "sessions", "expected"),
+    [
+        (["sub-01"], [""], ["sub-01/anat/sub-01"]),
+        (["01"], ["2"], ["sub-01/ses-2/anat/sub-01_ses-2"]),
+        (
+            ["sub-01", "sub-01"],
+            ["ses-a", "ses-b"],
+            ["sub-01/ses-a/anat/sub-01_ses-a", "sub-01/ses-b/anat/sub-01_ses-b"],
+        ),
+        (["sub-01", "sub-01"], ["", ""], ["sub-01/anat/sub-01_run-1", "sub-01/anat/sub-01_run-2"]),
+        (["a_b.c", "ab_c"], ["", ""], ["sub-abc/anat/sub-abc_run-1", "sub-abc/anat/sub-abc_run-2"]),
+    ],
+)
+def test_names_are_those_of_bids(tmp_path, names, sessions, expected):
+    paths = derivative_paths(tmp_path, names, sessions)
+    assert paths == [tmp_path / f"{path}_desc-harmonized_T1w.nii.gz" for path in expected]
+
+
+def test_the_input_plus_the_change_in_its_own_units(tmp_path):
+    source = save(tmp_path / "in.nii.gz", brain())
+    before = source.read_bytes()
+    write_change(source, change(), GRID, tmp_path / "out" / "a_desc-harmonized_T1w.nii.gz")
+    written = nibabel.load(tmp_path / "out" / "a_desc-harmonized_T1w.nii.gz")
+    tissue = brain()[GRID.mask].astype(np.float64)
+    expected = np.where(GRID.mask, brain() + tissue.std() * change(), 0)
+    np.testing.assert_allclose(written.get_fdata(), expected, rtol=1e-5)
+    np.testing.assert_array_equal(written.affine, GRID.affine)
+    assert written.get_data_dtype() == np.float32 and source.read_bytes() == before
+    facts = json.loads((tmp_path / "out" / "a_desc-harmonized_T1w.json").read_text())
+    assert facts["Sources"] == ["in.nii.gz"]
+    assert facts["TissueMean"] == pytest.approx(tissue.mean()) and facts["TissueDeviation"] == pytest.approx(
+        tissue.std()
+    )
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "a_desc-harmonized_T1w.json", "a_desc-harmonized_T1w.nii.gz"
+    ]  # fmt: skip
+
+
+def test_an_input_of_other_axes_and_scale_keeps_them(tmp_path):
+    """P-S-R, as the IXI volumes are, as integers with a slope."""
+    turn = nibabel.orientations.ornt_transform(
+        nibabel.orientations.axcodes2ornt("RAS"), nibabel.orientations.axcodes2ornt("PSR")
+    )
+    turned = nibabel.Nifti1Image(np.rint(brain()).astype(np.float32), GRID.affine).as_reoriented(turn)
+    image = nibabel.Nifti1Image(turned.get_fdata(), turned.affine)
+    image.header.set_data_dtype(np.int16)
+    image.header.set_slope_inter(0.5, 0)
+    nibabel.save(image, tmp_path / "in.nii.gz")
+    write_change(tmp_path / "in.nii.gz", change(), GRID, tmp_path / "out.nii.gz")
+    written = nibabel.load(tmp_path / "out.nii.gz")
+    assert nibabel.aff2axcodes(written.affine) == ("P", "S", "R")
+    np.testing.assert_array_equal(written.affine, nibabel.load(tmp_path / "in.nii.gz").affine)
+    plain = np.rint(brain()) / 2  # nibabel stores the numbers as given, and reads them through the slope
+    expected = np.where(GRID.mask, plain + plain[GRID.mask].std() * change(), 0)
+    np.testing.assert_allclose(nibabel.as_closest_canonical(written).get_fdata(), expected, rtol=2e-3, atol=0.5)
+
+
+def test_a_finer_oblique_input_keeps_its_detail(tmp_path):
+    """The change is interpolated linearly at the input's voxels, and the input itself is not interpolated."""
+    angle = 0.2
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([4.0, 5.0, 6.0])
+    shape = (40, 40, 30)
+    affine[:3, 3] = np.array([0, -15, 10]) - affine[:3, :3] @ (np.array(shape) - 1) / 2
+    values = np.random.default_rng(3).uniform(50, 150, shape).astype(np.float32)
+    source = save(tmp_path / "in.nii.gz", values, affine)
+    write_change(source, change(), GRID, tmp_path / "out.nii.gz")
+    written = nibabel.load(tmp_path / "out.nii.gz")
+    on_grid = lay_on_grid(read_volume(source), GRID)
+    deviation = on_grid[GRID.mask & (on_grid != 0)].std(dtype=np.float64)
+    places = (
+        np.linalg.inv(GRID.affine) @ affine @ np.vstack([np.indices(shape).reshape(3, -1), np.ones(np.prod(shape))])
+    )
+    masked = np.where(GRID.mask, change(), 0).astype(np.float64)
+    added = deviation * ndimage.map_coordinates(masked, places[:3], order=1, mode="grid-constant").reshape(shape)
+    np.testing.assert_allclose(written.get_fdata() - values, added, atol=2e-2)
+    np.testing.assert_allclose(written.affine, affine, rtol=1e-6)
+
+
+def test_a_decode_replaces_the_input(tmp_path):
+    source = save(tmp_path / "in.nii.gz", brain())
+    write_decoded(source, change(), GRID, tmp_path / "out.nii.gz")
+    tissue = brain()[GRID.mask].astype(np.float64)
+    expected = np.where(GRID.mask, tissue.mean() + tissue.std() * change(), 0)
+    np.testing.assert_allclose(nibabel.load(tmp_path / "out.nii.gz").get_fdata(), expected, rtol=1e-5, atol=1e-3)
+
+
+def test_an_input_is_never_written_over(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(InputError, match=r"a\.nii\.gz: is an input"):
+        check_not_inputs([tmp_path / "link" / "a.nii.gz"], [tmp_path / "a.nii.gz"])
+    check_not_inputs([tmp_path / "b.nii.gz"], [tmp_path / "a.nii.gz"])
+
+
+def test_squashing_is_undone():
+    z = np.array([-2.0, 0.0, 1.5])
+    np.testing.assert_allclose(to_z_scores(np.tanh(z), squash=True), z)
+    assert np.isfinite(to_z_scores(np.array([1.2, -1.0]), squash=True)).all()
+    assert to_z_scores(z, squash=False) is z
+
+
+def test_the_description_says_derivative(tmp_path):
+    write_description(tmp_path, "1.0", harmonised="change", origin=": SIMULATED images")
+    described = json.loads((tmp_path / "dataset_description.json").read_text())
+    assert described["DatasetType"] == "derivative" and "SIMULATED" in described["Name"]
+    assert described["GeneratedBy"][0]["Name"] == "eqpool" and described["BIDSVersion"]
+
+
+def test_a_map_comes_back(tmp_path):
+    values = np.random.default_rng(0).normal(size=GRID.mask.sum()).astype(np.float32)
+    write_map(tmp_path / "map.nii.gz", values, GRID)
+    np.testing.assert_array_equal(read_map(tmp_path / "map.nii.gz")[GRID.mask], values)
+    assert (read_map(tmp_path / "map.nii.gz")[~GRID.mask] == 0).all()
+
+
+def test_a_real_volume_keeps_its_grid(shared_data, tmp_path):
+    source = next((shared_data / "cohorts" / "ixi_brain_2mm").glob("sub-*/anat/*_T1w.nii.gz"))
+    before = nibabel.load(source)
+    write_change(source, np.zeros(GRID.shape, np.float32), GRID, tmp_path / "out.nii.gz")
+    after = nibabel.load(tmp_path / "out.nii.gz")
+    np.testing.assert_allclose(after.affine, before.affine, atol=1e-5)
+    np.testing.assert_allclose(after.get_fdata(), before.get_fdata(), rtol=1e-6)

@@ -1,0 +1,169 @@
+"""A run's harmonised volumes, and the run applied to participants it never saw."""
+
+import dataclasses
+import json
+import pathlib
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+
+from eqpool.config import DataConfig
+from eqpool.data.pipeline import load_cohort
+from eqpool.data.volumes import prepare_volume
+from eqpool.trained import load_trained
+from eqpool.transform import main, transform
+from tests.conftest import tiny_config, train_quickly
+
+
+@pytest.fixture(scope="module")
+def cohort(trained_volumes):
+    return load_cohort(tiny_config(trained_volumes.parent).data, trained_volumes.parent / "cache", progress=False)
+
+
+@pytest.fixture
+def newcomers(cohort, tmp_path) -> pathlib.Path:
+    """Three of the cohort's scans as another study's: no target, no covariate, a scanner nobody knows."""
+    lines = ["participant_id\tpath\tsite"]
+    for number, row in enumerate((0, 7, 16)):
+        (tmp_path / f"{number}.nii.gz").write_bytes(pathlib.Path(cohort.image_path[row]).read_bytes())
+        lines.append(f"new{number}\t{number}.nii.gz\t{'Toshiba' if number else 'site1'}")
+    (tmp_path / "participants.tsv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "participants.tsv"
+
+
+def test_a_run_leaves_a_harmonised_volume_for_every_input(trained_volumes, cohort):
+    output = trained_volumes / "derivatives" / "eqpool"
+    assert "SIMULATED" in json.loads((output / "dataset_description.json").read_text())["Name"]
+    trained = load_trained(trained_volumes)
+    for row in (0, 11):
+        name = cohort.participant_id[row]
+        written = nibabel.load(output / name / "anat" / f"{name}_desc-harmonized_T1w.nii.gz")
+        source = nibabel.load(cohort.image_path[row])
+        np.testing.assert_array_equal(written.affine, source.affine)
+        encoded = trained.encode(cohort.inputs[row][None])
+        change = trained.decode(encoded["pooled_latent"])[0] - trained.decode(encoded["latent"])[0]
+        values, mask = source.get_fdata(), cohort.grid.mask
+        deviation = values[mask & (values != 0)].std()
+        expected = np.where(mask & (values != 0), values + deviation * change, values)
+        np.testing.assert_allclose(written.get_fdata(), expected, rtol=1e-3, atol=1e-2 * deviation)
+    assert len(list(output.glob("sub-*/anat/*_desc-harmonized_T1w.nii.gz"))) == len(cohort.site)
+
+
+def test_results_tell_how_like_the_input_both_forms_are(trained_volumes):
+    metrics = json.loads((trained_volumes / "results.json").read_text())["metrics"]
+    for form in ("change", "decoded"):
+        for measure in ("psnr", "ssim", "recovery_error"):
+            low, high = metrics[f"{measure}_{form}_interval"]
+            assert low <= metrics[f"{measure}_{form}"] <= high
+    assert metrics["recovery_error_input"] > 0
+    assert metrics["ssim_change"] > metrics["ssim_decoded"]
+
+
+def test_the_same_scans_get_the_same_latents_without_site_age_or_target(trained_volumes, cohort, newcomers, tmp_path):
+    said: list[str] = []
+    transform(trained_volumes, newcomers, tmp_path / "out", say=said.append)
+    made = pd.read_csv(tmp_path / "out" / "embeddings.tsv", sep="\t")
+    trained = pd.read_csv(trained_volumes / "embeddings.tsv", sep="\t")
+    assert list(made["participant_id"]) == ["new0", "new1", "new2"]
+    assert set(made["predicted_dx"]) <= {"AD", "Control"}
+    for prefix in ("l_", "phi_"):
+        columns = [name for name in trained if name.startswith(prefix)]
+        np.testing.assert_allclose(made[columns], trained[columns].iloc[[0, 7, 16]], rtol=1e-4, atol=1e-5)
+    assert len(said) == 1 and "Toshiba: not among those trained on (site1, site2, site3); its 2 rows" in said[0]
+    for number, row in enumerate((0, 7, 16)):
+        name = cohort.participant_id[row]
+        theirs = trained_volumes / f"derivatives/eqpool/{name}/anat/{name}_desc-harmonized_T1w.nii.gz"
+        ours = tmp_path / f"out/derivatives/eqpool/sub-new{number}/anat/sub-new{number}_desc-harmonized_T1w.nii.gz"
+        np.testing.assert_allclose(nibabel.load(ours).get_fdata(), nibabel.load(theirs).get_fdata(), atol=0.5)
+
+
+def test_the_decode_itself_by_request(trained_volumes, newcomers, tmp_path, cohort):
+    arguments = [f"--workdir={trained_volumes}", f"--participants={newcomers}", f"--output={tmp_path / 'out'}"]
+    assert main([*arguments, "--harmonised=decoded"]) == 0
+    trained = load_trained(trained_volumes)
+    decoded = trained.decode(trained.encode(cohort.inputs[0][None])["pooled_latent"])[0]
+    path = tmp_path / "out/derivatives/eqpool/sub-new0/anat/sub-new0_desc-harmonized_T1w.nii.gz"
+    values, source = nibabel.load(path).get_fdata(), nibabel.load(cohort.image_path[0]).get_fdata()
+    tissue = source[cohort.grid.mask & (source != 0)]
+    expected = np.where(cohort.grid.mask, tissue.mean() + tissue.std() * decoded, 0)
+    np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-2 * tissue.std())
+    assert main([*arguments, "--harmonised=none"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda folder: (folder / "1.nii.gz").unlink(), "participants.tsv, line 3 (new1): "),
+        (lambda folder: (folder / "2.nii.gz").write_bytes(b"no image"), "participants.tsv, line 4 (new2): "),
+        (lambda folder: (folder / "participants.tsv").write_text("name\nx\n"), "no column participant_id"),
+        (lambda folder: (folder / "participants.tsv").unlink(), "participants.tsv: no such file"),
+    ],
+)
+def test_bad_input_is_one_line(spoil, expected, trained_volumes, newcomers, tmp_path, capsys):
+    spoil(newcomers.parent)
+    arguments = [f"--workdir={trained_volumes}", f"--participants={newcomers}", f"--output={tmp_path / 'out'}"]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert expected in error and error.count("\n") == 1 and error.startswith("eqpool: ")
+    assert not (tmp_path / "out" / "embeddings.tsv").exists()
+
+
+def test_a_folder_that_is_no_run(tmp_path, newcomers, capsys):
+    assert main([f"--workdir={tmp_path / 'none'}", f"--participants={newcomers}", f"--output={tmp_path}"]) == 2
+    assert "config.json" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def trained_table(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("table")
+    random = np.random.default_rng(0)
+    lines = ["participant_id\tsite\tage\tdx\tthick_a\tthick_b\tscanner_mode"]
+    for row in range(60):
+        age, site = random.uniform(20, 80), row % 2
+        thick = 3 - 0.01 * age + 0.2 * site + 0.1 * random.normal(size=2)
+        values = "\t".join(f"{value:.4f}" for value in thick)
+        lines.append(f"p{row}\t{'AB'[site]}\t{age:.1f}\t{'xy'[row // 2 % 2]}\t{values}\t{'uv'[row // 4 % 2]}")
+    (folder / "participants.tsv").write_text("\n".join(lines) + "\n")
+    config = tiny_config(folder)
+    data = DataConfig(participants=str(folder / "participants.tsv"), features="thick_*,scanner_mode")
+    train_quickly(dataclasses.replace(config, data=data), folder / "run")
+    return folder
+
+
+def test_tables_come_back_in_their_own_units(trained_table, tmp_path, capsys):
+    table = pd.read_csv(trained_table / "participants.tsv", sep="\t").iloc[:5].drop(columns=["site", "age", "dx"])
+    table["thick_a"] = table["thick_a"].astype(object)
+    table.loc[2, "thick_a"] = "n/a"
+    table.to_csv(tmp_path / "new.tsv", sep="\t", index=False)
+    arguments = [f"--workdir={trained_table / 'run'}", f"--participants={tmp_path / 'new.tsv'}"]
+    assert main([*arguments, f"--output={tmp_path / 'out'}"]) == 0
+    assert "no column site: not needed" in capsys.readouterr().out
+    made = pd.read_csv(tmp_path / "out" / "harmonised.tsv", sep="\t")
+    assert list(made) == ["participant_id", "thick_a", "thick_b", "scanner_mode"]
+    assert list(made["scanner_mode"]) == list(table["scanner_mode"]) and np.isnan(made["thick_a"][2])
+
+    trained = load_trained(trained_table / "run")
+    encoded = trained.facts.features.apply(table.assign(thick_a=pd.to_numeric(table["thick_a"], errors="coerce")))
+    outputs = trained.encode(encoded)
+    change = trained.decode(outputs["pooled_latent"]) - trained.decode(outputs["latent"])
+    training = pd.read_csv(trained_table / "participants.tsv", sep="\t").set_index("participant_id")
+    embedded = pd.read_csv(trained_table / "run" / "embeddings.tsv", sep="\t").set_index("participant_id")
+    rows = training.loc[embedded.index[embedded["split"] == "train"], "thick_b"]
+    expected = table["thick_b"] + rows.std(ddof=0) * change[:, trained.facts.features.input_names.index("thick_b")]
+    np.testing.assert_allclose(made["thick_b"], expected, rtol=1e-5)
+    columns = [name for name in embedded if name.startswith("phi_")]
+    ours = pd.read_csv(tmp_path / "out" / "embeddings.tsv", sep="\t")
+    np.testing.assert_allclose(ours[columns].iloc[3], embedded.loc["p3", columns].astype(float), rtol=1e-4, atol=1e-5)
+
+
+def test_a_table_without_one_of_the_features_names_it(trained_table, tmp_path, capsys):
+    (tmp_path / "new.tsv").write_text("participant_id\tthick_a\tscanner_mode\nx\t2.0\tu\n")
+    arguments = [f"--workdir={trained_table / 'run'}", f"--participants={tmp_path / 'new.tsv'}"]
+    assert main([*arguments, f"--output={tmp_path / 'out'}"]) == 2
+    assert "new.tsv, line 1: no column thick_b (a feature of the run); did you mean thick_a?" in capsys.readouterr().err
+
+
+def test_prepared_inputs_are_those_of_training(cohort):
+    np.testing.assert_array_equal(prepare_volume(pathlib.Path(cohort.image_path[4]), cohort.grid)[0], cohort.inputs[4])
