@@ -37,7 +37,11 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """D: latents (N, n) back to inputs (N, *input_shape), float32."""
+    """D: latents (N, n) back to inputs (N, *input_shape), float32.
+
+    Volumes are the network's output plus a constant, the collection "constants": zeros at first, for whoever trains it
+    to set to the mean training volume. A few hundred steps do not teach a network from nothing what all brains share.
+    """
 
     config: ModelConfig
     input_shape: tuple[int, ...]
@@ -48,7 +52,8 @@ class Decoder(nn.Module):
         if len(self.input_shape) == 3:
             x, y, z = self.input_shape
             volumes = Decoder3D((x, y, z), config.decoder_channels, dtype=dtype, name="volumes")
-            return volumes(latent, train=train, mask=mask).astype(jnp.float32)
+            mean = self.variable("constants", "mean", jnp.zeros, self.input_shape, jnp.float32)
+            return volumes(latent, train=train, mask=mask).astype(jnp.float32) + mean.value
         return MLP((config.hidden_units,), self.input_shape[0], dtype=dtype, name="features")(latent)
 
 

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -16,7 +17,7 @@ from eqpool.data.cohort import Cohort
 from eqpool.train.image_table import make_image_epoch, make_image_forward, pick_rows, rows_in_order
 from eqpool.train.loop import fit
 from eqpool.train.pairs import Pairs, make_game_optimizer, pairs_in_order, pick_pairs
-from eqpool.train.state import Stage, TrainState, create_state, finish_epoch, make_optimizer
+from eqpool.train.state import Stage, TrainState, Variables, create_state, finish_epoch, make_optimizer
 from eqpool.train.stream import HostBatch, make_stream_forward, make_stream_step, run_stream_epoch, run_stream_forward
 from eqpool.train.table import make_table_epoch, make_table_forward
 from eqpool.workdir import MemoryLog, MetricsLog
@@ -81,7 +82,7 @@ def train_on_volumes(
     session: Session, stage: Stage, cohort: Cohort, columns: Columns, train: np.ndarray, validation: np.ndarray
 ) -> TrainState:
     """Trains a stage on volumes read batch by batch."""
-    settings = getattr(session.config, stage.name)
+    settings, initialise = getattr(session.config, stage.name), stage.initialise
     steps = -(-len(train) // settings.batch_size)
     optimizer = make_optimizer(settings, steps)
     step = make_stream_step(stage, optimizer)
@@ -106,8 +107,23 @@ def train_on_volumes(
         scores = validate(parallel.put_replicated(outputs, session.mesh), validation_columns)
         return finish(state, scores), terms, scores
 
+    stage = stage._replace(initialise=lambda key: with_mean_volume(initialise(key), mean_volume(cohort.inputs, train)))
     state = parallel.put_replicated(create_state(stage, optimizer, init_key), session.mesh)
     return _fit(session, stage, state, run_epoch, settings.epochs)
+
+
+def mean_volume(inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The mean of some rows, one read at a time."""
+    total = np.zeros(inputs.shape[1:], np.float64)
+    for row in rows:
+        total += inputs[row]
+    return (total / len(rows)).astype(np.float32)
+
+
+def with_mean_volume(variables: Variables, mean: np.ndarray) -> Variables:
+    """A stage's variables, its decoder's constant set; D then learns how a volume differs from the mean one."""
+    constants = variables["constants"]
+    return variables | {"constants": constants | {"decoder": {"mean": jnp.asarray(mean)}}}
 
 
 def train_on_images(
