@@ -1,7 +1,14 @@
 """The experiments' own arithmetic: which setting is chosen, and what the tables say."""
 
+import dataclasses
+
+import numpy as np
+
+from eqpool.data.cohort import Cohort
+from eqpool.data.grids import named_grid
 from experiments.istn_brain import __main__ as istn_brain
 from experiments.istn_table1 import __main__ as istn_table1
+from experiments.recovery import __main__ as recovery
 from experiments.runner import folder_name
 from experiments.table2 import WINDOW, select
 
@@ -50,3 +57,34 @@ def test_the_tables_of_brains_set_the_papers_numbers_beside_ours():
     assert age.startswith("| itn | affine | 50.00 [40.00, 60.00]") and age.endswith("| 12 | 5.13, 4.58 |")
     assert "from CamCAN to UKBB" in text and "SIMULATED" in text
     assert "67.8" not in istn_brain.markdown(table, ("Guys", "simulated_scanner"), own=True)
+
+
+def test_the_scanner_probe_finds_what_is_planted_and_nothing_else():
+    random = np.random.default_rng(0)
+    grid = named_grid("12x14x12")
+    site = np.arange(90) % 3
+    plain = random.normal(size=(90, *grid.shape)).astype(np.float32)
+    along = np.indices(grid.shape) / 14  # sites 0 and 1 each brighten along an axis of their own
+    planted = plain + np.einsum("ns,sxyz->nxyz", (site[:, None] == [0, 1]).astype(float), along[:2])
+    blank = np.zeros(90)
+    cohort = Cohort(
+        "made", True, np.arange(90).astype(str), plain, (), site, ("a", "b", "c"), blank[:, None], ("age",), blank,
+        "dx", ("x", "y"), np.full(90, "train"), grid,
+    )  # fmt: skip
+    low, high = recovery.scanner_from_voxels(cohort)["scanner_from_voxels_interval"]
+    assert low < 100 / 3 < high
+    found = recovery.scanner_from_voxels(dataclasses.replace(cohort, inputs=planted.astype(np.float32)))
+    assert found["scanner_from_voxels"] > 90
+
+
+def test_the_table_of_recovery_says_simulated_and_what_was_asked():
+    form = {key: 0.5 for key, _ in recovery.ROWS} | {"rows": 18}
+    facts = {
+        "date": "2026-01-01",
+        "calibration": {name: 80.0 for name in recovery.TARGETS} | {"naive_accuracy_interval": [70.0, 90.0]},
+        "maps": {"folds": 3, "forms": {"before": form, "after": form}},
+        "ours": {"versions": {"jax": "1"}, "device": "1 x cpu", "seed": 0},
+    }
+    text = recovery.markdown("adni", facts)
+    assert "SIMULATED" in text and "80.0 [70.0, 90.0] | 75 to 90" in text
+    assert "| error to the scanner-free volume, z-scores | 0.5 | 0.5 |" in text

@@ -12,7 +12,8 @@ import pytest
 from eqpool.config import DataConfig
 from eqpool.data.pipeline import load_cohort
 from eqpool.data.volumes import prepare_volume
-from eqpool.trained import load_trained
+from eqpool.train.stage_one import make_stage_one
+from eqpool.trained import load_trained, read_config, selected_variables
 from eqpool.transform import main, transform
 from tests.conftest import tiny_config, train_quickly
 
@@ -167,3 +168,11 @@ def test_a_table_without_one_of_the_features_names_it(trained_table, tmp_path, c
 
 def test_prepared_inputs_are_those_of_training(cohort):
     np.testing.assert_array_equal(prepare_volume(pathlib.Path(cohort.image_path[4]), cohort.grid)[0], cohort.inputs[4])
+
+
+def test_the_decoder_adds_to_the_mean_training_volume(trained_volumes, cohort):
+    config, facts = read_config(trained_volumes), load_trained(trained_volumes).facts
+    stage = make_stage_one(config, facts.input_shape, 1, len(facts.site_names), len(facts.target_classes))
+    variables = selected_variables(config, stage, trained_volumes / "checkpoints")
+    expected = np.mean([cohort.inputs[row].astype(np.float64) for row in cohort.rows("train")], axis=0)
+    np.testing.assert_allclose(variables["constants"]["decoder"]["mean"], expected, rtol=1e-5, atol=1e-6)

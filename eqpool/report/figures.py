@@ -9,6 +9,7 @@ from scipy.stats import gaussian_kde
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
+from eqpool.report.brain_maps import draw_site_maps, draw_t_maps
 from eqpool.report.transformations import draw_transformations
 from eqpool.report.workfolder import WorkFolder
 
@@ -22,6 +23,8 @@ def draw_all(work: WorkFolder, progress: Callable[[str], None] = lambda _: None)
     drawn = EMBEDDING_FIGURES if work.embeddings is not None else {}
     if work.examples is not None:
         drawn = drawn | {"transformations": transformations}
+    if work.maps is not None:
+        drawn = drawn | {"t_maps": t_maps, "site_maps": site_maps}
     figures = {}
     for name, draw in (drawn | {"training_curves": training_curves}).items():
         progress(name)
@@ -80,6 +83,18 @@ def transformations(work: WorkFolder) -> Figure:
     """What the ISTN did to held-out subjects (paper B, Figs. 3 and 4)."""
     assert work.examples is not None
     return _finish(draw_transformations(work.examples), work)
+
+
+def t_maps(work: WorkFolder) -> Figure:
+    """Voxelwise t of the target, before and after pooling (paper A, Fig. 5)."""
+    assert work.maps is not None
+    return _finish(draw_t_maps(work.folder, work.maps), work)
+
+
+def site_maps(work: WorkFolder) -> Figure:
+    """What the site explains of each voxel, before and after pooling."""
+    assert work.maps is not None
+    return _finish(draw_site_maps(work.folder, work.maps), work)
 
 
 EMBEDDING_FIGURES: dict[str, Callable[[WorkFolder], Figure]] = {

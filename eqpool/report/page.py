@@ -13,6 +13,8 @@ from eqpool.workdir import write_text
 CAPTIONS = {
     "covariate_by_site": "Who was pooled: density of the covariate at each site.",
     "latent_maps": "Held-out rows before and after pooling (t-SNE): sites should mix, the covariate's trend stay.",
+    "t_maps": "Where the target shows: voxels that pass FDR, on decodes by networks that never saw the volume.",
+    "site_maps": "Where the scanner shows: partial R^2 of the site beyond covariates and target.",
     "transformations": "Held-out subjects on the way to the reference: appearance, shape, and what changed.",
     "training_curves": "Training loss and validation score; the epoch with the lowest validation score was kept.",
 }

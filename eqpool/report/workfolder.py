@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from eqpool.errors import InputError
+from eqpool.report.brain_maps import read_maps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +22,7 @@ class WorkFolder:
       metrics: metrics.jsonl, one row an epoch.
       embeddings: embeddings.tsv; None for an ISTN, which has none.
       examples: images/examples.npz of an ISTN; None for other methods.
+      maps: maps/maps.json where `eqpool.maps` was run; else None.
     """
 
     folder: pathlib.Path
@@ -29,6 +31,7 @@ class WorkFolder:
     metrics: pd.DataFrame
     embeddings: pd.DataFrame | None
     examples: dict[str, np.ndarray] | None
+    maps: dict[str, Any] | None = None
 
     @property
     def covariate(self) -> str:
@@ -67,4 +70,5 @@ def read_workfolder(folder: pathlib.Path) -> WorkFolder:
         if embeddings.is_file()
         else None,
         examples=dict(np.load(examples)) if examples.is_file() else None,
+        maps=read_maps(folder),
     )

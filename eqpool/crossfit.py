@@ -1,0 +1,109 @@
+"""Cross-fitted decodes: every volume decoded by networks that never saw it, nor its target.
+
+A network that was trained on a volume has seen its diagnosis, and its decode would carry that into any map of the
+diagnosis. So the cohort's subjects are dealt into K folds, the whole run is trained K times, each time without one
+fold, and each fold is decoded by the run that went without it.
+"""
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+
+from eqpool import parallel, workdir
+from eqpool.config import RunConfig
+from eqpool.data.cohort import Cohort, Scaling
+from eqpool.data.own import balanced_strata
+from eqpool.data.splits import assign_folds, assign_splits
+from eqpool.decoding import pool_volumes
+from eqpool.run import train
+from eqpool.train.stages import Session
+from eqpool.trained import ModelFacts, load_trained
+
+FEWEST_VALIDATION = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Decodes:
+    """What K runs make of N volumes, at the V voxels of the brain mask, in z-scores.
+
+    Attributes:
+      values: (3, N, V) float32 memory map: the input, D(l) and D(Psi(Phi(l))).
+      fold: (N,) which run decoded each.
+    """
+
+    values: np.ndarray
+    fold: np.ndarray
+
+
+def cross_fitted_decodes(config: RunConfig, cohort: Cohort, folder: pathlib.Path, folds: int) -> Decodes:
+    """Trains K times, or goes on where a killed call stopped, and decodes every volume of the cohort.
+
+    Args:
+      config: of the run; its method has to be "ours".
+      cohort: of volumes; its own split is not used.
+      folder: gets `fold-1` ... with their checkpoints, and decodes.npy.
+      folds: K, at least 2.
+    """
+    assert cohort.grid is not None
+    strata = balanced_strata(cohort.site, cohort.target, cohort.target_classes)
+    fold = assign_folds(cohort.participant_id, strata, folds=folds, seed=config.data.split_seed)
+    path = folder / "decodes.npy"
+    shape = (3, len(fold), int(cohort.grid.mask.sum()))
+    if not path.exists():
+        workdir.write_atomically(path, lambda part: _allocate(part, shape))
+    decodes = np.lib.format.open_memmap(path, mode="r+")
+    for number in range(folds):
+        part = folder / f"fold-{number + 1}"
+        with workdir.locked(part):
+            if not (part / "decoded.json").exists():
+                held_out = _hold_out(cohort, fold, number, config)
+                _train(config, held_out, part)
+                _decode(held_out, part, decodes)
+                decodes.flush()
+                workdir.write_json(part / "decoded.json", {"volumes": int((fold == number).sum())})
+    return Decodes(decodes, fold)
+
+
+def _allocate(path: pathlib.Path, shape: tuple[int, ...]) -> None:
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
+
+
+def _hold_out(cohort: Cohort, fold: np.ndarray, number: int, config: RunConfig) -> Cohort:
+    """The cohort with one fold as its test split, and validation rows out of the others."""
+    rest = np.flatnonzero(fold != number)
+    strata = balanced_strata(cohort.site[rest], cohort.target[rest], cohort.target_classes)
+    split = np.full(len(fold), "test", "<U10")
+    split[rest] = assign_splits(
+        cohort.participant_id[rest],
+        strata,
+        # Scores of pairs need a few rows.
+        validation_fraction=max(config.data.validation_fraction, FEWEST_VALIDATION / len(rest)),
+        test_fraction=0.0,
+        seed=config.data.split_seed,
+    )
+    return dataclasses.replace(cohort, split=split)
+
+
+def _train(config: RunConfig, cohort: Cohort, folder: pathlib.Path) -> None:
+    workdir.claim(folder, config)
+    scaling = Scaling.fit(cohort)
+    ModelFacts.of(cohort, scaling, None).write(folder)
+    session = Session(
+        config=config,
+        mesh=parallel.make_mesh(config.devices),
+        checkpoints=folder / "checkpoints",
+        log=workdir.MetricsLog(folder / "metrics.jsonl"),
+        key=jax.random.key(config.seed),
+    )
+    train(session, cohort, scaling)
+
+
+def _decode(cohort: Cohort, folder: pathlib.Path, decodes: np.ndarray) -> None:
+    assert cohort.grid is not None
+    mask = cohort.grid.mask
+    rows = cohort.rows("test")
+    for pooled in pool_volumes(load_trained(folder), ((row, cohort.inputs[row]) for row in rows.tolist())):
+        assert pooled.original is not None and pooled.pooled is not None
+        decodes[:, pooled.row] = pooled.inputs[mask], pooled.original[mask], pooled.pooled[mask]

@@ -1,0 +1,177 @@
+"""Voxelwise statistics: t-maps and partial R^2 of a linear model, corrected for the number of voxels.
+
+Voxels come in tiles, so that a cohort's volumes never stand in memory together: a tile is all N rows of a few thousand
+voxels. Everything is float64 on the host.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+TILE_VOXELS = 8192  # 450 rows of them are 30 MB in float64
+_NEGLIGIBLE = 1e-12  # of a voxel's own scale: variance below it is rounding
+
+Correction = Literal["none", "bonferroni", "fdr"]
+
+
+class TMap(NamedTuple):
+    """A voxelwise t-test of one regressor.
+
+    Attributes:
+      effect: (V,) float64, the regressor's coefficient, in the voxel's units per the regressor's.
+      t: (V,) float64; 0 where a voxel is constant.
+      p: (V,) float64, two-sided, uncorrected; 1 where a voxel is constant.
+      degrees_of_freedom: of the residual.
+    """
+
+    effect: np.ndarray
+    t: np.ndarray
+    p: np.ndarray
+    degrees_of_freedom: int
+
+
+class PartialR2(NamedTuple):
+    """The share of variance that some regressors explain beyond others.
+
+    Attributes:
+      r_squared: (V,) float64 in [0, 1]; 0 where a voxel is constant.
+      p: (V,) float64, of the F-test, uncorrected.
+    """
+
+    r_squared: np.ndarray
+    p: np.ndarray
+
+
+def voxel_tiles(volumes: Sequence[np.ndarray] | np.ndarray, tile_voxels: int = TILE_VOXELS) -> Iterator[np.ndarray]:
+    """(N, V) rows, such as a memory map, in (N, T) float64 tiles, in order."""
+    count = volumes[0].shape[-1]
+    for start in range(0, count, tile_voxels):
+        yield np.stack([row[start : start + tile_voxels] for row in volumes]).astype(np.float64)
+
+
+def t_map(tiles: Iterable[np.ndarray], of_interest: np.ndarray, nuisance: np.ndarray) -> TMap:
+    """Ordinary least squares at every voxel: the t-test of one regressor beside others and an intercept.
+
+    Args:
+      tiles: (N, T) each; their voxels together are the map's V.
+      of_interest: (N,), such as 1 for AD and 0 for CN.
+      nuisance: (N, C), without the intercept; C may be 0.
+
+    Raises:
+      ValueError: rows that do not fit, a regressor that the others explain, or no degree of freedom left.
+    """
+    basis = _nuisance_basis(nuisance, len(of_interest))
+    regressor = of_interest.astype(np.float64)[:, None]
+    residual = _beyond(basis, regressor)
+    _check_independent(residual, regressor)
+    freedom = _freedom(len(regressor), basis.shape[1] + 1)
+    norm = np.sqrt((residual**2).sum())
+    effects, scores = [], []
+    for tile in tiles:
+        remaining = _beyond(basis, _checked(tile, len(regressor)))
+        projection = (residual / norm).T @ remaining
+        unexplained = np.sqrt(((remaining - (residual / norm) @ projection) ** 2).sum(axis=0) / freedom)
+        flat = _is_flat(remaining, tile)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scores.append(np.where(flat, 0.0, projection[0] / unexplained))
+        effects.append(np.where(flat, 0.0, projection[0] / norm))
+    t = np.concatenate(scores)
+    return TMap(np.concatenate(effects), t, 2 * stats.t.sf(np.abs(t), freedom), freedom)
+
+
+def partial_r_squared(tiles: Iterable[np.ndarray], of_interest: np.ndarray, nuisance: np.ndarray) -> PartialR2:
+    """1 - RSS(with both) / RSS(nuisance alone) at every voxel, both with an intercept, and its F-test.
+
+    Args:
+      tiles: (N, T) each; their voxels together are the map's V.
+      of_interest: (N, K), such as the indicators of K + 1 sites without one.
+      nuisance: (N, C), without the intercept; C may be 0.
+
+    Raises:
+      ValueError: rows that do not fit, regressors that the others explain, or no degree of freedom left.
+    """
+    basis = _nuisance_basis(nuisance, len(of_interest))
+    regressors = of_interest.astype(np.float64)
+    residual = _beyond(basis, regressors)
+    _check_independent(residual, regressors)
+    own = np.linalg.qr(residual)[0]
+    freedom = _freedom(len(regressors), basis.shape[1] + own.shape[1])
+    parts = []
+    for tile in tiles:
+        remaining = _beyond(basis, _checked(tile, len(regressors)))
+        total = (remaining**2).sum(axis=0)
+        explained = ((own.T @ remaining) ** 2).sum(axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            parts.append(np.where(_is_flat(remaining, tile), 0.0, np.minimum(explained / total, 1.0)))
+    share = np.concatenate(parts)
+    with np.errstate(divide="ignore"):
+        f = (share / own.shape[1]) / ((1 - share) / freedom)
+    return PartialR2(share, stats.f.sf(f, own.shape[1], freedom))
+
+
+def significant(p: np.ndarray, correction: Correction = "bonferroni", threshold: float = 1e-3) -> np.ndarray:
+    """Which of V voxels pass: bool (V,), by p < threshold after a correction for all V.
+
+    "bonferroni" bounds the chance of any false voxel, "fdr" (Benjamini and Hochberg 1995) the expected share of false
+    ones among those found.
+    """
+    if correction == "none":
+        return p < threshold
+    if correction == "bonferroni":
+        return p * p.size < threshold
+    order = np.argsort(p)
+    below = np.flatnonzero(p[order] < threshold * np.arange(1, p.size + 1) / p.size)
+    passed = np.zeros(p.shape, bool)
+    passed[order[: below[-1] + 1 if below.size else 0]] = True
+    return passed
+
+
+def t_threshold(voxels: int, freedom: int, threshold: float = 1e-3) -> float:
+    """|t| beyond which a voxel of so many passes by Bonferroni."""
+    return float(stats.t.isf(threshold / voxels / 2, freedom))
+
+
+def indicators(labels: np.ndarray) -> np.ndarray:
+    """(N,) labels with K values to (N, K - 1) float64, the first value being the baseline."""
+    return (labels[:, None] == np.unique(labels)[None, 1:]).astype(np.float64)
+
+
+def _nuisance_basis(nuisance: np.ndarray, rows: int) -> np.ndarray:
+    """Orthonormal columns that span the intercept and the nuisance regressors, (N, rank)."""
+    if nuisance.ndim != 2 or len(nuisance) != rows:
+        raise ValueError(f"nuisance is {nuisance.shape}, expected ({rows}, C)")
+    centred = nuisance.astype(np.float64) - nuisance.mean(axis=0)
+    spread = np.sqrt((centred**2).sum(axis=0))
+    scaled = centred[:, spread > 0] / spread[spread > 0]  # a constant column is the intercept again
+    left, values, _ = np.linalg.svd(np.column_stack([np.full(rows, rows**-0.5), scaled]), full_matrices=False)
+    return left[:, values > 1e-9 * values[0]]
+
+
+def _beyond(basis: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """What of each column the basis does not explain."""
+    return values - basis @ (basis.T @ values)
+
+
+def _check_independent(residual: np.ndarray, regressors: np.ndarray) -> None:
+    scale = float(np.linalg.norm(regressors))
+    if not np.isfinite(residual).all() or np.linalg.svd(residual, compute_uv=False).min() <= 1e-9 * max(scale, 1e-300):
+        raise ValueError("the regressors of interest are not finite, constant, or explained by the others")
+
+
+def _freedom(rows: int, parameters: int) -> int:
+    if rows - parameters < 1:
+        raise ValueError(f"{rows} rows for {parameters} parameters, expected more rows")
+    return rows - parameters
+
+
+def _checked(tile: np.ndarray, rows: int) -> np.ndarray:
+    if tile.ndim != 2 or len(tile) != rows:
+        raise ValueError(f"a tile is {tile.shape}, expected ({rows}, T)")
+    return tile.astype(np.float64)
+
+
+def _is_flat(remaining: np.ndarray, tile: np.ndarray) -> np.ndarray:
+    scale = np.maximum((tile.astype(np.float64) ** 2).sum(axis=0), 1e-300)
+    return (remaining**2).sum(axis=0) <= _NEGLIGIBLE**2 * scale

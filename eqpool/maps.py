@@ -1,0 +1,203 @@
+"""The command: `python -m eqpool.maps --workdir=runs/adni [--folds=3]`: statistical maps before and after pooling.
+
+Trains the run of a work directory K more times, each without one fold of the subjects, and decodes that fold
+(`eqpool.crossfit`); then tests every voxel. Writes maps/*.nii.gz, maps/maps.json and figures/. The same command goes on
+where it stopped; training takes K times as long as the run itself.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from eqpool import workdir
+from eqpool.config import RunConfig
+from eqpool.crossfit import Decodes, cross_fitted_decodes
+from eqpool.data.cohort import Cohort
+from eqpool.data.pipeline import load_cohort
+from eqpool.data.simulated import effect_path, scanner_free_path
+from eqpool.data.volumes import lay_on_grid, prepare_volume, read_volume
+from eqpool.derivatives import read_map, write_map
+from eqpool.errors import InputError
+from eqpool.evaluate.recovery import detection_scores, matched_detection
+from eqpool.evaluate.statistics import (
+    TILE_VOXELS,
+    indicators,
+    partial_r_squared,
+    significant,
+    t_map,
+    t_threshold,
+)
+from eqpool.run import use_compilation_cache
+from eqpool.trained import read_config
+
+THRESHOLD = 1e-3  # the paper's, after Bonferroni (Fig. 5)
+# Name -> weights of the input, of its decode D(l) and of the pooled decode D(Psi(Phi(l))).
+FORMS = {
+    "before": (1.0, 0.0, 0.0),
+    "before_decoded": (0.0, 1.0, 0.0),
+    "after": (1.0, -1.0, 1.0),
+    "after_decoded": (0.0, 0.0, 1.0),
+}
+Facts = dict[str, Any]
+
+
+def make_maps(folder: pathlib.Path, folds: int) -> Facts:
+    """Trains, decodes, tests and writes; returns what maps/maps.json holds.
+
+    Raises:
+      InputError: no such run, or one that has no decodes or no map to make.
+    """
+    config = read_config(folder)
+    _check(config, folds)
+    cache = use_compilation_cache(config, folder)
+    cohort = load_cohort(config.data, cache)
+    if cohort.grid is None:
+        raise InputError(f"--workdir={folder}: a run on a table, expected one on volumes")
+    if len(cohort.target_classes) not in (0, 2):
+        raise InputError(
+            f"{cohort.target_name}: {len(cohort.target_classes)} classes ({', '.join(cohort.target_classes)}), "
+            "expected two or a number for a t-map"
+        )
+    decodes = cross_fitted_decodes(config, cohort, folder / "folds" / str(folds), folds)
+    report = _with_recovery if cohort.simulated else _test_form
+    facts: Facts = {
+        "folds": folds,
+        "simulated": cohort.simulated,
+        "contrast": contrast_name(cohort),
+        "threshold": THRESHOLD,
+        "forms": {name: report(cohort, decodes, name, folder / "maps") for name in FORMS},
+    }
+    workdir.write_json(folder / "maps" / "maps.json", facts)
+    return facts
+
+
+def contrast_name(cohort: Cohort) -> str:
+    """ "AD-CN" for classes, the target's name for a number."""
+    return "-".join(cohort.target_classes) or cohort.target_name
+
+
+def form_tiles(decodes: Decodes, form: str, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """(R, T) tiles of the brain's voxels in one of `FORMS`, read from the memory map as they are asked for."""
+    weights = FORMS[form]
+    for start in range(0, decodes.values.shape[2], TILE_VOXELS):
+        tile = np.zeros((len(rows), min(TILE_VOXELS, decodes.values.shape[2] - start)))
+        for weight, values in zip(weights, decodes.values, strict=True):
+            if weight:
+                tile += weight * values[:, start : start + TILE_VOXELS][rows]
+        yield tile
+
+
+def _test_form(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path) -> Facts:
+    """Writes one form's maps: t of the target, and partial R^2 of site, covariates and target.
+
+    Beside the covariates every model holds the folds: K networks decode with K offsets, which are no effect.
+    """
+    assert cohort.grid is not None
+    rows = np.flatnonzero(_target_known(cohort))
+    target = _contrast(cohort)[rows][:, None]
+    covariates, folds = cohort.covariates[rows], indicators(decodes.fold[rows])
+    t = t_map(form_tiles(decodes, form, rows), target[:, 0], np.hstack([covariates, folds]))
+    found = {name: significant(t.p, name, THRESHOLD) for name in ("bonferroni", "fdr")}  # type: ignore[arg-type]
+    name = f"{form}_t_{contrast_name(cohort)}"
+    write_map(folder / f"{name}.nii.gz", t.t, cohort.grid)
+    for correction, voxels in found.items():
+        write_map(folder / f"{name}_{correction}.nii.gz", np.where(voxels, t.t, 0), cohort.grid)
+    facts: Facts = {
+        "rows": len(rows),
+        "degrees_of_freedom": t.degrees_of_freedom,
+        "voxels": t.t.size,
+        "t_threshold_bonferroni": t_threshold(t.t.size, t.degrees_of_freedom, THRESHOLD),
+        **{f"voxels_{correction}": int(voxels.sum()) for correction, voxels in found.items()},
+    }
+    known = rows[cohort.site[rows] >= 0]
+    design = {"site": indicators(cohort.site[known]), cohort.target_name: _contrast(cohort)[known][:, None]}
+    design |= {name: cohort.covariates[known, index, None] for index, name in enumerate(cohort.covariate_names)}
+    for name, regressors in design.items():
+        others = np.hstack([values for other, values in design.items() if other != name])
+        nuisance = np.hstack([others, indicators(decodes.fold[known])])
+        share = partial_r_squared(form_tiles(decodes, form, known), regressors, nuisance)
+        write_map(folder / f"{form}_r2_{name}.nii.gz", share.r_squared, cohort.grid)
+        facts[f"r2_{name}_mean"] = float(share.r_squared.mean())
+        facts[f"r2_{name}_voxels_bonferroni"] = int(significant(share.p, "bonferroni", THRESHOLD).sum())
+    return facts
+
+
+def _with_recovery(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path) -> Facts:
+    """`_test_form` of a simulated cohort, with what of the truth its map finds and how far off its volumes are."""
+    assert cohort.grid is not None
+    facts, mask = _test_form(cohort, decodes, form, folder), cohort.grid.mask
+    images = [pathlib.Path(path) for path in cohort.image_path]
+    truth = lay_on_grid(read_volume(effect_path(images[0], "disease_mask")), cohort.grid)[mask] > 0.5
+    name = f"{form}_t_{contrast_name(cohort)}"
+    t, found = (read_map(folder / f"{end}.nii.gz")[mask] for end in (name, f"{name}_fdr"))
+    facts["truth_voxels"] = int(truth.sum())
+    facts |= matched_detection(np.abs(t), truth)
+    facts |= {f"{score}_fdr": value for score, value in detection_scores(found != 0, truth).items()}
+    strict = np.abs(t) > facts["t_threshold_bonferroni"]
+    facts |= {f"{score}_bonferroni": value for score, value in detection_scores(strict, truth).items()}
+    errors = []
+    for row, image in enumerate(images):
+        brain = prepare_volume(scanner_free_path(image), cohort.grid)[0][mask]
+        volume = np.tensordot(FORMS[form], decodes.values[:, row].astype(np.float64), axes=1)
+        errors.append(float(np.sqrt(np.mean((volume - brain) ** 2))))
+    return facts | {"recovery_error": float(np.mean(errors))}
+
+
+def _check(config: RunConfig, folds: int) -> None:
+    if config.method != "ours":
+        raise InputError(f'config.method = "{config.method}": expected "ours", which alone decodes what it pooled')
+    if folds < 2:
+        raise InputError(f"--folds={folds}: expected at least 2")
+
+
+def _target_known(cohort: Cohort) -> np.ndarray:
+    return cohort.target >= 0 if cohort.target_classes else np.isfinite(cohort.target)
+
+
+def _contrast(cohort: Cohort) -> np.ndarray:
+    """(N,) float64: 1 in the first class and 0 in the second, or the number itself."""
+    return (cohort.target == 0).astype(np.float64) if cohort.target_classes else cohort.target.astype(np.float64)
+
+
+def main(arguments: list[str]) -> int:
+    """Parses `arguments`, makes the maps and returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m eqpool.maps", description=__doc__)
+    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder of a run on volumes")
+    parser.add_argument("--folds", type=int, default=3, help="how many parts, and runs; default 3")
+    options = parser.parse_args(arguments)
+    from eqpool.train.loop import Preempted, TrainingDiverged
+
+    try:
+        facts = make_maps(options.workdir, options.folds)
+    except InputError as error:
+        print(f"eqpool: {error}", file=sys.stderr)
+        return 2
+    except (TrainingDiverged, Preempted) as error:
+        print(f"eqpool: {error}", file=sys.stderr)
+        return 1 if isinstance(error, TrainingDiverged) else 143
+    print(describe_maps(facts))
+    if (options.workdir / "results.json").exists():
+        from eqpool.report.page import write_report
+
+        print(write_report(options.workdir))
+    return 0
+
+
+def describe_maps(facts: Facts) -> str:
+    """A table with a line a form."""
+    kind = "SIMULATED data" if facts["simulated"] else "real data"
+    columns = [name for name in next(iter(facts["forms"].values())) if name not in ("rows", "voxels")]
+    lines = [f"{facts['contrast']} ({kind}), {facts['folds']} folds, p < {facts['threshold']:g} corrected:"]
+    lines.append(f"  {'':<34}" + "".join(f"{form:>16}" for form in facts["forms"]))
+    for name in columns:
+        cells = "".join(f"{form[name]:>16.4g}" for form in facts["forms"].values())
+        lines.append(f"  {name:<34}{cells}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,132 @@
+"""Maps of cross-fitted decodes: who decoded whom, what the files hold, and that a second call only reads."""
+
+import json
+import pathlib
+
+import nibabel
+import numpy as np
+import pytest
+import statsmodels.api as sm
+
+from eqpool import workdir
+from eqpool.config import to_dict
+from eqpool.data.pipeline import load_cohort
+from eqpool.data.simulated import effect_path
+from eqpool.maps import FORMS, describe_maps, main, make_maps
+from eqpool.report.brain_maps import draw_site_maps, draw_t_maps
+from eqpool.train.stage_one import make_stage_one
+from eqpool.trained import load_trained, read_config, selected_variables
+from tests.conftest import tiny_config
+
+
+@pytest.fixture(scope="module")
+def mapped(trained_volumes, tmp_path_factory):
+    """(folder, cohort, facts): maps by two folds, with the programs that the fixture's run compiled."""
+    folder = tmp_path_factory.mktemp("mapped")
+    config = tiny_config(trained_volumes.parent)
+    workdir.write_json(folder / "config.json", to_dict(config))
+    facts = make_maps(folder, folds=2)
+    return folder, load_cohort(config.data, trained_volumes.parent / "cache", progress=False), facts
+
+
+def folds_of(folder, cohort):
+    """(N,) which fold's networks decoded each row, found from the decodes themselves."""
+    decodes = np.load(folder / "folds" / "2" / "decodes.npy", mmap_mode="r")
+    mask = cohort.grid.mask
+    fold = np.full(len(cohort.site), -1)
+    for number in (0, 1):
+        trained = load_trained(folder / "folds" / "2" / f"fold-{number + 1}")
+        latents = np.concatenate([trained.encode(np.array(cohort.inputs[row])[None])["latent"] for row in range(18)])
+        for row in range(18):
+            if np.allclose(trained.decode(latents[row : row + 1])[0][mask], decodes[1, row], atol=1e-4):
+                fold[row] = number
+    return fold
+
+
+def test_every_volume_is_decoded_by_networks_that_never_saw_it(mapped):
+    folder, cohort, _ = mapped
+    fold = folds_of(folder, cohort)
+    assert np.bincount(fold, minlength=2).tolist() == [9, 9]
+    for number in (0, 1):
+        part = folder / "folds" / "2" / f"fold-{number + 1}"
+        config, facts = read_config(part), load_trained(part).facts
+        stage = make_stage_one(config, facts.input_shape, 1, 3, 2)
+        mean = selected_variables(config, stage, part / "checkpoints")["constants"]["decoder"]["mean"]
+        others = np.array([cohort.inputs[row] for row in np.flatnonzero(fold != number)]).reshape(9, -1)
+        # The mean training volume is one of some of the other fold's rows alone.
+        weights = np.linalg.lstsq(others.T.astype(float), np.asarray(mean, float).ravel(), rcond=None)[0]
+        np.testing.assert_allclose(weights @ others, np.asarray(mean).ravel(), atol=1e-4)
+        assert set(np.round(weights, 3)) == {0.0, round(1 / np.sum(weights > 0.01), 3)}
+    for site in range(3):
+        assert np.ptp(np.bincount(fold[cohort.site == site], minlength=2)) <= 1
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+def test_the_files_hold_what_statsmodels_finds(mapped, form):
+    folder, cohort, facts = mapped
+    decodes = np.load(folder / "folds" / "2" / "decodes.npy")
+    values = np.tensordot(FORMS[form], decodes.astype(float), axes=1)
+    fold = folds_of(folder, cohort)
+    age, ill = cohort.covariates[:, 0], (cohort.target == 0).astype(float)
+    sites = (cohort.site[:, None] == [1, 2]).astype(float)
+    t, share = (
+        nibabel.load(folder / "maps" / f"{form}_{name}.nii.gz").get_fdata()[cohort.grid.mask]
+        for name in ("t_AD-Control", "r2_site")
+    )
+    for voxel in (0, values.shape[1] // 2, values.shape[1] - 1):
+        if np.ptp(values[:, voxel]) < 1e-6:
+            continue
+        model = sm.OLS(values[:, voxel], sm.add_constant(np.column_stack([ill, age, fold]))).fit()
+        np.testing.assert_allclose(t[voxel], model.tvalues[1], rtol=1e-4)
+        reduced = sm.OLS(values[:, voxel], sm.add_constant(np.column_stack([ill, age, fold]))).fit()
+        full = sm.OLS(values[:, voxel], sm.add_constant(np.column_stack([ill, age, fold, sites]))).fit()
+        np.testing.assert_allclose(share[voxel], 1 - full.ssr / reduced.ssr, rtol=1e-3, atol=1e-6)
+    assert facts["forms"][form]["degrees_of_freedom"] == 18 - 4
+
+
+def test_the_truth_is_measured_against(mapped):
+    folder, cohort, facts = mapped
+    assert facts == json.loads((folder / "maps" / "maps.json").read_text())
+    truth = nibabel.load(effect_path(pathlib.Path(cohort.image_path[0]), "disease_mask")).get_fdata()
+    for values in facts["forms"].values():
+        assert values["truth_voxels"] == int((truth[cohort.grid.mask] > 0).sum())
+        assert 0 <= values["sensitivity_at_matched_rate"] <= 1 and values["recovery_error"] > 0
+    assert "SIMULATED" in describe_maps(facts)
+
+
+def test_the_input_form_does_not_depend_on_the_networks(mapped):
+    _, cohort, _ = mapped
+    folder = mapped[0]
+    decodes = np.load(folder / "folds" / "2" / "decodes.npy")
+    for row in (0, 9, 17):
+        np.testing.assert_array_equal(decodes[0, row], cohort.inputs[row][cohort.grid.mask])
+
+
+def test_a_second_call_trains_nothing(mapped, monkeypatch):
+    folder, _, facts = mapped
+    monkeypatch.setattr("eqpool.crossfit.train", lambda *_: pytest.fail("trained again"))
+    assert make_maps(folder, folds=2) == facts
+
+
+def test_the_figures_are_drawn(mapped, tmp_path):
+    folder, _, facts = mapped
+    for draw in (draw_t_maps, draw_site_maps):
+        figure = draw(folder, facts)
+        figure.savefig(tmp_path / "figure.png")
+        assert len(figure.axes) == 4 * 6 + 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "change", "expected"),
+    [
+        (["--folds=1"], {}, "--folds=1: expected at least 2"),
+        ([], {"method": "naive"}, 'config.method = "naive": expected "ours"'),
+        ([], None, "config.json"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, change, expected, tmp_path, capsys):
+    if change is not None:
+        workdir.write_json(tmp_path / "config.json", to_dict(tiny_config(tmp_path)) | change)
+    assert main([f"--workdir={tmp_path}", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert expected in error and error.count("\n") == 1
