@@ -55,6 +55,7 @@ class DataConfig:
     site_calibration: Literal["none", "location", "covariance"] = "none"  # of a table's features, before training
     grid: str = "mni_4mm"  # named grid (mni_4mm, mni_2mm, 64) or a shape such as 32x32x32
     on_bad_volume: Literal["stop", "skip"] = "stop"
+    align: Literal["none", "affine"] = "none"  # affine: register each volume to the template first (the extra "align")
     squash: bool = False  # volumes: tanh of the z-scores, for networks whose output lies in [-1, 1]
     split: Literal["raw", "published"] = "raw"  # german, adult: from the raw files, or as published
     source_domain: Domain = "thin"  # morpho_mnist: whose labels are known

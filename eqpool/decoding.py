@@ -71,8 +71,16 @@ def pool_volumes(trained: TrainedRun, volumes: Iterable[tuple[int, np.ndarray]])
             yield Pooled(row, to_z_scores(inputs[place], squash), own, original, pooled)
 
 
-def volume_writer(trained: TrainedRun, sources: list[pathlib.Path], paths: list[pathlib.Path], harmonised: str):
+def volume_writer(
+    trained: TrainedRun,
+    sources: list[pathlib.Path],
+    paths: list[pathlib.Path],
+    harmonised: str,
+    alignment_of: Callable[[int], np.ndarray | None],
+) -> Callable[[Pooled], None]:
     """The function that writes one `Pooled` row in the form that `config.output.harmonised` names.
+
+    `alignment_of` gives a row's map from its image's millimetres to the template's.
 
     Raises:
       InputError: an output is an input.
@@ -82,11 +90,11 @@ def volume_writer(trained: TrainedRun, sources: list[pathlib.Path], paths: list[
     check_not_inputs(paths, sources)
 
     def write(pooled: Pooled) -> None:
-        source, path = sources[pooled.row], paths[pooled.row]
+        source, path, alignment = sources[pooled.row], paths[pooled.row], alignment_of(pooled.row)
         if harmonised == "change":
-            write_change(source, pooled.change, grid, path)
+            write_change(source, pooled.change, grid, path, alignment)
         elif pooled.pooled is not None:
-            write_decoded(source, pooled.pooled, grid, path)
+            write_decoded(source, pooled.pooled, grid, path, alignment)
 
     return write
 
@@ -105,7 +113,8 @@ def harmonise_cohort(trained: TrainedRun, cohort: Cohort, folder: pathlib.Path, 
     if harmonised != "none":
         output = folder / FOLDER
         paths = derivative_paths(output, cohort.participant_id.tolist(), cohort.session.tolist())
-        write = volume_writer(trained, [pathlib.Path(path) for path in cohort.image_path], paths, harmonised)
+        sources = [pathlib.Path(path) for path in cohort.image_path]
+        write = volume_writer(trained, sources, paths, harmonised, lambda row: _alignment(cohort, row))
         origin = ": SIMULATED images" if cohort.simulated else ""
         write_description(output, __version__, harmonised=harmonised, origin=origin)
 
@@ -120,6 +129,10 @@ def harmonise_cohort(trained: TrainedRun, cohort: Cohort, folder: pathlib.Path, 
     ) as r:
         measured = [metrics for metrics in r if metrics is not None]
     return summarise(measured, trained.config.evaluate, trained.config.seed)
+
+
+def _alignment(cohort: Cohort, row: int) -> np.ndarray | None:
+    return cohort.alignment[row] if len(cohort.alignment) else None
 
 
 def measure(cohort: Cohort, pooled: Pooled) -> Metrics:

@@ -63,7 +63,9 @@ def to_z_scores(volume: np.ndarray, squash: bool) -> np.ndarray:
     return np.arctanh(np.clip(volume, -_INSIDE_SQUASH, _INSIDE_SQUASH)) if squash else volume
 
 
-def write_change(source: pathlib.Path, change: np.ndarray, grid: Grid, path: pathlib.Path) -> None:
+def write_change(
+    source: pathlib.Path, change: np.ndarray, grid: Grid, path: pathlib.Path, alignment: np.ndarray | None = None
+) -> None:
     """The input plus a change, in the input's units on the input's voxels.
 
     The change alone is resampled (linearly), so that the input's detail stays whole. What is 0 in the input, stripped
@@ -74,21 +76,24 @@ def write_change(source: pathlib.Path, change: np.ndarray, grid: Grid, path: pat
       change: `grid.shape`, z-scores of the input's tissue; what lies outside the mask is not used.
       grid: of the change.
       path: where to write.
+      alignment: (4, 4) from the source's millimetres to the grid's; None where they are the same.
 
     Raises:
       BadVolumeError: the source cannot be read any more.
     """
-    image, tissue = _read_with_tissue(source, grid)
+    image, tissue = _read_with_tissue(source, grid, alignment)
     values = np.asarray(image.dataobj, dtype=np.float32)
-    added = _on_voxels_of(image, np.where(grid.mask, tissue.deviation * change, 0), grid)
+    added = _on_voxels_of(image, np.where(grid.mask, tissue.deviation * change, 0), grid, alignment)
     _save(np.where(values != 0, values + added, 0), image, source, tissue, path)
 
 
-def write_decoded(source: pathlib.Path, decoded: np.ndarray, grid: Grid, path: pathlib.Path) -> None:
+def write_decoded(
+    source: pathlib.Path, decoded: np.ndarray, grid: Grid, path: pathlib.Path, alignment: np.ndarray | None = None
+) -> None:
     """A decode, in the input's units on the input's voxels; 0 outside the brain mask. Arguments as `write_change`."""
-    image, tissue = _read_with_tissue(source, grid)
+    image, tissue = _read_with_tissue(source, grid, alignment)
     volume = np.where(grid.mask, tissue.mean + tissue.deviation * decoded, 0)
-    _save(_on_voxels_of(image, volume, grid), image, source, tissue, path)
+    _save(_on_voxels_of(image, volume, grid, alignment), image, source, tissue, path)
 
 
 def _stem(participant_id: str, session: str) -> tuple[str, str]:
@@ -103,17 +108,20 @@ def _label(text: str) -> str:
     return re.sub("[^A-Za-z0-9]", "", text)
 
 
-def _read_with_tissue(source: pathlib.Path, grid: Grid):
+def _read_with_tissue(source: pathlib.Path, grid: Grid, alignment: np.ndarray | None):
     image = read_image(source)
-    return image, measure_tissue(lay_on_grid(to_ras(image, source), grid), grid, source)
+    return image, measure_tissue(lay_on_grid(to_ras(image, source), grid, alignment), grid, source)
 
 
-def _on_voxels_of(image: nibabel.Nifti1Image, volume: np.ndarray, grid: Grid) -> np.ndarray:
+def _on_voxels_of(
+    image: nibabel.Nifti1Image, volume: np.ndarray, grid: Grid, alignment: np.ndarray | None
+) -> np.ndarray:
     """A volume of the grid at the image's voxels, 0 beside the grid."""
-    if image.shape == grid.shape and np.allclose(image.affine, grid.affine, atol=1e-3):
+    affine = image.affine if alignment is None else alignment @ image.affine
+    if image.shape == grid.shape and np.allclose(affine, grid.affine, atol=1e-3):
         return volume.astype(np.float32)
     moving = nibabel.Nifti1Image(volume.astype(np.float32), grid.affine)
-    return resample_linearly(moving, image.affine, image.shape)
+    return resample_linearly(moving, affine, image.shape)
 
 
 def _save(values: np.ndarray, like: nibabel.Nifti1Image, source: pathlib.Path, tissue, path: pathlib.Path) -> None:

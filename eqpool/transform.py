@@ -24,7 +24,7 @@ from eqpool.data.participants import (
     read_participants,
     session_column,
 )
-from eqpool.data.store import in_parallel
+from eqpool.data.store import find_alignment, in_parallel
 from eqpool.data.tables import FeatureEncoding, NumberColumn
 from eqpool.data.volumes import BadVolumeError, prepare_volume
 from eqpool.decoding import Pooled, pool_volumes, volume_writer
@@ -102,15 +102,17 @@ def _transform_volumes(
     column = session_column(table)
     sessions = table.frame[column].tolist() if column else [""] * len(sources)
     write: Callable[[Pooled], None] = lambda pooled: None  # noqa: E731
+    alignments: dict[int, np.ndarray | None] = {}
     if harmonised != "none":
         paths = derivative_paths(output / FOLDER, table.frame[ID_COLUMN].tolist(), sessions)
-        write = volume_writer(trained, sources, paths, harmonised)
+        write = volume_writer(trained, sources, paths, harmonised, alignments.get)
         origin = ", by networks trained on SIMULATED images" if trained.facts.simulated else ""
         write_description(output / FOLDER, __version__, harmonised=harmonised, origin=origin)
 
     def prepare(row: int) -> tuple[int, np.ndarray | BadVolumeError]:
         try:
-            return row, prepare_volume(sources[row], grid, squash=data.squash)[0]
+            alignments[row] = find_alignment(sources[row], data.align)
+            return row, prepare_volume(sources[row], grid, squash=data.squash, alignment=alignments[row])[0]
         except BadVolumeError as error:
             return row, BadVolumeError(f"{table.where(row)}: {error}")
 

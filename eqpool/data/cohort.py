@@ -61,6 +61,7 @@ class Cohort:
       findings: what the pre-flight check found in the features when they were read.
       image_path: (N,) str, the file of each volume; (0,) for tables and digits.
       session: (N,) str, "" where a table tells no sessions apart; (0,) for tables and digits.
+      alignment: (N, 4, 4) float64, each image's millimetres to the template's; (0, 4, 4) where they are the same.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Cohort:
     findings: tuple[Finding, ...] = ()
     image_path: np.ndarray = dataclasses.field(default_factory=_no_names)
     session: np.ndarray = dataclasses.field(default_factory=_no_names)
+    alignment: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 4, 4)))
 
     def rows(self, split: str) -> np.ndarray:
         """The row indices of one split, int64, in order."""

@@ -267,6 +267,7 @@ def _with_volumes(
         progress,
         labels=[table.where(row) for row in range(len(table.frame))],
         squash=config.squash,
+        align=config.align,
     )
     kept = prepared.kept
     return dataclasses.replace(
@@ -282,4 +283,5 @@ def _with_volumes(
         notes=(*cohort.notes, *prepared.notes),
         image_path=np.array([str(path) for path in images])[kept],
         session=np.array(list(sessions), dtype=np.str_)[kept],
+        alignment=prepared.alignment,
     )

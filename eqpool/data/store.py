@@ -18,11 +18,12 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from eqpool.data.alignment import align_to_template, check_available
 from eqpool.data.cohort import Grid
-from eqpool.data.volumes import FULL_COVERAGE, BadVolumeError, prepare_volume
+from eqpool.data.volumes import ALIGNED_OVERLAP, BadVolumeError, prepare_volume, read_volume
 from eqpool.errors import InputError
 
-VERSION = 1  # raise it whenever a prepared volume would come out different
+VERSION = 2  # raise it whenever a prepared volume would come out different
 _MOST_NAMED = 5
 
 Item = TypeVar("Item")
@@ -37,11 +38,13 @@ class PreparedVolumes:
       inputs: (K, *grid.shape) float32, a read-only memory map.
       kept: (K,) int64, which of the given paths these are, in order.
       notes: what was left out or looked odd.
+      alignment: (K, 4, 4) float64, each image's millimetres to the template's; (0, 4, 4) where none was asked for.
     """
 
     inputs: np.ndarray
     kept: np.ndarray
     notes: tuple[str, ...]
+    alignment: np.ndarray
 
 
 def prepare_volumes(
@@ -54,6 +57,7 @@ def prepare_volumes(
     *,
     labels: Sequence[str] | None = None,
     squash: bool = False,
+    align: str = "none",
 ) -> PreparedVolumes:
     """Prepares every volume (`volumes.prepare_volume`), or finds them prepared already.
 
@@ -69,25 +73,29 @@ def prepare_volumes(
       progress: a bar on stderr, where that is a terminal.
       labels: (N,) where each image comes from, set before a fault's text, such as "participants.tsv, line 3 (sub-1)".
       squash: tanh of the z-scores.
+      align: "affine" registers each volume to the template first.
 
     Raises:
       BadVolumeError: a bad volume, under "stop".
       InputError: no volume is left.
     """
     labels = labels or [""] * len(paths)
-    final = pathlib.Path(cache_dir) / "volumes" / _key(paths, grid, on_bad_volume, squash)
+    if align != "none":
+        check_available()
+    final = pathlib.Path(cache_dir) / "volumes" / _key(paths, grid, on_bad_volume, squash, align)
     if not (final / "volumes.json").is_file():
         partial = final.with_name(f"{final.name}.{os.getpid()}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            _build(paths, labels, grid, partial, on_bad_volume, workers, progress, squash)
+            _build(paths, labels, grid, partial, on_bad_volume, workers, progress, squash, align)
             publish(partial, final)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     facts = json.loads((final / "volumes.json").read_text("utf-8"))
     inputs = np.load(final / "volumes.npy", mmap_mode="r")
-    return PreparedVolumes(inputs[: len(facts["kept"])], np.array(facts["kept"], np.int64), tuple(facts["notes"]))
+    kept, alignment = np.array(facts["kept"], np.int64), np.array(facts["alignment"], np.float64).reshape(-1, 4, 4)
+    return PreparedVolumes(inputs[: len(kept)], kept, tuple(facts["notes"]), alignment)
 
 
 def publish(partial: pathlib.Path, final: pathlib.Path) -> None:
@@ -138,10 +146,12 @@ def _build(
     workers: int,
     progress: bool,
     squash: bool,
+    align: str,
 ) -> None:
-    def prepare(index: int) -> tuple[np.ndarray, float] | BadVolumeError:
+    def prepare(index: int) -> tuple[np.ndarray, float, np.ndarray | None] | BadVolumeError:
         try:
-            return prepare_volume(pathlib.Path(paths[index]), grid, squash=squash)
+            alignment = find_alignment(pathlib.Path(paths[index]), align)
+            return *prepare_volume(pathlib.Path(paths[index]), grid, squash=squash, alignment=alignment), alignment
         except BadVolumeError as error:
             return BadVolumeError(f"{labels[index]}: {error}" if labels[index] else str(error))
 
@@ -150,7 +160,8 @@ def _build(
     )
     kept: list[int] = []
     left_out: list[str] = []
-    thin: list[str] = []
+    apart: list[str] = []
+    alignments: list[list[list[float]]] = []
     with in_parallel(
         prepare, range(len(paths)), workers=workers, progress=progress, label="Preparing volumes", total=len(paths)
     ) as results:
@@ -160,29 +171,39 @@ def _build(
                     raise result
                 left_out.append(str(result))
                 continue
-            volume, coverage = result
+            volume, overlap, alignment = result
             output[len(kept)] = volume
             kept.append(index)
-            if coverage < FULL_COVERAGE:
-                thin.append(f"{paths[index].name} {coverage:.0%}")
+            if alignment is not None:
+                alignments.append(alignment.tolist())
+            if overlap < ALIGNED_OVERLAP:
+                apart.append(f"{paths[index].name} {overlap:.2f}")
     if not kept:
         raise InputError(f"none of {len(paths)} volumes can be used; the first: {left_out[0]}")
     output.flush()
-    facts = {"kept": kept, "notes": _notes(left_out, thin)}
+    facts = {"kept": kept, "notes": _notes(left_out, apart), "alignment": alignments}
     (folder / "volumes.json").write_text(json.dumps(facts), "utf-8")
 
 
-def _notes(left_out: list[str], thin: list[str]) -> list[str]:
+def find_alignment(path: pathlib.Path, align: str) -> np.ndarray | None:
+    """The affine map from an image's millimetres to the template's, (4, 4); None for `align` "none"."""
+    return None if align == "none" else align_to_template(read_volume(path))
+
+
+def _notes(left_out: list[str], apart: list[str]) -> list[str]:
     notes = [f"left out: {reason}" for reason in left_out]
-    if thin:
-        named = ", ".join(thin[:_MOST_NAMED]) + (", ..." if len(thin) > _MOST_NAMED else "")
-        notes.append(f"{len(thin)} volumes cover less than {FULL_COVERAGE:.0%} of the brain mask: {named}")
+    if apart:
+        named = ", ".join(apart[:_MOST_NAMED]) + (", ..." if len(apart) > _MOST_NAMED else "")
+        notes.append(
+            f"{len(apart)} volumes overlap the template's brain mask by a Dice below {ALIGNED_OVERLAP:g}, so they are "
+            f"not aligned or not skull-stripped (config.data.align = affine aligns): {named}"
+        )
     return notes
 
 
-def _key(paths: Sequence[pathlib.Path], grid: Grid, on_bad_volume: str, squash: bool) -> str:
+def _key(paths: Sequence[pathlib.Path], grid: Grid, on_bad_volume: str, squash: bool, align: str) -> str:
     digest = hashlib.sha256()
-    digest.update(repr((VERSION, on_bad_volume, squash, grid.shape, grid.affine.tolist())).encode())
+    digest.update(repr((VERSION, on_bad_volume, squash, align, grid.shape, grid.affine.tolist())).encode())
     digest.update(grid.mask.tobytes())
     for path in paths:
         absolute = pathlib.Path(path).absolute()

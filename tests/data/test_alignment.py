@@ -1,0 +1,76 @@
+"""Registration to the template: a known map is found again, and real brains end up where the template is."""
+
+import sys
+
+import nibabel
+import numpy as np
+import pytest
+from nibabel.affines import apply_affine
+from nilearn.datasets import load_mni152_template
+from scipy.spatial.transform import Rotation
+
+from eqpool.data import alignment
+from eqpool.data.alignment import align_to_template
+from eqpool.data.grids import named_grid
+from eqpool.data.store import prepare_volumes
+from eqpool.data.volumes import lay_on_grid, prepare_volume, read_volume, resample_linearly
+from eqpool.derivatives import write_change
+from eqpool.errors import InputError
+
+GRID = named_grid("mni_4mm")
+
+
+def template_brain() -> np.ndarray:
+    template = load_mni152_template(resolution=2)
+    return np.where(GRID.mask, resample_linearly(template, GRID.affine, GRID.shape), 0).astype(np.float32)
+
+
+def test_a_known_map_is_found_again():
+    pytest.importorskip("dipy", reason="needs the extra align")
+    known = np.eye(4)
+    known[:3, :3] = Rotation.from_euler("xyz", [8, -5, 6], degrees=True).as_matrix() * [1.1, 0.95, 1.05]
+    known[:3, 3] = [9, -14, 11]
+    moved = nibabel.Nifti1Image(template_brain(), np.linalg.inv(known) @ GRID.affine)
+    found = align_to_template(moved)
+    points = apply_affine(moved.affine, np.argwhere(GRID.mask)[::200])
+    off_mm = np.linalg.norm(apply_affine(found, points) - apply_affine(known, points), axis=1)
+    assert off_mm.mean() < 1 and off_mm.max() < 3
+
+
+def test_real_brains_come_to_lie_on_the_template(shared_data, tmp_path):
+    pytest.importorskip("dipy", reason="needs the extra align")
+    path = sorted((shared_data / "cohorts" / "ixi_brain_2mm").glob("sub-*/anat/*_T1w.nii.gz"))[1]
+    before, after = (
+        prepare_volumes([path], GRID, tmp_path, progress=False, align=align) for align in ("none", "affine")
+    )
+    assert before.alignment.shape == (0, 4, 4) and after.alignment.shape == (1, 4, 4)
+    assert len(before.notes) == 1 and "overlap the template's brain mask" in before.notes[0] and not after.notes
+    template = template_brain()[GRID.mask]
+    likeness = [np.corrcoef(prepared.inputs[0][GRID.mask], template)[0, 1] for prepared in (before, after)]
+    assert likeness[1] > likeness[0] + 0.1
+    write_change(path, np.zeros(GRID.shape), GRID, tmp_path / "out.nii.gz", after.alignment[0])
+    written, source = nibabel.load(tmp_path / "out.nii.gz"), nibabel.load(path)
+    np.testing.assert_allclose(written.affine, source.affine, atol=1e-5)
+    np.testing.assert_allclose(written.get_fdata(), source.get_fdata(), rtol=1e-6)
+
+
+def test_a_change_goes_back_through_the_alignment(tmp_path):
+    """An image that lies two voxels off: its change has to land on the same tissue."""
+    brain = template_brain()
+    alignment = np.eye(4)
+    alignment[:3, 3] = [8, -4, 0]
+    path = tmp_path / "in.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(brain, np.linalg.inv(alignment) @ GRID.affine), path)
+    np.testing.assert_allclose(lay_on_grid(read_volume(path), GRID, alignment), brain, atol=1e-5)
+    assert prepare_volume(path, GRID)[1] < 0.9 < prepare_volume(path, GRID, alignment=alignment)[1]
+    change = np.random.default_rng(0).normal(size=GRID.shape)
+    write_change(path, change, GRID, tmp_path / "out.nii.gz", alignment)
+    tissue = brain[GRID.mask & (brain != 0)].std(dtype=np.float64)
+    expected = np.where(GRID.mask & (brain != 0), brain + tissue * change, 0)
+    np.testing.assert_allclose(nibabel.load(tmp_path / "out.nii.gz").get_fdata(), expected, atol=1e-4)
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dipy.align.imaffine", None)
+    with pytest.raises(InputError, match=r'config\.data\.align = "affine": needs the package dipy .*eqpool\[align\]'):
+        alignment.check_available()
