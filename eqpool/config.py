@@ -19,6 +19,7 @@ from eqpool.errors import InputError
 Method = Literal["ours", "naive", "mmd", "cai", "ss", "rm", "istn"]
 Dataset = Literal[
     "adni",
+    "adni_small_support",
     "adcp",
     "brain_sex",
     "brain_age",
@@ -42,8 +43,8 @@ def _number(default: float, minimum: float = -math.inf, maximum: float = math.in
 class DataConfig:
     """What is pooled. An empty string means "not given"."""
 
-    dataset: Dataset = "participants"  # adni, adcp and brain_* are simulated unless participants is given
-    raw_dir: str = ""  # local folder with the raw public files, instead of downloading; a cohort's has no download
+    dataset: Dataset = "participants"  # adni*, adcp and brain_* are simulated unless participants is given
+    raw_dir: str = ""  # local folder with the raw public files, instead of downloading; a cohort has no download
     participants: str = ""  # participants.tsv (or .csv): one row a scan
     root: str = ""  # where the images are; default: the folder of participants
     site_column: str = "site"

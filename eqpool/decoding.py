@@ -25,8 +25,10 @@ from eqpool.derivatives import (
 from eqpool.evaluate.intervals import bootstrap_interval
 from eqpool.evaluate.similarity import peak_signal_to_noise, structural_similarity_inside
 from eqpool.trained import Outputs, TrainedRun
+from eqpool.workdir import write_arrays
 
 BATCH = 8  # volumes that are encoded together; what memory holds is a few times that
+SAMPLES_A_SITE, MOST_SITES = 3, 6  # that the report draws
 Metrics = dict[str, Any]
 
 
@@ -118,8 +120,13 @@ def harmonise_cohort(trained: TrainedRun, cohort: Cohort, folder: pathlib.Path, 
         origin = ": SIMULATED images" if cohort.simulated else ""
         write_description(output, __version__, harmonised=harmonised, origin=origin)
 
+    chosen = sample_rows(cohort)
+    drawn: dict[int, Pooled] = {}
+
     def work(pooled: Pooled) -> Metrics | None:
         write(pooled)
+        if pooled.row in chosen:
+            drawn[pooled.row] = pooled
         return measure(cohort, pooled) if pooled.row in test else None
 
     stream = pool_volumes(trained, ((row, cohort.inputs[row]) for row in rows))
@@ -128,7 +135,34 @@ def harmonise_cohort(trained: TrainedRun, cohort: Cohort, folder: pathlib.Path, 
         work, stream, workers=trained.config.data.workers, progress=True, label=label, total=len(rows)
     ) as r:
         measured = [metrics for metrics in r if metrics is not None]
+    _write_samples(cohort, [drawn[row] for row in chosen], folder)
     return summarise(measured, trained.config.evaluate, trained.config.seed)
+
+
+def sample_rows(cohort: Cohort) -> list[int]:
+    """A few held-out rows to draw: of each site the same number, from low to high first covariate."""
+    here = [cohort.rows("test")[cohort.site[cohort.rows("test")] == site] for site in range(len(cohort.site_names))]
+    here = [rows[np.argsort(cohort.covariates[rows, 0], kind="stable")] for rows in here if len(rows)][:MOST_SITES]
+    each = min([SAMPLES_A_SITE, *map(len, here)])
+    return [int(rows[round(place)]) for rows in here for place in np.linspace(0, len(rows) - 1, each)]
+
+
+def _write_samples(cohort: Cohort, drawn: list[Pooled], folder: pathlib.Path) -> None:
+    """images/samples.npz: the axial slice through the middle of the brain mask."""
+    assert cohort.grid is not None
+    mask = cohort.grid.mask
+    middle = round(float(np.average(np.arange(mask.shape[2]), weights=mask.sum(axis=(0, 1)))))
+    rows = [pooled.row for pooled in drawn]
+    change = np.stack([np.where(mask, pooled.change, 0)[:, :, middle] for pooled in drawn])
+    inputs = np.stack([pooled.inputs[:, :, middle] for pooled in drawn])
+    write_arrays(
+        folder / "images" / "samples.npz",
+        site=np.array(cohort.site_names)[cohort.site[rows]],
+        covariate=cohort.covariates[rows, 0],
+        input=inputs,
+        harmonised=inputs + change,
+        change=change,
+    )
 
 
 def _alignment(cohort: Cohort, row: int) -> np.ndarray | None:

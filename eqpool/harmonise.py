@@ -17,7 +17,7 @@ from eqpool.train.istn import TASK_MODELS, make_istn, of_network, transform
 from eqpool.train.pairs import Pairs
 from eqpool.train.stages import Columns, Session, forward_on_images, train_on_images, train_on_pairs
 from eqpool.train.task import make_task
-from eqpool.workdir import write_atomically
+from eqpool.workdir import write_arrays, write_atomically
 
 EXAMPLES = 6
 MOST_COMPARED = 2000  # images of each site whose distance is told
@@ -112,14 +112,8 @@ def _write_examples(
 
     images, site = (jnp.asarray(source[name][:EXAMPLES]) for name in ("inputs", "site"))
     arrays = steps(variables, images, site) | {"reference": reference[:EXAMPLES]}
-    (folder / "images").mkdir(exist_ok=True)
     host = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
-
-    def write(path: pathlib.Path) -> None:
-        with path.open("wb") as file:
-            np.savez_compressed(file, **host)  # type: ignore[arg-type]
-
-    write_atomically(folder / "images" / "examples.npz", write)
+    write_arrays(folder / "images" / "examples.npz", **host)
 
 
 def _write_predictions(

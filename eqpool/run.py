@@ -28,6 +28,7 @@ from eqpool.train.stage_two import make_stage_two
 from eqpool.train.stages import Columns, Session, forward_on_table, train_on_cohort, train_on_table
 from eqpool.trained import ModelFacts, load_trained
 
+MOST_DRAWN = 1000  # rows whose tau is kept for the report
 REPORTED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
 
@@ -127,6 +128,9 @@ def pool(session: Session, folder: pathlib.Path, cohort: Cohort, scaling: Scalin
     workdir.write_atomically(
         folder / "embeddings.tsv", lambda path: embeddings_table(cohort, embeddings).to_csv(path, sep="\t", index=False)
     )
+    if embeddings.tau is not None:
+        rows = cohort.rows("test")[:MOST_DRAWN]
+        workdir.write_arrays(folder / "images" / "tau.npz", rows=rows, tau=embeddings.tau[rows])
     generators = covariate_generators(config.model, cohort.covariates.shape[1])
     metrics = evaluate(cohort, scaling, embeddings, generators, config.model.group_map, config.evaluate, config.seed)
     metrics |= _site_floor(cohort, config.evaluate, workdir.cache_folder(config, folder))

@@ -89,6 +89,16 @@ def write_json(path: pathlib.Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def write_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
+    """Writes a compressed npz, whole or not at all."""
+
+    def write(temporary: pathlib.Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+    write_atomically(path, write)
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a text file, whole or not at all."""
 

@@ -1,5 +1,6 @@
 """Eight virtual CPU devices, strict promotion in our maths, and where the real data is."""
 
+import contextlib
 import os
 import pathlib
 
@@ -40,10 +41,19 @@ def shared_data() -> pathlib.Path:
 @pytest.fixture
 def quick_compile():
     """Compiles in half the time to slower code: for tests of tiny networks, which compile for longer than they run."""
+    with quickly_compiled():
+        yield
+
+
+@contextlib.contextmanager
+def quickly_compiled():
+    """`quick_compile` for fixtures that live longer than a test."""
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +93,7 @@ def train_quickly(config: RunConfig, folder: pathlib.Path) -> None:
     """A run without its probes and permutations, which take most of the time and have tests of their own."""
     from eqpool.run import run  # the training stack: most tests do without it
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, quickly_compiled():
+        patch.setattr("eqpool.run._site_floor", lambda *_: {})
         patch.setattr("eqpool.run.evaluate", lambda *_: {})
         run(config, folder, quiet=True)

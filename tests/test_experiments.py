@@ -1,15 +1,19 @@
 """The experiments' own arithmetic: which setting is chosen, and what the tables say."""
 
+import argparse
 import dataclasses
 
 import numpy as np
+import pytest
 
 from eqpool.data.cohort import Cohort
 from eqpool.data.grids import named_grid
+from experiments import imaging
 from experiments.istn_brain import __main__ as istn_brain
 from experiments.istn_table1 import __main__ as istn_table1
 from experiments.recovery import __main__ as recovery
 from experiments.runner import folder_name
+from experiments.small_support import __main__ as small_support
 from experiments.table2 import WINDOW, select
 
 
@@ -88,3 +92,40 @@ def test_the_table_of_recovery_says_simulated_and_what_was_asked():
     text = recovery.markdown("adni", facts)
     assert "SIMULATED" in text and "80.0 [70.0, 90.0] | 75 to 90" in text
     assert "| error to the scanner-free volume, z-scores | 0.5 | 0.5 |" in text
+
+
+def test_imaging_chooses_on_the_first_split_and_tabulates_all(monkeypatch, tmp_path):
+    asked = []
+
+    def run_all(tasks, jobs, label):
+        asked.extend(tasks)
+        return [made(task) for task in tasks]
+
+    def made(task):
+        weight = task.setting.get("stage_two.mmd_weight", 0.0)
+        metrics = {
+            "selection_accuracy": 80.0,
+            "selection_probe": abs(weight - 20),
+            "mmd": 3.0 + task.setting["data.split_seed"],
+        }
+        return {"metrics": metrics, "versions": {"jax": "1"}, "device": "1 x cpu", "simulated": True}
+
+    monkeypatch.setattr("experiments.imaging.run_all", run_all)
+    options = argparse.Namespace(
+        paper=False, methods="naive,ours", splits=3, set=["stage_one.epochs=2"], jobs=1, runs=tmp_path, participants=""
+    )
+    table = imaging.compute(small_support.EXPERIMENT, options)
+    assert [row["setting"] for row in table] == [{}, {"stage_two.mmd_weight": 20.0}]
+    assert [len(row["results"]) for row in table] == [3, 3]
+    assert all(task.setting["data.dataset"] == "adni_small_support" for task in asked)
+    assert all(task.setting["stage_one.epochs"] == 2 for task in asked)
+    assert len({task.folder for task in asked}) == len(asked) == 1 + 3 + 2 + 2
+    text = imaging.markdown(small_support.EXPERIMENT, table)
+    assert "SIMULATED" in text and "| 4.00 (1.00) |" in text and text.rstrip().endswith("M 16 |")
+
+
+def test_keys_of_every_run():
+    assert imaging._parsed("a.b=3") == ("a.b", 3) and imaging._parsed("a=0.5") == ("a", 0.5)
+    assert imaging._parsed("data.grid=24x28x24") == ("data.grid", "24x28x24")
+    with pytest.raises(ValueError, match="--set=x: expected KEY=VALUE"):
+        imaging._parsed("x")

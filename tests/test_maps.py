@@ -16,7 +16,9 @@ from eqpool.maps import FORMS, describe_maps, main, make_maps
 from eqpool.report.brain_maps import draw_site_maps, draw_t_maps
 from eqpool.train.stage_one import make_stage_one
 from eqpool.trained import load_trained, read_config, selected_variables
-from tests.conftest import tiny_config
+from tests.conftest import quickly_compiled, tiny_config
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,8 @@ def mapped(trained_volumes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mapped")
     config = tiny_config(trained_volumes.parent)
     workdir.write_json(folder / "config.json", to_dict(config))
-    facts = make_maps(folder, folds=2)
+    with quickly_compiled():
+        facts = make_maps(folder, folds=2)
     return folder, load_cohort(config.data, trained_volumes.parent / "cache", progress=False), facts
 
 

@@ -17,6 +17,8 @@ from eqpool.trained import load_trained, read_config, selected_variables
 from eqpool.transform import main, transform
 from tests.conftest import tiny_config, train_quickly
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 @pytest.fixture(scope="module")
 def cohort(trained_volumes):

@@ -170,7 +170,7 @@ class Scaling:
         }
 
     @classmethod
-    def from_dict(cls, values: dict) -> "Scaling":
+    def from_dict(cls, values: dict) -> Scaling:
         """From what `to_dict` gave, also after a trip through JSON."""
         minimum, maximum = (np.array(values[f"covariate_{name}"], np.float64) for name in ("minimum", "maximum"))
         return cls(CovariateScaling(minimum, maximum), values["target_mean"], values["target_deviation"])

@@ -70,6 +70,17 @@ ADNI = CohortSpecification(
         Site("Siemens", (("AD", 83), ("CN", 162)), 74.0, 8.5, 0.48, _SIEMENS),
     ),
 )
+# Paper A, Fig. 6 right: the ages cut down until two scanners share three years at most.
+_SMALL_SUPPORT = {"GE": (63.0, (50.0, 69.0)), "Siemens": (73.5, (66.0, 81.0)), "Philips": (84.0, (78.0, 95.0))}
+ADNI_SMALL_SUPPORT = dataclasses.replace(
+    ADNI,
+    name="adni_small_support",
+    sites=tuple(
+        dataclasses.replace(site, age_mean=mean, age_deviation=5.0, age_range=ages)
+        for site in ADNI.sites
+        for mean, ages in (_SMALL_SUPPORT[site.name],)
+    ),
+)
 ADCP = CohortSpecification(
     name="adcp",
     age_range=(55.0, 90.0),
@@ -91,7 +102,7 @@ BRAIN_AGE = CohortSpecification(
     (_UKBB, dataclasses.replace(_CAMCAN, age_mean=59.5, age_deviation=8.0, age_range=None)),
     sex_effect=1.0,
 )
-SPECIFICATIONS = {each.name: each for each in (ADNI, ADCP, BRAIN_SEX, BRAIN_AGE)}
+SPECIFICATIONS = {each.name: each for each in (ADNI, ADNI_SMALL_SUPPORT, ADCP, BRAIN_SEX, BRAIN_AGE)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from eqpool.report.brain_maps import draw_site_maps, draw_t_maps
+from eqpool.report.people import draw_groups, draw_samples
 from eqpool.report.transformations import draw_transformations
 from eqpool.report.workfolder import WorkFolder
 
@@ -23,6 +24,10 @@ def draw_all(work: WorkFolder, progress: Callable[[str], None] = lambda _: None)
     drawn = EMBEDDING_FIGURES if work.embeddings is not None else {}
     if work.examples is not None:
         drawn = drawn | {"transformations": transformations}
+    if work.tau is not None:
+        drawn = drawn | {"tau_by_group": tau_by_group}
+    if work.samples is not None:
+        drawn = drawn | {"sample_images": sample_images}
     if work.maps is not None:
         drawn = drawn | {"t_maps": t_maps, "site_maps": site_maps}
     figures = {}
@@ -83,6 +88,24 @@ def transformations(work: WorkFolder) -> Figure:
     """What the ISTN did to held-out subjects (paper B, Figs. 3 and 4)."""
     assert work.examples is not None
     return _finish(draw_transformations(work.examples), work)
+
+
+def tau_by_group(work: WorkFolder) -> Figure:
+    """t-SNE of the latent, which knows scanner and age, and of tau, which should know age (paper A, Figs. 4 and 9)."""
+    assert work.tau is not None
+    rows = work.tau["rows"]
+    points = {
+        "latent l": _embed(work.vectors("l")[rows]),
+        "tau": _embed(work.tau["tau"].reshape(len(rows), -1)),
+    }
+    values = work.table[work.covariate].to_numpy()[rows]
+    return _finish(draw_groups(points, values, work.covariate), work)
+
+
+def sample_images(work: WorkFolder) -> Figure:
+    """Held-out scans by scanner and covariate, before and after (paper A, Figs. 2 and 7)."""
+    assert work.samples is not None
+    return _finish(draw_samples(work.samples, work.covariate), work)
 
 
 def t_maps(work: WorkFolder) -> Figure:

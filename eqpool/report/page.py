@@ -13,6 +13,8 @@ from eqpool.workdir import write_text
 CAPTIONS = {
     "covariate_by_site": "Who was pooled: density of the covariate at each site.",
     "latent_maps": "Held-out rows before and after pooling (t-SNE): sites should mix, the covariate's trend stay.",
+    "tau_by_group": "Held-out rows by covariate (t-SNE): tau should order them, whatever the scanner.",
+    "sample_images": "Held-out scans by scanner and covariate: the input, the input plus the change, and the change.",
     "t_maps": "Where the target shows: voxels that pass FDR, on decodes by networks that never saw the volume.",
     "site_maps": "Where the scanner shows: partial R^2 of the site beyond covariates and target.",
     "transformations": "Held-out subjects on the way to the reference: appearance, shape, and what changed.",

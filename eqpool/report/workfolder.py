@@ -22,6 +22,8 @@ class WorkFolder:
       metrics: metrics.jsonl, one row an epoch.
       embeddings: embeddings.tsv; None for an ISTN, which has none.
       examples: images/examples.npz of an ISTN; None for other methods.
+      tau: images/tau.npz, `rows` (T,) of the embeddings and their `tau` (T, n, n); None for a baseline.
+      samples: images/samples.npz, slices of a few held-out volumes; None for tables and baselines.
       maps: maps/maps.json where `eqpool.maps` was run; else None.
     """
 
@@ -32,6 +34,8 @@ class WorkFolder:
     embeddings: pd.DataFrame | None
     examples: dict[str, np.ndarray] | None
     maps: dict[str, Any] | None = None
+    tau: dict[str, np.ndarray] | None = None
+    samples: dict[str, np.ndarray] | None = None
 
     @property
     def covariate(self) -> str:
@@ -69,6 +73,12 @@ def read_workfolder(folder: pathlib.Path) -> WorkFolder:
         embeddings=pd.read_csv(embeddings, sep="\t", keep_default_na=False, na_values=[""])
         if embeddings.is_file()
         else None,
-        examples=dict(np.load(examples)) if examples.is_file() else None,
+        examples=_read_arrays(examples),
         maps=read_maps(folder),
+        tau=_read_arrays(folder / "images" / "tau.npz"),
+        samples=_read_arrays(folder / "images" / "samples.npz"),
     )
+
+
+def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
+    return dict(np.load(path)) if path.is_file() else None

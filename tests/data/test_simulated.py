@@ -11,7 +11,7 @@ from nibabel.affines import apply_affine
 from eqpool.config import DataConfig
 from eqpool.data.grids import named_grid
 from eqpool.data.pipeline import load_cohort
-from eqpool.data.simulated import ADCP, ADNI, _people, build_simulated_cohort
+from eqpool.data.simulated import ADCP, ADNI, ADNI_SMALL_SUPPORT, _people, build_simulated_cohort
 from eqpool.data.simulated_anatomy import Anatomy, Subject
 
 GRID = named_grid("mni_4mm")
@@ -45,6 +45,15 @@ def test_counts_and_ages_of_the_paper(specification, expected):
     low, high = specification.age_range
     assert all(low <= person.age <= high for person in people)
     assert len({person.participant_id for person in people}) == len(people)
+
+
+def test_ages_of_small_support_barely_overlap():
+    people = _people(ADNI_SMALL_SUPPORT, seed=0, fraction=1.0)
+    ages = {name: np.array([p.age for p in people if p.site.name == name]) for name in ("GE", "Siemens", "Philips")}
+    for younger, older in (("GE", "Siemens"), ("Siemens", "Philips")):
+        assert 0 <= ages[younger].max() - ages[older].min() <= 3
+    assert ages["GE"].max() < ages["Philips"].min()
+    assert [len(ages[name]) for name in ages] == [122, 245, 82]  # as in ADNI
 
 
 def test_sexes_of_table_4():

@@ -1,0 +1,64 @@
+"""Pictures of people: what tau knows of their age, and what scanners and pooling make of their scans."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+AGE_COLOURS = ("#440154", "#3B528B", "#21918C", "#5EC962", "#FDE725")
+GROUPS = 4  # of the covariate, each with as many rows
+
+
+def covariate_groups(values: np.ndarray, groups: int = GROUPS) -> tuple[np.ndarray, list[str]]:
+    """(N,) which quantile group each value is in, and each group's range as text."""
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, groups + 1)))
+    group = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(len(edges) - 2, 0))
+    return group, [f"{low:.0f} to {high:.0f}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def draw_groups(points: dict[str, np.ndarray], values: np.ndarray, covariate: str) -> Figure:
+    """One panel an embedding, coloured by the group of the covariate (paper A, Figs. 4 and 9).
+
+    Args:
+      points: title to (N, 2) places.
+      values: (N,) of the covariate.
+      covariate: its name.
+    """
+    group, labels = covariate_groups(values)
+    figure = Figure(figsize=(4.2 * len(points), 4.2), layout="constrained")
+    for axes, (title, places) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True):
+        for number, label in enumerate(labels):
+            colour = AGE_COLOURS[number * (len(AGE_COLOURS) - 1) // max(len(labels) - 1, 1)]
+            axes.scatter(*places[group == number].T, color=colour, s=18, linewidths=0.2, edgecolor="k", label=label)
+        axes.set(title=title, xticks=[], yticks=[])
+    axes.legend(title=covariate, frameon=False, fontsize="small", loc="best")
+    return figure
+
+
+def draw_samples(samples: dict[str, np.ndarray], covariate: str) -> Figure:
+    """Axial slices of held-out people by scanner (rows) and covariate (columns): input, harmonised, what changed.
+
+    Args:
+      samples: `site` (S,) names, `covariate` (S,), and `input`, `harmonised`, `change` (S, x, y) in z-scores; rows of
+        one site lie together, as many for each, in the order of the covariate.
+      covariate: its name.
+    """
+    sites = list(dict.fromkeys(samples["site"].tolist()))
+    each = len(samples["site"]) // len(sites)
+    figure = Figure(figsize=(1.15 * 3 * each + 1.2, 1.5 * len(sites) + 0.9), layout="constrained")
+    grid = figure.subplots(len(sites), 3 * each, squeeze=False)
+    low, high = np.quantile(samples["input"][samples["input"] != 0], (0.01, 0.99))
+    most = max(float(np.abs(samples["change"]).max()), 1e-6)
+    for number in range(each * len(sites)):
+        line, place = divmod(number, each)
+        for kind, name in enumerate(("input", "harmonised", "change")):
+            axes = grid[line, 3 * place + kind]
+            plane = samples[name][number].T
+            changed = name == "change"
+            limits = {"vmin": -most, "vmax": most} if changed else {"vmin": min(low, 0), "vmax": high}
+            if not changed:
+                plane = np.where(samples["input"][number].T == 0, limits["vmin"], plane)
+            picture = axes.imshow(plane, cmap="RdBu_r" if changed else "gray", origin="lower", **limits)
+            axes.set(xticks=[], yticks=[])
+            axes.set_title(f"{covariate} {samples['covariate'][number]:.0f}" if kind == 1 else name, fontsize=7)
+        grid[line, 0].set_ylabel(sites[line], fontsize=9)
+    figure.colorbar(picture, ax=grid, label="change, z-scores", shrink=0.7)
+    return figure

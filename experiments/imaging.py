@@ -1,0 +1,159 @@
+"""The imaging half of paper A's experiments: several methods over several splits of one cohort of volumes.
+
+Shared by table2_adni, table2_adcp and small_support. A method's setting is chosen on the first split's validation rows
+by the paper's rule (`experiments.table2.select`); test rows choose nothing. Every run has a work directory of its own,
+so that an interrupted experiment goes on where it was.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import pathlib
+import statistics
+import sys
+from typing import Any
+
+from eqpool.errors import InputError
+from eqpool.workdir import write_json, write_text
+from experiments.runner import Setting, Task, folder_name, run_all
+from experiments.table2 import METHODS, SITE_WEIGHTS, select
+
+SPLITS = 5  # random 80/20 splits (method.md section 6)
+OURS_WEIGHTS = ("stage_two.mmd_weight", (5.0, 20.0, 80.0))
+# Label, key of results.json, digits.
+COLUMNS = (
+    ("delta_eq", "delta_eq", 2),
+    ("ratio to permuted", "delta_eq_ratio_to_permuted", 2),
+    ("equivariance error", "equivariance_error", 2),
+    ("Adv %", "adversary", 1),
+    ("site from Phi", "strongest_probe", 3),
+    ("site floor", "site_floor", 3),
+    ("site from tau^-1 Phi", "strongest_probe_covariate_free", 3),
+    ("M unbiased", "mmd", 2),
+    ("M published", "mmd_published", 2),
+    ("ACC %", "accuracy", 1),
+    ("age MAE", "kept_age_mae", 2),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Imaging:
+    """One experiment on volumes.
+
+    Attributes:
+      folder: of the experiment, under experiments/.
+      config: name of a file in configs/.
+      title: of its table.
+      fixed: dotted config keys that every run shares.
+      methods: by default compared.
+      paper: method to the paper's cells as printed; "" where the paper has none.
+    """
+
+    folder: str
+    config: str
+    title: str
+    paper: dict[str, str]
+    fixed: Setting = dataclasses.field(default_factory=dict)
+    methods: tuple[str, ...] = METHODS
+
+    def settings(self, method: str) -> list[Setting]:
+        """What to choose from, as dotted config keys."""
+        if method == "naive":
+            return [{}]
+        key, weights = OURS_WEIGHTS if method == "ours" else SITE_WEIGHTS
+        return [{key: weight} for weight in weights]
+
+
+def main(experiment: Imaging) -> None:
+    """Runs or resumes the experiment and writes table.md and table.json into its folder."""
+    parser = argparse.ArgumentParser(prog=f"python -m experiments.{experiment.folder}", description=experiment.title)
+    parser.add_argument("--participants", default="", help="participants.tsv of a real cohort; default: simulated")
+    parser.add_argument("--paper", action="store_true", help="the paper's protocol (:paper), for an accelerator")
+    parser.add_argument("--methods", default=",".join(experiment.methods), help="comma-separated")
+    parser.add_argument("--splits", type=int, default=SPLITS, help="random splits of the cohort")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a config key for every run")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side; volumes use every core by themselves")
+    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"), help="where work directories go")
+    options = parser.parse_args()
+    try:
+        table = compute(experiment, options)
+    except (InputError, ValueError) as error:
+        sys.exit(f"eqpool: {error}")
+    here = pathlib.Path(__file__).parent / experiment.folder
+    write_json(here / "table.json", {"date": datetime.date.today().isoformat(), "rows": table})
+    write_text(here / "table.md", markdown(experiment, table))
+
+
+def compute(experiment: Imaging, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row a method: the chosen setting, and its results over the splits."""
+    variant = "paper" if options.paper else ""
+    shared = {"cache_dir": str(options.runs / "cache"), "output.harmonised": "none"} | experiment.fixed
+    shared |= {"data.participants": options.participants} if options.participants else {}
+    shared |= dict(_parsed(text) for text in options.set)
+    methods = options.methods.split(",")
+
+    def task(method: str, setting: Setting, split: int) -> Task:
+        folder = options.runs / experiment.folder / (variant or "small") / method / folder_name(setting) / str(split)
+        return Task(experiment.config, variant, shared | {"method": method, "data.split_seed": split} | setting, folder)
+
+    tried = [(method, setting) for method in methods for setting in experiment.settings(method)]
+    first = run_all([task(*one, 0) for one in tried], options.jobs, experiment.folder)
+    chosen = {
+        method: select([(one[1], results) for one, results in zip(tried, first, strict=True) if one[0] == method])
+        for method in methods
+    }
+    rest = [(method, split) for method in methods for split in range(1, options.splits)]
+    others = run_all([task(m, chosen[m][0], split) for m, split in rest], options.jobs, experiment.folder)
+    return [
+        {
+            "method": method,
+            "setting": chosen[method][0],
+            "results": [chosen[method][1], *(r for (m, _), r in zip(rest, others, strict=True) if m == method)],
+        }
+        for method in methods
+    ]
+
+
+def markdown(experiment: Imaging, table: list[dict[str, Any]]) -> str:
+    """The table as text: mean (standard deviation) over the splits."""
+    first = table[0]["results"][0]
+    versions = ", ".join(f"{package} {version}" for package, version in first["versions"].items())
+    kind = "SIMULATED data" if first["simulated"] else "Real data"
+    lines = [
+        f"# {experiment.title}",
+        "",
+        f"{kind}. Written by `python -m experiments.{experiment.folder}` on {datetime.date.today().isoformat()},",
+        f"{first['device']}, {versions};",
+        f"{len(table[0]['results'])} splits; mean (standard deviation). The paper's cells are on its own cohort.",
+        "",
+        "| method | " + " | ".join(label for label, _, _ in COLUMNS) + " | setting | paper |",
+        "|---" * (len(COLUMNS) + 3) + "|",
+    ]
+    for row in table:
+        cells = [_cell([r["metrics"].get(key) for r in row["results"]], digits) for _, key, digits in COLUMNS]
+        setting = ", ".join(f"{key} {value}" for key, value in row["setting"].items()) or "default"
+        lines.append(
+            f"| {row['method']} | " + " | ".join(cells) + f" | {setting} | {experiment.paper.get(row['method'], '')} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _cell(values: list[float | None], digits: int) -> str:
+    numbers = [value for value in values if value is not None]
+    if not numbers:
+        return ""
+    spread = f" ({statistics.stdev(numbers):.{digits}f})" if len(numbers) > 1 else ""
+    return f"{statistics.mean(numbers):.{digits}f}{spread}"
+
+
+def _parsed(text: str) -> tuple[str, Any]:
+    """`"stage_one.epochs=3"` to a key and a number, or a text where it is none."""
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise ValueError(f"--set={text}: expected KEY=VALUE, such as stage_one.epochs=3")
+    for kind in (int, float):
+        try:
+            return key, kind(value)
+        except ValueError:
+            continue
+    return key, value

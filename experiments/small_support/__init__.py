@@ -1,0 +1,1 @@
+"""Paper A, Fig. 6 right: scanners whose ages barely overlap."""
