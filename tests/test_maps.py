@@ -32,23 +32,22 @@ def mapped(trained_volumes, tmp_path_factory):
     return folder, load_cohort(config.data, trained_volumes.parent / "cache", progress=False), facts
 
 
-def folds_of(folder, cohort):
+@pytest.fixture(scope="module")
+def fold(mapped):
     """(N,) which fold's networks decoded each row, found from the decodes themselves."""
+    folder, cohort, _ = mapped
     decodes = np.load(folder / "folds" / "2" / "decodes.npy", mmap_mode="r")
     mask = cohort.grid.mask
     fold = np.full(len(cohort.site), -1)
     for number in (0, 1):
         trained = load_trained(folder / "folds" / "2" / f"fold-{number + 1}")
-        latents = np.concatenate([trained.encode(np.array(cohort.inputs[row])[None])["latent"] for row in range(18)])
-        for row in range(18):
-            if np.allclose(trained.decode(latents[row : row + 1])[0][mask], decodes[1, row], atol=1e-4):
-                fold[row] = number
+        decoded = trained.decode(trained.encode(np.array(cohort.inputs))["latent"])[:, mask]
+        fold[[np.allclose(own, kept, atol=1e-4) for own, kept in zip(decoded, decodes[1], strict=True)]] = number
     return fold
 
 
-def test_every_volume_is_decoded_by_networks_that_never_saw_it(mapped):
+def test_every_volume_is_decoded_by_networks_that_never_saw_it(mapped, fold):
     folder, cohort, _ = mapped
-    fold = folds_of(folder, cohort)
     assert np.bincount(fold, minlength=2).tolist() == [9, 9]
     for number in (0, 1):
         part = folder / "folds" / "2" / f"fold-{number + 1}"
@@ -65,11 +64,10 @@ def test_every_volume_is_decoded_by_networks_that_never_saw_it(mapped):
 
 
 @pytest.mark.parametrize("form", list(FORMS))
-def test_the_files_hold_what_statsmodels_finds(mapped, form):
+def test_the_files_hold_what_statsmodels_finds(mapped, fold, form):
     folder, cohort, facts = mapped
     decodes = np.load(folder / "folds" / "2" / "decodes.npy")
     values = np.tensordot(FORMS[form], decodes.astype(float), axes=1)
-    fold = folds_of(folder, cohort)
     age, ill = cohort.covariates[:, 0], (cohort.target == 0).astype(float)
     sites = (cohort.site[:, None] == [1, 2]).astype(float)
     t, share = (

@@ -1,0 +1,44 @@
+"""The pictures of people, from a finished run's files."""
+
+import numpy as np
+
+from eqpool.report.figures import sample_images, tau_by_group
+from eqpool.report.people import covariate_groups, draw_samples
+from eqpool.report.workfolder import read_workfolder
+
+
+def test_groups_are_equally_large_and_in_order():
+    values = np.random.default_rng(0).uniform(50, 90, 400)
+    group, labels = covariate_groups(values)
+    assert len(labels) == 4 and np.bincount(group).tolist() == [100] * 4
+    assert all(values[group == low].max() <= values[group == low + 1].min() for low in range(3))
+
+
+def test_a_constant_covariate_is_one_group():
+    group, labels = covariate_groups(np.full(5, 60.0))
+    assert group.tolist() == [0] * 5 and len(labels) <= 1
+
+
+def test_a_run_keeps_tau_and_samples_of_held_out_rows(trained_volumes, tmp_path):
+    work = read_workfolder(trained_volumes)
+    test = np.flatnonzero(work.table["split"] == "test")
+    assert set(work.tau["rows"]) == set(test)
+    n = work.tau["tau"].shape[1]
+    np.testing.assert_allclose(
+        work.tau["tau"] @ work.tau["tau"].swapaxes(1, 2), np.eye(n)[None].repeat(len(test), 0), atol=1e-4
+    )
+    samples = work.samples
+    np.testing.assert_allclose(samples["harmonised"], samples["input"] + samples["change"], atol=1e-5)
+    held_out = work.table.iloc[test]
+    for site in set(samples["site"]):
+        ages = samples["covariate"][samples["site"] == site]
+        assert (np.diff(ages) >= 0).all() and set(ages) <= set(held_out.loc[held_out["site"] == site, "age"])
+    for name, draw in {"tau": tau_by_group, "samples": sample_images}.items():
+        draw(work).savefig(tmp_path / f"{name}.png")
+
+
+def test_one_line_a_site_and_three_panels_a_person():
+    samples = {name: np.random.default_rng(0).normal(size=(4, 6, 7)) for name in ("input", "harmonised", "change")}
+    samples |= {"site": np.array(["A", "A", "B", "B"]), "covariate": np.array([50.0, 60, 55, 70])}
+    figure = draw_samples(samples, "age")
+    assert len(figure.axes) == 2 * 6 + 1
