@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from eqpool import workdir
@@ -145,14 +146,17 @@ def read_config(folder: pathlib.Path) -> RunConfig:
     return from_config_dict(ConfigDict(workdir.read_json(folder / "config.json")))
 
 
-def selected_variables(config: RunConfig, stage: Stage, checkpoints: pathlib.Path) -> Variables:
-    """A stage's variables at its selected epoch.
+def selected_variables(
+    config: RunConfig, stage: Stage, checkpoints: pathlib.Path, optimizer: optax.GradientTransformation | None = None
+) -> Variables:
+    """A stage's variables at its selected epoch; `optimizer` is the one it was trained with, by default Adam.
 
     Raises:
       InputError: no checkpoint, or a damaged one.
     """
     folder = checkpoints / stage.name
-    optimizer = make_optimizer(getattr(config, stage.name), 1)  # the number of steps is not part of its state
+    # The number of steps is not part of its state.
+    optimizer = optimizer or make_optimizer(getattr(config, stage.name), 1)
     state = create_state(stage, optimizer, jax.random.key(config.seed))
     with Checkpoints(folder) as saved:
         if saved.latest_epoch() is None:

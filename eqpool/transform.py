@@ -4,6 +4,9 @@ Applies a finished run to new participants, volumes or tables as the run had. Wr
 site, what is predicted, l_*, phi_*) and, where the method decodes, the harmonised data: volumes under
 derivatives/eqpool, or harmonised.tsv. Needs neither site nor target nor covariates: the networks see the image alone.
 A site that the run was not trained on is told, not refused.
+
+A run of config.method = istn has no latent: it writes S2T (`eqpool.transform_istn`) and, in place of embeddings.tsv,
+written.tsv.
 """
 
 import argparse
@@ -32,6 +35,7 @@ from eqpool.derivatives import FOLDER, check_not_inputs, derivative_paths, write
 from eqpool.errors import InputError
 from eqpool.run import use_compilation_cache
 from eqpool.trained import Outputs, TrainedRun, load_trained, read_config
+from eqpool.transform_istn import transform_by_istn
 from eqpool.workdir import write_atomically
 
 HARMONISED = ("change", "decoded", "none")
@@ -63,10 +67,14 @@ def transform(
     """
     config = read_config(folder)
     use_compilation_cache(config, folder)
-    trained = load_trained(folder)
     table = read_participants(participants)
     check_duplicates(table)
-    check_not_inputs([output / "embeddings.tsv", output / "harmonised.tsv"], [participants])
+    check_not_inputs([output / name for name in ("embeddings.tsv", "harmonised.tsv", "written.tsv")], [participants])
+    if config.method == "istn":
+        written = transform_by_istn(folder, config, table, root or participants.parent, output, say)
+        _write_tsv(output / "written.tsv", written)
+        return written
+    trained = load_trained(folder)
     harmonised = (harmonised or config.output.harmonised) if trained.decode else "none"
     for note in _notes(trained, table):
         say(note)
@@ -238,7 +246,7 @@ def main(arguments: list[str]) -> int:
     except InputError as error:
         print(f"eqpool: {error}", file=sys.stderr)
         return 2
-    print(f"{options.output}: {len(embeddings)} rows in embeddings.tsv")
+    print(f"{options.output}: {len(embeddings)} rows")
     return 0
 
 

@@ -1,0 +1,90 @@
+"""An ISTN's work directory applied to new volumes. Its networks are not trained here: what is tested is the way."""
+
+import dataclasses
+import pathlib
+
+import jax
+import nibabel
+import numpy as np
+import pytest
+
+from eqpool import workdir
+from eqpool.checkpointing import Checkpoints
+from eqpool.config import IstnConfig, to_dict
+from eqpool.data.cohort import Scaling
+from eqpool.data.pipeline import load_cohort
+from eqpool.train.istn import make_istn
+from eqpool.train.pairs import make_game_optimizer
+from eqpool.train.state import create_state
+from eqpool.train.task import make_task
+from eqpool.trained import ModelFacts
+from eqpool.transform import main
+from eqpool.transform_istn import load_istn
+from tests.conftest import quickly_compiled, tiny_config
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+@pytest.fixture(scope="module")
+def istn(tmp_path_factory):
+    """(work directory, cohort) of an ISTN of three sites that was saved before its first step."""
+    folder = tmp_path_factory.mktemp("istn")
+    config = tiny_config(folder)
+    config = dataclasses.replace(
+        config,
+        method="istn",
+        data=dataclasses.replace(config.data, grid="16x20x16", squash=True),
+        istn=IstnConfig(
+            encoder=(4, 4, 4, 4), bottleneck=(4,), decoder=(4, 4, 4), discriminator=(4, 4, 4, 4, 4), shape="none"
+        ),
+    )
+    cohort = load_cohort(config.data, folder / "cache", progress=False)
+    with quickly_compiled():
+        pretrained = make_task(config, cohort.inputs.shape[1:], 2).initialise(jax.random.key(0))
+        stage = make_istn(config, cohort.inputs.shape[1:], 3, 2, pretrained)
+        state = create_state(stage, make_game_optimizer(config.istn, 7), jax.random.key(5))
+    with Checkpoints(folder / "run" / "checkpoints" / "istn") as checkpoints:
+        checkpoints.save(1, state)
+    workdir.write_json(folder / "run" / "config.json", to_dict(config))
+    ModelFacts.of(cohort, Scaling.fit(cohort), None).write(folder / "run")
+    return folder / "run", config, cohort
+
+
+def newcomers(cohort, folder: pathlib.Path, sites: tuple[str, ...]) -> pathlib.Path:
+    lines = ["participant_id\tpath\tsite"]
+    for row, site in enumerate(sites):
+        (folder / f"{row}.nii.gz").write_bytes(pathlib.Path(cohort.image_path[row]).read_bytes())
+        lines.append(f"new{row}\t{row}.nii.gz\t{site}")
+    (folder / "participants.tsv").write_text("\n".join(lines) + "\n")
+    return folder / "participants.tsv"
+
+
+def test_new_scans_get_the_change_of_their_looks(istn, tmp_path):
+    folder, config, cohort = istn
+    table = newcomers(cohort, tmp_path, ("site1", "site3"))
+    assert main([f"--workdir={folder}", f"--participants={table}", f"--output={tmp_path / 'out'}"]) == 0
+    harmonise = load_istn(folder, config, ModelFacts.read(folder))
+    mask = cohort.grid.mask
+    for row, site in ((0, 0), (1, 2)):
+        path = tmp_path / f"out/derivatives/eqpool/sub-new{row}/anat/sub-new{row}_desc-harmonized_T1w.nii.gz"
+        written, source = nibabel.load(path), nibabel.load(cohort.image_path[row])
+        np.testing.assert_array_equal(written.affine, source.affine)
+        squashed = np.array(cohort.inputs[row])
+        made = harmonise(squashed, site)
+        change = np.arctanh(np.clip(made, -0.9999, 0.9999)) - np.arctanh(np.clip(squashed, -0.9999, 0.9999))
+        values = source.get_fdata()
+        deviation = values[mask & (values != 0)].std()
+        expected = np.where(mask & (values != 0), values + deviation * change, values)
+        np.testing.assert_allclose(written.get_fdata(), expected, rtol=1e-3, atol=1e-2 * deviation)
+    assert (tmp_path / "out" / "written.tsv").read_text().splitlines() == [
+        "participant_id\tsite", "new0\tsite1", "new1\tsite3"
+    ]  # fmt: skip
+
+
+def test_of_more_than_two_sites_it_has_to_know_which(istn, tmp_path, capsys):
+    folder, _, cohort = istn
+    table = newcomers(cohort, tmp_path, ("site1", "Toshiba"))
+    assert main([f"--workdir={folder}", f"--participants={table}", f"--output={tmp_path / 'out'}"]) == 2
+    error = capsys.readouterr().err
+    assert 'line 3 (new1), column site: "Toshiba", expected one of site1, site2, site3' in error
+    assert error.count("\n") == 1
