@@ -157,11 +157,13 @@ def _write_samples(cohort: Cohort, drawn: list[Pooled], folder: pathlib.Path) ->
     inputs = np.stack([pooled.inputs[:, :, middle] for pooled in drawn])
     write_arrays(
         folder / "images" / "samples.npz",
-        site=np.array(cohort.site_names)[cohort.site[rows]],
-        covariate=cohort.covariates[rows, 0],
-        input=inputs,
-        harmonised=inputs + change,
-        change=change,
+        {
+            "site": np.array(cohort.site_names)[cohort.site[rows]],
+            "covariate": cohort.covariates[rows, 0],
+            "input": inputs,
+            "harmonised": inputs + change,
+            "change": change,
+        },
     )
 
 

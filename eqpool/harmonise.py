@@ -113,7 +113,7 @@ def _write_examples(
     images, site = (jnp.asarray(source[name][:EXAMPLES]) for name in ("inputs", "site"))
     arrays = steps(variables, images, site) | {"reference": reference[:EXAMPLES]}
     host = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
-    write_arrays(folder / "images" / "examples.npz", **host)
+    write_arrays(folder / "images" / "examples.npz", host)
 
 
 def _write_predictions(

@@ -26,7 +26,7 @@ from eqpool.train.baselines import covariate_deciles, make_baseline, match_group
 from eqpool.train.stage_one import covariate_generators, make_stage_one
 from eqpool.train.stage_two import make_stage_two
 from eqpool.train.stages import Columns, Session, forward_on_table, train_on_cohort, train_on_table
-from eqpool.trained import ModelFacts, load_trained
+from eqpool.trained import CALIBRATION_FILE, ModelFacts, load_trained
 
 MOST_DRAWN = 1000  # rows whose tau is kept for the report
 REPORTED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
@@ -84,7 +84,7 @@ def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]
     ModelFacts.of(cohort, scaling, load_feature_encoding(config.data, cache)).write(folder)
 
     if cohort.calibration is not None:
-        workdir.write_arrays(folder / "calibration.npz", cohort.calibration.to_arrays())
+        workdir.write_arrays(folder / CALIBRATION_FILE, cohort.calibration.to_arrays())
 
     session = Session(
         config=config,
@@ -130,7 +130,7 @@ def pool(session: Session, folder: pathlib.Path, cohort: Cohort, scaling: Scalin
     )
     if embeddings.tau is not None:
         rows = cohort.rows("test")[:MOST_DRAWN]
-        workdir.write_arrays(folder / "images" / "tau.npz", rows=rows, tau=embeddings.tau[rows])
+        workdir.write_arrays(folder / "images" / "tau.npz", {"rows": rows, "tau": embeddings.tau[rows]})
     generators = covariate_generators(config.model, cohort.covariates.shape[1])
     metrics = evaluate(cohort, scaling, embeddings, generators, config.model.group_map, config.evaluate, config.seed)
     metrics |= _site_floor(cohort, config.evaluate, workdir.cache_folder(config, folder))

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from eqpool import workdir
 from eqpool.checkpointing import Checkpoints
 from eqpool.config import RunConfig, from_config_dict
+from eqpool.data.calibration import SiteCalibration
 from eqpool.data.cohort import Cohort, Grid, Scaling
 from eqpool.data.grids import named_grid
 from eqpool.data.tables import FeatureEncoding
@@ -23,6 +24,8 @@ from eqpool.train.baselines import make_baseline
 from eqpool.train.stage_one import make_decoder, make_stage_one
 from eqpool.train.stage_two import make_stage_two
 from eqpool.train.state import Stage, Variables, create_state, make_optimizer
+
+CALIBRATION_FILE = "calibration.npz"
 
 Outputs = dict[str, np.ndarray]
 
@@ -100,12 +103,14 @@ class TrainedRun:
       encode: (B, *input_shape) float32 -> `latent`, `phi` and `prediction`, each with B rows, and for our method
         `pooled_latent` (B, n): Psi(Phi(l)) on the unit sphere, where D has learnt to decode.
       decode: latents (B, n) -> (B, *input_shape) float32; None for a baseline, which has no chain back from Phi.
+      calibration: of a table's features, through which they went before training; None where they did not.
     """
 
     config: RunConfig
     facts: ModelFacts
     encode: Callable[[np.ndarray], Outputs]
     decode: Callable[[np.ndarray], np.ndarray] | None
+    calibration: SiteCalibration | None = None
 
     @property
     def grid(self) -> Grid | None:
@@ -127,14 +132,26 @@ def load_trained(folder: pathlib.Path) -> TrainedRun:
     if config.method != "ours":
         stage = make_baseline(config, shape, sites, classes)
         variables = selected_variables(config, stage, folder / "checkpoints")
-        return TrainedRun(config, facts, _encode_baseline(stage, variables), None)
+        return TrainedRun(config, facts, _encode_baseline(stage, variables), None, _read_calibration(folder))
     count = len(facts.covariate_names)
     one, two = make_stage_one(config, shape, count, sites, classes), make_stage_two(config, sites, classes)
     first, second = (selected_variables(config, stage, folder / "checkpoints") for stage in (one, two))
     decode = jax.jit(make_decoder(config, shape, count, classes))
     return TrainedRun(
-        config, facts, _encode_ours(one, two, first, second), lambda latent: np.asarray(decode(first, latent))
+        config,
+        facts,
+        _encode_ours(one, two, first, second),
+        lambda latent: np.asarray(decode(first, latent)),
+        _read_calibration(folder),
     )
+
+
+def _read_calibration(folder: pathlib.Path) -> SiteCalibration | None:
+    path = folder / CALIBRATION_FILE
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        return SiteCalibration.from_arrays(dict(arrays))
 
 
 def read_config(folder: pathlib.Path) -> RunConfig:

@@ -164,18 +164,28 @@ def _transform_table(
     if encoding is None:
         raise InputError(f"the run was trained on {dataset}; expected one on a participants table or on volumes")
     frame = pd.DataFrame({column.name: _feature(table, column.name, column) for column in encoding.columns})
-    inputs = encoding.apply(frame)
+    uncalibrated = encoding.apply(frame)
+    inputs = _calibrated(trained, table, uncalibrated)
     parts, changes = [], []
     for start in range(0, len(inputs), TABLE_BATCH):
         parts.append(trained.encode(inputs[start : start + TABLE_BATCH]))
         if harmonised != "none" and trained.decode is not None:
             pooled = trained.decode(parts[-1]["pooled_latent"])
-            before = trained.decode(parts[-1]["latent"]) if harmonised == "change" else inputs[start:][: len(pooled)]
-            changes.append(pooled - before)
+            here = slice(start, start + len(pooled))
+            before = trained.decode(parts[-1]["latent"]) if harmonised == "change" else inputs[here]
+            changes.append(pooled - before + inputs[here] - uncalibrated[here])
     outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if changes:
         _write_tsv(output / "harmonised.tsv", harmonised_features(table, frame, encoding, np.concatenate(changes)))
     return _embeddings(trained, table, outputs)
+
+
+def _calibrated(trained: TrainedRun, table: ParticipantsTable, inputs: np.ndarray) -> np.ndarray:
+    """As the average scanner would have shown them; a row of no known site as of the one that it looks most like."""
+    if trained.calibration is None:
+        return inputs
+    site = table.frame.get(trained.config.data.site_column)
+    return trained.calibration.apply(inputs, np.full(len(inputs), "") if site is None else site.to_numpy(dtype=str))
 
 
 def harmonised_features(

@@ -89,16 +89,6 @@ def write_json(path: pathlib.Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def write_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
-    """Writes a compressed npz, whole or not at all."""
-
-    def write(temporary: pathlib.Path) -> None:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-
-    write_atomically(path, write)
-
-
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a text file, whole or not at all."""
 
@@ -109,11 +99,11 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes an npz, whole or not at all, without pickle: an array of objects is refused."""
+    """Writes a compressed npz, whole or not at all, without pickle: an array of objects is refused."""
 
     def write(temporary: pathlib.Path) -> None:
         with open(temporary, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez_compressed(file, allow_pickle=False, **arrays)
 
     write_atomically(path, write)
 

@@ -161,6 +161,28 @@ def test_tables_come_back_in_their_own_units(trained_table, tmp_path, capsys):
     np.testing.assert_allclose(ours[columns].iloc[3], embedded.loc["p3", columns].astype(float), rtol=1e-4, atol=1e-5)
 
 
+def test_a_calibrated_table_is_calibrated_again_for_new_rows(trained_table, tmp_path):
+    """The scanner's shift goes too: harmonised features of both sites meet, and known rows get the run's own latents."""
+    config = read_config(trained_table / "run")
+    data = dataclasses.replace(config.data, site_calibration="location")
+    train_quickly(dataclasses.replace(config, data=data), tmp_path / "run")
+    participants = trained_table / "participants.tsv"
+    assert (
+        main([f"--workdir={tmp_path / 'run'}", f"--participants={participants}", f"--output={tmp_path / 'out'}"]) == 0
+    )
+    columns = {
+        name: pd.read_csv(tmp_path / name / "embeddings.tsv", sep="\t").filter(like="phi_") for name in ("run", "out")
+    }
+    np.testing.assert_allclose(columns["run"], columns["out"], rtol=1e-4, atol=1e-5)
+    before, after = (pd.read_csv(path, sep="\t") for path in (participants, tmp_path / "out" / "harmonised.tsv"))
+    even = before["site"] == "A"
+
+    def gap(table):
+        return abs(table["thick_a"][even].mean() - table["thick_a"][~even].mean())
+
+    assert gap(after) < 0.6 * gap(before)
+
+
 def test_a_table_without_one_of_the_features_names_it(trained_table, tmp_path, capsys):
     (tmp_path / "new.tsv").write_text("participant_id\tthick_a\tscanner_mode\nx\t2.0\tu\n")
     arguments = [f"--workdir={trained_table / 'run'}", f"--participants={tmp_path / 'new.tsv'}"]
