@@ -162,7 +162,7 @@ def test_tables_come_back_in_their_own_units(trained_table, tmp_path, capsys):
 
 
 def test_a_calibrated_table_is_calibrated_again_for_new_rows(trained_table, tmp_path):
-    """The scanner's shift goes too: harmonised features of both sites meet, and known rows get the run's own latents."""
+    """Harmonised features of both sites meet, and known rows get the run's own latents."""
     config = read_config(trained_table / "run")
     data = dataclasses.replace(config.data, site_calibration="location")
     train_quickly(dataclasses.replace(config, data=data), tmp_path / "run")
