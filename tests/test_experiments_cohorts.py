@@ -129,6 +129,10 @@ def test_the_command_writes_one_table_and_resumes(tmp_path, capsys):
     assert command.main(arguments) == 0
     assert {path: path.stat().st_mtime_ns for path in stored} == stored
     assert (tmp_path / "table.md").read_text() == text
+    write_cohort(tmp_path / "cohorts", name="other")
+    assert command.main([*arguments, "--names=other"]) == 0  # joins the table
+    joined = (tmp_path / "table.md").read_text()
+    assert "## made_up, chance 0.333" in joined and "## other, chance 0.333" in joined
     capsys.readouterr()
     assert command.main([*arguments, "--names=absent"]) == 2
     error = capsys.readouterr().err

@@ -16,13 +16,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from eqpool.errors import InputError
-from eqpool.workdir import write_json, write_text
+from eqpool.workdir import read_json, write_json, write_text
 
 BARS = {  # of issue 6: site, age MAE, sex and diagnosis as raw
     "ixi_thickness": (0.58, 8.43),
     "abide1": (0.05 + 0.05, 3.50),
     "fcon1000": (0.056 + 0.05, 3.96),
 }
+METHODS = ("raw", "combat", "naive", "mmd", "cai", "ss", "rm", "ours")
 HERE = pathlib.Path(__file__).parent
 
 
@@ -96,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m experiments.cohorts", description=__doc__)
     parser.add_argument("--cohorts", type=pathlib.Path, required=True, help="folder with a folder a cohort")
     parser.add_argument("--names", default="ixi_thickness,abide1,fcon1000", help="comma-separated")
-    parser.add_argument("--methods", default="raw,combat,naive,mmd,cai,ss,rm,ours", help="comma-separated; raw first")
+    parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated; raw first")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the folds")
     parser.add_argument("--epochs", type=int, default=150, help="of every network's stages")
@@ -108,12 +109,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _write(folder: pathlib.Path, rows: list[dict[str, Any]], unseen: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Writes both tables; lines of other cohorts and methods that were made with the same settings stay in them."""
     packages = ("jax", "flax", "scikit-learn", "numpy", "neuroCombat")
     versions = {name: importlib.metadata.version(name) for name in packages if _installed(name)}
+    earlier = read_json(folder / "table.json") if (folder / "table.json").exists() else {}
+    if earlier.get("settings") == settings:
+        rows, unseen = _joined(earlier["rows"], rows), earlier["unseen"] | unseen
     content = {"date": datetime.date.today().isoformat(), "settings": settings, "versions": versions, "rows": rows}
-    content |= {"unseen": unseen}
-    write_json(folder / "table.json", content)
+    write_json(folder / "table.json", content | {"unseen": unseen})
     write_text(folder / "table.md", "\n".join(_markdown(rows, unseen, settings, versions)) + "\n")
+
+
+def _joined(earlier: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Both, a line that stands in both as it is now, in the order of cohorts and methods."""
+    by_name = {(row["cohort"], row["representation"]): row for row in [*earlier, *rows]}
+    return sorted(by_name.values(), key=lambda row: (row["cohort"], METHODS.index(row["method"])))
 
 
 def _installed(name: str) -> bool:

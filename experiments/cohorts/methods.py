@@ -17,13 +17,13 @@ from eqpool.workdir import MemoryLog
 from experiments.cohorts.cohort import Table, standardised
 from experiments.cohorts.selection import select_prior_rows
 
-BASELINES = ("naive", "mmd", "cai", "ss", "rm")
-METHODS = ("raw", "combat", *BASELINES, "ours")
 Representations = dict[str, np.ndarray]  # name -> (N, F') features of all rows
 
 
 def represent(method: str, table: Table, train_rows: np.ndarray, epochs: int) -> tuple[Representations, dict[str, Any]]:
-    """What a method, fitted on the training rows alone, makes of all rows, and what it chose.
+    """What a method (raw, combat, ours, or a baseline's `config.method`) makes of all rows, and what it chose.
+
+    It is fitted on the training rows alone.
 
     The name of a representation ends in " *" where its columns mean the same whatever the fold: features, and not the
     axes of a latent.

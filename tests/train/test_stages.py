@@ -247,9 +247,9 @@ def shrunk(path: pathlib.Path, shared_data: pathlib.Path, tmp_path: pathlib.Path
     data = dataclasses.replace(frozen.data, simulated_fraction=0.06, grid="24x28x24")
     if frozen.data.dataset in ("german", "adult"):
         data = dataclasses.replace(data, raw_dir=str(shared_data / "uci"))
-    if frozen.data.dataset == "abide1":
+    if frozen.data.dataset == "ixi_thickness":
         data = dataclasses.replace(data, raw_dir=str(shared_data / "cohorts"))
-    rows = {"adult": 1024, "german": 512, "abide1": 512}.get(frozen.data.dataset, 6)
+    rows = {"adult": 1024, "german": 512, "ixi_thickness": 256}.get(frozen.data.dataset, 6)
     return dataclasses.replace(
         frozen,
         data=data,
@@ -279,7 +279,7 @@ def test_every_config_shrunk_runs_two_steps_of_each_stage_and_fills_its_work_dir
     path, request, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("eqpool.run.load_cohort", a_few_rows)
-    data = request.getfixturevalue("shared_data") if path.stem in ("german", "adult", "abide1") else tmp_path
+    data = request.getfixturevalue("shared_data") if path.stem in ("german", "adult", "ixi_thickness") else tmp_path
     small = shrunk(path, data, tmp_path)
     folder = tmp_path / "run"
     results = run(small, folder)
@@ -288,7 +288,7 @@ def test_every_config_shrunk_runs_two_steps_of_each_stage_and_fills_its_work_dir
     assert all(record["step"] >= 2 for record in records)
     assert results["simulated"] == (path.stem in ("adni", "adcp"))
     assert {"subjects_per_site", "condition_number"} <= {finding["check"] for finding in results["preflight"]}
-    assert (folder / "calibration.npz").exists() == (path.stem == "abide1")
+    assert (folder / "calibration.npz").exists() == (path.stem == "ixi_thickness")
     metrics = results["metrics"]
     for name in ("delta_eq", "equivariance_error", "mmd", "adversary", "strongest_probe", "accuracy"):
         assert np.isfinite(metrics[name])
