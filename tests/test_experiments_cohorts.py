@@ -125,7 +125,7 @@ def test_the_command_writes_one_table_and_resumes(tmp_path, capsys):
     text = (tmp_path / "table.md").read_text()
     assert "## made_up, chance 0.333" in text and "| raw | " in text
     stored = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs" / "cohorts").rglob("*.npz")}
-    assert len(stored) == 6
+    assert len(stored) == 7  # features and what was told of each fold, and the probes within
     assert command.main(arguments) == 0
     assert {path: path.stat().st_mtime_ns for path in stored} == stored
     assert (tmp_path / "table.md").read_text() == text

@@ -54,7 +54,8 @@ def cohort_like(config: RunConfig, rows: int = 60) -> Cohort:
 
 
 # Baselines share their step's form across data sets of a kind: volumes and tables are tried once each.
-CASES = [(path, variant, "") for path in CONFIGS for variant in ("", "paper") if path.stem != "adcp"]
+ALIKE = ("adcp", "fcon1000", "abide1")  # adni and ixi_thickness stand for them
+CASES = [(path, variant, "") for path in CONFIGS for variant in ("", "paper") if path.stem not in ALIKE]
 CASES += [(path, "", method) for path in CONFIGS if path.stem in ("adni", "german") for method in ("mmd", "cai")]
 
 

@@ -114,7 +114,7 @@ def _write(folder: pathlib.Path, rows: list[dict[str, Any]], unseen: dict[str, A
     versions = {name: importlib.metadata.version(name) for name in packages if _installed(name)}
     earlier = read_json(folder / "table.json") if (folder / "table.json").exists() else {}
     if earlier.get("settings") == settings:
-        rows, unseen = _joined(earlier["rows"], rows), earlier["unseen"] | unseen
+        rows, unseen = _joined(earlier["rows"], rows), earlier.get("unseen", {}) | unseen
     content = {"date": datetime.date.today().isoformat(), "settings": settings, "versions": versions, "rows": rows}
     write_json(folder / "table.json", content | {"unseen": unseen})
     write_text(folder / "table.md", "\n".join(_markdown(rows, unseen, settings, versions)) + "\n")

@@ -48,7 +48,10 @@ def evaluate(method: str, table: Table, folder: pathlib.Path, count: int, seed: 
     for name in names:
         told = {key.split("/")[1]: value for key, value in joined.items() if key.startswith(f"{name}/")}
         if name.endswith(" *"):
-            told |= _within(table, told.pop("features"), count, seed)
+            features = told.pop("features")
+            digest = hashlib.sha256(features.tobytes() + table.site.tobytes()).hexdigest()[:12]
+            path = folder / table.name / method / f"{digest}_within{PROBES_VERSION}_{count}_{seed}.npz"
+            told |= stored(path, functools.partial(_within, table, features, count, seed))
         results[name] = told
     return {"told": results, "chosen": chosen}
 
