@@ -81,16 +81,11 @@ def _unseen(name: str, options: argparse.Namespace) -> dict[str, Any]:
     from experiments.cohorts.unseen import describe_unseen, evaluate_unseen
 
     table = load_table(options.cohorts, name)
+    groups = min(options.unseen_groups, len(table.site_names))
     with threadpool_limits(limits=1):
-        scores = evaluate_unseen(
-            table,
-            options.runs / "cohorts",
-            min(options.unseen_groups, len(table.site_names)),
-            options.seed,
-            options.epochs,
-        )
+        scores = evaluate_unseen(table, options.runs / "cohorts", groups, options.seed, options.epochs)
     print("\n".join(describe_unseen(scores)), flush=True)
-    return scores
+    return {"groups": groups, "lines": scores}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -163,9 +158,11 @@ def _markdown(
         yield from (_line(row) for row in own)
         if name in unseen:
             yield ""
-            yield "Sites left out of training, over all their rows but those that they are calibrated on:"
+            groups = unseen[name]["groups"]
+            how = f"in {groups} groups" if groups else "one at a time"
+            yield f"Sites left out of training, {how}, over all their rows but those that they are calibrated on:"
             yield ""
-            yield from describe_unseen(unseen[name])
+            yield from describe_unseen(unseen[name]["lines"])
 
 
 def _line(row: dict[str, Any]) -> str:
