@@ -32,7 +32,14 @@ def get_config(variant: str = "") -> ConfigDict:
         reconstruction_weight=1.0,
         prediction_weight=1.0,
     )
-    config.stage_two.update(epochs=300, batch_size=512, learning_rate=2e-3, decay_every_epochs=40, mmd_weight=20.0)
+    config.stage_two.update(
+        epochs=300,
+        batch_size=512,
+        learning_rate=2e-3,
+        decay_every_epochs=40,
+        mmd_weight=20.0,
+        reconstruction_weight=3.0,
+    )
     config.baseline.update(epochs=14, batch_size=16, learning_rate=2e-3, decay_every_epochs=4)
     for stage in (config.stage_one, config.baseline):
         stage.checkpoint_every_epochs = 1

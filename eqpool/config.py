@@ -79,6 +79,7 @@ class ModelConfig:
     channels: tuple[int, ...] = (16, 16, 32, 64)  # of the ResNet's stages
     blocks: tuple[int, ...] = (2, 2, 2, 2)
     decoder_channels: tuple[int, ...] = (64, 32, 16, 8)
+    decoder_ridge: float = _number(1.0, 0.0)  # volumes: penalty of D's linear part, fitted after training; 0: none
     dropout: float = _number(0.0, 0.0, 0.95)
     centre_latent: bool = False  # the published sphere projection subtracts the latent's mean coordinate first
     rotation_range: float = _number(3.0, 0.0, math.pi)  # radians over the covariate's training range
@@ -251,7 +252,9 @@ def use_published_form(config: ConfigDict, *, ramp_growth: float, ramp_ceiling: 
     config.name = f"{config.name}_paper"
     config.model.phi = "free"
     config.stage_one.update(equivariance_weight=4.0, reconstruction_weight=0.01, prediction_weight=1.0)
+    config.model.decoder_ridge = 0.0
     config.stage_two.update(
+        reconstruction_weight=0.1,
         mmd_weight=0.02,
         mmd_match="phi",
         mmd_ramp_start=0.1,

@@ -17,9 +17,10 @@ from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.own import balanced_strata
 from eqpool.data.splits import assign_folds, assign_splits
 from eqpool.decoding import pool_volumes
+from eqpool.linear_decoder import complete_decoder
 from eqpool.run import train
 from eqpool.train.stages import Session
-from eqpool.trained import ModelFacts, load_trained
+from eqpool.trained import ModelFacts
 
 FEWEST_VALIDATION = 3
 
@@ -104,6 +105,6 @@ def _decode(cohort: Cohort, folder: pathlib.Path, decodes: np.ndarray) -> None:
     assert cohort.grid is not None
     mask = cohort.grid.mask
     rows = cohort.rows("test")
-    for pooled in pool_volumes(load_trained(folder), ((row, cohort.inputs[row]) for row in rows.tolist())):
+    for pooled in pool_volumes(complete_decoder(folder, cohort), ((row, cohort.inputs[row]) for row in rows.tolist())):
         assert pooled.original is not None and pooled.pooled is not None
         decodes[:, pooled.row] = pooled.inputs[mask], pooled.original[mask], pooled.pooled[mask]

@@ -20,13 +20,14 @@ from eqpool.decoding import harmonise_cohort
 from eqpool.evaluate.evaluation import Embeddings, evaluate, site_floor_metrics, without_nan
 from eqpool.harmonise import harmonise
 from eqpool.plan import describe_plan
+from eqpool.linear_decoder import complete_decoder
 from eqpool.report.page import write_report
 from eqpool.summary import describe_cohort, describe_findings, describe_results
 from eqpool.train.baselines import covariate_deciles, make_baseline, match_groups, rows_with_partner
 from eqpool.train.stage_one import covariate_generators, make_stage_one
 from eqpool.train.stage_two import make_stage_two
 from eqpool.train.stages import Columns, Session, forward_on_table, train_on_cohort, train_on_table
-from eqpool.trained import CALIBRATION_FILE, ModelFacts, load_trained
+from eqpool.trained import CALIBRATION_FILE, ModelFacts
 
 MOST_DRAWN = 1000  # rows whose tau is kept for the report
 REPORTED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
@@ -135,7 +136,7 @@ def pool(session: Session, folder: pathlib.Path, cohort: Cohort, scaling: Scalin
     metrics = evaluate(cohort, scaling, embeddings, generators, config.model.group_map, config.evaluate, config.seed)
     metrics |= _site_floor(cohort, config.evaluate, workdir.cache_folder(config, folder))
     if config.method == "ours" and cohort.grid is not None:
-        metrics |= harmonise_cohort(load_trained(folder), cohort, folder, config.output.harmonised)
+        metrics |= harmonise_cohort(complete_decoder(folder, cohort), cohort, folder, config.output.harmonised)
     return metrics, len(cohort.rows("train")) - len(train_rows)
 
 

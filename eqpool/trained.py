@@ -26,7 +26,7 @@ from eqpool.train.stage_two import make_stage_two
 from eqpool.train.state import Stage, Variables, create_state, make_optimizer
 
 CALIBRATION_FILE = "calibration.npz"
-
+LINEAR_DECODER = "linear_decoder.npz"
 Outputs = dict[str, np.ndarray]
 
 
@@ -102,7 +102,8 @@ class TrainedRun:
       config, facts: of the run.
       encode: (B, *input_shape) float32 -> `latent`, `phi` and `prediction`, each with B rows, and for our method
         `pooled_latent` (B, n): Psi(Phi(l)) on the unit sphere, where D has learnt to decode.
-      decode: latents (B, n) -> (B, *input_shape) float32; None for a baseline, which has no chain back from Phi.
+      decode: latents (B, n) -> (B, *input_shape) float32, for volumes with the linear part (`eqpool.linear_decoder`)
+        where it is fitted; None for a baseline, which has no chain back from Phi.
       calibration: of a table's features, through which they went before training; None where they did not.
     """
 
@@ -136,14 +137,16 @@ def load_trained(folder: pathlib.Path) -> TrainedRun:
     count = len(facts.covariate_names)
     one, two = make_stage_one(config, shape, count, sites, classes), make_stage_two(config, sites, classes)
     first, second = (selected_variables(config, stage, folder / "checkpoints") for stage in (one, two))
-    decode = jax.jit(make_decoder(config, shape, count, classes))
-    return TrainedRun(
-        config,
-        facts,
-        _encode_ours(one, two, first, second),
-        lambda latent: np.asarray(decode(first, latent)),
-        _read_calibration(folder),
-    )
+    network = jax.jit(make_decoder(config, shape, count, classes))
+    linear = dict(np.load(folder / LINEAR_DECODER)) if (folder / LINEAR_DECODER).is_file() else None
+
+    def decode(latent: np.ndarray) -> np.ndarray:
+        volumes = np.array(network(first, latent))
+        if linear is not None:
+            volumes[:, named_grid(config.data.grid).mask] += latent @ linear["weight"] + linear["offset"]
+        return volumes
+
+    return TrainedRun(config, facts, _encode_ours(one, two, first, second), decode, _read_calibration(folder))
 
 
 def _read_calibration(folder: pathlib.Path) -> SiteCalibration | None:

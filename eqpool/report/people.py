@@ -58,7 +58,8 @@ def draw_samples(samples: dict[str, np.ndarray], covariate: str) -> Figure:
                 plane = np.where(samples["input"][number].T == 0, limits["vmin"], plane)
             picture = axes.imshow(plane, cmap="RdBu_r" if changed else "gray", origin="lower", **limits)
             axes.set(xticks=[], yticks=[])
-            axes.set_title(f"{covariate} {samples['covariate'][number]:.0f}" if kind == 1 else name, fontsize=7)
+            person = f"{covariate} {samples['covariate'][number]:.0f}: " if not kind else ""
+            axes.set_title(f"{person}{name}", fontsize=7)
         grid[line, 0].set_ylabel(sites[line], fontsize=9)
     figure.colorbar(picture, ax=grid, label="change, z-scores", shrink=0.7)
     return figure
