@@ -19,8 +19,8 @@ from eqpool.data.pipeline import load_cohort, load_feature_encoding
 from eqpool.decoding import harmonise_cohort
 from eqpool.evaluate.evaluation import Embeddings, evaluate, site_floor_metrics, without_nan
 from eqpool.harmonise import harmonise
-from eqpool.plan import describe_plan
 from eqpool.linear_decoder import complete_decoder
+from eqpool.plan import describe_plan
 from eqpool.report.page import write_report
 from eqpool.summary import describe_cohort, describe_findings, describe_results
 from eqpool.train.baselines import covariate_deciles, make_baseline, match_groups, rows_with_partner
