@@ -59,9 +59,8 @@ def complete_decoder(folder: pathlib.Path, cohort: Cohort) -> TrainedRun:
     if not penalty or (folder / LINEAR_DECODER).exists() or trained.decode is None or cohort.grid is None:
         return trained
     part = fit_ridge(_residuals(trained, cohort, cohort.grid.mask), penalty)
-    workdir.write_arrays(
-        folder / LINEAR_DECODER, weight=part.weight.astype(np.float32), offset=part.offset.astype(np.float32)
-    )
+    arrays = {"weight": part.weight.astype(np.float32), "offset": part.offset.astype(np.float32)}
+    workdir.write_arrays(folder / LINEAR_DECODER, arrays)
     return load_trained(folder)
 
 
