@@ -11,7 +11,8 @@ Variant:  configs/fcon1000.py:paper carries the paper's weights and kernel, a fr
 
 from ml_collections import ConfigDict
 
-from eqpool.config import check_variant, default_config, use_published_form
+from eqpool.config import default_config
+from eqpool.presets import check_variant, use_freesurfer_pooling
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -19,38 +20,6 @@ def get_config(variant: str = "") -> ConfigDict:
     check_variant("fcon1000", variant)
     config = default_config()
     config.name = "fcon1000"
-    config.data.update(
-        dataset="fcon1000",
-        covariates="age",
-        target="sex",
-        features="*_thickness,*-*,*Ventricle",
-        site_calibration="covariance",
-    )
-    config.model.tau = "covariate"
-    config.stage_one.update(
-        epochs=150,
-        batch_size=128,
-        learning_rate=2e-3,
-        decay_every_epochs=20,
-        equivariance_weight=0.1,
-        reconstruction_weight=1.0,
-        prediction_weight=0.3,
-        mmd_weight=0.5,
-    )
-    config.stage_two.update(
-        epochs=150,
-        batch_size=512,
-        learning_rate=2e-3,
-        decay_every_epochs=20,
-        prediction_weight=0.3,
-        reconstruction_weight=10.0,
-        mmd_weight=0.5,
-    )
-    config.baseline.update(epochs=150, learning_rate=2e-3, decay_every_epochs=20)
-    config.evaluate.update(probe_seeds=1)
-    if variant == "paper":
-        config.data.site_calibration = "none"
-        config.model.tau = "free"
-        config.stage_one.mmd_weight = 0.0
-        use_published_form(config, ramp_growth=1.5, ramp_ceiling=25.0)
+    config.data.update(dataset="fcon1000", covariates="age", target="sex")
+    use_freesurfer_pooling(config, variant)
     return config

@@ -8,7 +8,8 @@ Variants: configs/german.py:paper carries the paper's weights, kernel and free P
 
 from ml_collections import ConfigDict
 
-from eqpool.config import check_variant, default_config, use_published_form
+from eqpool.config import default_config
+from eqpool.presets import check_variant, use_published_form
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -8,7 +8,8 @@ Variants: configs/morpho_mnist.py:paper is the full setting (70 000 digits, 100 
 
 from ml_collections import ConfigDict
 
-from eqpool.config import check_variant, default_config
+from eqpool.config import default_config
+from eqpool.presets import check_variant
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -237,56 +237,6 @@ def default_config() -> ConfigDict:
     return ConfigDict(to_dict(RunConfig()))
 
 
-def check_variant(name: str, variant: str) -> None:
-    """Every shipped config has one variant, "paper".
-
-    Raises:
-      ValueError: another one was asked for.
-    """
-    if variant not in ("", "paper"):
-        raise ValueError(f"configs/{name}.py:{variant}: expected configs/{name}.py or configs/{name}.py:paper")
-
-
-def use_published_form(config: ConfigDict, *, ramp_growth: float, ramp_ceiling: float) -> None:
-    """Puts in place what the paper prints and its code weighs (method.md section 6); data sets differ in the ramp."""
-    config.name = f"{config.name}_paper"
-    config.model.phi = "free"
-    config.stage_one.update(equivariance_weight=4.0, reconstruction_weight=0.01, prediction_weight=1.0)
-    config.model.decoder_ridge = 0.0
-    config.stage_two.update(
-        reconstruction_weight=0.1,
-        mmd_weight=0.02,
-        mmd_match="phi",
-        mmd_ramp_start=0.1,
-        mmd_ramp_growth=ramp_growth,
-        mmd_ramp_ceiling=ramp_ceiling,
-        kernel="laplacian",
-        bandwidth="1.0",
-        estimator="biased",
-        decay_every_epochs=10,
-    )
-    config.baseline.update(kernel="laplacian", bandwidth="10.0", estimator="biased")
-
-
-def use_brain_istn(config: ConfigDict, variant: str) -> None:
-    """What paper B's two tasks on brains share: 32^3 voxels for a CPU, or the paper's protocol."""
-    config.method = "istn"
-    config.data.update(grid="32x32x32", squash=True)
-    config.task.update(epochs=60, batch_size=16, learning_rate=1e-3, checkpoint_every_epochs=20)
-    config.istn.update(
-        epochs=20, batch_size=8, learning_rate=2e-4, image_weight=10.0, residual=True, dropout=0.0,
-        validate_every_epochs=2, checkpoint_every_epochs=2,
-    )  # fmt: skip
-    if variant == "paper":
-        config.name = f"{config.name}_paper"
-        config.data.grid = "64"
-        config.task.epochs = 100
-        config.istn.update(
-            epochs=50, batch_size=16, learning_rate=1e-4, image_weight=50.0, residual=False, dropout=0.5,
-            validate_every_epochs=5, checkpoint_every_epochs=5,
-        )  # fmt: skip
-
-
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass config as nested plain dicts, ready for JSON."""
     return dataclasses.asdict(config)

@@ -15,6 +15,7 @@ ALLOWED = {
     "errors": set(),
     "numerics": set(),
     "config": {"errors"},
+    "presets": set(),
     "workdir": {"config", "errors"},
     "geometry": {"numerics"},
     "losses": {"geometry", "numerics"},

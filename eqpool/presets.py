@@ -1,0 +1,115 @@
+"""What several files in `configs/` share: each function changes a `ConfigDict` in place."""
+
+from ml_collections import ConfigDict
+
+
+def check_variant(name: str, variant: str) -> None:
+    """Every shipped config has one variant, "paper".
+
+    Raises:
+      ValueError: another one was asked for.
+    """
+    if variant not in ("", "paper"):
+        raise ValueError(f"configs/{name}.py:{variant}: expected configs/{name}.py or configs/{name}.py:paper")
+
+
+def use_published_form(config: ConfigDict, *, ramp_growth: float, ramp_ceiling: float) -> None:
+    """Puts in place what the paper prints and its code weighs (method.md section 6); data sets differ in the ramp."""
+    config.name = f"{config.name}_paper"
+    config.model.phi = "free"
+    config.stage_one.update(equivariance_weight=4.0, reconstruction_weight=0.01, prediction_weight=1.0)
+    config.model.decoder_ridge = 0.0
+    config.stage_two.update(
+        reconstruction_weight=0.1,
+        mmd_weight=0.02,
+        mmd_match="phi",
+        mmd_ramp_start=0.1,
+        mmd_ramp_growth=ramp_growth,
+        mmd_ramp_ceiling=ramp_ceiling,
+        kernel="laplacian",
+        bandwidth="1.0",
+        estimator="biased",
+        decay_every_epochs=10,
+    )
+    config.baseline.update(kernel="laplacian", bandwidth="10.0", estimator="biased")
+
+
+def use_brain_istn(config: ConfigDict, variant: str) -> None:
+    """What paper B's two tasks on brains share: 32^3 voxels for a CPU, or the paper's protocol."""
+    config.method = "istn"
+    config.data.update(grid="32x32x32", squash=True)
+    config.task.update(epochs=60, batch_size=16, learning_rate=1e-3, checkpoint_every_epochs=20)
+    config.istn.update(
+        epochs=20, batch_size=8, learning_rate=2e-4, image_weight=10.0, residual=True, dropout=0.0,
+        validate_every_epochs=2, checkpoint_every_epochs=2,
+    )  # fmt: skip
+    if variant == "paper":
+        config.name = f"{config.name}_paper"
+        config.data.grid = "64"
+        config.task.epochs = 100
+        config.istn.update(
+            epochs=50, batch_size=16, learning_rate=1e-4, image_weight=50.0, residual=False, dropout=0.5,
+            validate_every_epochs=5, checkpoint_every_epochs=5,
+        )  # fmt: skip
+
+
+def use_volume_pooling(config: ConfigDict, variant: str, paper_batch_size: int) -> None:
+    """Both stages and the baselines on T1 volumes: 4 mm voxels for a CPU, or the paper's protocol."""
+    config.model.update(latent_dim=64, hidden_units=128)
+    config.stage_one.update(
+        epochs=14,
+        batch_size=16,
+        learning_rate=2e-3,
+        decay_every_epochs=4,
+        equivariance_weight=0.02,
+        reconstruction_weight=1.0,
+        prediction_weight=1.0,
+    )
+    config.stage_two.update(
+        epochs=300,
+        batch_size=512,
+        learning_rate=2e-3,
+        decay_every_epochs=40,
+        mmd_weight=20.0,
+        reconstruction_weight=3.0,
+    )
+    config.baseline.update(epochs=14, batch_size=16, learning_rate=2e-3, decay_every_epochs=4)
+    for stage in (config.stage_one, config.baseline):
+        stage.checkpoint_every_epochs = 1
+    if variant == "paper":
+        use_published_form(config, ramp_growth=1.2, ramp_ceiling=1.0)
+        config.data.grid = "mni_2mm"
+        for stage in (config.stage_one, config.stage_two, config.baseline):
+            stage.update(epochs=150, batch_size=paper_batch_size, learning_rate=3e-4, decay_every_epochs=10)
+
+
+def use_freesurfer_pooling(config: ConfigDict, variant: str) -> None:
+    """Site calibration, both stages and the baselines on tables of FreeSurfer's features (experiments/cohorts)."""
+    config.data.update(features="*_thickness,*-*,*Ventricle", site_calibration="covariance")
+    config.model.tau = "covariate"
+    config.stage_one.update(
+        epochs=150,
+        batch_size=128,
+        learning_rate=2e-3,
+        decay_every_epochs=20,
+        equivariance_weight=0.1,
+        reconstruction_weight=1.0,
+        prediction_weight=0.3,
+        mmd_weight=0.5,
+    )
+    config.stage_two.update(
+        epochs=150,
+        batch_size=512,
+        learning_rate=2e-3,
+        decay_every_epochs=20,
+        prediction_weight=0.3,
+        reconstruction_weight=10.0,
+        mmd_weight=0.5,
+    )
+    config.baseline.update(epochs=150, learning_rate=2e-3, decay_every_epochs=20)
+    config.evaluate.update(probe_seeds=1)
+    if variant == "paper":
+        config.data.site_calibration = "none"
+        config.model.tau = "free"
+        config.stage_one.mmd_weight = 0.0
+        use_published_form(config, ramp_growth=1.5, ramp_ceiling=25.0)
