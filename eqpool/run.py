@@ -13,6 +13,7 @@ import pandas as pd
 
 from eqpool import __version__, parallel, workdir
 from eqpool.config import EvaluateConfig, RunConfig
+from eqpool.data.checks import check_splits
 from eqpool.data.cohort import SPLITS, Cohort, Scaling
 from eqpool.data.findings import examine, refuse
 from eqpool.data.pipeline import load_cohort, load_feature_encoding
@@ -81,6 +82,7 @@ def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]
     say(warnings)
     workdir.write_text(folder / "log.txt", f"{description}\n{warnings}\n")
     refuse(findings)
+    check_splits(cohort)
     scaling = Scaling.fit(cohort)
     ModelFacts.of(cohort, scaling, load_feature_encoding(config.data, cache)).write(folder)
 

@@ -67,6 +67,7 @@ def edit(table: pathlib.Path, old: str, new: str) -> None:
 BAD_COHORTS = {
     "missing column": (lambda t: edit(t, "\tdx\n", "\tdiagnosis\n"), "dx"),
     "covariate that is not numeric": (lambda t: edit(t, "\t63\t", "\tsixty\t"), "sixty"),
+    "a split without two rows": (lambda t: None, "rows in the validation split, expected at least 2"),
     "one site": (lambda t: t.write_text(t.read_text().replace("\tB\t", "\tA\t")), "site"),
     "absent image": (lambda t: (t.parent / "sub-03/anat/sub-03_T1w.nii.gz").unlink(), "sub-03"),
     "truncated image": (

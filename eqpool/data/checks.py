@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from eqpool.data.cohort import Cohort
+from eqpool.data.cohort import SPLITS, Cohort
 from eqpool.errors import InputError
 
 
@@ -20,6 +20,16 @@ def check_cohort(cohort: Cohort, source: str, *, site_column: str) -> None:
                 "expected a covariate that varies"
             )
     _check_target(cohort, training, f"{source}, column {cohort.target_name}")
+
+
+def check_splits(cohort: Cohort) -> None:
+    """Raises `InputError` where a split has fewer than two rows: metrics compare rows with one another."""
+    for split in SPLITS:
+        if len(cohort.rows(split)) < 2:
+            raise InputError(
+                f"{cohort.name}: {len(cohort.rows(split))} rows in the {split} split, expected at least 2; set "
+                "config.data.validation_fraction, config.data.test_fraction or a split column"
+            )
 
 
 def _check_sites(cohort: Cohort, training: np.ndarray, where: str) -> None:

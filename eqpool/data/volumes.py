@@ -1,6 +1,7 @@
 """One T1 volume: read, turned to RAS+, laid on the grid and scaled; every fault told in one line."""
 
 import pathlib
+import warnings
 import zlib
 from typing import NamedTuple, cast
 
@@ -14,6 +15,9 @@ from nilearn.image.resampling import BoundingBoxError
 
 from eqpool.data.cohort import Grid
 from eqpool.errors import InputError
+
+# A mask resampled linearly is what is meant: its values become shares of a voxel.
+warnings.filterwarnings("ignore", message="Resampling binary images", module=__name__)
 
 LARGEST_SIDE = 2048
 MOST_VOXELS = 500_000_000  # a 0.25 mm head; a header that asks for more is damaged, and would fill the memory
