@@ -26,6 +26,7 @@ import tensorflow_datasets as tfds
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from eqpool.data.builders import prepare_once
 from eqpool.data.cohort import Cohort
 from eqpool.data.morpho_digits import CLASSES, DOMAINS, Domain, draw_digit, random_digits
 from eqpool.data.morphometry import measure
@@ -205,8 +206,7 @@ def _check_count(name: str, count: int, fewest: int, images: dict[str, np.ndarra
 
 
 def _read(builder: MorphoMnist) -> dict[str, np.ndarray]:
-    tfds.disable_progress_bar()  # ours tells how many digits are drawn
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    prepare_once(builder)
     parts = []
     for split in FILES:
         data = builder.as_data_source(split=split)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import tensorflow_datasets as tfds
 
+from eqpool.data.builders import prepare_once
 from eqpool.data.cohort import Cohort
 from eqpool.data.raw_files import raw_files
 from eqpool.data.splits import assign_splits
@@ -192,9 +193,7 @@ def load_uci(dataset: str, raw_dir: str, cache_dir: pathlib.Path, seed: int) -> 
 
 
 def _read(builder: _UciBuilder) -> tuple[dict[str, np.ndarray], list[str]]:
-    config = tfds.download.DownloadConfig(try_download_gcs=False)
-    tfds.disable_progress_bar()  # two seconds' work
-    builder.download_and_prepare(download_config=config)
+    prepare_once(builder)
     examples: list[dict[str, Any]] = []
     origin: list[str] = []
     for split in builder.files:
