@@ -1,6 +1,8 @@
 """tensorflow_datasets builders, prepared by one process while others that want the same wait."""
 
+import contextlib
 import fcntl
+import io
 import pathlib
 
 import tensorflow_datasets as tfds
@@ -17,4 +19,5 @@ def prepare_once(builder: tfds.core.DatasetBuilder) -> None:
     with open(folder.parent / f".{folder.name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         tfds.disable_progress_bar()  # seconds' work, or shown by a bar of our own
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        with contextlib.redirect_stdout(io.StringIO()):  # it says "Downloading" of a local copy too
+            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
