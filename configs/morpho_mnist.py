@@ -3,6 +3,10 @@
 Command:  python -m eqpool.main --config=configs/morpho_mnist.py
 Needs:    MNIST's four files, downloaded on first use, or --config.data.raw_dir=FOLDER
 Domains:  --config.data.source_domain and --config.data.target_domain: thin, thick, slanted, thick_slanted
+Time:     24 minutes, most of it the ISTN's 912 steps, on one of 2 CPU cores that other work shared.
+Score:    thin to thick, seed 0, 1000 held-out digits: 33.2 % before; 69.7 % [67, 72.5] retrained from scratch, 76.2 %
+          [73.6, 78.8] fine-tuned; 88.2 % on the source itself. Without istn.task_weight the ITN closes fractures while
+          it thickens: 42.6 and 54.8 % after 12 epochs.
 Variants: configs/morpho_mnist.py:paper is the full setting (70 000 digits, 100 epochs), for an accelerator.
 """
 
@@ -35,7 +39,8 @@ def get_config(variant: str = "") -> ConfigDict:
         discriminator=(32, 64, 128, 256),
         dropout=0.0,
         fill=-1.0,
-        epochs=20,
+        task_weight=1.0,
+        epochs=16,
         batch_size=64,
         learning_rate=3e-4,
         learning_rate_decay=1.0,
@@ -47,5 +52,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.name = "morpho_mnist_paper"
         config.data.update(train_digits=60_000, test_digits=10_000)
         config.task.epochs = 100
-        config.istn.update(epochs=100, batch_size=16, learning_rate=1e-4, image_weight=50.0, validate_every_epochs=5)
+        config.istn.update(
+            task_weight=0.0, epochs=100, batch_size=16, learning_rate=1e-4, image_weight=50.0, validate_every_epochs=5
+        )
     return config
