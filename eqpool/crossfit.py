@@ -90,7 +90,7 @@ def _hold_out(cohort: Cohort, fold: np.ndarray, number: int, config: RunConfig) 
 def _train(config: RunConfig, cohort: Cohort, folder: pathlib.Path) -> None:
     workdir.claim(folder, config)
     scaling = Scaling.fit(cohort)
-    ModelFacts.of(cohort, scaling, None).write(folder)
+    ModelFacts.of(cohort, scaling).write(folder)
     session = Session(
         config=config,
         mesh=parallel.make_mesh(config.devices),

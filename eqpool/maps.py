@@ -97,7 +97,7 @@ def _test_form(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path
     Beside the covariates every model holds the folds: K networks decode with K offsets, which are no effect.
     """
     assert cohort.grid is not None
-    rows = np.flatnonzero(_target_known(cohort))
+    rows = np.flatnonzero(cohort.target_known)
     target = _contrast(cohort)[rows][:, None]
     covariates, folds = cohort.covariates[rows], indicators(decodes.fold[rows])
     t = t_map(form_tiles(decodes, form, rows), target[:, 0], np.hstack([covariates, folds]))
@@ -152,10 +152,6 @@ def _check(config: RunConfig, folds: int) -> None:
         raise InputError(f'config.method = "{config.method}": expected "ours", which alone decodes what it pooled')
     if folds < 2:
         raise InputError(f"--folds={folds}: expected at least 2")
-
-
-def _target_known(cohort: Cohort) -> np.ndarray:
-    return cohort.target >= 0 if cohort.target_classes else np.isfinite(cohort.target)
 
 
 def _contrast(cohort: Cohort) -> np.ndarray:

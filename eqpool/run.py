@@ -16,7 +16,7 @@ from eqpool.config import EvaluateConfig, RunConfig
 from eqpool.data.checks import check_splits
 from eqpool.data.cohort import SPLITS, Cohort, Scaling
 from eqpool.data.findings import examine, refuse
-from eqpool.data.pipeline import load_cohort, load_feature_encoding
+from eqpool.data.pipeline import load_cohort
 from eqpool.decoding import harmonise_cohort
 from eqpool.evaluate.evaluation import Embeddings, evaluate, site_floor_metrics, without_nan
 from eqpool.harmonise import harmonise
@@ -73,8 +73,7 @@ def dry_run(config: RunConfig, folder: pathlib.Path) -> None:
 
 def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any]:
     started = time.monotonic()
-    cache = use_compilation_cache(config, folder)
-    cohort = load_cohort(config.data, cache)
+    cohort = load_cohort(config.data, use_compilation_cache(config, folder))
     description = describe_cohort(cohort)
     say(description)
     findings = examine(cohort)
@@ -84,7 +83,7 @@ def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]
     refuse(findings)
     check_splits(cohort)
     scaling = Scaling.fit(cohort)
-    ModelFacts.of(cohort, scaling, load_feature_encoding(config.data, cache)).write(folder)
+    ModelFacts.of(cohort, scaling).write(folder)
 
     if cohort.calibration is not None:
         workdir.write_arrays(folder / CALIBRATION_FILE, cohort.calibration.to_arrays())

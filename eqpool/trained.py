@@ -53,7 +53,7 @@ class ModelFacts:
     features: FeatureEncoding | None
 
     @classmethod
-    def of(cls, cohort: Cohort, scaling: Scaling, features: FeatureEncoding | None) -> "ModelFacts":
+    def of(cls, cohort: Cohort, scaling: Scaling) -> "ModelFacts":
         """Those of a cohort."""
         return cls(
             cohort.name,
@@ -64,7 +64,7 @@ class ModelFacts:
             cohort.target_name,
             cohort.target_classes,
             scaling,
-            features,
+            cohort.encoding,
         )
 
     def write(self, folder: pathlib.Path) -> None:

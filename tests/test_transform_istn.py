@@ -46,7 +46,7 @@ def istn(tmp_path_factory):
     with Checkpoints(folder / "run" / "checkpoints" / "istn") as checkpoints:
         checkpoints.save(1, state)
     workdir.write_json(folder / "run" / "config.json", to_dict(config))
-    ModelFacts.of(cohort, Scaling.fit(cohort), None).write(folder / "run")
+    ModelFacts.of(cohort, Scaling.fit(cohort)).write(folder / "run")
     return folder / "run", config, cohort
 
 

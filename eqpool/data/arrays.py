@@ -134,16 +134,19 @@ class TargetCoding:
 
     def columns(self, target: np.ndarray, known: np.ndarray) -> np.ndarray | None:
         """What `encode` gave as (N, K) float64 columns, NaN where unknown: classes but the first, or the number."""
-        if self.kind == "none":
-            return None
-        values = target[:, None] == np.arange(1, self.num_classes)[None] if self.num_classes else target[:, None]
-        return np.where(known[:, None] > 0, values.astype(np.float64), np.nan)
+        return None if self.kind == "none" else target_columns(target, known > 0, self.num_classes)
 
     def decode(self, prediction: np.ndarray) -> np.ndarray:
         """(N, outputs) of the network to (N,) labels or numbers in the target's units."""
         if self.kind == "classes":
             return self.classes[prediction.argmax(axis=1)]
         return prediction[:, 0].astype(np.float64) * self.deviation + self.mean
+
+
+def target_columns(target: np.ndarray, known: np.ndarray, num_classes: int) -> np.ndarray:
+    """A target (N,) as (N, K) float64 columns of a regression: classes but the first, or the number; NaN if unknown."""
+    values = target[:, None] == np.arange(1, num_classes)[None] if num_classes else target[:, None]
+    return np.where(known[:, None], values.astype(np.float64), np.nan)
 
 
 def reordered(frame: pd.DataFrame, names: np.ndarray) -> pd.DataFrame:

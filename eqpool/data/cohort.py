@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from eqpool.data.calibration import SiteCalibration
+from eqpool.data.tables import FeatureEncoding
 
 if TYPE_CHECKING:  # findings are about a cohort and import this module
     from eqpool.data.findings import Finding
@@ -57,6 +58,7 @@ class Cohort:
       nuisance: (N, Q) int32, further labels to be invariant to, such as sex; -1 where unknown. None without any.
       nuisance_names: the Q names.
       nuisance_levels: the names of each one's levels.
+      encoding: how a participants table's features became `inputs`; None for volumes and public data.
       calibration: of a table's features, which `inputs` have gone through; None where they have not.
       findings: what the pre-flight check found in the features when they were read.
       image_path: (N,) str, the file of each volume; (0,) for tables and digits.
@@ -82,11 +84,17 @@ class Cohort:
     nuisance: np.ndarray | None = None
     nuisance_names: tuple[str, ...] = ()
     nuisance_levels: tuple[tuple[str, ...], ...] = ()
+    encoding: FeatureEncoding | None = None
     calibration: SiteCalibration | None = None
     findings: tuple[Finding, ...] = ()
     image_path: np.ndarray = dataclasses.field(default_factory=_no_names)
     session: np.ndarray = dataclasses.field(default_factory=_no_names)
     alignment: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 4, 4)))
+
+    @property
+    def target_known(self) -> np.ndarray:
+        """(N,) bool."""
+        return self.target >= 0 if self.target_classes else np.isfinite(self.target)
 
     def rows(self, split: str) -> np.ndarray:
         """The row indices of one split, int64, in order."""
@@ -145,11 +153,10 @@ class Scaling:
           standardised, 0 where unknown; `target_known` (N,) float32, 0 or 1; and `nuisance` (N, Q) int32 where there
           are nuisances.
         """
+        known = cohort.target_known
         if cohort.target_classes:
-            known = cohort.target >= 0
             target = np.where(known, cohort.target, 0).astype(np.int32)
         else:
-            known = np.isfinite(cohort.target)
             scaled = (cohort.target - self.target_mean) / self.target_deviation
             target = np.where(known, scaled, 0).astype(np.float32)
         nuisance = {} if cohort.nuisance is None else {"nuisance": cohort.nuisance.astype(np.int32)}

@@ -131,8 +131,10 @@ def _classes_in_all(cohort: Cohort) -> str:
 
 
 def _unknown(cohort: Cohort) -> Iterator[Finding]:
-    target = cohort.target < 0 if cohort.target_classes else ~np.isfinite(cohort.target)
-    unknown = {"site": int(np.sum(cohort.site < 0)), "target": int(np.sum(target)) if cohort.target_name else 0}
+    unknown = {
+        "site": int(np.sum(cohort.site < 0)),
+        "target": int(np.sum(~cohort.target_known)) if cohort.target_name else 0,
+    }
     if any(unknown.values()):
         yield Finding(
             "warning",

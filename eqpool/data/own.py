@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from eqpool.config import COHORTS, DataConfig, split_names
+from eqpool.data.arrays import target_columns
 from eqpool.data.calibration import SiteCalibration
 from eqpool.data.checks import check_cohort
 from eqpool.data.cohort import SPLITS, Cohort
@@ -26,7 +27,7 @@ from eqpool.data.participants import (
 )
 from eqpool.data.splits import assign_splits
 from eqpool.data.store import prepare_volumes
-from eqpool.data.tables import FeatureEncoding, fit_encoding
+from eqpool.data.tables import fit_encoding
 from eqpool.errors import InputError
 
 _TARGET_LEVELS = 3  # a numeric target is stratified by thirds
@@ -34,8 +35,8 @@ _TARGET_LEVELS = 3  # a numeric target is stratified by thirds
 
 def load_participants(
     config: DataConfig, cache_dir: pathlib.Path, progress: bool, *, simulated: bool = False
-) -> tuple[Cohort, FeatureEncoding | None]:
-    """The cohort of `config.participants`, and for a table how its features were encoded.
+) -> Cohort:
+    """The cohort of `config.participants`.
 
     Rows without a covariate are left out; rows without site or target are kept and marked; both are noted.
 
@@ -49,7 +50,7 @@ def load_participants(
         return _with_features(cohort, table, config)
     cohort = _with_volumes(cohort, table, config, cache_dir, progress)
     check_cohort(cohort, str(path), site_column=config.site_column)
-    return cohort, None
+    return cohort
 
 
 def load_design(config: DataConfig) -> Cohort:
@@ -184,7 +185,7 @@ def _given_splits(table: ParticipantsTable) -> np.ndarray:
 
 def _missing_notes(cohort: Cohort, config: DataConfig) -> list[str]:
     unknown_site = int((cohort.site < 0).sum())
-    unknown = cohort.target < 0 if cohort.target_classes else ~np.isfinite(cohort.target)
+    unknown = ~cohort.target_known
     notes = [f"{unknown_site} rows without {config.site_column} are kept, their site unknown"] if unknown_site else []
     if unknown.any() and config.target:
         notes.append(f"{int(unknown.sum())} rows without {config.target} are kept, their target unknown")
@@ -192,19 +193,20 @@ def _missing_notes(cohort: Cohort, config: DataConfig) -> list[str]:
     return [*notes, f"target {config.target} is read as {kind}"] if config.target else notes
 
 
-def _with_features(cohort: Cohort, table: ParticipantsTable, config: DataConfig) -> tuple[Cohort, FeatureEncoding]:
+def _with_features(cohort: Cohort, table: ParticipantsTable, config: DataConfig) -> Cohort:
     frame = select_features(table, split_names(config.features), _roles(config))
     encoding = fit_encoding(frame, cohort.rows("train"))
-    calibration = _calibration(encoding.apply(frame), cohort, config)
-    encoded = dataclasses.replace(
+    inputs = encoding.apply(frame)
+    calibration = _calibration(inputs, cohort, config)
+    return dataclasses.replace(
         cohort,
-        inputs=_calibrated(encoding.apply(frame), cohort, calibration),
+        inputs=inputs if calibration is None else calibration.apply(inputs, _site_names(cohort)),
+        encoding=encoding,
         calibration=calibration,
         input_names=encoding.input_names,
         notes=(*cohort.notes, f"{len(frame.columns)} feature columns", *_feature_notes(frame)),
         findings=_findings(frame, cohort),
     )
-    return encoded, encoding
 
 
 def _calibration(inputs: np.ndarray, cohort: Cohort, config: DataConfig) -> SiteCalibration | None:
@@ -212,18 +214,10 @@ def _calibration(inputs: np.ndarray, cohort: Cohort, config: DataConfig) -> Site
     if config.site_calibration == "none":
         return None
     rows = cohort.rows("train")
-    target = cohort.target[rows].astype(np.float64)
-    columns = target[:, None]
-    if cohort.target_classes:
-        levels = (target[:, None] == np.arange(1, len(cohort.target_classes))[None]).astype(np.float64)
-        columns = np.where(target[:, None] < 0, np.nan, levels)
+    columns = target_columns(cohort.target[rows], cohort.target_known[rows], len(cohort.target_classes))
     prior_rows = np.inf if config.site_calibration == "location" else None
     site = _site_names(cohort)[rows]
     return SiteCalibration.fit(inputs[rows], site, cohort.covariates[rows], columns, prior_rows=prior_rows)
-
-
-def _calibrated(inputs: np.ndarray, cohort: Cohort, calibration: SiteCalibration | None) -> np.ndarray:
-    return inputs if calibration is None else calibration.apply(inputs, _site_names(cohort))
 
 
 def _site_names(cohort: Cohort) -> np.ndarray:

@@ -8,10 +8,9 @@ from eqpool.data.batches import count_batches, volume_batches
 from eqpool.data.cohort import Cohort
 from eqpool.data.grids import named_grid
 from eqpool.data.own import load_participants
-from eqpool.data.tables import FeatureEncoding
 from eqpool.errors import InputError
 
-__all__ = ["count_batches", "load_cohort", "load_feature_encoding", "volume_batches"]
+__all__ = ["count_batches", "load_cohort", "volume_batches"]
 
 _SIMULATION_SEED = 0  # the same brains whatever the split's seed, so that several splits are of one cohort
 
@@ -32,19 +31,12 @@ def load_cohort(config: DataConfig, cache_dir: pathlib.Path, progress: bool = Tr
       InputError: one line naming the file, row, column or key, what was found and what was expected.
     """
     if config.participants or config.dataset in COHORTS:
-        return load_participants(_own(config), pathlib.Path(cache_dir), progress)[0]
+        return load_participants(_own(config), pathlib.Path(cache_dir), progress)
     if config.dataset == "morpho_mnist":
         return _load_digits(config, pathlib.Path(cache_dir), progress)
     if config.dataset in ("german", "adult"):
         return _load_public(config, pathlib.Path(cache_dir))
     return _load_simulated(config, pathlib.Path(cache_dir), progress)
-
-
-def load_feature_encoding(config: DataConfig, cache_dir: pathlib.Path) -> FeatureEncoding | None:
-    """How `load_cohort` encodes the features of a participants table, to encode new rows alike; None for volumes."""
-    if not (config.participants or config.dataset in COHORTS) or not config.features:
-        return None
-    return load_participants(_own(config), pathlib.Path(cache_dir), False)[1]
 
 
 def _own(config: DataConfig) -> DataConfig:
@@ -99,6 +91,6 @@ def _load_simulated(config: DataConfig, cache_dir: pathlib.Path, progress: bool)
         progress=progress,
     )
     config = dataclasses.replace(config, participants=str(folder / "participants.tsv"), root="")
-    cohort, _ = load_participants(config, cache_dir, progress, simulated=True)
+    cohort = load_participants(config, cache_dir, progress, simulated=True)
     note = f"SIMULATED images, shaped like {config.dataset.upper()}; the truth is in {folder / 'derivatives' / 'truth'}"
     return dataclasses.replace(cohort, notes=(note, *cohort.notes))

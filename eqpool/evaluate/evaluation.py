@@ -222,7 +222,7 @@ def target_metrics(
     cohort: Cohort, scaling: Scaling, prediction: np.ndarray, test: np.ndarray, config: EvaluateConfig, seed: int
 ) -> Metrics:
     """Accuracy (percent) and balanced accuracy for classes; MAE and R^2 in the target's units for a number."""
-    known = ~_target_unknown(cohort)[test]
+    known = cohort.target_known[test]
     truth, prediction = cohort.target[test][known], prediction[known]
 
     def with_interval(name: str, score, predicted: np.ndarray) -> Metrics:
@@ -260,7 +260,7 @@ def selection_metrics(cohort: Cohort, prediction: np.ndarray) -> Metrics:
     """Accuracy (percent) on the validation split, by which settings are compared; nothing for a numeric target."""
     if not cohort.target_classes:
         return {}
-    rows = np.flatnonzero((cohort.split == "validation") & ~_target_unknown(cohort))
+    rows = np.flatnonzero((cohort.split == "validation") & cohort.target_known)
     return {"selection_accuracy": 100 * float(np.mean(prediction[rows].argmax(axis=1) == cohort.target[rows]))}
 
 
@@ -270,8 +270,4 @@ def without_nan(values: Metrics) -> Metrics:
 
 
 def _site_and_target_known(cohort: Cohort) -> np.ndarray:
-    return (cohort.site >= 0) & ~_target_unknown(cohort)
-
-
-def _target_unknown(cohort: Cohort) -> np.ndarray:
-    return cohort.target < 0 if cohort.target_classes else ~np.isfinite(cohort.target)
+    return (cohort.site >= 0) & cohort.target_known

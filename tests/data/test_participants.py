@@ -5,7 +5,7 @@ import pytest
 
 from eqpool.config import DataConfig
 from eqpool.data.participants import parse_classes, read_participants, select_features
-from eqpool.data.pipeline import load_cohort, load_feature_encoding
+from eqpool.data.pipeline import load_cohort
 from eqpool.errors import InputError
 
 HEADER = "participant_id\tsite\tage\tdx\tthickness\tvolume"
@@ -196,9 +196,9 @@ def test_class_names_that_are_numbers_sort_as_numbers():
 
 def test_feature_encoding_is_that_of_the_cohort(tmp_path):
     path = write(tmp_path, rows())
-    encoding = load_feature_encoding(config(path), tmp_path)
+    cohort = load_cohort(config(path), tmp_path)
     frame = select_features(read_participants(path), ("thickness", "vol*"), ("site", "age", "dx"))
-    np.testing.assert_array_equal(encoding.apply(frame), load_cohort(config(path), tmp_path).inputs)
+    np.testing.assert_array_equal(cohort.encoding.apply(frame), cohort.inputs)
 
 
 @pytest.mark.parametrize(
