@@ -87,7 +87,7 @@ def make_optimizer(config: TrainingConfig, steps_per_epoch: int) -> optax.Gradie
 
 def create_state(stage: Stage, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
     """The state before the first step."""
-    variables = jax.jit(stage.initialise)(key)  # one program: drawn leaf by leaf, each shape is compiled alone
+    variables = stage.initialise(key)
     return TrainState(
         variables=variables,
         optimizer_state=optimizer.init(variables["params"]),
