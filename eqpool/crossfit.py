@@ -8,10 +8,9 @@ fold, and each fold is decoded by the run that went without it.
 import dataclasses
 import pathlib
 
-import jax
 import numpy as np
 
-from eqpool import parallel, workdir
+from eqpool import workdir
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.own import balanced_strata
@@ -91,14 +90,7 @@ def _train(config: RunConfig, cohort: Cohort, folder: pathlib.Path) -> None:
     workdir.claim(folder, config)
     scaling = Scaling.fit(cohort)
     ModelFacts.of(cohort, scaling).write(folder)
-    session = Session(
-        config=config,
-        mesh=parallel.make_mesh(config.devices),
-        checkpoints=folder / "checkpoints",
-        log=workdir.MetricsLog(folder / "metrics.jsonl"),
-        key=jax.random.key(config.seed),
-    )
-    train(session, cohort, scaling)
+    train(Session.start(config, folder), cohort, scaling)
 
 
 def _decode(cohort: Cohort, folder: pathlib.Path, decodes: np.ndarray) -> None:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from eqpool import __version__, parallel, workdir
+from eqpool import __version__, workdir
 from eqpool.config import EvaluateConfig, RunConfig
 from eqpool.data.checks import check_splits
 from eqpool.data.cohort import SPLITS, Cohort, Scaling
@@ -88,13 +88,7 @@ def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]
     if cohort.calibration is not None:
         workdir.write_arrays(folder / CALIBRATION_FILE, cohort.calibration.to_arrays())
 
-    session = Session(
-        config=config,
-        mesh=parallel.make_mesh(config.devices),
-        checkpoints=folder / "checkpoints",
-        log=workdir.MetricsLog(folder / "metrics.jsonl"),
-        key=jax.random.key(config.seed),
-    )
+    session = Session.start(config, folder)
     work = harmonise if config.method == "istn" else pool
     metrics, dropped = work(session, folder, cohort, scaling)
     return {

@@ -43,6 +43,14 @@ class Session:
     log: MetricsLog | MemoryLog
     key: jax.Array
 
+    @classmethod
+    def start(cls, config: RunConfig, folder: pathlib.Path | None = None) -> "Session":
+        """On the config's devices, with checkpoints and metrics.jsonl in `folder`; without one they stay in memory."""
+        checkpoints, log = (
+            (None, MemoryLog()) if folder is None else (folder / "checkpoints", MetricsLog(folder / "metrics.jsonl"))
+        )
+        return cls(config, parallel.make_mesh(config.devices), checkpoints, log, jax.random.key(config.seed))
+
 
 def train_on_cohort(session: Session, stage: Stage, cohort: Cohort, columns: Columns, train: np.ndarray) -> Columns:
     """Trains a stage that reads the cohort's inputs on the rows `train`; returns its best epoch's outputs for all rows.

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eqpool import parallel
 from eqpool.config import RunConfig
 from eqpool.models.autoencoder import StageOne
 from eqpool.models.mlp import MLP
@@ -18,7 +17,6 @@ from eqpool.train.stage_one import make_stage_one
 from eqpool.train.stage_two import make_stage_two
 from eqpool.train.stages import Columns, Session, forward_on_table, train_on_table
 from eqpool.train.state import Stage, Variables
-from eqpool.workdir import MemoryLog
 
 CHUNK = 4096  # rows whose rotations (n x n each) are in memory at once
 
@@ -101,15 +99,14 @@ def fit_table(
       TrainingDiverged: a loss is not finite.
     """
     stage_one, stage_two = _stages(config, shape)
-    log = MemoryLog()
-    session = Session(config, parallel.make_mesh(config.devices), None, log, jax.random.key(config.seed))
+    session = Session.start(config)
     first = train_on_table(session, stage_one, columns, train, validation).best_variables
     outputs = forward_on_table(session, stage_one, first, columns)
     latents = {name: value for name, value in columns.items() if name != "inputs"}
     latents |= {name: outputs[name] for name in ("latent", "tau")}
     second = train_on_table(session, stage_two, latents, train, validation).best_variables
     first, second = jax.tree.map(np.asarray, (first, second))
-    return TablePooling(config, shape, first, second, tuple(log.kept))
+    return TablePooling(config, shape, first, second, tuple(session.log.records()))
 
 
 @functools.lru_cache(maxsize=32)

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import jax
 import numpy as np
 
-from eqpool import parallel
 from eqpool.config import default_config, from_config_dict
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.splits import assign_splits
@@ -13,7 +11,6 @@ from eqpool.errors import InputError
 from eqpool.estimator import EquivariantPooling
 from eqpool.run import train
 from eqpool.train.stages import Session
-from eqpool.workdir import MemoryLog
 from experiments.cohorts.cohort import Table, standardised
 from experiments.cohorts.selection import select_prior_rows
 
@@ -101,8 +98,7 @@ def _baseline(method: str, table: Table, inputs: np.ndarray, rows: np.ndarray, e
         epochs=epochs, learning_rate=2e-3, prediction_weight=0.3, reconstruction_weight=1.0, site_weight=1.0,
         decay_every_epochs=max(1, epochs // 8), checkpoint_every_epochs=epochs,
     )  # fmt: skip
-    checked = from_config_dict(config)
-    session = Session(checked, parallel.make_mesh(1), None, MemoryLog(), jax.random.key(0))
+    session = Session.start(from_config_dict(config))
     return train(session, cohort, Scaling.fit(cohort))[0].phi
 
 
