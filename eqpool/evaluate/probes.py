@@ -67,14 +67,13 @@ def probe_panel(
     Returns:
       Scores of logistic regression, the paper's adversary and gradient-boosted trees.
     """
+    folds = _folds(site[test], subject[test], config.probe_folds) if within else []
     scores = []
     for name, probe in _probes(config, num_sites).items():
         transferred = probe(features[train], site[train], features[test])
         scores.append(_score(name, "transfer", site[test], transferred, config))
-        if not within:
-            continue
-        validated = _cross_validated(probe, features[test], site[test], subject[test], config.probe_folds, num_sites)
-        if validated is not None:
+        if folds:
+            validated = _cross_validated(probe, features[test], site[test], folds, num_sites)
             scores.append(_score(name, "within", site[test], validated, config))
     return scores
 
@@ -122,24 +121,29 @@ def _of_library(model: Any, num_sites: int) -> Probe:
     return probe
 
 
-def _cross_validated(
-    probe: Probe, features: np.ndarray, site: np.ndarray, subject: np.ndarray, folds: int, num_sites: int
-) -> np.ndarray | None:
-    """The probe's scores of every row from folds without its subject; None where a site is too small to be split."""
+def _folds(site: np.ndarray, subject: np.ndarray, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(training rows, held-out rows) without a subject on both sides; none where a site is too small to be split."""
     subjects_a_site = [len(np.unique(subject[site == label])) for label in np.unique(site)]
-    folds = min(folds, min(subjects_a_site))
-    if folds < 2 or len(subjects_a_site) < 2:
-        return None
-    splits = list(StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(features, site, subject))
+    count = min(count, min(subjects_a_site))
+    if count < 2 or len(subjects_a_site) < 2:
+        return []
+    return list(StratifiedGroupKFold(count, shuffle=True, random_state=0).split(site, site, subject))
+
+
+def _cross_validated(
+    probe: Probe, features: np.ndarray, site: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]], num_sites: int
+) -> np.ndarray:
+    """(seeds, N, sites): the probe's scores of every row, by a fit that did not see its fold."""
     # One size for all folds, so that the compiled adversary serves them all; no row is held out twice.
-    size = min(len(train) for train, _ in splits)
-    largest = max(len(test) for _, test in splits)
-    scores = None
-    for train, test in splits:
-        padded = np.resize(test, largest)
-        fold = probe(features[train[:size]], site[train[:size]], features[padded])[:, : len(test)]
-        scores = np.zeros((len(fold), len(site), num_sites), np.float32) if scores is None else scores
-        scores[:, test] = fold
+    size = min(len(train) for train, _ in folds)
+    largest = max(len(test) for _, test in folds)
+    parts = [
+        probe(features[train[:size]], site[train[:size]], features[np.resize(test, largest)])[:, : len(test)]
+        for train, test in folds
+    ]
+    scores = np.zeros((len(parts[0]), len(site), num_sites), np.float32)
+    for (_, test), part in zip(folds, parts, strict=True):
+        scores[:, test] = part
     return scores
 
 
