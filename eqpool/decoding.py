@@ -1,6 +1,5 @@
 """The decoder chain on volumes, streamed: encode, pool, decode both, write the harmonised volume, measure it."""
 
-import itertools
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -24,10 +23,9 @@ from eqpool.derivatives import (
 )
 from eqpool.evaluate.intervals import bootstrap_interval
 from eqpool.evaluate.similarity import peak_signal_to_noise, structural_similarity_inside
-from eqpool.trained import Outputs, TrainedRun
+from eqpool.trained import Outputs, TrainedRun, padded_batches
 from eqpool.workdir import write_arrays
 
-BATCH = 8  # volumes that are encoded together; what memory holds is a few times that
 SAMPLES_A_SITE, MOST_SITES = 3, 6  # that the report draws
 Metrics = dict[str, Any]
 
@@ -58,16 +56,12 @@ class Pooled(NamedTuple):
 def pool_volumes(trained: TrainedRun, volumes: Iterable[tuple[int, np.ndarray]]) -> Iterator[Pooled]:
     """Takes (row, prepared volume) through encoder and decoder, a batch at a time, in order."""
     squash = trained.config.data.squash
-    remaining = iter(volumes)
-    while batch := list(itertools.islice(remaining, BATCH)):
-        inputs = np.zeros((BATCH, *trained.facts.input_shape), np.float32)  # one shape: compiled once
-        for place, (_, volume) in enumerate(batch):
-            inputs[place] = volume
+    for rows, inputs in padded_batches(volumes):
         outputs = trained.encode(inputs)
         decoded: list[Any] = [None, None]
         if trained.decode is not None:
             decoded = [to_z_scores(trained.decode(outputs[name]), squash) for name in ("latent", "pooled_latent")]
-        for place, (row, _) in enumerate(batch):
+        for place, row in enumerate(rows):
             original, pooled = (None if volumes is None else volumes[place] for volumes in decoded)
             own = {name: values[place] for name, values in outputs.items()}
             yield Pooled(row, to_z_scores(inputs[place], squash), own, original, pooled)

@@ -24,7 +24,7 @@ from eqpool.data.cohort import CovariateScaling
 from eqpool.data.splits import assign_splits
 from eqpool.errors import InputError
 from eqpool.train.table_pooling import TablePooling, TableShape, fit_table
-from eqpool.workdir import write_arrays
+from eqpool.workdir import read_arrays, write_arrays
 
 _FORMAT = 1
 
@@ -134,12 +134,11 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self.covariate_scaling_ = CovariateScaling.fit(values)
         columns = {
             "inputs": self._calibrated(inputs, names),
-            "site": np.searchsorted(self.sites_, names).astype(np.int32) if len(self.sites_) else np.zeros(count, int),
-            "covariate": _scaled(self.covariate_scaling_, values),
+            "site": np.where(names == UNKNOWN, -1, np.searchsorted(self.sites_, names)).astype(np.int32),
+            "covariate": self.covariate_scaling_.apply(values),
             "target": target,
             "target_known": known,
         }
-        columns["site"] = np.where(names == UNKNOWN, -1, columns["site"]).astype(np.int32)
         train, validation = self._split(names, target)
         shape = TableShape(X.shape[1], values.shape[1], max(len(self.sites_), 1), self.target_.num_classes)
         self.pooling_ = fit_table(self._config(), shape, columns, train, validation)
@@ -266,10 +265,9 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
           InputError: no such file, or one that `save` did not write.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = dict(archive)
+            arrays = read_arrays(pathlib.Path(path))
             header = json.loads(str(arrays.pop("header")))
-        except (OSError, ValueError, KeyError) as error:
+        except (InputError, ValueError, KeyError) as error:
             raise InputError(f"{path}: expected a file that EquivariantPooling.save wrote ({error})") from None
         if header["format"] != _FORMAT:
             raise InputError(
@@ -415,11 +413,6 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 bandwidth="0.1,0.3,1.0",
             )
         return from_config_dict(config)
-
-
-def _scaled(scaling: CovariateScaling, values: np.ndarray) -> np.ndarray:
-    span = np.where(scaling.maximum > scaling.minimum, scaling.maximum - scaling.minimum, 1)
-    return ((values - scaling.minimum) / span).astype(np.float32)
 
 
 def _flat(tree: dict, prefix: str = "") -> dict[str, np.ndarray]:

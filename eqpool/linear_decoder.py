@@ -5,7 +5,6 @@ the mean volume alone 0.897), and then pooling changes nothing in its decodes. T
 voxels needs no steps: ridge regression of the residuals X - D(l) on l, in one pass over the training rows.
 """
 
-import itertools
 import pathlib
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -14,9 +13,7 @@ import numpy as np
 
 from eqpool import workdir
 from eqpool.data.cohort import Cohort
-from eqpool.trained import LINEAR_DECODER, TrainedRun, load_trained
-
-BATCH = 8
+from eqpool.trained import LINEAR_DECODER, TrainedRun, load_trained, padded_batches, with_linear_part
 
 
 class LinearPart(NamedTuple):
@@ -61,16 +58,13 @@ def complete_decoder(folder: pathlib.Path, cohort: Cohort) -> TrainedRun:
     part = fit_ridge(_residuals(trained, cohort, cohort.grid.mask), penalty)
     arrays = {"weight": part.weight.astype(np.float32), "offset": part.offset.astype(np.float32)}
     workdir.write_arrays(folder / LINEAR_DECODER, arrays)
-    return load_trained(folder)
+    return with_linear_part(trained, **arrays)
 
 
 def _residuals(trained: TrainedRun, cohort: Cohort, mask: np.ndarray) -> Iterable[tuple[np.ndarray, np.ndarray]]:
     """(latents, X - D(l) inside the mask) of the training rows, a few at a time."""
     assert trained.decode is not None
-    rows = iter(cohort.rows("train").tolist())
-    while batch := list(itertools.islice(rows, BATCH)):
-        inputs = np.zeros((BATCH, *trained.facts.input_shape), np.float32)  # one shape: compiled once
-        inputs[: len(batch)] = cohort.inputs[batch]
+    for rows, inputs in padded_batches((row, cohort.inputs[row]) for row in cohort.rows("train").tolist()):
         latent = trained.encode(inputs)["latent"]
         residual = (inputs - trained.decode(latent))[:, mask]
-        yield latent[: len(batch)], residual[: len(batch)]
+        yield latent[: len(rows)], residual[: len(rows)]

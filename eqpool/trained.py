@@ -1,8 +1,9 @@
 """A finished run's networks, ready for inputs they never saw: encode, pool, decode."""
 
 import dataclasses
+import itertools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -138,23 +139,41 @@ def load_trained(folder: pathlib.Path) -> TrainedRun:
     one, two = make_stage_one(config, shape, count, sites, classes), make_stage_two(config, sites, classes)
     first, second = (selected_variables(config, stage, folder / "checkpoints") for stage in (one, two))
     network = jax.jit(make_decoder(config, shape, count, classes))
-    linear = dict(np.load(folder / LINEAR_DECODER)) if (folder / LINEAR_DECODER).is_file() else None
+    encode = _encode_ours(one, two, first, second)
+    trained = TrainedRun(config, facts, encode, lambda latent: network(first, latent), _read_calibration(folder))
+    path = folder / LINEAR_DECODER
+    return with_linear_part(trained, **workdir.read_arrays(path)) if path.is_file() else trained
+
+
+def padded_batches(volumes: Iterable[tuple[int, np.ndarray]], size: int = 8) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Gathers (row, volume) into (rows, inputs (`size`, *shape) float32), in order.
+
+    The last batch is filled up with zeros, so that a network is compiled once; memory holds a few times `size` volumes.
+    """
+    remaining = iter(volumes)
+    while batch := list(itertools.islice(remaining, size)):
+        inputs = np.zeros((size, *batch[0][1].shape), np.float32)
+        for place, (_, volume) in enumerate(batch):
+            inputs[place] = volume
+        yield [row for row, _ in batch], inputs
+
+
+def with_linear_part(trained: TrainedRun, weight: np.ndarray, offset: np.ndarray) -> TrainedRun:
+    """The run whose decode adds latent @ `weight` (n, V) + `offset` (V,) at the V voxels of its grid's brain mask."""
+    network, grid = trained.decode, trained.grid
+    assert network is not None and grid is not None
 
     def decode(latent: np.ndarray) -> np.ndarray:
-        volumes = np.array(network(first, latent))
-        if linear is not None:
-            volumes[:, named_grid(config.data.grid).mask] += latent @ linear["weight"] + linear["offset"]
+        volumes = np.array(network(latent))
+        volumes[:, grid.mask] += latent @ weight + offset
         return volumes
 
-    return TrainedRun(config, facts, _encode_ours(one, two, first, second), decode, _read_calibration(folder))
+    return dataclasses.replace(trained, decode=decode)
 
 
 def _read_calibration(folder: pathlib.Path) -> SiteCalibration | None:
     path = folder / CALIBRATION_FILE
-    if not path.is_file():
-        return None
-    with np.load(path, allow_pickle=False) as arrays:
-        return SiteCalibration.from_arrays(dict(arrays))
+    return SiteCalibration.from_arrays(workdir.read_arrays(path)) if path.is_file() else None
 
 
 def read_config(folder: pathlib.Path) -> RunConfig:

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -106,6 +107,19 @@ def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
     write_atomically(path, write)
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads an npz, without pickle.
+
+    Raises:
+      InputError: naming the file, if it is not one that `write_arrays` made.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: expected an npz file of plain arrays ({error})") from None
 
 
 def read_json(path: pathlib.Path) -> Any:

@@ -118,8 +118,9 @@ class CovariateScaling:
         return cls(covariates.min(axis=0), covariates.max(axis=0))
 
     def apply(self, covariates: np.ndarray) -> np.ndarray:
-        """(N, C) covariates in their own units to (N, C) float32 in [0, 1]."""
-        return ((covariates - self.minimum) / (self.maximum - self.minimum)).astype(np.float32)
+        """(N, C) covariates in their own units to (N, C) float32 in [0, 1]; one that is constant to 0."""
+        span = np.where(self.maximum > self.minimum, self.maximum - self.minimum, 1)
+        return ((covariates - self.minimum) / span).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

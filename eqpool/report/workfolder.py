@@ -10,6 +10,7 @@ import pandas as pd
 
 from eqpool.errors import InputError
 from eqpool.report.brain_maps import read_maps
+from eqpool.workdir import read_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +74,12 @@ def read_workfolder(folder: pathlib.Path) -> WorkFolder:
         embeddings=pd.read_csv(embeddings, sep="\t", keep_default_na=False, na_values=[""])
         if embeddings.is_file()
         else None,
-        examples=_read_arrays(examples),
+        examples=_arrays_if_there(examples),
         maps=read_maps(folder),
-        tau=_read_arrays(folder / "images" / "tau.npz"),
-        samples=_read_arrays(folder / "images" / "samples.npz"),
+        tau=_arrays_if_there(folder / "images" / "tau.npz"),
+        samples=_arrays_if_there(folder / "images" / "samples.npz"),
     )
 
 
-def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
-    return dict(np.load(path)) if path.is_file() else None
+def _arrays_if_there(path: pathlib.Path) -> dict[str, np.ndarray] | None:
+    return read_arrays(path) if path.is_file() else None

@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.metrics import balanced_accuracy_score, r2_score
 from sklearn.model_selection import StratifiedKFold
 
-from eqpool.workdir import write_arrays
+from eqpool.workdir import read_arrays, write_arrays
 from experiments.cohorts.cohort import Table, folds
 from experiments.cohorts.methods import represent
 from experiments.cohorts.probes import SITE_PROBES, told_age, told_label, told_sites, without_covariates
@@ -102,8 +102,7 @@ def stored(path: pathlib.Path, compute: Callable[[], Told]) -> Told:
     """What is in the file, which is written first where it is not there."""
     if not path.exists():
         write_arrays(path, compute())
-    with np.load(path, allow_pickle=False) as archive:
-        return dict(archive)
+    return read_arrays(path)
 
 
 def _within(table: Table, features: np.ndarray, count: int, seed: int) -> Told:
