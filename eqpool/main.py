@@ -1,6 +1,7 @@
 """The command: `python -m eqpool.main --config=configs/adni.py --workdir=runs/adni [--config.key=value ...]`.
 
 Trains and evaluates one run and writes its work directory. The same command on the same work directory resumes.
+With --distributed the processes of several hosts train together (docs/cloud_tpu.md).
 With --dry_run it reads the data, says what the run would cost, and writes nothing but the cache; with --list it names
 the configs there are.
 Exit code 0 on success, 2 with one line on stderr for bad config or bad input, 1 if training diverges.
@@ -18,6 +19,7 @@ from eqpool.config import from_config_dict
 from eqpool.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, such as configs/adni.py[:paper].")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Train together with the processes of other hosts.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Show data, parameters, memory and expected time, and train nothing.")
 _LIST = flags.DEFINE_bool("list", False, "Name the configs in configs/, each in a line.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config name>.")
@@ -34,12 +36,21 @@ def main(arguments: list[str]) -> int:
         config = from_config_dict(_CONFIG.value)
         workdir = pathlib.Path(_WORKDIR.value or f"runs/{config.name}")
         # Imported here: --help and config errors should not wait for the training stack.
+        from eqpool.parallel import join_processes
         from eqpool.run import dry_run, run
         from eqpool.train.loop import Preempted, TrainingDiverged
+        from eqpool.workdir import follow
+
+        first = join_processes() if _DISTRIBUTED.value else True
+        if not first:
+            follow()
     except InputError as error:
         return _fail(str(error), 2)
     try:
-        (dry_run if _DRY_RUN.value else run)(config, workdir)
+        if _DRY_RUN.value:
+            dry_run(config, workdir)
+        else:
+            run(config, workdir, quiet=not first)
     except InputError as error:
         return _fail(str(error), 2)
     except TrainingDiverged as error:

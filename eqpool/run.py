@@ -142,9 +142,11 @@ def _site_floor(cohort: Cohort, config: EvaluateConfig, cache: pathlib.Path) -> 
     for column in (cohort.participant_id, cohort.split, cohort.site, cohort.covariates, cohort.target):
         digest.update(np.ascontiguousarray(column).tobytes())
     path = cache / "site_floor" / f"{digest.hexdigest()[:16]}.json"
-    if not path.exists():
-        workdir.write_json(path, without_nan(site_floor_metrics(cohort, config)))
-    return workdir.read_json(path)
+    if path.exists():
+        return workdir.read_json(path)
+    metrics = without_nan(site_floor_metrics(cohort, config))
+    workdir.write_json(path, metrics)
+    return metrics
 
 
 def train(session: Session, cohort: Cohort, scaling: Scaling) -> tuple[Embeddings, np.ndarray]:

@@ -19,6 +19,17 @@ from eqpool.errors import InputError
 NEUTRAL_KEYS = ("cache_dir", "checkpoint_every_epochs", "devices")
 
 
+class _Role:
+    """Of this process among those of a run; `follows` where another one writes what it computes too."""
+
+    follows = False
+
+
+def follow() -> None:
+    """From now on this process leaves all writing to another one, which computes the same (`eqpool.parallel`)."""
+    _Role.follows = True
+
+
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path) -> Iterator[None]:
     """Holds the work directory for this process; the operating system lets go of it however the process ends.
@@ -26,6 +37,9 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     Raises:
       InputError: if another run holds it, or if it cannot be written.
     """
+    if _Role.follows:
+        yield
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         handle = open(workdir / ".lock", "w")  # noqa: SIM115 - held for as long as the run lasts
@@ -71,6 +85,8 @@ def _without_neutral(config: dict[str, Any]) -> dict[str, Any]:
 
 def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
     """Lets `write` fill a temporary file beside `path` and gives it its name once it is whole and on disk."""
+    if _Role.follows:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix="".join(path.suffixes))
     os.close(descriptor)
@@ -142,6 +158,8 @@ class MetricsLog:
 
     def append(self, record: dict[str, Any]) -> None:
         """Adds one line."""
+        if _Role.follows:
+            return
         with open(self._path, "a") as handle:
             handle.write(json.dumps(record) + "\n")
 

@@ -31,6 +31,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
         (["--config=configs/adni.py", "--wokdir=x"], "wokdir"),
         (["--config=configs/adni.py", "runs/x"], "runs/x: unexpected argument"),
         (["--config=configs/german.py", "--config.data.raw_dir=/nowhere", "--workdir={tmp}/run"], "/nowhere"),
+        (["--config=configs/adni.py", "--distributed"], "expected Cloud TPU, SLURM or Open MPI, or JAX_COORDINATOR"),
         (["--config=configs/adni.py", "--config.devices=999", "--workdir={tmp}/run"], "config.devices = 999"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -69,7 +69,7 @@ def make_image_forward(stage: Stage, batch_size: int, mesh: Mesh) -> Callable[[A
     def forward(variables: Any, table: Batch) -> dict[str, np.ndarray]:
         count = len(table["inputs"])
         rows = np.arange(-(-count // padded_batch) * padded_batch, dtype=np.int32).reshape(-1, padded_batch)
-        each = [jax.device_get(step(variables, table, np.minimum(one, count - 1))) for one in rows]
+        each = [parallel.to_host(step(variables, table, np.minimum(one, count - 1))) for one in rows]
         return {name: np.concatenate([outputs[name] for outputs in each])[:count] for name in each[0]}
 
     return forward

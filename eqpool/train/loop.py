@@ -12,6 +12,7 @@ import jax
 from tqdm import tqdm
 
 from eqpool.checkpointing import Checkpoints, NoCheckpoints
+from eqpool.parallel import any_process
 from eqpool.train.state import TrainState
 from eqpool.workdir import MemoryLog, MetricsLog
 
@@ -69,7 +70,7 @@ def fit(
             _check_finite(record, checkpoints.latest_epoch())
             log.append(record)
             bar.set_postfix({key: f"{record[key]:.3g}" for key in ("loss", "validation_score") if key in record})
-            stopping = stop_asked.is_set()
+            stopping = any_process(stop_asked.is_set())
             enough = patience and epoch - int(state.best_epoch) >= patience
             if stopping or enough or (epoch + 1) % save_every == 0 or epoch + 1 == epochs:
                 checkpoints.save(epoch + 1, state)

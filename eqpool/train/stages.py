@@ -192,7 +192,7 @@ def forward_on_table(session: Session, stage: Stage, variables, columns: Columns
     batch_size = getattr(session.config, stage.name).batch_size
     table = parallel.put_replicated(columns, session.mesh)
     compute = make_table_forward(stage, batch_size, session.mesh)
-    return {name: np.asarray(value) for name, value in compute(variables, table).items()}
+    return parallel.to_host(compute(variables, table))
 
 
 def forward_on_volumes(session: Session, stage: Stage, variables, cohort: Cohort, columns: Columns) -> Columns:
@@ -222,13 +222,15 @@ def _take(columns: Columns, rows: np.ndarray) -> Columns:
 def _batches(
     session: Session, cohort: Cohort, columns: Columns, rows: np.ndarray, batch_size: int, epoch: int | None
 ) -> Iterator[HostBatch]:
-    """The loader's batches with their columns; `epoch` None reads in order."""
+    """This process's slots of the loader's batches with their columns; `epoch` None reads in order."""
     size = min(batch_size, len(rows))
-    padding = parallel.padded_size(size, session.mesh) - size
+    padded_size = parallel.padded_size(size, session.mesh)
     batches = volume_batches(
         cohort.inputs,
         rows,
         batch_size=size,
+        padded_size=padded_size,
+        part=parallel.own_rows(padded_size),
         columns=columns,
         seed=session.config.seed,
         epoch=epoch or 0,
@@ -236,4 +238,4 @@ def _batches(
     )
     for batch in batches:
         del batch["index"]
-        yield {name: np.pad(value, ((0, padding),) + ((0, 0),) * (value.ndim - 1)) for name, value in batch.items()}
+        yield batch

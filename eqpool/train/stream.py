@@ -50,10 +50,11 @@ def make_stream_forward(stage: Stage) -> Callable[[Any, Batch], dict[str, jax.Ar
 def run_stream_forward(
     forward: Callable, variables: Any, batches: Iterator[HostBatch], mesh: Mesh
 ) -> dict[str, np.ndarray]:
-    """The inference outputs of every row, on the host, padding removed, in the loader's order."""
+    """The inference outputs of every row, on every host, padding removed, in the loader's order."""
     collected: dict[str, list[np.ndarray]] = {}
     for batch in batches:
-        valid = batch["mask"] > 0
-        for name, value in forward(variables, parallel.put_by_row(batch, mesh)).items():
-            collected.setdefault(name, []).append(np.asarray(value)[valid])
+        on_devices = parallel.put_by_row(batch, mesh)
+        outputs, mask = parallel.to_host((forward(variables, on_devices), on_devices["mask"]))
+        for name, value in outputs.items():
+            collected.setdefault(name, []).append(value[mask > 0])
     return {name: np.concatenate(parts) for name, parts in collected.items()}

@@ -60,3 +60,30 @@ def test_the_iterator_state_can_be_saved():
     other = volume_batches(INPUTS, ROWS, batch_size=8)
     other.set_state(state)
     np.testing.assert_array_equal(next(other)["index"], expected)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_the_parts_of_hosts_are_disjoint_and_make_the_whole(processes):
+    whole = batches(columns=COLUMNS, padded_size=12)
+    share = 12 // processes
+    parts = [
+        batches(columns=COLUMNS, padded_size=12, part=slice(number * share, (number + 1) * share))
+        for number in range(processes)
+    ]
+    for number, batch in enumerate(whole):
+        assert batch["inputs"].shape == (12, 3, 4, 5) and not batch["mask"][8:].any()
+        for name, values in batch.items():
+            np.testing.assert_array_equal(np.concatenate([part[number][name] for part in parts]), values)
+    assert sorted(sum((order(part) for part in parts), [])) == ROWS.tolist()
+
+
+def test_a_host_reads_its_own_rows_only():
+    class Counted(np.ndarray):
+        read: list[int] = []
+
+        def __getitem__(self, row):
+            Counted.read.append(row)
+            return np.asarray(self)[row]
+
+    mine = list(volume_batches(INPUTS.view(Counted), ROWS, batch_size=8, part=slice(0, 4), shuffle=False))
+    assert sorted(Counted.read) == order(mine) and len(Counted.read) == 16
