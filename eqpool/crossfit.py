@@ -10,7 +10,7 @@ import pathlib
 
 import numpy as np
 
-from eqpool import workdir
+from eqpool import files, workdir
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.own import balanced_strata
@@ -52,7 +52,7 @@ def cross_fitted_decodes(config: RunConfig, cohort: Cohort, folder: pathlib.Path
     path = folder / "decodes.npy"
     shape = (3, len(fold), int(cohort.grid.mask.sum()))
     if not path.exists():
-        workdir.write_atomically(path, lambda part: _allocate(part, shape))
+        files.write_atomically(path, lambda part: files.allocate_array(part, shape).flush())
     decodes = np.lib.format.open_memmap(path, mode="r+")
     for number in range(folds):
         part = folder / f"fold-{number + 1}"
@@ -62,12 +62,8 @@ def cross_fitted_decodes(config: RunConfig, cohort: Cohort, folder: pathlib.Path
                 _train(config, held_out, part)
                 _decode(held_out, part, decodes)
                 decodes.flush()
-                workdir.write_json(part / "decoded.json", {"volumes": int((fold == number).sum())})
+                files.write_json(part / "decoded.json", {"volumes": int((fold == number).sum())})
     return Decodes(decodes, fold)
-
-
-def _allocate(path: pathlib.Path, shape: tuple[int, ...]) -> None:
-    np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
 
 
 def _hold_out(cohort: Cohort, fold: np.ndarray, number: int, config: RunConfig) -> Cohort:

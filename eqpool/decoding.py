@@ -23,8 +23,8 @@ from eqpool.derivatives import (
 )
 from eqpool.evaluate.intervals import bootstrap_interval
 from eqpool.evaluate.similarity import peak_signal_to_noise, structural_similarity_inside
+from eqpool.files import write_arrays
 from eqpool.trained import Outputs, TrainedRun, padded_batches
-from eqpool.workdir import write_arrays
 
 SAMPLES_A_SITE, MOST_SITES = 3, 6  # that the report draws
 Metrics = dict[str, Any]

@@ -12,7 +12,7 @@ import numpy as np
 from eqpool.data.cohort import Grid
 from eqpool.data.volumes import lay_on_grid, measure_tissue, read_image, resample_linearly, to_ras
 from eqpool.errors import InputError
-from eqpool.workdir import write_atomically, write_json, write_text
+from eqpool.files import write_atomically, write_json, write_text
 
 FOLDER = pathlib.Path("derivatives", "eqpool")
 SUFFIX = "desc-harmonized_T1w.nii.gz"

@@ -23,8 +23,8 @@ from eqpool.data.calibration import SiteCalibration
 from eqpool.data.cohort import CovariateScaling
 from eqpool.data.splits import assign_splits
 from eqpool.errors import InputError
+from eqpool.files import read_arrays, write_arrays
 from eqpool.train.table_pooling import TablePooling, TableShape, fit_table
-from eqpool.workdir import read_arrays, write_arrays
 
 _FORMAT = 1
 
@@ -264,10 +264,10 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Raises:
           InputError: no such file, or one that `save` did not write.
         """
+        arrays = read_arrays(pathlib.Path(path))
         try:
-            arrays = read_arrays(pathlib.Path(path))
             header = json.loads(str(arrays.pop("header")))
-        except (InputError, ValueError, KeyError) as error:
+        except (ValueError, KeyError) as error:
             raise InputError(f"{path}: expected a file that EquivariantPooling.save wrote ({error})") from None
         if header["format"] != _FORMAT:
             raise InputError(

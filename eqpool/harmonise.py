@@ -12,12 +12,12 @@ from eqpool.config import RunConfig
 from eqpool.data.cohort import SPLITS, Cohort, Scaling
 from eqpool.errors import InputError
 from eqpool.evaluate.harmonisation import look_metrics, task_metrics
+from eqpool.files import write_arrays, write_atomically
 from eqpool.geometry.warp import jacobian_determinant
 from eqpool.train.istn import TASK_MODELS, make_istn, of_network, transform
 from eqpool.train.pairs import Pairs
 from eqpool.train.stages import Columns, Session, forward_on_images, train_on_images, train_on_pairs
 from eqpool.train.task import make_task
-from eqpool.workdir import write_arrays, write_atomically
 
 EXAMPLES = 6
 MOST_COMPARED = 2000  # images of each site whose distance is told

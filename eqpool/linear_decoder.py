@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eqpool import workdir
+from eqpool import files
 from eqpool.data.cohort import Cohort
 from eqpool.trained import LINEAR_DECODER, TrainedRun, load_trained, padded_batches, with_linear_part
 
@@ -57,7 +57,7 @@ def complete_decoder(folder: pathlib.Path, cohort: Cohort) -> TrainedRun:
         return trained
     part = fit_ridge(_residuals(trained, cohort, cohort.grid.mask), penalty)
     arrays = {"weight": part.weight.astype(np.float32), "offset": part.offset.astype(np.float32)}
-    workdir.write_arrays(folder / LINEAR_DECODER, arrays)
+    files.write_arrays(folder / LINEAR_DECODER, arrays)
     return with_linear_part(trained, **arrays)
 
 

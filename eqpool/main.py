@@ -36,14 +36,14 @@ def main(arguments: list[str]) -> int:
         config = from_config_dict(_CONFIG.value)
         workdir = pathlib.Path(_WORKDIR.value or f"runs/{config.name}")
         # Imported here: --help and config errors should not wait for the training stack.
+        from eqpool.files import leave_to_another
         from eqpool.parallel import join_processes
         from eqpool.run import dry_run, run
         from eqpool.train.loop import Preempted, TrainingDiverged
-        from eqpool.workdir import follow
 
         first = join_processes() if _DISTRIBUTED.value else True
         if not first:
-            follow()
+            leave_to_another(workdir)
     except InputError as error:
         return _fail(str(error), 2)
     try:

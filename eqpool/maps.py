@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from eqpool import workdir
+from eqpool import files
 from eqpool.config import RunConfig
 from eqpool.crossfit import Decodes, cross_fitted_decodes
 from eqpool.data.cohort import Cohort
@@ -71,7 +71,7 @@ def make_maps(folder: pathlib.Path, folds: int) -> Facts:
         "threshold": THRESHOLD,
         "forms": {name: report(cohort, decodes, name, folder / "maps") for name in FORMS},
     }
-    workdir.write_json(folder / "maps" / "maps.json", facts)
+    files.write_json(folder / "maps" / "maps.json", facts)
     return facts
 
 

@@ -5,7 +5,6 @@ not; 2 with one line on stderr for bad input and for what cannot be identified, 
 """
 
 import argparse
-import json
 import pathlib
 import sys
 
@@ -14,6 +13,7 @@ from eqpool.data.cohort import Cohort
 from eqpool.data.findings import Finding, examine, refuse
 from eqpool.data.own import load_design
 from eqpool.errors import InputError
+from eqpool.files import write_json
 from eqpool.summary import describe_findings
 
 
@@ -48,14 +48,10 @@ def main(arguments: list[str]) -> int:
         print("\n".join(f"  note: {note}" for note in cohort.notes))
         print(describe_findings(findings, everything=True))
         if options.json:
-            text = json.dumps([finding.to_dict() for finding in findings], indent=2, allow_nan=False)
-            options.json.write_text(text + "\n")
+            write_json(options.json, [finding.to_dict() for finding in findings])
         refuse(findings)
     except InputError as error:
         print(f"eqpool: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"eqpool: --json={options.json}: cannot be written ({error.strerror})", file=sys.stderr)
         return 2
     return 0
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from eqpool import __version__, workdir
+from eqpool import __version__, files, workdir
 from eqpool.config import EvaluateConfig, RunConfig
 from eqpool.data.checks import check_splits
 from eqpool.data.cohort import SPLITS, Cohort, Scaling
@@ -49,10 +49,10 @@ def run(config: RunConfig, folder: pathlib.Path, quiet: bool = False) -> dict[st
         results_path = folder / "results.json"
         if results_path.exists():
             say(f"{folder} is finished; remove it or name another --workdir to run again.\n")
-            results = workdir.read_json(results_path)
+            results = files.read_json(results_path)
         else:
             results = _compute(config, folder, say)
-            workdir.write_json(results_path, results)
+            files.write_json(results_path, results)
         if not quiet and not (folder / "report.html").exists():
             write_report(folder)
         say(describe_results(results, folder))
@@ -79,14 +79,14 @@ def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]
     findings = examine(cohort)
     warnings = describe_findings(findings)
     say(warnings)
-    workdir.write_text(folder / "log.txt", f"{description}\n{warnings}\n")
+    files.write_text(folder / "log.txt", f"{description}\n{warnings}\n")
     refuse(findings)
     check_splits(cohort)
     scaling = Scaling.fit(cohort)
     ModelFacts.of(cohort, scaling).write(folder)
 
     if cohort.calibration is not None:
-        workdir.write_arrays(folder / CALIBRATION_FILE, cohort.calibration.to_arrays())
+        files.write_arrays(folder / CALIBRATION_FILE, cohort.calibration.to_arrays())
 
     session = Session.start(config, folder)
     work = harmonise if config.method == "istn" else pool
@@ -121,12 +121,12 @@ def pool(session: Session, folder: pathlib.Path, cohort: Cohort, scaling: Scalin
     """
     config = session.config
     embeddings, train_rows = train(session, cohort, scaling)
-    workdir.write_atomically(
+    files.write_atomically(
         folder / "embeddings.tsv", lambda path: embeddings_table(cohort, embeddings).to_csv(path, sep="\t", index=False)
     )
     if embeddings.tau is not None:
         rows = cohort.rows("test")[:MOST_DRAWN]
-        workdir.write_arrays(folder / "images" / "tau.npz", {"rows": rows, "tau": embeddings.tau[rows]})
+        files.write_arrays(folder / "images" / "tau.npz", {"rows": rows, "tau": embeddings.tau[rows]})
     generators = covariate_generators(config.model, cohort.covariates.shape[1])
     metrics = evaluate(cohort, scaling, embeddings, generators, config.model.group_map, config.evaluate, config.seed)
     metrics |= _site_floor(cohort, config.evaluate, workdir.cache_folder(config, folder))
@@ -143,9 +143,9 @@ def _site_floor(cohort: Cohort, config: EvaluateConfig, cache: pathlib.Path) -> 
         digest.update(np.ascontiguousarray(column).tobytes())
     path = cache / "site_floor" / f"{digest.hexdigest()[:16]}.json"
     if path.exists():
-        return workdir.read_json(path)
+        return files.read_json(path)
     metrics = without_nan(site_floor_metrics(cohort, config))
-    workdir.write_json(path, metrics)
+    files.write_json(path, metrics)
     return metrics
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from eqpool import workdir
+from eqpool import files
 from eqpool.checkpointing import Checkpoints
 from eqpool.config import RunConfig, from_config_dict
 from eqpool.data.calibration import SiteCalibration
@@ -73,7 +73,7 @@ class ModelFacts:
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         plain["scaling"] = self.scaling.to_dict()
         plain["features"] = None if self.features is None else self.features.to_dict()
-        workdir.write_json(folder / "model.json", plain)
+        files.write_json(folder / "model.json", plain)
 
     @classmethod
     def read(cls, folder: pathlib.Path) -> "ModelFacts":
@@ -85,7 +85,7 @@ class ModelFacts:
         path = folder / "model.json"
         if not path.is_file():
             raise InputError(f"--workdir={folder}: model.json not found; expected the folder of a finished run")
-        values = workdir.read_json(path)
+        values = files.read_json(path)
         try:
             values["scaling"] = Scaling.from_dict(values["scaling"])
             values["features"] = values["features"] and FeatureEncoding.from_dict(values["features"])
@@ -142,7 +142,7 @@ def load_trained(folder: pathlib.Path) -> TrainedRun:
     encode = _encode_ours(one, two, first, second)
     trained = TrainedRun(config, facts, encode, lambda latent: network(first, latent), _read_calibration(folder))
     path = folder / LINEAR_DECODER
-    return with_linear_part(trained, **workdir.read_arrays(path)) if path.is_file() else trained
+    return with_linear_part(trained, **files.read_arrays(path)) if path.is_file() else trained
 
 
 def padded_batches(volumes: Iterable[tuple[int, np.ndarray]], size: int = 8) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -173,7 +173,7 @@ def with_linear_part(trained: TrainedRun, weight: np.ndarray, offset: np.ndarray
 
 def _read_calibration(folder: pathlib.Path) -> SiteCalibration | None:
     path = folder / CALIBRATION_FILE
-    return SiteCalibration.from_arrays(workdir.read_arrays(path)) if path.is_file() else None
+    return SiteCalibration.from_arrays(files.read_arrays(path)) if path.is_file() else None
 
 
 def read_config(folder: pathlib.Path) -> RunConfig:
@@ -182,7 +182,7 @@ def read_config(folder: pathlib.Path) -> RunConfig:
     Raises:
       InputError: it is not there, or holds keys or values that this version does not know.
     """
-    return from_config_dict(ConfigDict(workdir.read_json(folder / "config.json")))
+    return from_config_dict(ConfigDict(files.read_json(folder / "config.json")))
 
 
 def selected_variables(

@@ -33,10 +33,10 @@ from eqpool.data.volumes import BadVolumeError, prepare_volume
 from eqpool.decoding import Pooled, pool_volumes, volume_writer
 from eqpool.derivatives import FOLDER, check_not_inputs, derivative_paths, write_description
 from eqpool.errors import InputError
+from eqpool.files import write_atomically
 from eqpool.run import use_compilation_cache
 from eqpool.trained import Outputs, TrainedRun, load_trained, read_config
 from eqpool.transform_istn import transform_by_istn
-from eqpool.workdir import write_atomically
 
 HARMONISED = ("change", "decoded", "none")
 TABLE_BATCH = 4096

@@ -1,33 +1,18 @@
-"""The work directory: who may write it, what it was made with, and files that are whole or absent."""
+"""The work directory: who may write it, what it was made with, and its log."""
 
 import contextlib
 import fcntl
 import json
-import os
 import pathlib
-import tempfile
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
-
-import numpy as np
 
 from eqpool.config import RunConfig, differing_keys, to_dict
 from eqpool.errors import InputError
+from eqpool.files import is_left_to_another, read_json, remove_parts, write_json, write_text
 
 # Keys that change where or how often, but not what is computed.
 NEUTRAL_KEYS = ("cache_dir", "checkpoint_every_epochs", "devices")
-
-
-class _Role:
-    """Of this process among those of a run; `follows` where another one writes what it computes too."""
-
-    follows = False
-
-
-def follow() -> None:
-    """From now on this process leaves all writing to another one, which computes the same (`eqpool.parallel`)."""
-    _Role.follows = True
 
 
 @contextlib.contextmanager
@@ -37,7 +22,7 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     Raises:
       InputError: if another run holds it, or if it cannot be written.
     """
-    if _Role.follows:
+    if is_left_to_another(workdir):
         yield
         return
     try:
@@ -50,6 +35,9 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"--workdir={workdir}: another run is using it") from None
+        except OSError as error:
+            raise InputError(f"--workdir={workdir}: cannot be locked here ({error.strerror})") from None
+        remove_parts(workdir)  # this process alone writes here, so they are a killed one's
         yield
 
 
@@ -83,73 +71,6 @@ def _without_neutral(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
-    """Lets `write` fill a temporary file beside `path` and gives it its name once it is whole and on disk."""
-    if _Role.follows:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix="".join(path.suffixes))
-    os.close(descriptor)
-    temporary = pathlib.Path(name)
-    try:
-        write(temporary)
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-    """Writes JSON, whole or not at all. NaN is refused: it is not JSON."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
-
-    def write(temporary: pathlib.Path) -> None:
-        temporary.write_text(text)
-
-    write_atomically(path, write)
-
-
-def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a compressed npz, whole or not at all, without pickle: an array of objects is refused."""
-
-    def write(temporary: pathlib.Path) -> None:
-        with open(temporary, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-
-    write_atomically(path, write)
-
-
-def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads an npz, without pickle.
-
-    Raises:
-      InputError: naming the file, if it is not one that `write_arrays` made.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return dict(archive)
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: expected an npz file of plain arrays ({error})") from None
-
-
-def read_json(path: pathlib.Path) -> Any:
-    """Reads JSON.
-
-    Raises:
-      InputError: naming the file, if it is not JSON.
-    """
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected a JSON file ({error})") from None
-
-
 class MetricsLog:
     """metrics.jsonl: one object a logged step, with `stage` and `step`. A resumed run drops what it will redo."""
 
@@ -158,7 +79,7 @@ class MetricsLog:
 
     def append(self, record: dict[str, Any]) -> None:
         """Adds one line."""
-        if _Role.follows:
+        if is_left_to_another(self._path):
             return
         with open(self._path, "a") as handle:
             handle.write(json.dumps(record) + "\n")

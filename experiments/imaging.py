@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 from eqpool.errors import InputError
-from eqpool.workdir import write_json, write_text
+from eqpool.files import write_json, write_text
 from experiments.runner import Setting, Task, folder_name, run_all
 from experiments.table2 import METHODS, SITE_WEIGHTS, select
 

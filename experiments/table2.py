@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from eqpool.errors import InputError
-from eqpool.workdir import write_json, write_text
+from eqpool.files import write_json, write_text
 from experiments.runner import Setting, Task, folder_name, run_all
 
 SEEDS = (685, 648, 535)

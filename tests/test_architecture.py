@@ -16,10 +16,11 @@ ALLOWED = {
     "numerics": set(),
     "config": {"errors"},
     "presets": set(),
-    "workdir": {"config", "errors"},
+    "files": {"errors"},
+    "workdir": {"config", "errors", "files"},
     "geometry": {"numerics"},
     "losses": {"geometry", "numerics"},
-    "data": {"config", "errors"},
+    "data": {"config", "errors", "files"},
     "models": {"config", "geometry", "numerics"},
     "parallel": {"errors"},
     "checkpointing": {"errors"},
@@ -36,10 +37,10 @@ ALLOWED = {
         "workdir",
     },
     "evaluate": {"config", "errors", "numerics", "data", "geometry", "models", "losses"},
-    "derivatives": {"data", "errors", "workdir"},
+    "derivatives": {"data", "errors", "files"},
     "summary": {"data"},
-    "report": {"errors", "summary", "workdir"},
-    "preflight": {"config", "errors", "data", "summary"},
+    "report": {"errors", "files", "summary"},
+    "preflight": {"config", "errors", "data", "files", "summary"},
 }
 ONLY_IN = {"flax": {"models"}, "orbax": {"checkpointing"}, "grain": {"data"}, "tensorflow_datasets": {"data"}}
 NEVER_IN = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 
-from eqpool import workdir
+from eqpool import files
 from eqpool.config import to_dict
 from eqpool.data.pipeline import load_cohort
 from eqpool.data.simulated import effect_path
@@ -26,7 +26,7 @@ def mapped(trained_volumes, tmp_path_factory):
     """(folder, cohort, facts): maps by two folds, with the programs that the fixture's run compiled."""
     folder = tmp_path_factory.mktemp("mapped")
     config = tiny_config(trained_volumes.parent)
-    workdir.write_json(folder / "config.json", to_dict(config))
+    files.write_json(folder / "config.json", to_dict(config))
     with quickly_compiled():
         facts = make_maps(folder, folds=2)
     return folder, load_cohort(config.data, trained_volumes.parent / "cache", progress=False), facts
@@ -127,7 +127,7 @@ def test_the_figures_are_drawn(mapped, tmp_path):
 )
 def test_bad_input_is_one_line(arguments, change, expected, tmp_path, capsys):
     if change is not None:
-        workdir.write_json(tmp_path / "config.json", to_dict(tiny_config(tmp_path)) | change)
+        files.write_json(tmp_path / "config.json", to_dict(tiny_config(tmp_path)) | change)
     assert main([f"--workdir={tmp_path}", *arguments]) == 2
     error = capsys.readouterr().err
     assert expected in error and error.count("\n") == 1

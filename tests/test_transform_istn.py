@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from eqpool import workdir
+from eqpool import files
 from eqpool.checkpointing import Checkpoints
 from eqpool.config import IstnConfig, to_dict
 from eqpool.data.cohort import Scaling
@@ -45,7 +45,7 @@ def istn(tmp_path_factory):
         state = create_state(stage, make_game_optimizer(config.istn, 7), jax.random.key(5))
     with Checkpoints(folder / "run" / "checkpoints" / "istn") as checkpoints:
         checkpoints.save(1, state)
-    workdir.write_json(folder / "run" / "config.json", to_dict(config))
+    files.write_json(folder / "run" / "config.json", to_dict(config))
     ModelFacts.of(cohort, Scaling.fit(cohort)).write(folder / "run")
     return folder / "run", config, cohort
 

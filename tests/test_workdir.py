@@ -1,7 +1,5 @@
 """The work directory: one writer, one config, whole files."""
 
-import json
-
 import pytest
 
 from eqpool import workdir
@@ -16,6 +14,14 @@ def test_a_second_run_is_refused(tmp_path):
         assert (tmp_path / ".lock").exists()
 
 
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / ".part-x.npz").write_text("half")
+    (tmp_path / "results.json").write_text("{}")
+    with workdir.locked(tmp_path):
+        assert sorted(path.name for path in tmp_path.rglob("*")) == [".lock", "images", "results.json"]
+
+
 def test_another_config_is_refused_by_key(tmp_path):
     workdir.claim(tmp_path, RunConfig(seed=1))
     rarely = StageOneConfig(checkpoint_every_epochs=7)
@@ -28,22 +34,6 @@ def test_a_path_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"), workdir.locked(tmp_path / "file"):
         pass
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "results.json"
-    workdir.write_json(path, {"a": 1})
-    with pytest.raises(ValueError, match="JSON"):
-        workdir.write_json(path, {"a": float("nan")})
-
-    def half(temporary):
-        temporary.write_text("half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        workdir.write_atomically(path, half)
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
 
 
 def test_the_log_drops_what_a_resumed_run_redoes_and_a_cut_line(tmp_path):

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import io
 import pathlib
+import shutil
 
 import tensorflow_datasets as tfds
 
@@ -18,6 +19,8 @@ def prepare_once(builder: tfds.core.DatasetBuilder) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.parent / f".{folder.name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in folder.parent.glob(f"{folder.name}.incomplete*"):  # by a killed process: this one holds the lock
+            shutil.rmtree(left, ignore_errors=True)
         tfds.disable_progress_bar()  # seconds' work, or shown by a bar of our own
         with contextlib.redirect_stdout(io.StringIO()):  # it says "Downloading" of a local copy too
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))

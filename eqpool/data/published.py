@@ -6,6 +6,7 @@ import numpy as np
 
 from eqpool.data.cohort import SPLITS, Cohort
 from eqpool.errors import InputError
+from eqpool.files import read_arrays
 
 _KEYS = ("x", "y", "site", "covariate")
 _SITES = {"adult": ("Male", "Female"), "german": ("not foreign worker", "foreign worker")}
@@ -52,11 +53,7 @@ def load_published(dataset: str, raw_dir: str) -> Cohort:
 
 
 def _published_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: cannot be read as npz ({error})") from error
+    arrays = read_arrays(path)
     for name in (f"{split}_{key}" for split in SPLITS for key in _KEYS):
         if name not in arrays:
             raise InputError(f"{path}: no array {name}; found {', '.join(sorted(arrays))}")

@@ -1,8 +1,8 @@
 """Public data sets' raw files: a local copy or a download, never unverified."""
 
+import functools
 import gzip
 import hashlib
-import os
 import pathlib
 import shutil
 import urllib.error
@@ -10,6 +10,7 @@ import urllib.request
 import zlib
 
 from eqpool.errors import InputError
+from eqpool.files import write_atomically
 
 _UCI = "https://archive.ics.uci.edu/ml/machine-learning-databases"
 _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist"  # a mirror of the original
@@ -44,7 +45,7 @@ def raw_files(names: tuple[str, ...], raw_dir: str, download_dir: pathlib.Path) 
     folder = pathlib.Path(raw_dir).expanduser() if raw_dir else download_dir
     for name in names:
         if not raw_dir and not (folder / name).is_file():
-            _download(name, folder / name)
+            write_atomically(folder / name, functools.partial(_download, name))
         verify(folder / name, name)
     return folder
 
@@ -79,14 +80,11 @@ def _title(name: str) -> str:
     return f"MNIST's {name}" if name.endswith("-ubyte.gz") else f"UCI's {name}"
 
 
-def _download(name: str, path: pathlib.Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"partial-{os.getpid()}-{name}")  # the ending says whether it is compressed
+def _download(name: str, partial: pathlib.Path) -> None:
     try:
         with urllib.request.urlopen(URLS[name], timeout=_TIMEOUT_SECONDS) as response, partial.open("wb") as file:
             shutil.copyfileobj(response, file)
         verify(partial, name)
-        partial.replace(path)
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", error)
         raise InputError(
@@ -94,5 +92,3 @@ def _download(name: str, path: pathlib.Path) -> None:
         ) from error
     except InputError as error:
         raise InputError(f"{URLS[name]}: the download is not what was expected: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ orientation; the site column becomes "<site>" or "simulated_scanner", so that ev
 """
 
 import argparse
-import json
+import functools
 import pathlib
 import sys
 
@@ -22,6 +22,7 @@ from eqpool.data.simulated_scanner import Scanner, coil_field, scan
 from eqpool.data.store import in_parallel
 from eqpool.data.volumes import read_volume
 from eqpool.errors import InputError
+from eqpool.files import making_folder, write_json
 
 SITE = "simulated_scanner"
 SCANNER = Scanner(gamma=1.3, grey_shift=0.04, bias=0.08, coil_seed=21, blur_mm=1.2, noise=0.03, gain=420.0)
@@ -58,19 +59,6 @@ def rescan_cohort(
     images = find_images(table, participants.parent)
     again = _chosen(table, seed)
 
-    def make(row: int) -> None:
-        image = read_volume(images[row])
-        if again[row]:
-            random = np.random.default_rng((seed, row))
-            image = nibabel.Nifti1Image(rescan(image, scanner, random, images[row]), image.affine)
-        path = output / images[row].relative_to(participants.parent)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nibabel.save(image, path)
-
-    rows = range(len(images))
-    with in_parallel(make, rows, workers=0, progress=progress, label="Scanning again", total=len(images)) as made:
-        for _ in made:
-            pass
     frame = table.frame.replace("", "n/a")
     frame["original_site"] = frame["site"]
     frame["site"] = np.where(again, SITE, frame["site"])
@@ -80,8 +68,27 @@ def rescan_cohort(
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "eqpool.data.rescanned", "Description": repr(scanner)}],
     }
-    (output / "dataset_description.json").write_text(json.dumps(description, indent=2) + "\n", "utf-8")
-    frame.to_csv(output / "participants.tsv", sep="\t", index=False)
+
+    def make(folder: pathlib.Path, row: int) -> None:
+        image = read_volume(images[row])
+        if again[row]:
+            random = np.random.default_rng((seed, row))
+            image = nibabel.Nifti1Image(rescan(image, scanner, random, images[row]), image.affine)
+        path = folder / images[row].relative_to(participants.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nibabel.save(image, path)
+
+    def write(folder: pathlib.Path) -> None:
+        rows, one = range(len(images)), functools.partial(make, folder)
+        with in_parallel(one, rows, workers=0, progress=progress, label="Scanning again", total=len(images)) as made:
+            for _ in made:
+                pass
+        write_json(folder / "dataset_description.json", description)
+        frame.to_csv(folder / "participants.tsv", sep="\t", index=False)
+
+    with making_folder(output) as partial:
+        if partial is not None:
+            write(partial)
     return output / "participants.tsv"
 
 

@@ -6,10 +6,7 @@ spread of ages follow paper A (Tables 3 and 4, Figures 6 and 10), the brains are
 
 import dataclasses
 import hashlib
-import json
-import os
 import pathlib
-import shutil
 
 import nibabel
 import numpy as np
@@ -17,7 +14,8 @@ import numpy as np
 from eqpool.data.cohort import Grid
 from eqpool.data.simulated_anatomy import Anatomy, Subject
 from eqpool.data.simulated_scanner import Scanner, coil_field, scan
-from eqpool.data.store import in_parallel, publish
+from eqpool.data.store import in_parallel
+from eqpool.files import making_folder, write_json, write_text
 
 VERSION = 1  # raise it whenever a cohort would come out different
 FEWEST_A_CELL = 3
@@ -147,16 +145,9 @@ def build_simulated_cohort(
       The cohort's folder.
     """
     final = pathlib.Path(folder) / f"{specification.name}-simulated-{_key(specification, grid, seed, fraction)}"
-    if (final / "dataset_description.json").is_file():
-        return final
-    partial = final.with_name(f"{final.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        _write(partial, specification, grid, seed, fraction, workers, progress)
-        publish(partial, final)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with making_folder(final) as partial:
+        if partial is not None:
+            _write(partial, specification, grid, seed, fraction, workers, progress)
     return final
 
 
@@ -260,21 +251,21 @@ def _save_effects(anatomy: Anatomy, folder: pathlib.Path) -> None:
 def _save_tables(folder: pathlib.Path, specification: CohortSpecification, people: list[_Person]) -> None:
     rows = ["participant_id\tsite\tage\tsex\tdx"]
     rows += [f"{p.participant_id}\t{p.site.name}\t{p.age:.1f}\t{p.sex}\t{p.diagnosis}" for p in people]
-    (folder / "participants.tsv").write_text("\n".join(rows) + "\n", "utf-8")
+    write_text(folder / "participants.tsv", "\n".join(rows) + "\n")
     truth = {
         "Name": f"Scanner-free truth of the simulated {specification.name} cohort",
         "BIDSVersion": "1.9.0",
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "eqpool.data.simulated", "Version": str(VERSION)}],
     }
-    (_truth(folder) / "dataset_description.json").write_text(json.dumps(truth, indent=2) + "\n", "utf-8")
+    write_json(_truth(folder) / "dataset_description.json", truth)
     description = {
         "Name": f"SIMULATED cohort shaped like {specification.name.upper()}: no real person's data",
         "BIDSVersion": "1.9.0",
         "DatasetType": "raw",
         "GeneratedBy": [{"Name": "eqpool.data.simulated", "Version": str(VERSION)}],
     }
-    (folder / "dataset_description.json").write_text(json.dumps(description, indent=2) + "\n", "utf-8")
+    write_json(folder / "dataset_description.json", description)
 
 
 def _truth(folder: pathlib.Path) -> pathlib.Path:

@@ -7,10 +7,8 @@ with one thread, 9 ms with two on two cores), and threads are safe beside a JAX 
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -22,6 +20,7 @@ from eqpool.data.alignment import align_to_template, check_available
 from eqpool.data.cohort import Grid
 from eqpool.data.volumes import ALIGNED_OVERLAP, BadVolumeError, prepare_volume, read_volume
 from eqpool.errors import InputError
+from eqpool.files import allocate_array, making_folder, read_json, write_json
 
 VERSION = 2  # raise it whenever a prepared volume would come out different
 _MOST_NAMED = 5
@@ -61,8 +60,8 @@ def prepare_volumes(
 ) -> PreparedVolumes:
     """Prepares every volume (`volumes.prepare_volume`), or finds them prepared already.
 
-    The cache's key holds each file's path, size and time of change, the grid and this code's version; it is written
-    beside its final name and renamed when complete, so that a killed run leaves nothing half-made in its place.
+    The cache's key holds each file's path, size and time of change, the grid and this code's version; the folder
+    appears under its name when it is complete, so that a killed run leaves nothing half-made in its place.
 
     Args:
       paths: N image files.
@@ -77,34 +76,26 @@ def prepare_volumes(
 
     Raises:
       BadVolumeError: a bad volume, under "stop".
-      InputError: no volume is left.
+      InputError: no volume is left, the cache cannot be written, or what it holds is damaged.
     """
     labels = labels or [""] * len(paths)
     if align != "none":
         check_available()
     final = pathlib.Path(cache_dir) / "volumes" / _key(paths, grid, on_bad_volume, squash, align)
-    if not (final / "volumes.json").is_file():
-        partial = final.with_name(f"{final.name}.{os.getpid()}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
+    with making_folder(final) as partial:
+        if partial is not None:
             _build(paths, labels, grid, partial, on_bad_volume, workers, progress, squash, align)
-            publish(partial, final)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    facts = json.loads((final / "volumes.json").read_text("utf-8"))
-    inputs = np.load(final / "volumes.npy", mmap_mode="r")
-    kept, alignment = np.array(facts["kept"], np.int64), np.array(facts["alignment"], np.float64).reshape(-1, 4, 4)
-    return PreparedVolumes(inputs[: len(kept)], kept, tuple(facts["notes"]), alignment)
+    return _read(final)
 
 
-def publish(partial: pathlib.Path, final: pathlib.Path) -> None:
-    """Renames a finished folder into place; where another process was first, its equal result stands."""
+def _read(folder: pathlib.Path) -> PreparedVolumes:
+    facts = read_json(folder / "volumes.json")
     try:
-        partial.replace(final)
-    except OSError:
-        if not final.is_dir():
-            raise
+        inputs = np.load(folder / "volumes.npy", mmap_mode="r", allow_pickle=False)
+        kept, alignment = np.array(facts["kept"], np.int64), np.array(facts["alignment"], np.float64).reshape(-1, 4, 4)
+        return PreparedVolumes(inputs[: len(kept)], kept, tuple(facts["notes"]), alignment)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: damaged ({error}); remove it and it is prepared again") from error
 
 
 @contextlib.contextmanager
@@ -155,9 +146,7 @@ def _build(
         except BadVolumeError as error:
             return BadVolumeError(f"{labels[index]}: {error}" if labels[index] else str(error))
 
-    output = np.lib.format.open_memmap(
-        folder / "volumes.npy", mode="w+", dtype=np.float32, shape=(len(paths), *grid.shape)
-    )
+    output = allocate_array(folder / "volumes.npy", (len(paths), *grid.shape))
     kept: list[int] = []
     left_out: list[str] = []
     apart: list[str] = []
@@ -182,7 +171,7 @@ def _build(
         raise InputError(f"none of {len(paths)} volumes can be used; the first: {left_out[0]}")
     output.flush()
     facts = {"kept": kept, "notes": _notes(left_out, apart), "alignment": alignments}
-    (folder / "volumes.json").write_text(json.dumps(facts), "utf-8")
+    write_json(folder / "volumes.json", facts)
 
 
 def find_alignment(path: pathlib.Path, align: str) -> np.ndarray | None:

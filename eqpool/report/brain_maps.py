@@ -1,6 +1,5 @@
 """Statistical maps on the template (paper A, Fig. 5), from maps/*.nii.gz."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -11,6 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from nilearn.datasets import load_mni152_template
 from nilearn.image import resample_to_img
+
+from eqpool.files import read_json
 
 FORM_TITLES = {
     "before": "before: input",
@@ -24,7 +25,7 @@ CUTS_MM = (-24, -16, -8, 4, 16, 36)  # through hippocampi, temporal horns, ventr
 def read_maps(folder: pathlib.Path) -> dict[str, Any] | None:
     """maps/maps.json of a work directory, or None where there are no maps."""
     path = folder / "maps" / "maps.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def draw_t_maps(folder: pathlib.Path, facts: dict[str, Any]) -> Figure:

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,6 +10,7 @@ from scipy.stats import gaussian_kde
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
+from eqpool.files import write_atomically
 from eqpool.report.brain_maps import draw_site_maps, draw_t_maps
 from eqpool.report.people import draw_groups, draw_samples
 from eqpool.report.transformations import draw_transformations
@@ -128,11 +130,10 @@ EMBEDDING_FIGURES: dict[str, Callable[[WorkFolder], Figure]] = {
 
 def save(figures: dict[str, Figure], folder: pathlib.Path) -> list[pathlib.Path]:
     """Writes each figure as PNG and SVG under `folder`; returns the PNG paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.svg")
-        figure.savefig(folder / f"{name}.png", dpi=150)
+        write_atomically(folder / f"{name}.svg", figure.savefig)
+        write_atomically(folder / f"{name}.png", partial(figure.savefig, dpi=150))
         paths.append(folder / f"{name}.png")
     return paths
 

@@ -5,10 +5,10 @@ import pathlib
 
 import jinja2
 
+from eqpool.files import write_text
 from eqpool.report import figures
 from eqpool.report.workfolder import WorkFolder, read_workfolder
 from eqpool.summary import METRIC_READINGS, format_metric
-from eqpool.workdir import write_text
 
 CAPTIONS = {
     "covariate_by_site": "Who was pooled: density of the covariate at each site.",

@@ -1,7 +1,6 @@
 """What the report reads of a work directory."""
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -9,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from eqpool.errors import InputError
+from eqpool.files import read_arrays, read_json
 from eqpool.report.brain_maps import read_maps
-from eqpool.workdir import read_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +64,7 @@ def read_workfolder(folder: pathlib.Path) -> WorkFolder:
     for name in (*names, *([] if examples.is_file() else [embeddings.name])):
         if not (folder / name).is_file():
             raise InputError(f"--workdir={folder}: {name} not found; expected the folder of a finished run")
-    config, results = (json.loads((folder / name).read_text()) for name in names[:2])
+    config, results = (read_json(folder / name) for name in names[:2])
     return WorkFolder(
         folder=folder,
         config=config,

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from eqpool.errors import InputError
-from eqpool.workdir import read_json, write_json, write_text
+from eqpool.files import read_json, write_json, write_text
 
 BARS = {  # of issue 6: site, age MAE, sex and diagnosis as raw
     "ixi_thickness": (0.58, 8.43),

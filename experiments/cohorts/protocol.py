@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.metrics import balanced_accuracy_score, r2_score
 from sklearn.model_selection import StratifiedKFold
 
-from eqpool.workdir import read_arrays, write_arrays
+from eqpool.files import read_arrays, write_arrays
 from experiments.cohorts.cohort import Table, folds
 from experiments.cohorts.methods import represent
 from experiments.cohorts.probes import SITE_PROBES, told_age, told_label, told_sites, without_covariates

@@ -16,7 +16,7 @@ from typing import Any
 
 from eqpool.data.participants import parse_classes, read_participants
 from eqpool.errors import InputError
-from eqpool.workdir import write_json, write_text
+from eqpool.files import write_json, write_text
 from experiments.runner import Task, run_all
 
 # Appearance, shape, spacing at 64^3. At 32^3 half the spacing is as many control points.

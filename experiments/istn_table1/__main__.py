@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 from eqpool.errors import InputError
-from eqpool.workdir import write_json, write_text
+from eqpool.files import write_json, write_text
 from experiments.runner import Task, folder_name, run_all
 
 # Appearance, shape, spacing; and the paper's Acc_s / Acc_f for thick, slanted and thick slanted digits.

@@ -22,8 +22,8 @@ from eqpool.data.cohort import Cohort
 from eqpool.data.pipeline import load_cohort
 from eqpool.errors import InputError
 from eqpool.evaluate.intervals import balanced_accuracy, bootstrap_interval
+from eqpool.files import write_json, write_text
 from eqpool.maps import make_maps
-from eqpool.workdir import write_json, write_text
 from experiments.runner import Task, run_all
 
 # What the issue of the simulated cohort asks of it: label, lowest and highest value.

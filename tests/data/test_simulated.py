@@ -106,7 +106,7 @@ def test_layout(folder):
         assert np.corrcoef(scan[inside], brain[inside])[0, 1] > 0.7
     for effect in ("age", "disease"):
         assert nibabel.load(folder / f"derivatives/truth/{effect}_mask.nii.gz").get_fdata().sum() > 20
-    assert not list(folder.parent.glob("*.partial"))
+    assert not list(folder.parent.glob(".part-*"))
 
 
 def test_scans_of_one_scanner_vary(folder):

@@ -10,7 +10,7 @@ import sys
 import jax
 import numpy as np
 
-from eqpool import parallel, workdir
+from eqpool import files, parallel
 from eqpool.config import RunConfig, default_config, from_config_dict
 from eqpool.data.cohort import Cohort, Grid, Scaling
 from eqpool.run import train
@@ -55,7 +55,7 @@ def tiny_cohort(kind: str) -> Cohort:
 def main(folder: pathlib.Path, kind: str, epochs: int, distributed: bool) -> None:
     jax.config.update("jax_disable_most_optimizations", True)  # compiles in half the time
     if distributed and not parallel.join_processes():
-        workdir.follow()
+        files.leave_to_another(folder)
     cohort, config = tiny_cohort(kind), tiny_config(epochs)
     session = Session.start(config, folder)
     assert session.mesh.size == 8
@@ -63,7 +63,7 @@ def main(folder: pathlib.Path, kind: str, epochs: int, distributed: bool) -> Non
     embeddings, _ = train(session, cohort, Scaling.fit(cohort))
     arrays = {field.name: getattr(embeddings, field.name) for field in dataclasses.fields(embeddings)}
     arrays |= {"number": np.array(jax.process_index()), "processes": np.array(jax.process_count())}
-    workdir.write_arrays(folder / "outputs.npz", arrays)
+    files.write_arrays(folder / "outputs.npz", arrays)
 
 
 if __name__ == "__main__":

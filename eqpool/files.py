@@ -1,0 +1,174 @@
+"""Files and folders that are whole or absent: under its final name stands nothing half-written, however a run ends.
+
+Every writer of eqpool comes through here. What was written is on the disk before it gets its name (fsync, then rename,
+then fsync of the folder), so that not even a power cut leaves an empty file behind.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from eqpool.errors import InputError
+
+PART = ".part-"  # how the names of what is not whole yet begin
+_left_to_another: list[pathlib.Path] = []
+
+
+def leave_to_another(folder: pathlib.Path) -> None:
+    """From now on this process writes nothing in `folder`: another, which computes the same, does (many hosts)."""
+    _left_to_another.append(folder.absolute())
+
+
+def is_left_to_another(path: pathlib.Path) -> bool:
+    """Whether another process writes `path`."""
+    return any(path.absolute().is_relative_to(folder) for folder in _left_to_another)
+
+
+def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
+    """Lets `write` fill a temporary file beside `path` and gives it its name once it is whole and on disk.
+
+    Raises:
+      InputError: the disk is full or the folder cannot be written; what stood under `path` stands there still.
+    """
+    if is_left_to_another(path):
+        return
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=PART, suffix="".join(path.suffixes))
+        os.close(descriptor)
+        temporary = pathlib.Path(name)
+        write(temporary)
+        _sync(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def making_folder(final: pathlib.Path) -> Iterator[pathlib.Path | None]:
+    """Within it: a new folder to fill, which becomes `final` once the block ends well; None where `final` is there.
+
+    One process fills it while others that want the same wait. What a killed one left behind is removed.
+
+    Raises:
+      InputError: the disk is full or the folder cannot be written; `final` is then absent.
+    """
+    if final.is_dir():
+        yield None
+        return
+    partial = final.with_name(f"{PART}{final.name}")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with open(final.with_name(f".{final.name}.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the operating system lets go of it however the process ends
+            shutil.rmtree(partial, ignore_errors=True)
+            if final.is_dir():
+                yield None
+                return
+            try:
+                partial.mkdir()
+                yield partial
+                for path in partial.rglob("*"):
+                    _sync(path)
+                partial.replace(final)
+                _sync(final.parent)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise cannot_write(final, error) from error
+
+
+def remove_parts(folder: pathlib.Path) -> None:
+    """Removes what killed processes left half-written in `folder`; for who holds it alone."""
+    for path in folder.rglob(f"{PART}*"):
+        path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
+
+
+def cannot_write(path: pathlib.Path, error: OSError) -> InputError:
+    """The one line for a full disk, a read-only folder, a quota."""
+    return InputError(f"{path}: cannot be written ({error.strerror or error})")
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes JSON, whole or not at all. NaN is refused: it is not JSON."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all."""
+
+    def write(temporary: pathlib.Path) -> None:
+        temporary.write_text(text, "utf-8")
+
+    write_atomically(path, write)
+
+
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a compressed npz, whole or not at all, without pickle: an array of objects is refused."""
+
+    def write(temporary: pathlib.Path) -> None:
+        with open(temporary, "wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    write_atomically(path, write)
+
+
+def allocate_array(path: pathlib.Path, shape: tuple[int, ...]) -> np.memmap:
+    """A new .npy of zeros, float32, as a memory map to write into, its space on the disk taken at once.
+
+    Raises:
+      OSError: the disk is full. Without the space a write into the map would end the process with a bus error.
+    """
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    with open(path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads an npz; nothing in it is unpickled.
+
+    Raises:
+      InputError: naming the file, if it is not whole or holds objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: expected an npz file of plain arrays ({error})") from None
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+      InputError: naming the file, if it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected a JSON file ({error})") from None
+
+
+def _sync(path: pathlib.Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
