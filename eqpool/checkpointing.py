@@ -1,10 +1,19 @@
 """Checkpoints with Orbax, and the only place that imports it."""
 
+import contextlib
+import hashlib
+import logging
+import os
 import pathlib
+import re
+import sys
+import warnings
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 
+from eqpool import __version__
 from eqpool.errors import InputError
 
 try:
@@ -13,49 +22,145 @@ except ImportError:  # where v1 has not left Orbax's experimental folder
     from orbax.checkpoint.experimental import v1 as ocp
 
 State = TypeVar("State")
+DAMAGED = ".damaged"  # added to the name of a checkpoint that cannot be restored and was set aside
+_DIGEST, _VERSION = "sha256", "eqpool"
+
+# What fails in a task of Orbax's is told by an exception; the same again comes over hundreds of lines of log and a
+# warning when its event loop is dropped.
+logging.getLogger("asyncio").addFilter(lambda record: "orbax/checkpoint" not in record.getMessage())
+logging.getLogger("absl").addFilter(lambda record: record.levelno < logging.ERROR or "orbax" not in record.pathname)
+warnings.filterwarnings("ignore", message=r"coroutine 'Store\..*' was never awaited", category=RuntimeWarning)
+
+
+class DamagedCheckpoint(InputError):
+    """A checkpoint that cannot be restored."""
 
 
 class Checkpoints:
-    """The checkpoints of one stage: saved in the background, the last two kept, the newest good one restored."""
+    """The checkpoints of one stage: the last two kept, each with a digest of its arrays, so that rot is noticed.
+
+    Orbax checks what is truncated and its own records, but not the arrays' bytes: one flipped bit would go unnoticed.
+    """
 
     def __init__(self, directory: pathlib.Path, keep: int = 2):
         self._directory = directory
         policies = ocp.training.preservation_policies
-        self._checkpointer = ocp.training.Checkpointer(
-            directory.absolute(), preservation_policy=policies.LatestN(keep), cleanup_tmp_directories=True
-        )
+        try:
+            self._checkpointer = ocp.training.Checkpointer(
+                directory.absolute(), preservation_policy=policies.LatestN(keep), cleanup_tmp_directories=True
+            )
+        except OSError as error:
+            raise InputError(f"{directory}: cannot be written ({error.strerror})") from error
+        except ValueError as error:  # a flipped bit in a record that Orbax reads as text
+            raise DamagedCheckpoint(f"{directory}: a _CHECKPOINT_METADATA in it is damaged ({error})") from error
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self._checkpointer.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        # After a failed save closing fails once more; the first error tells what happened.
+        with contextlib.suppress(*([] if kind is None else [Exception])):
+            self._checkpointer.close()
+
+    def epochs(self) -> list[int]:
+        """The epochs that are saved, in order."""
+        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
     def latest_epoch(self) -> int | None:
         """The epoch of the newest checkpoint, or None."""
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
+        return max(self.epochs(), default=None)
 
     def save(self, epoch: int, state: Any) -> None:
-        """Saves `state` as that of the end of `epoch`; an epoch that is already saved stays as it is."""
-        if self.latest_epoch() != epoch:
-            self._checkpointer.save_checkpointables(epoch, {"state": state}, force=True)
+        """Saves `state` as that of the end of `epoch`; an epoch that is already saved stays as it is.
+
+        Raises:
+          InputError: it cannot be written, the disk being full, say; earlier checkpoints stand as they did.
+        """
+        if self.latest_epoch() == epoch:
+            return
+        try:
+            self._checkpointer.save_checkpointables(
+                epoch,
+                {"state": state},
+                force=True,
+                custom_metadata={_DIGEST: _digest(state), _VERSION: __version__},
+            )
+        except Exception as error:  # tensorstore raises ValueError with the whole path and its own error code
+            last = "no checkpoint yet" if self.latest_epoch() is None else f"the last good one is {self.latest_epoch()}"
+            raise InputError(
+                f"{self._directory}: the checkpoint of epoch {epoch} cannot be written ({_reason(error)}); {last}"
+            ) from error
 
     def restore(self, like: State, epoch: int | None = None) -> State:
         """The state saved at `epoch` (the newest by default), with the structure and shardings of `like`.
 
         Raises:
-          InputError: one line, where the checkpoint is damaged or another version of eqpool wrote it.
+          DamagedCheckpoint: one line, where the checkpoint is damaged or another version of eqpool wrote it.
         """
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
-        step = self._checkpointer.latest.step if epoch is None else epoch
+        step = self.epochs()[-1] if epoch is None else epoch
         try:
-            return self._checkpointer.load_checkpointables(step, {"state": abstract})["state"]
+            state = self._checkpointer.load_checkpointables(step, {"state": abstract})["state"]
         except Exception as error:  # Orbax raises many kinds, with the whole tree in the message
-            raise InputError(
-                f"{self._directory / str(step)}: cannot be restored; it is damaged or another version of eqpool wrote "
-                f"it ({type(error).__name__}). Remove the work directory to start again"
-            ) from error
+            raise self._damaged(step, type(error).__name__) from error
+        if self._said(step).get(_DIGEST, "") not in ("", _digest(state)):
+            raise self._damaged(step, "its arrays are not those that were saved")
+        return state
+
+    def restore_last_good(self, like: State) -> State:
+        """As `restore`, from the newest checkpoint that is whole; newer ones are set aside, and stderr says so.
+
+        Raises:
+          DamagedCheckpoint: none can be restored; nothing is set aside then.
+        """
+        first: DamagedCheckpoint | None = None
+        for epoch in reversed(self.epochs()):
+            try:
+                state = self.restore(like, epoch)
+            except DamagedCheckpoint as error:
+                first = first or error
+                continue
+            if first is not None:
+                self._set_aside([newer for newer in self.epochs() if newer > epoch])
+                print(f"eqpool: {first}; going on from epoch {epoch}", file=sys.stderr)
+            return state
+        assert first is not None, "asked to restore where nothing is saved"
+        raise first
+
+    def _set_aside(self, epochs: list[int]) -> None:
+        for epoch in epochs:
+            path = self._directory / str(epoch)
+            path.rename(path.with_name(f"{epoch}{DAMAGED}"))
+        self._checkpointer.reload()
+
+    def _damaged(self, epoch: int, reason: str) -> DamagedCheckpoint:
+        version = self._said(epoch).get(_VERSION, __version__)
+        cause = "it is damaged or of another config" if version == __version__ else f"eqpool {version} wrote it"
+        return DamagedCheckpoint(f"{self._directory / str(epoch)}: cannot be restored; {cause} ({reason})")
+
+    def _said(self, epoch: int) -> dict[str, str]:
+        """What was saved beside the state; nothing where that is damaged itself."""
+        try:
+            return dict(self._checkpointer.checkpointables_metadata(epoch).custom_metadata or {})
+        except Exception:
+            return {}
+
+
+def _digest(state: Any) -> str:
+    """SHA-256 of every array of a state, with its shape and type."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(jax.device_get(state)):
+        array = np.ascontiguousarray(leaf)
+        digest.update(repr((array.shape, array.dtype.name)).encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return os.strerror(int(code[1]))
+    return getattr(error, "strerror", None) or type(error).__name__
 
 
 class NoCheckpoints:
@@ -74,6 +179,6 @@ class NoCheckpoints:
     def save(self, epoch: int, state: Any) -> None:
         """Does nothing."""
 
-    def restore(self, like: State, epoch: int | None = None) -> State:
+    def restore_last_good(self, like: State) -> State:
         """Raises LookupError: `latest_epoch` has said that there is nothing."""
         raise LookupError("no checkpoint was saved")

@@ -4,11 +4,12 @@ Trains and evaluates one run and writes its work directory. The same command on 
 With --distributed the processes of several hosts train together (docs/cloud_tpu.md).
 With --dry_run it reads the data, says what the run would cost, and writes nothing but the cache; with --list it names
 the configs there are.
-Exit code 0 on success, 2 with one line on stderr for bad config or bad input, 1 if training diverges.
+Exit code 0 on success, 2 with one line on stderr for bad config, bad input or a full disk, 1 if training diverges.
 """
 
 import ast
 import difflib
+import errno
 import pathlib
 import sys
 
@@ -17,6 +18,9 @@ from ml_collections import config_flags
 
 from eqpool.config import from_config_dict
 from eqpool.errors import InputError
+
+# Full, read-only, over the quota, not permitted, too large: the user's to mend, and no bug.
+DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EFBIG)
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, such as configs/adni.py[:paper].")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Train together with the processes of other hosts.")
@@ -53,6 +57,10 @@ def main(arguments: list[str]) -> int:
             run(config, workdir, quiet=not first)
     except InputError as error:
         return _fail(str(error), 2)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        return _fail(f"{error.filename or workdir}: {error.strerror}; nothing that was finished is lost", 2)
     except TrainingDiverged as error:
         return _fail(str(error), 1)
     except Preempted as error:

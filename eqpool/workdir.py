@@ -9,7 +9,7 @@ from typing import Any
 
 from eqpool.config import RunConfig, differing_keys, to_dict
 from eqpool.errors import InputError
-from eqpool.files import is_left_to_another, read_json, remove_parts, write_json, write_text
+from eqpool.files import cannot_write, is_left_to_another, read_json, remove_parts, write_json, write_text
 
 # Keys that change where or how often, but not what is computed.
 NEUTRAL_KEYS = ("cache_dir", "checkpoint_every_epochs", "devices")
@@ -78,11 +78,18 @@ class MetricsLog:
         self._path = path
 
     def append(self, record: dict[str, Any]) -> None:
-        """Adds one line."""
+        """Adds one line.
+
+        Raises:
+          InputError: the disk is full; a line cut short is dropped by the run that goes on.
+        """
         if is_left_to_another(self._path):
             return
-        with open(self._path, "a") as handle:
-            handle.write(json.dumps(record) + "\n")
+        try:
+            with open(self._path, "a") as handle:
+                handle.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
 
     def drop_after(self, stage: str, epoch: int) -> None:
         """Removes the stage's records past `epoch`, and any line a kill has cut short."""

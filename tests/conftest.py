@@ -3,6 +3,8 @@
 import contextlib
 import os
 import pathlib
+import resource
+import signal
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests run side by side, one a core, so that none should start threads for every core.
@@ -54,6 +56,16 @@ def quickly_compiled():
         yield
     finally:
         jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def full_disk():
+    """No file may grow beyond a mebibyte: what a full disk and a quota do to a writer."""
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,6 @@ import errno
 import json
 import os
 import pathlib
-import resource
-import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -38,16 +36,6 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         files.write_atomically(path, half)
     assert json.loads(path.read_text()) == {"a": 1}
     assert names(tmp_path) == ["results.json"]
-
-
-@pytest.fixture
-def full_disk():
-    """No file may grow beyond a mebibyte: what a full disk and a quota do to a writer."""
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MEBIBYTE, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_full_disk_is_one_line_and_the_old_file_stands(tmp_path, full_disk):

@@ -42,7 +42,7 @@ def fit(
 
     Args:
       name: the stage's, for the log and the progress bar.
-      state: the initial state; the newest checkpoint in `directory`, if any, replaces it.
+      state: the initial state; the newest good checkpoint in `directory`, if any, replaces it.
       run_epoch: (state, epoch) -> (state, mean loss terms, validation scalars, which may be none).
       epochs: in all, those of earlier runs included.
       directory: of the stage's checkpoints; None keeps none, for a model that trains in seconds.
@@ -56,7 +56,7 @@ def fit(
     """
     with Checkpoints(directory) if directory else NoCheckpoints() as checkpoints, _stop_on_sigterm() as stop_asked:
         if checkpoints.latest_epoch() is not None:
-            state = checkpoints.restore(state)
+            state = checkpoints.restore_last_good(state)
         first = int(state.epoch)
         started = time.monotonic()
         log.drop_after(name, first)
