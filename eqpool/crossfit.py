@@ -17,6 +17,7 @@ from eqpool.data.own import balanced_strata
 from eqpool.data.splits import assign_folds, assign_splits
 from eqpool.decoding import pool_volumes
 from eqpool.linear_decoder import complete_decoder
+from eqpool.progress import track
 from eqpool.run import train
 from eqpool.train.stages import Session
 from eqpool.trained import ModelFacts
@@ -54,7 +55,7 @@ def cross_fitted_decodes(config: RunConfig, cohort: Cohort, folder: pathlib.Path
     if not path.exists():
         files.write_atomically(path, lambda part: files.allocate_array(part, shape).flush())
     decodes = np.lib.format.open_memmap(path, mode="r+")
-    for number in range(folds):
+    for number in track(range(folds), "Folds", unit="fold", leave=True):
         part = folder / f"fold-{number + 1}"
         with workdir.locked(part):
             if not (part / "decoded.json").exists():
@@ -93,6 +94,7 @@ def _decode(cohort: Cohort, folder: pathlib.Path, decodes: np.ndarray) -> None:
     assert cohort.grid is not None
     mask = cohort.grid.mask
     rows = cohort.rows("test")
-    for pooled in pool_volumes(complete_decoder(folder, cohort), ((row, cohort.inputs[row]) for row in rows.tolist())):
+    stream = pool_volumes(complete_decoder(folder, cohort), ((row, cohort.inputs[row]) for row in rows.tolist()))
+    for pooled in track(stream, "Decoding", unit="volume", total=len(rows)):
         assert pooled.original is not None and pooled.pooled is not None
         decodes[:, pooled.row] = pooled.inputs[mask], pooled.original[mask], pooled.pooled[mask]

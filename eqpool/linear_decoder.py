@@ -13,6 +13,7 @@ import numpy as np
 
 from eqpool import files
 from eqpool.data.cohort import Cohort
+from eqpool.progress import track
 from eqpool.trained import LINEAR_DECODER, TrainedRun, load_trained, padded_batches, with_linear_part
 
 
@@ -64,7 +65,8 @@ def complete_decoder(folder: pathlib.Path, cohort: Cohort) -> TrainedRun:
 def _residuals(trained: TrainedRun, cohort: Cohort, mask: np.ndarray) -> Iterable[tuple[np.ndarray, np.ndarray]]:
     """(latents, X - D(l) inside the mask) of the training rows, a few at a time."""
     assert trained.decode is not None
-    for rows, inputs in padded_batches((row, cohort.inputs[row]) for row in cohort.rows("train").tolist()):
+    train = track(cohort.rows("train").tolist(), "Completing the decoder", unit="volume")
+    for rows, inputs in padded_batches((row, cohort.inputs[row]) for row in train):
         latent = trained.encode(inputs)["latent"]
         residual = (inputs - trained.decode(latent))[:, mask]
         yield latent[: len(rows)], residual[: len(rows)]

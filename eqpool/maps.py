@@ -31,6 +31,7 @@ from eqpool.evaluate.statistics import (
     t_map,
     t_threshold,
 )
+from eqpool.progress import track
 from eqpool.run import use_compilation_cache
 from eqpool.trained import read_config
 
@@ -69,7 +70,7 @@ def make_maps(folder: pathlib.Path, folds: int) -> Facts:
         "simulated": cohort.simulated,
         "contrast": contrast_name(cohort),
         "threshold": THRESHOLD,
-        "forms": {name: report(cohort, decodes, name, folder / "maps") for name in FORMS},
+        "forms": {name: report(cohort, decodes, name, folder / "maps") for name in track(FORMS, "Maps", unit="form")},
     }
     files.write_json(folder / "maps" / "maps.json", facts)
     return facts
@@ -83,7 +84,7 @@ def contrast_name(cohort: Cohort) -> str:
 def form_tiles(decodes: Decodes, form: str, rows: np.ndarray) -> Iterator[np.ndarray]:
     """(R, T) tiles of the brain's voxels in one of `FORMS`, read from the memory map as they are asked for."""
     weights = FORMS[form]
-    for start in range(0, decodes.values.shape[2], TILE_VOXELS):
+    for start in track(range(0, decodes.values.shape[2], TILE_VOXELS), f"Testing {form}", unit="tile"):
         tile = np.zeros((len(rows), min(TILE_VOXELS, decodes.values.shape[2] - start)))
         for weight, values in zip(weights, decodes.values, strict=True):
             if weight:

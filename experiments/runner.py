@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from eqpool.config import from_config_dict
+from eqpool.progress import track
 from eqpool.run import run
 
 Setting = dict[str, Any]
@@ -39,7 +38,7 @@ def run_all(tasks: Sequence[Task], jobs: int, label: str) -> list[dict[str, Any]
       InputError: the first task's that fails by bad input.
     """
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _one_thread) as pool:
-        return list(tqdm(pool.map(_run, tasks), label, total=len(tasks), unit="run", disable=None))
+        return list(track(pool.map(_run, tasks), label, unit="run", total=len(tasks), leave=True))
 
 
 def folder_name(setting: Setting) -> str:

@@ -24,7 +24,6 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorflow_datasets as tfds
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from eqpool.data.builders import prepare_once
 from eqpool.data.cohort import Cohort
@@ -32,6 +31,7 @@ from eqpool.data.morpho_digits import CLASSES, DOMAINS, Domain, draw_digit, rand
 from eqpool.data.morphometry import measure
 from eqpool.data.raw_files import raw_files, read_raw
 from eqpool.errors import InputError
+from eqpool.progress import track
 
 FILES = {"train": "train-images-idx3-ubyte.gz", "test": "t10k-images-idx3-ubyte.gz"}
 _SIDE = 28
@@ -245,20 +245,18 @@ def _in_processes(
     """Within it: `function(*piece)` for every piece, in order, from several processes where there is enough to do."""
     workers = min(workers or os.cpu_count() or 1, math.ceil(len(pieces) / _PIECES_A_PROCESS))
 
-    def shown(results: Iterable[Result]) -> tqdm:
-        return tqdm(results, label, total=len(pieces), unit="piece", disable=None if progress else True)
+    def shown(results: Iterable[Result]) -> Iterable[Result]:
+        return track(results, label, unit="piece", total=len(pieces), leave=True, wanted=progress)
 
     if workers <= 1:
-        with shown(itertools.starmap(function, pieces)) as results:
-            yield iter(results)
+        yield iter(shown(itertools.starmap(function, pieces)))
         return
     context = multiprocessing.get_context("spawn")  # a fork of a process with JAX in it may hang
     with (
         ProcessPoolExecutor(workers, context, initializer=threadpool_limits, initargs=(1,)) as executor,
-        shown(executor.map(function, *zip(*pieces, strict=True))) as results,
     ):
         try:
-            yield iter(results)
+            yield iter(shown(executor.map(function, *zip(*pieces, strict=True))))
         finally:
             executor.shutdown(cancel_futures=True)
 

@@ -14,13 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from eqpool.data.alignment import align_to_template, check_available
 from eqpool.data.cohort import Grid
 from eqpool.data.volumes import ALIGNED_OVERLAP, BadVolumeError, prepare_volume, read_volume
 from eqpool.errors import InputError
 from eqpool.files import allocate_array, making_folder, read_json, write_json
+from eqpool.progress import track
 
 VERSION = 2  # raise it whenever a prepared volume would come out different
 _MOST_NAMED = 5
@@ -110,7 +110,7 @@ def in_parallel(
     """
     workers = workers or os.cpu_count() or 1
     remaining = iter(items)
-    bar = tqdm(total=total, desc=label, unit="volume", disable=None if progress else True)
+    bar = track((), label, unit="volume", total=total, leave=True, wanted=progress)
     with ThreadPoolExecutor(workers) as executor, bar:
         pending = [executor.submit(function, item) for _, item in zip(range(2 * workers), remaining, strict=False)]
 

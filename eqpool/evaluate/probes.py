@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from eqpool.config import EvaluateConfig
 from eqpool.evaluate.adversary import adversary_scores
 from eqpool.evaluate.intervals import Interval, area_under_curve, balanced_accuracy, bootstrap_interval
+from eqpool.progress import track
 
 # (training features, training site, held-out features) -> (seeds, held-out rows, sites) scores
 Probe = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -69,7 +70,7 @@ def probe_panel(
     """
     folds = _folds(site[test], subject[test], config.probe_folds) if within else []
     scores = []
-    for name, probe in _probes(config, num_sites).items():
+    for name, probe in track(_probes(config, num_sites).items(), "Probing for the site", unit="probe"):
         transferred = probe(features[train], site[train], features[test])
         scores.append(_score(name, "transfer", site[test], transferred, config))
         if folds:
@@ -139,7 +140,7 @@ def _cross_validated(
     largest = max(len(test) for _, test in folds)
     parts = [
         probe(features[train[:size]], site[train[:size]], features[np.resize(test, largest)])[:, : len(test)]
-        for train, test in folds
+        for train, test in track(folds, "Cross-validating", unit="fold")
     ]
     scores = np.zeros((len(parts[0]), len(site), num_sites), np.float32)
     for (_, test), part in zip(folds, parts, strict=True):

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import jax
-from tqdm import tqdm
 
 from eqpool.checkpointing import Checkpoints, NoCheckpoints
 from eqpool.parallel import any_process
+from eqpool.progress import track
 from eqpool.train.state import TrainState
 from eqpool.workdir import MemoryLog, MetricsLog
 
@@ -60,7 +60,7 @@ def fit(
         first = int(state.epoch)
         started = time.monotonic()
         log.drop_after(name, first)
-        bar = tqdm(range(first, epochs), name, total=epochs, initial=first, unit="epoch", disable=None)
+        bar = track(range(first, epochs), name, unit="epoch", total=epochs, initial=first, leave=True)
         for epoch in bar:
             if patience and epoch - 1 - int(state.best_epoch) >= patience:
                 break

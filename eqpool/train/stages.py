@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from eqpool import parallel
 from eqpool.config import RunConfig
 from eqpool.data.batches import volume_batches
 from eqpool.data.cohort import Cohort
+from eqpool.progress import track
 from eqpool.train.image_table import make_image_epoch, make_image_forward, pick_rows, rows_in_order
 from eqpool.train.loop import fit
 from eqpool.train.pairs import Pairs, make_game_optimizer, pairs_in_order, pick_pairs
@@ -101,14 +101,8 @@ def train_on_volumes(
     validation_columns = parallel.put_replicated(_take(columns, validation), session.mesh)
 
     def run_epoch(state: TrainState, epoch: int):
-        batches = tqdm(
-            _batches(session, cohort, columns, train, settings.batch_size, epoch),
-            f"epoch {epoch + 1}",
-            total=steps,
-            unit="batch",
-            leave=False,
-            disable=None,
-        )
+        shuffled = _batches(session, cohort, columns, train, settings.batch_size, epoch)
+        batches = track(shuffled, f"epoch {epoch + 1}", unit="batch", total=steps)
         state, terms = run_stream_epoch(step, state, batches, epoch_key, session.mesh)
         in_order = _batches(session, cohort, columns, validation, settings.batch_size, None)
         outputs = run_stream_forward(forward, state.variables, in_order, session.mesh)
@@ -123,7 +117,7 @@ def train_on_volumes(
 def mean_volume(inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The mean of some rows, one read at a time."""
     total = np.zeros(inputs.shape[1:], np.float64)
-    for row in rows:
+    for row in track(rows, "Averaging", unit="volume"):
         total += inputs[row]
     return (total / len(rows)).astype(np.float32)
 
@@ -199,7 +193,9 @@ def forward_on_volumes(session: Session, stage: Stage, variables, cohort: Cohort
     """A trained stage's outputs for all volumes of a cohort, on the host."""
     settings = getattr(session.config, stage.name)
     rows = np.arange(len(cohort.site))
-    batches = _batches(session, cohort, columns, rows, settings.batch_size, None)
+    steps = -(-len(rows) // min(settings.batch_size, len(rows)))
+    in_order = _batches(session, cohort, columns, rows, settings.batch_size, None)
+    batches = track(in_order, f"Encoding by {stage.name}", unit="batch", total=steps)
     return run_stream_forward(make_stream_forward(stage), variables, batches, session.mesh)
 
 
