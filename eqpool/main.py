@@ -11,6 +11,7 @@ import ast
 import difflib
 import errno
 import pathlib
+import shlex
 import sys
 
 from absl import flags, logging
@@ -54,7 +55,7 @@ def main(arguments: list[str]) -> int:
         if _DRY_RUN.value:
             dry_run(config, workdir)
         else:
-            run(config, workdir, quiet=not first)
+            run(config, workdir, quiet=not first, command=shlex.join(["python", "-m", "eqpool.main", *arguments]))
     except InputError as error:
         return _fail(str(error), 2)
     except OSError as error:

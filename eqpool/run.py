@@ -1,6 +1,5 @@
 """One run, from a checked config to a full work directory. Every step is skipped if its result is already there."""
 
-import hashlib
 import importlib.metadata
 import pathlib
 import time
@@ -16,6 +15,7 @@ from eqpool.config import EvaluateConfig, RunConfig
 from eqpool.data.checks import check_splits
 from eqpool.data.cohort import SPLITS, Cohort, Scaling
 from eqpool.data.findings import examine, refuse
+from eqpool.data.fingerprint import data_hash, rows_digest
 from eqpool.data.pipeline import load_cohort
 from eqpool.decoding import harmonise_cohort
 from eqpool.evaluate.evaluation import Embeddings, evaluate, site_floor_metrics, without_nan
@@ -34,10 +34,11 @@ MOST_DRAWN = 1000  # rows whose tau is kept for the report
 REPORTED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
 
-def run(config: RunConfig, folder: pathlib.Path, quiet: bool = False) -> dict[str, Any]:
+def run(config: RunConfig, folder: pathlib.Path, quiet: bool = False, command: str = "") -> dict[str, Any]:
     """Trains, evaluates and writes the work directory `folder`; returns what results.json holds.
 
-    `quiet` leaves out what it says on the terminal and the report: for many runs of an experiment.
+    `quiet` leaves out what it says on the terminal and the report: for many runs of an experiment. `command` is what
+    the user typed, for the report; "" where a program called.
 
     Raises:
       InputError: bad data, or a work directory of another config or in use.
@@ -51,7 +52,7 @@ def run(config: RunConfig, folder: pathlib.Path, quiet: bool = False) -> dict[st
             say(f"{folder} is finished; remove it or name another --workdir to run again.\n")
             results = files.read_json(results_path)
         else:
-            results = _compute(config, folder, say)
+            results = _compute(config, folder, say) | {"command": command}
             files.write_json(results_path, results)
         if not quiet and not (folder / "report.html").exists():
             write_report(folder)
@@ -101,6 +102,7 @@ def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]
         "versions": {"eqpool": __version__} | {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "wall_seconds": round(time.monotonic() - started, 1),
+        "data_hash": data_hash(cohort),
         "notes": list(cohort.notes),
         "preflight": [finding.to_dict() for finding in findings],
     }
@@ -137,10 +139,8 @@ def pool(session: Session, folder: pathlib.Path, cohort: Cohort, scaling: Scalin
 
 def _site_floor(cohort: Cohort, config: EvaluateConfig, cache: pathlib.Path) -> dict[str, Any]:
     """The site floor, probed once for all runs that share a cohort, its split and the probes' settings."""
-    said = f"{__version__} {importlib.metadata.version('scikit-learn')} {config} {cohort.site_names}"
-    digest = hashlib.sha256(said.encode())
-    for column in (cohort.participant_id, cohort.split, cohort.site, cohort.covariates, cohort.target):
-        digest.update(np.ascontiguousarray(column).tobytes())
+    digest = rows_digest(cohort)
+    digest.update(f"{__version__} {importlib.metadata.version('scikit-learn')} {config}".encode())
     path = cache / "site_floor" / f"{digest.hexdigest()[:16]}.json"
     if path.exists():
         return files.read_json(path)

@@ -7,19 +7,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.linear_model import RidgeCV
 from sklearn.metrics import mean_absolute_error, r2_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from eqpool.config import EvaluateConfig
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.evaluate import metrics
 from eqpool.evaluate.intervals import balanced_accuracy, bootstrap_interval, jackknife_interval, jackknife_masks
 from eqpool.evaluate.probes import ProbeScore, probe_panel, site_floor_features, strongest
+from eqpool.evaluate.readout import read_covariate
 from eqpool.geometry.so import GroupMap
 from eqpool.losses.equivariance import equivariance_error
 from eqpool.losses.mmd import mmd
+from eqpool.progress import track
 
 Metrics = dict[str, Any]
 
@@ -64,14 +63,19 @@ def evaluate(
       seed: of bootstraps, permutations and probes.
     """
     test = cohort.rows("test")
-    return without_nan(
-        equivariance_metrics(cohort, scaling, embeddings, generators, group_map, seed)
-        | site_distance_metrics(embeddings.phi[test], cohort.site[test], len(cohort.site_names), config, seed)
-        | probe_metrics(cohort, embeddings, config)
-        | target_metrics(cohort, scaling, embeddings.prediction[test], test, config, seed)
-        | kept_metrics(cohort, embeddings.phi)
-        | selection_metrics(cohort, embeddings.prediction)
+    num_sites = len(cohort.site_names)
+    parts = (
+        lambda: equivariance_metrics(cohort, scaling, embeddings, generators, group_map, seed),
+        lambda: site_distance_metrics(embeddings.phi[test], cohort.site[test], num_sites, config, seed),
+        lambda: probe_metrics(cohort, embeddings, config),
+        lambda: target_metrics(cohort, scaling, embeddings.prediction[test], test, config, seed),
+        lambda: kept_metrics(cohort, embeddings, config, seed),
+        lambda: selection_metrics(cohort, embeddings.prediction),
     )
+    result: Metrics = {}
+    for compute in track(parts, "Evaluating", unit="part"):
+        result |= compute()
+    return without_nan(result)
 
 
 def equivariance_metrics(
@@ -221,39 +225,54 @@ def _strongest_metrics(name: str, scores: list[ProbeScore]) -> Metrics:
 def target_metrics(
     cohort: Cohort, scaling: Scaling, prediction: np.ndarray, test: np.ndarray, config: EvaluateConfig, seed: int
 ) -> Metrics:
-    """Accuracy (percent) and balanced accuracy for classes; MAE and R^2 in the target's units for a number."""
+    """Accuracy (percent) and balanced accuracy for classes; MAE and R^2 in the target's units for a number.
+
+    Beside them what needs no features: `majority_accuracy`, that of always saying the most common class, with
+    `target_chance`, the balanced accuracy of any guess; or `constant_mae`, that of always saying the median.
+    """
     known = cohort.target_known[test]
     truth, prediction = cohort.target[test][known], prediction[known]
-
-    def with_interval(name: str, score, predicted: np.ndarray) -> Metrics:
-        interval = bootstrap_interval(
-            lambda rows: score(truth[rows], predicted[rows]), len(truth), config.bootstraps, seed
-        )
-        return {name: float(score(truth, predicted)), f"{name}_interval": interval}
-
+    score = partial(_with_interval, config=config, seed=seed)
     if cohort.target_classes:
         predicted = prediction.argmax(axis=1)
-        return with_interval("accuracy", lambda t, p: 100 * float(np.mean(t == p)), predicted) | with_interval(
-            "balanced_accuracy", lambda t, p: 100 * balanced_accuracy(t, p), predicted
-        )
+        return {
+            **score("accuracy", lambda t, p: 100 * float(np.mean(t == p)), truth, predicted),
+            **score("balanced_accuracy", lambda t, p: 100 * balanced_accuracy(t, p), truth, predicted),
+            "majority_accuracy": 100 * float(np.bincount(truth).max() / len(truth)) if len(truth) else float("nan"),
+            "target_chance": 100 / len(cohort.target_classes),
+        }
     predicted = prediction[:, 0] * scaling.target_deviation + scaling.target_mean
-    return with_interval("mae", mean_absolute_error, predicted) | with_interval("r_squared", r2_score, predicted)
+    return {
+        **score("mae", mean_absolute_error, truth, predicted),
+        **score("r_squared", r2_score, truth, predicted),
+        "constant_mae": float(np.mean(np.abs(truth - np.median(truth)))),
+    }
 
 
-def kept_metrics(cohort: Cohort, phi: np.ndarray) -> Metrics:
-    """How well a ridge regression still reads each covariate from Phi on the test split, with the cohort's range."""
+def kept_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig, seed: int) -> Metrics:
+    """How well a ridge regression still reads each covariate from Phi on the test split, with the cohort's range.
+
+    `kept_<covariate>_r_squared_before` is read from the latent l; a baseline has nothing before.
+    """
     train, test = cohort.rows("train"), cohort.rows("test")
     result: Metrics = {}
     for column, name in enumerate(cohort.covariate_names):
         values = cohort.covariates[:, column]
-        model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 3, 13))).fit(phi[train], values[train])
-        predicted = model.predict(phi[test])
-        result |= {
-            f"kept_{name}_mae": float(mean_absolute_error(values[test], predicted)),
-            f"kept_{name}_r_squared": float(r2_score(values[test], predicted)),
-            f"{name}_range": (float(values.min()), float(values.max())),
-        }
+        score = partial(_with_interval, truth=values[test], config=config, seed=seed)
+        after = read_covariate(embeddings.phi[train], values[train], embeddings.phi[test])
+        result |= score(f"kept_{name}_mae", mean_absolute_error, predicted=after)
+        result |= score(f"kept_{name}_r_squared", r2_score, predicted=after)
+        if embeddings.tau is not None:
+            before = read_covariate(embeddings.latent[train], values[train], embeddings.latent[test])
+            result |= score(f"kept_{name}_r_squared_before", r2_score, predicted=before)
+        result[f"{name}_range"] = (float(values.min()), float(values.max()))
     return result
+
+
+def _with_interval(name: str, score, truth: np.ndarray, predicted: np.ndarray, config: EvaluateConfig, seed: int):
+    """`name` and `name_interval` of score(truth, predicted), by the bootstrap over rows."""
+    interval = bootstrap_interval(lambda rows: score(truth[rows], predicted[rows]), len(truth), config.bootstraps, seed)
+    return {name: float(score(truth, predicted)), f"{name}_interval": interval}
 
 
 def selection_metrics(cohort: Cohort, prediction: np.ndarray) -> Metrics:

@@ -35,7 +35,8 @@ def task_metrics(
 
     Returns:
       `<name>_accuracy` or `<name>_mae` and so on, each with `_interval`; `accuracy` (`mae`) is that of "scratch", and
-      `gain_scratch`, `gain_finetuned` are what it is better by than "before".
+      `gain_scratch`, `gain_finetuned` are what it is better by than "before". `majority_accuracy` and the like are
+      those of the reference's rows.
     """
     result: Metrics = {}
     for name, prediction in predictions.items():
@@ -44,7 +45,8 @@ def task_metrics(
     key, sign = ("accuracy", 1) if cohort.target_classes else ("mae", -1)
     for name in ("scratch", "finetuned"):
         result[f"gain_{name}"] = sign * (result[f"{name}_{key}"] - result[f"before_{key}"])
-    return result | {key: result[f"scratch_{key}"], f"{key}_interval": result[f"scratch_{key}_interval"]}
+    shared = (key, f"{key}_interval", "majority_accuracy", "target_chance", "constant_mae")
+    return result | {name: result[f"scratch_{name}"] for name in shared if f"scratch_{name}" in result}
 
 
 def look_metrics(

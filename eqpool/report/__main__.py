@@ -1,19 +1,26 @@
-"""The command: `python -m eqpool.report --workdir=runs/adni` draws figures/ and writes report.html again."""
+"""Draws the figures of a finished run and writes its report.html again.
 
-import argparse
+Example: python -m eqpool.report --workdir=runs/adni --compare runs/adni_naive runs/adni_mmd
+
+With --compare a table sets runs on the same data, such as those of the baselines, beside it.
+"""
+
 import pathlib
 import sys
 
+from eqpool.commandline import make_parser
 from eqpool.errors import InputError
 from eqpool.report.page import write_report
 
 
 def main(arguments: list[str]) -> int:
     """Writes the report of a finished run; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m eqpool.report", description=__doc__)
+    parser = make_parser("eqpool.report", __doc__)
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder of a finished run")
+    parser.add_argument("--compare", type=pathlib.Path, nargs="*", default=[], help="folders of runs on the same data")
+    options = parser.parse_args(arguments)
     try:
-        path = write_report(parser.parse_args(arguments).workdir)
+        path = write_report(options.workdir, options.compare)
     except InputError as error:
         print(f"eqpool: {error}", file=sys.stderr)
         return 2

@@ -1,165 +1,256 @@
-"""The figures of a run, drawn with matplotlib's object interface: no display, no global state."""
+"""The figures of a run: which there are, where they stand in the report, and what they say to who cannot see them.
+
+Drawn with matplotlib's object interface: no display, no global state.
+"""
 
 import pathlib
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import gaussian_kde
-from sklearn.manifold import TSNE
-from threadpoolctl import threadpool_limits
 
 from eqpool.files import write_atomically
+from eqpool.progress import track
+from eqpool.readings import format_metric
 from eqpool.report.brain_maps import draw_site_maps, draw_t_maps
+from eqpool.report.curves import draw_training_curves
 from eqpool.report.people import draw_groups, draw_samples
+from eqpool.report.sites import PROBES, draw_covariate_by_site, draw_embeddings, draw_probes, embed
+from eqpool.report.style import SIMULATED
 from eqpool.report.transformations import draw_transformations
+from eqpool.report.trend import draw_covariate_trend
 from eqpool.report.workfolder import WorkFolder
 
-# Okabe and Ito's palette: told apart with colour-deficient sight.
-SITE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 MOST_POINTS = 1500  # t-SNE's time, and more points than this hide each other
 
 
-def draw_all(work: WorkFolder, progress: Callable[[str], None] = lambda _: None) -> dict[str, Figure]:
-    """Every figure that this run's files allow, by file name without extension."""
-    drawn = EMBEDDING_FIGURES if work.embeddings is not None else {}
-    if work.examples is not None:
-        drawn = drawn | {"transformations": transformations}
-    if work.tau is not None:
-        drawn = drawn | {"tau_by_group": tau_by_group}
-    if work.samples is not None:
-        drawn = drawn | {"sample_images": sample_images}
-    if work.maps is not None:
-        drawn = drawn | {"t_maps": t_maps, "site_maps": site_maps}
-    figures = {}
-    for name, draw in (drawn | {"training_curves": training_curves}).items():
-        progress(name)
-        figures[name] = draw(work)
-    return figures
+class FigureKind(NamedTuple):
+    """One figure of the report.
+
+    Attributes:
+      name: of its files in figures/.
+      section: of the report: pooled, removed, kept, images or training.
+      exists: whether a run's files allow it.
+      draw: draws it.
+      caption: what to look for.
+      alt: what it shows, in words, for this run.
+    """
+
+    name: str
+    section: str
+    exists: Callable[[WorkFolder], bool]
+    draw: Callable[[WorkFolder], Figure]
+    caption: str
+    alt: Callable[[WorkFolder], str]
 
 
-def covariate_by_site(work: WorkFolder) -> Figure:
-    """Density of the covariate for each site (paper A, Fig. 6 and 10)."""
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.subplots()
-    values = work.table[work.covariate]
-    grid = np.linspace(values.min(), values.max(), 200)
-    for colour, (site, rows) in zip(_colours(work), work.table.groupby("site"), strict=False):
-        here = rows[work.covariate].to_numpy()
-        if len(np.unique(here)) > 2:
-            density = gaussian_kde(here)(grid)
-            axes.plot(grid, density, color=colour, label=f"{site} (n = {len(here)})", linewidth=2)
-            axes.fill_between(grid, density, color=colour, alpha=0.12)
-    axes.set(xlabel=work.covariate, ylabel="density", ylim=(0, None))
-    axes.legend(frameon=False)
-    return _finish(figure, work)
+class Drawn(NamedTuple):
+    """A figure that was written: its kind, its PNG and its alternative text."""
+
+    kind: FigureKind
+    path: pathlib.Path
+    alt: str
 
 
-def training_curves(work: WorkFolder) -> Figure:
-    """Loss and validation score over the epochs of each stage."""
-    stages = list(dict.fromkeys(work.metrics["stage"]))
-    figure = Figure(figsize=(3.6 * max(len(stages), 1), 3.2), layout="constrained")
-    for axes, stage in zip(np.atleast_1d(figure.subplots(1, len(stages))), stages, strict=True):
-        rows = work.metrics[work.metrics["stage"] == stage]
-        axes.plot(rows["epoch"], rows["loss"], color=SITE_COLOURS[0], label="training loss")
-        axes.plot(rows["epoch"], rows["validation_score"], color=SITE_COLOURS[5], label="validation score")
-        axes.set(title=stage.replace("_", " "), xlabel="epoch")
-        axes.legend(frameon=False)
-    return _finish(figure, work)
+def write_figures(work: WorkFolder) -> list[Drawn]:
+    """Draws every figure that this run's files allow, as PNG and SVG under figures/."""
+    folder = work.folder / "figures"
+    kinds = [kind for kind in FIGURES if kind.exists(work)]
+    drawn = []
+    for kind in track(kinds, "Drawing", unit="figure"):
+        figure = kind.draw(work)
+        if work.results["simulated"]:
+            figure.suptitle("SIMULATED DATA", x=0.995, ha="right", fontsize=9, color=SIMULATED, weight="bold")
+        write_atomically(folder / f"{kind.name}.svg", figure.savefig)
+        write_atomically(folder / f"{kind.name}.png", partial(figure.savefig, dpi=150))
+        drawn.append(Drawn(kind, folder / f"{kind.name}.png", kind.alt(work)))
+    return drawn
 
 
-def latent_maps(work: WorkFolder) -> Figure:
-    """t-SNE of l (before) and Phi (after) on held-out rows, coloured by site and by covariate."""
-    rows = np.flatnonzero(work.table["split"] == "test")
-    rows = np.random.default_rng(0).permutation(rows)[:MOST_POINTS]
-    figure = Figure(figsize=(8, 7), layout="constrained")
-    grid = figure.subplots(2, 2)
-    for column, (prefix, title) in enumerate((("l", "latent l, before"), ("phi", "Phi, after"))):
-        points = _embed(work.vectors(prefix)[rows])
-        _scatter_sites(grid[0, column], points, work, rows, title)
-        image = grid[1, column].scatter(
-            *points.T, c=work.table[work.covariate].to_numpy()[rows], cmap="viridis", s=14, linewidths=0
-        )
-        grid[1, column].set(title=f"{title}, by {work.covariate}", xticks=[], yticks=[])
-    figure.colorbar(image, ax=grid[1, :], label=work.covariate, shrink=0.8)
-    return _finish(figure, work)
+def _covariate_by_site(work: WorkFolder) -> Figure:
+    return draw_covariate_by_site(work.covariate_values, work.sites, work.covariate)
 
 
-def transformations(work: WorkFolder) -> Figure:
-    """What the ISTN did to held-out subjects (paper B, Figs. 3 and 4)."""
-    assert work.examples is not None
-    return _finish(draw_transformations(work.examples), work)
+def _covariate_by_site_alt(work: WorkFolder) -> str:
+    medians = work.table.groupby("site")[work.covariate].median().sort_values()
+    return (
+        f"Density of {work.covariate} at each of {len(medians)} sites; medians run from {medians.iloc[0]:.3g} "
+        f"({medians.index[0]}) to {medians.iloc[-1]:.3g} ({medians.index[-1]})."
+    )
 
 
-def tau_by_group(work: WorkFolder) -> Figure:
-    """t-SNE of the latent, which knows scanner and age, and of tau, which should know age (paper A, Figs. 4 and 9)."""
+def _probes_alt(work: WorkFolder) -> str:
+    metrics = work.metrics
+    said = [
+        f"{key.replace('_', ' ')} {format_metric(metrics, key)}" for key, _ in PROBES if metrics.get(key) is not None
+    ]
+    return f"Dots with 95% intervals: {'; '.join(said)}; chance {metrics['site_chance']:.2f}."
+
+
+def _embeddings(work: WorkFolder) -> Figure:
+    rows = np.random.default_rng(0).permutation(work.rows("test"))[:MOST_POINTS]
+    points = {"latent l, before": embed(work.vectors("l")[rows]), "Phi, after": embed(work.vectors("phi")[rows])}
+    return draw_embeddings(points, work.sites[rows], work.site_names, work.covariate_values[rows], work.covariate)
+
+
+def _tau_by_group(work: WorkFolder) -> Figure:
     assert work.tau is not None
     rows = work.tau["rows"]
     points = {
-        "latent l": _embed(work.vectors("l")[rows]),
-        "tau": _embed(work.tau["tau"].reshape(len(rows), -1)),
+        "latent l": embed(work.vectors("l")[rows]),
+        "tau": embed(work.tau["tau"].reshape(len(rows), -1)),
     }
-    values = work.table[work.covariate].to_numpy()[rows]
-    return _finish(draw_groups(points, values, work.covariate), work)
+    return draw_groups(points, work.covariate_values[rows], work.covariate)
 
 
-def sample_images(work: WorkFolder) -> Figure:
-    """Held-out scans by scanner and covariate, before and after (paper A, Figs. 2 and 7)."""
+def _trend(work: WorkFolder) -> Figure:
+    vectors = {"latent l, before": work.vectors("l"), "Phi, after": work.vectors("phi")}
+    return draw_covariate_trend(
+        vectors,
+        work.covariate_values,
+        work.sites,
+        work.site_names,
+        work.rows("train"),
+        work.rows("test"),
+        work.covariate,
+    )
+
+
+def _trend_alt(work: WorkFolder) -> str:
+    key = f"kept_{work.covariate}_r_squared"
+    said = f"; R squared from Phi {format_metric(work.metrics, key)}" if work.metrics.get(key) is not None else ""
+    return f"Scatter of the {work.covariate} that is read from l and from Phi against the true one{said}."
+
+
+def _samples(work: WorkFolder) -> Figure:
     assert work.samples is not None
-    return _finish(draw_samples(work.samples, work.covariate), work)
+    return draw_samples(work.samples, work.covariate)
 
 
-def t_maps(work: WorkFolder) -> Figure:
-    """Voxelwise t of the target, before and after pooling (paper A, Fig. 5)."""
+def _t_maps(work: WorkFolder) -> Figure:
     assert work.maps is not None
-    return _finish(draw_t_maps(work.folder, work.maps), work)
+    return draw_t_maps(work.folder, work.maps)
 
 
-def site_maps(work: WorkFolder) -> Figure:
-    """What the site explains of each voxel, before and after pooling."""
+def _t_maps_alt(work: WorkFolder) -> str:
     assert work.maps is not None
-    return _finish(draw_site_maps(work.folder, work.maps), work)
+    counts = ", ".join(f"{form.replace('_', ' ')} {facts['voxels_fdr']}" for form, facts in work.maps["forms"].items())
+    return f"Axial slices of t-maps of {work.maps['contrast']}; voxels that pass FDR: {counts}."
 
 
-EMBEDDING_FIGURES: dict[str, Callable[[WorkFolder], Figure]] = {
-    "covariate_by_site": covariate_by_site,
-    "latent_maps": latent_maps,
-}
+def _site_maps(work: WorkFolder) -> Figure:
+    assert work.maps is not None
+    return draw_site_maps(work.folder, work.maps)
 
 
-def save(figures: dict[str, Figure], folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes each figure as PNG and SVG under `folder`; returns the PNG paths."""
-    paths = []
-    for name, figure in figures.items():
-        write_atomically(folder / f"{name}.svg", figure.savefig)
-        write_atomically(folder / f"{name}.png", partial(figure.savefig, dpi=150))
-        paths.append(folder / f"{name}.png")
-    return paths
+def _site_maps_alt(work: WorkFolder) -> str:
+    assert work.maps is not None
+    means = ", ".join(f"{form.replace('_', ' ')} {f['r2_site_mean']:.3f}" for form, f in work.maps["forms"].items())
+    return f"Axial slices of the share of each voxel's variance that the site explains; means: {means}."
 
 
-def _scatter_sites(axes, points: np.ndarray, work: WorkFolder, rows: np.ndarray, title: str) -> None:
-    sites = work.table["site"].to_numpy()
-    for colour, site in zip(_colours(work), sorted(set(sites)), strict=False):
-        here = sites[rows] == site
-        axes.scatter(*points[here].T, color=colour, s=14, linewidths=0, alpha=0.8, label=site)
-    axes.set(title=f"{title}, by site", xticks=[], yticks=[])
-    if len(set(sites)) <= len(SITE_COLOURS):
-        axes.legend(frameon=False, loc="best", fontsize="small")
+def _transformations(work: WorkFolder) -> Figure:
+    assert work.examples is not None
+    return draw_transformations(work.examples)
 
 
-def _embed(vectors: np.ndarray) -> np.ndarray:
-    perplexity = min(30, max(2, (len(vectors) - 1) // 4))
-    with threadpool_limits(limits=1):  # OpenMP's busy waiting: 57 s instead of 13 s where two cores are shared
-        return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(vectors.astype(np.float32))
+def _curves_alt(work: WorkFolder) -> str:
+    stages = ", ".join(
+        f"{stage}: {count} epochs" for stage, count in work.log["stage"].value_counts(sort=False).items()
+    )
+    return f"Training loss and validation score over epochs: {stages}."
 
 
-def _colours(work: WorkFolder) -> list[str]:
-    count = work.table["site"].nunique()
-    return [SITE_COLOURS[index % len(SITE_COLOURS)] for index in range(count)]
+def _has_covariate(work: WorkFolder) -> bool:
+    return work.embeddings is not None
 
 
-def _finish(figure: Figure, work: WorkFolder) -> Figure:
-    if work.results["simulated"]:
-        figure.suptitle("SIMULATED DATA", x=0.995, ha="right", fontsize=8, color="#B00020", weight="bold")
-    return figure
+FIGURES = (
+    FigureKind(
+        "covariate_by_site",
+        "pooled",
+        _has_covariate,
+        _covariate_by_site,
+        "Who was pooled: density of the covariate at each site. Where sites do not overlap, only the model tells the "
+        "scanner from the covariate.",
+        _covariate_by_site_alt,
+    ),
+    FigureKind(
+        "site_probes",
+        "removed",
+        lambda work: work.metrics.get("strongest_probe") is not None,
+        lambda work: draw_probes(work.metrics),
+        "How well the strongest of several probes tells the site, with 95% intervals. Phi keeps the covariate on "
+        "purpose: hold it against the site floor, what covariates and target alone tell; tau^-1 Phi against chance.",
+        _probes_alt,
+    ),
+    FigureKind(
+        "latent_maps",
+        "removed",
+        _has_covariate,
+        _embeddings,
+        "Held-out rows before and after pooling (t-SNE). Sites should mix, the covariate's trend should stay. "
+        "Distances between far points mean nothing.",
+        lambda work: f"Scatter plots of held-out rows before and after pooling, by site and by {work.covariate}.",
+    ),
+    FigureKind(
+        "covariate_trend",
+        "kept",
+        _has_covariate,
+        _trend,
+        "The covariate that a ridge regression reads from held-out rows, before and after pooling, against the true "
+        "one; the line is perfect.",
+        _trend_alt,
+    ),
+    FigureKind(
+        "tau_by_group",
+        "kept",
+        lambda work: work.tau is not None,
+        _tau_by_group,
+        "Held-out rows by group of the covariate (t-SNE): tau should order them, whatever the scanner.",
+        lambda work: f"Scatter plots of l and of tau on held-out rows, by group of {work.covariate}.",
+    ),
+    FigureKind(
+        "t_maps",
+        "kept",
+        lambda work: work.maps is not None,
+        _t_maps,
+        "Where the target shows: voxels that pass FDR, on decodes by networks that never saw the volume.",
+        _t_maps_alt,
+    ),
+    FigureKind(
+        "site_maps",
+        "removed",
+        lambda work: work.maps is not None,
+        _site_maps,
+        "Where the scanner shows: partial R^2 of the site beyond covariates and target.",
+        _site_maps_alt,
+    ),
+    FigureKind(
+        "sample_images",
+        "images",
+        lambda work: work.samples is not None,
+        _samples,
+        "Held-out scans by scanner and covariate: the input, the input plus the change, and the change.",
+        lambda work: "Axial slices of held-out scans of every site: input, harmonised, and the difference.",
+    ),
+    FigureKind(
+        "transformations",
+        "images",
+        lambda work: work.examples is not None,
+        _transformations,
+        "Held-out subjects on the way to the reference site: before, after appearance, after shape, what changed, how "
+        "it was deformed (log2 Jacobian: 1 is twice the size), and other people's images of the reference.",
+        lambda work: "Images of held-out subjects before and after, their difference and deformation, one column each.",
+    ),
+    FigureKind(
+        "training_curves",
+        "training",
+        lambda work: len(work.log) > 0,
+        lambda work: draw_training_curves(work.log),
+        "Training loss and validation score; the epoch with the lowest validation score (ring) was kept.",
+        _curves_alt,
+    ),
+)

@@ -1,53 +1,100 @@
-"""report.html: one file with its pictures inside."""
+"""report.html: one file with its pictures, style and words inside; it loads nothing from anywhere."""
 
 import base64
+import json
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import jinja2
 
 from eqpool.files import write_text
-from eqpool.report import figures
+from eqpool.readings import Reading, read_metrics
+from eqpool.report.comparison import compare_runs
+from eqpool.report.figures import Drawn, write_figures
 from eqpool.report.workfolder import WorkFolder, read_workfolder
-from eqpool.summary import METRIC_READINGS, format_metric
 
-CAPTIONS = {
-    "covariate_by_site": "Who was pooled: density of the covariate at each site.",
-    "latent_maps": "Held-out rows before and after pooling (t-SNE): sites should mix, the covariate's trend stay.",
-    "tau_by_group": "Held-out rows by covariate (t-SNE): tau should order them, whatever the scanner.",
-    "sample_images": "Held-out scans by scanner and covariate: the input, the input plus the change, and the change.",
-    "t_maps": "Where the target shows: voxels that pass FDR, on decodes by networks that never saw the volume.",
-    "site_maps": "Where the scanner shows: partial R^2 of the site beyond covariates and target.",
-    "transformations": "Held-out subjects on the way to the reference: appearance, shape, and what changed.",
-    "training_curves": "Training loss and validation score; the epoch with the lowest validation score was kept.",
-}
+# Of these, those that a run has open its report.
+HEADLINES = (
+    "strongest_probe_before",
+    "strongest_probe_covariate_free",
+    "strongest_probe",
+    "kept_age_r_squared",
+    "accuracy",
+    "mae",
+    "before_accuracy",
+    "finetuned_accuracy",
+    "before_mae",
+    "finetuned_mae",
+    "image_mmd_after",
+)
+VERDICTS = {"good": "as hoped", "bad": "not as hoped", "open": "not decided", "plain": ""}
+MARKS = {"good": "✓", "bad": "✗", "open": "?", "plain": ""}
+SEVERITIES = ("refusal", "warning", "info")
 
 
-def write_report(folder: pathlib.Path) -> pathlib.Path:
+def write_report(folder: pathlib.Path, compared: Sequence[pathlib.Path] = ()) -> pathlib.Path:
     """Draws the figures of a finished work directory and writes its report.html; returns the page's path.
 
+    Args:
+      folder: the work directory.
+      compared: those of other runs on the same data, which a table sets beside it.
+
     Raises:
-      InputError: if the run is not finished.
+      InputError: if a run is not finished, or one that is compared was made from other data.
     """
     work = read_workfolder(folder)
-    images = figures.save(figures.draw_all(work), folder / "figures")
+    comparison = compare_runs(folder, compared)
     path = folder / "report.html"
-    write_text(path, _render(work, images))
+    write_text(path, _render(work, write_figures(work), comparison))
     return path
 
 
-def _render(work: WorkFolder, images: list[pathlib.Path]) -> str:
+def _render(work: WorkFolder, drawn: Sequence[Drawn], comparison: dict[str, Any] | None) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("eqpool.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("eqpool.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    metrics = work.results["metrics"]
-    rows = [
-        {"label": label, "value": format_metric(metrics, name), "reading": reading.format(**metrics)}
-        for name, label, reading in METRIC_READINGS
-        if metrics.get(name) is not None
-    ]
-    pictures = [
-        {"source": base64.b64encode(path.read_bytes()).decode(), "caption": CAPTIONS[path.stem]} for path in images
-    ]
+    readings = read_metrics(work.metrics)
+    findings = sorted(work.results.get("preflight", []), key=lambda finding: SEVERITIES.index(finding["severity"]))
     return environment.get_template("page.html").render(
-        name=work.config["name"], results=work.results, rows=rows, pictures=pictures
+        name=work.config["name"],
+        results=work.results,
+        config=json.dumps(work.config, indent=2),
+        headlines=_headlines(readings),
+        readings={section: [r for r in readings if r.section == section] for section in ("removed", "kept", "images")},
+        pictures={
+            section: _pictures(drawn, section) for section in ("pooled", "removed", "kept", "images", "training")
+        },
+        findings=findings,
+        comparison=comparison,
+        verdicts=VERDICTS,
+        marks=MARKS,
+        classes=_classes(work.results["counts"]["by_site"]),
     )
+
+
+def _headlines(readings: list[Reading]) -> list[Reading]:
+    by_name = {reading.metric: reading for reading in readings}
+    return [by_name[name] for name in HEADLINES if name in by_name]
+
+
+def _pictures(drawn: Sequence[Drawn], section: str) -> list[dict[str, str]]:
+    return [
+        {
+            "source": base64.b64encode(one.path.read_bytes()).decode(),
+            "name": one.kind.name,
+            "caption": one.kind.caption,
+            "alt": one.alt,
+        }
+        for one in drawn
+        if one.kind.section == section
+    ]
+
+
+def _classes(by_site: dict[str, dict[str, int]]) -> list[str]:
+    """The target's classes, in order; none for a number."""
+    return list(dict.fromkeys(label for counts in by_site.values() for label in counts if label != "rows"))

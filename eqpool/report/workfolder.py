@@ -19,7 +19,7 @@ class WorkFolder:
     Attributes:
       folder: the work directory.
       config, results: config.json and results.json.
-      metrics: metrics.jsonl, one row an epoch.
+      log: metrics.jsonl, one row an epoch.
       embeddings: embeddings.tsv; None for an ISTN, which has none.
       examples: images/examples.npz of an ISTN; None for other methods.
       tau: images/tau.npz, `rows` (T,) of the embeddings and their `tau` (T, n, n); None for a baseline.
@@ -30,7 +30,7 @@ class WorkFolder:
     folder: pathlib.Path
     config: dict[str, Any]
     results: dict[str, Any]
-    metrics: pd.DataFrame
+    log: pd.DataFrame
     embeddings: pd.DataFrame | None
     examples: dict[str, np.ndarray] | None
     maps: dict[str, Any] | None = None
@@ -38,15 +38,39 @@ class WorkFolder:
     samples: dict[str, np.ndarray] | None = None
 
     @property
-    def covariate(self) -> str:
-        """The first covariate's column."""
-        return self.table.columns[3]
+    def metrics(self) -> dict[str, Any]:
+        """Those of results.json."""
+        return self.results["metrics"]
 
     @property
     def table(self) -> pd.DataFrame:
         """The embeddings, where there are any."""
         assert self.embeddings is not None
         return self.embeddings
+
+    @property
+    def covariate(self) -> str:
+        """The first covariate's column."""
+        return self.table.columns[3]
+
+    @property
+    def covariate_values(self) -> np.ndarray:
+        """(N,) the first covariate."""
+        return self.table[self.covariate].to_numpy()
+
+    @property
+    def sites(self) -> np.ndarray:
+        """(N,) the site of every row."""
+        return self.table["site"].to_numpy(dtype=np.str_)
+
+    @property
+    def site_names(self) -> list[str]:
+        """Every site, in order; its place says its style."""
+        return sorted(set(self.sites))
+
+    def rows(self, split: str) -> np.ndarray:
+        """The row indices of one split."""
+        return np.flatnonzero(self.table["split"] == split)
 
     def vectors(self, prefix: str):
         """(N, n) columns `l_*` or `phi_*` of the embeddings."""
@@ -59,17 +83,18 @@ def read_workfolder(folder: pathlib.Path) -> WorkFolder:
     Raises:
       InputError: naming the file that is missing.
     """
-    names = ("config.json", "results.json", "metrics.jsonl")
+    names = ("config.json", "results.json")
     embeddings, examples = folder / "embeddings.tsv", folder / "images" / "examples.npz"
     for name in (*names, *([] if examples.is_file() else [embeddings.name])):
         if not (folder / name).is_file():
             raise InputError(f"--workdir={folder}: {name} not found; expected the folder of a finished run")
-    config, results = (read_json(folder / name) for name in names[:2])
+    config, results = (read_json(folder / name) for name in names)
+    log = folder / "metrics.jsonl"  # a run of no epochs has none
     return WorkFolder(
         folder=folder,
         config=config,
         results=results,
-        metrics=pd.read_json(folder / names[2], lines=True),
+        log=pd.read_json(log, lines=True) if log.is_file() else pd.DataFrame(columns=["stage"]),
         embeddings=pd.read_csv(embeddings, sep="\t", keep_default_na=False, na_values=[""])
         if embeddings.is_file()
         else None,

@@ -1,0 +1,32 @@
+"""What every command but `eqpool.main` shares: its help is its module's docstring, example and all."""
+
+import argparse
+import difflib
+import sys
+from typing import NoReturn
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line, with the nearest flag there is."""
+
+    def parse_args(self, arguments=None, namespace=None):  # type: ignore[override]
+        known, unknown = self.parse_known_args(arguments, namespace)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+            nearest = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
+            self.error(f"{unknown[0]}: unexpected argument{f'; did you mean {nearest[0]}?' if nearest else ''}")
+        return known
+
+    def error(self, message: str) -> NoReturn:
+        print(f"eqpool: {message} (see {self.prog} --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+def make_parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser for `python -m <module>`; `description` is shown as it stands, line by line."""
+    return _Parser(
+        prog=f"python -m {module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )

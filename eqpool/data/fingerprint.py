@@ -1,0 +1,28 @@
+"""Hashes of a cohort: which rows and, for the report, which numbers a run was made from."""
+
+import hashlib
+
+import numpy as np
+
+from eqpool.data.cohort import Cohort
+from eqpool.progress import track
+
+
+def rows_digest(cohort: Cohort) -> "hashlib._Hash":
+    """SHA-256, to be updated further, over who is in the cohort: names, split, site, covariates and target."""
+    digest = hashlib.sha256(repr((cohort.site_names, cohort.covariate_names, cohort.target_classes)).encode())
+    for column in (cohort.participant_id, cohort.split, cohort.site, cohort.covariates, cohort.target):
+        digest.update(np.ascontiguousarray(column).tobytes())
+    return digest
+
+
+def data_hash(cohort: Cohort) -> str:
+    """64 hexadecimal digits over `rows_digest` and every input as training sees it, read row by row.
+
+    Equal hashes: the same rows, split and inputs, bit by bit. Inputs are hashed after preparation, so another version
+    of the code that prepares them may change the hash.
+    """
+    digest = rows_digest(cohort)
+    for row in track(cohort.inputs, "Hashing the data", unit="row"):
+        digest.update(np.ascontiguousarray(row).tobytes())
+    return digest.hexdigest()

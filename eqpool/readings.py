@@ -1,0 +1,273 @@
+"""What each number of results.json says in plain words, judged from its interval and never beyond it.
+
+An estimate is called better or worse than a level (chance, the site floor, a guess) only if its whole 95% interval is
+on that side; otherwise it is "open", whatever the estimate. That nothing is seen is never called proof that nothing is
+there.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+Metrics = dict[str, Any]
+Verdict = Literal["good", "bad", "open", "plain"]
+Section = Literal["removed", "kept", "images"]
+SIGNIFICANT = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """One line of the report.
+
+    Attributes:
+      metric: its key in results.json.
+      label: its name in words.
+      value: the estimate with its interval.
+      text: what it says.
+      verdict: "good" or "bad" where the interval decides, "open" where it does not, "plain" where nothing is asked.
+      section: of the report.
+    """
+
+    metric: str
+    label: str
+    value: str
+    text: str
+    verdict: Verdict
+    section: Section
+
+
+Judgement = tuple[Verdict, str]
+Judge = Callable[[Metrics, str], Judgement]
+
+
+def read_metrics(metrics: Metrics) -> list[Reading]:
+    """A reading of every metric that is known here and defined in this run, in the report's order."""
+    readings = []
+    for name, label, section, judge in (*_LINES, *_nuisance_lines(metrics), *_covariate_lines(metrics)):
+        if metrics.get(name) is not None:
+            verdict, text = judge(metrics, name)
+            readings.append(Reading(name, label, format_metric(metrics, name), text, verdict, section))
+    return readings
+
+
+def format_metric(metrics: Metrics, name: str) -> str:
+    """`value [low, high]`, or the value alone where there is no interval."""
+    value = f"{metrics[name]:.3g}"
+    interval = metrics.get(f"{name}_interval")
+    return value if not interval else f"{value} [{interval[0]:.3g}, {interval[1]:.3g}]"
+
+
+def compare(interval: tuple[float, float] | None, level: float | None, *, higher_is_better: bool) -> Verdict:
+    """Which side of `level` the whole interval lies on; "plain" where either is missing."""
+    if not interval or level is None:
+        return "plain"
+    low, high = interval
+    if low <= level <= high:
+        return "open"
+    return "good" if (low > level) == higher_is_better else "bad"
+
+
+def _site_told(level_name: str, level_key: str) -> Judge:
+    """Of a probe for the site: against the level it has without any trace of the scanner, then against before."""
+
+    def judge(metrics: Metrics, name: str) -> Judgement:
+        level, interval = metrics.get(level_key), metrics.get(f"{name}_interval")
+        if level is None or not interval:
+            return "plain", "no level to compare with"
+        low, high = interval
+        floor_interval = metrics.get(f"{level_key}_interval") or (level, level)
+        if low > floor_interval[1]:
+            verdict: Verdict = "bad"
+            text = f"more than {level_name} ({level:.3g}): the site can still be told"
+        elif low > level:
+            verdict, text = "open", f"seems more than {level_name} ({level:.3g}), but their intervals overlap"
+        else:
+            verdict = "open"
+            text = f"no more than {level_name} ({level:.3g}) is seen; up to {high:.2g} fits these rows too"
+        return verdict, text + _since(metrics, high)
+
+    return judge
+
+
+def _since(metrics: Metrics, high: float) -> str:
+    """What has become of the site since before pooling."""
+    before = metrics.get("strongest_probe_before_interval")
+    if not before:
+        return ""
+    return "; clearly less than before pooling" if high < before[0] else "; not clearly less than before pooling"
+
+
+def _before(metrics: Metrics, name: str) -> Judgement:
+    return "plain", f"before pooling; chance is {metrics['site_chance']:.3g}"
+
+
+def _adversary(metrics: Metrics, name: str) -> Judgement:
+    return "plain", "the paper's Adv, one of the probes; chance is the largest site's share"
+
+
+def _mmd(metrics: Metrics, name: str) -> Judgement:
+    p = metrics["mmd_p_value"]
+    if p <= SIGNIFICANT:
+        return "bad", f"Phi differs between sites (permutation p = {p:.3g}), as it does too where only ages differ"
+    return (
+        "open",
+        f"no difference between sites is seen (permutation p = {p:.3g}), which is no proof that there is none",
+    )
+
+
+def _image_mmd_before(metrics: Metrics, name: str) -> Judgement:
+    p = metrics["image_mmd_before_p_value"]
+    return "plain", f"how far apart the two sites' images are (permutation p = {p:.3g})"
+
+
+def _image_mmd_after(metrics: Metrics, name: str) -> Judgement:
+    p = metrics["image_mmd_after_p_value"]
+    if p <= SIGNIFICANT:
+        return "bad", f"the images still differ (permutation p = {p:.3g})"
+    return "open", f"no difference is seen any more (permutation p = {p:.3g}), which is no proof that there is none"
+
+
+def _delta_eq(metrics: Metrics, name: str) -> Judgement:
+    ratio, interval = metrics.get("delta_eq_ratio_to_permuted"), metrics.get("delta_eq_interval")
+    if not ratio:
+        return "plain", "no permuted value to compare with"
+    verdict = compare(interval, metrics[name] / ratio, higher_is_better=True)
+    said = {
+        "good": "differs with the covariate beyond noise",
+        "bad": "less than at permuted covariates",
+        "open": "not told from noise",
+        "plain": "no interval, so nothing is concluded",
+    }[verdict]
+    return verdict, f"{ratio:.3g} times that of permuted covariates (1: noise): {said}"
+
+
+def _than(level_name: str, level: str | float, *, higher: bool, of: str = "") -> Judge:
+    """Against a number, or against the metric of that name; `of` stands before what is said."""
+
+    def judge(metrics: Metrics, name: str) -> Judgement:
+        value = metrics.get(level) if isinstance(level, str) else level
+        verdict = compare(metrics.get(f"{name}_interval"), value, higher_is_better=higher)
+        if verdict == "plain":
+            return verdict, of or "on held-out rows"
+        said = {"good": "better than", "bad": "worse than", "open": "not told from"}[verdict]
+        return verdict, f"{of}{'; ' if of else ''}{said} {level_name} ({value:.3g})"
+
+    return judge
+
+
+def _against_before(kind: str, *, higher: bool) -> Judge:
+    """Of a task model on the reference site: against the source's model there, interval against interval."""
+
+    def judge(metrics: Metrics, name: str) -> Judgement:
+        before, own = metrics.get(f"before_{kind}_interval"), metrics.get(f"{name}_interval")
+        gain = metrics.get(f"gain_{name.removesuffix(f'_{kind}')}")
+        if gain is None:
+            return "plain", "on the reference, after"
+        text = f"on the reference: {gain:+.2f} against before"
+        if not before or not own:
+            return "plain", text
+        if own[0] > before[1] or own[1] < before[0]:
+            gained = (own[0] > before[1]) == higher
+            return ("good", f"{text}, clearly better") if gained else ("bad", f"{text}, clearly worse")
+        return "open", f"{text}, within the intervals"
+
+    return judge
+
+
+def _says(text: str) -> Judge:
+    """A plain remark; braces take other metrics."""
+    return lambda metrics, name: ("plain", text.format(**metrics))
+
+
+def _kept(covariate: str) -> Judge:
+    def judge(metrics: Metrics, name: str) -> Judgement:
+        own, before = metrics.get(f"{name}_interval"), metrics.get(f"{name}_before_interval")
+        verdict = compare(own, 0.0, higher_is_better=True)
+        text = {
+            "good": f"{covariate} can still be read from Phi",
+            "bad": f"{covariate} is read worse than by its mean",
+            "open": f"whether {covariate} can be read is not decided",
+            "plain": "no interval, so nothing is concluded",
+        }[verdict]
+        if f"{name}_before" not in metrics:
+            return verdict, text
+        text += f"; before pooling {metrics[f'{name}_before']:.2f}"
+        return verdict, text + (", clearly more" if own and before and own[1] < before[0] else "")
+
+    return judge
+
+
+def _nuisance_lines(metrics: Metrics) -> Iterator[tuple[str, str, Section, Judge]]:
+    for key in metrics:
+        if key.startswith("nuisance_") and f"{key}_chance" in metrics:
+            name = key.removeprefix("nuisance_")
+            yield key, f"{name} told from tau^-1 Phi", "removed", _nuisance
+
+
+def _nuisance(metrics: Metrics, name: str) -> Judgement:
+    level = metrics[f"{name}_chance"]
+    verdict = compare(metrics.get(f"{name}_interval"), level, higher_is_better=False)
+    text = {"bad": f"more than chance ({level:.3g})", "open": f"no more than chance ({level:.3g}) is seen"}
+    return verdict, text.get(verdict, f"chance is {level:.3g}")
+
+
+def _covariate_lines(metrics: Metrics) -> Iterator[tuple[str, str, Section, Judge]]:
+    for key in metrics:
+        if key.startswith("kept_") and key.endswith("_r_squared"):
+            covariate = key.removeprefix("kept_").removesuffix("_r_squared")
+            yield f"kept_{covariate}_mae", f"{covariate} read from Phi, mean error", "kept", _says("in its own units")
+            yield key, f"{covariate} read from Phi, R^2", "kept", _kept(covariate)
+
+
+def _task_lines(kind: str, unit: str, *, higher: bool) -> Iterator[tuple[str, str, Section, Judge]]:
+    """What an ISTN is worth to a task model; `kind` is "accuracy" or "mae"."""
+    yield f"source_{kind}", f"source model on the source, {unit}", "kept", _says("one site alone: what can be regained")
+    yield f"before_{kind}", f"source model on the reference, {unit}", "kept", _says("before")
+    judge = _against_before(kind, higher=higher)
+    yield f"scratch_{kind}", f"retrained on S2T from scratch, {unit}", "kept", judge
+    yield f"finetuned_{kind}", f"fine-tuned on S2T, {unit}", "kept", judge
+
+
+def _recovery(metrics: Metrics, name: str) -> Judgement:
+    """Harmonised against input, both with intervals over the same volumes."""
+    own, before = metrics.get(f"{name}_interval"), metrics.get("recovery_error_input_interval")
+    text = f"z-scores, to the simulated truth; the input's is {metrics['recovery_error_input']:.3g}"
+    if not own or not before or (own[0] <= before[1] and before[0] <= own[1]):
+        return "open", f"{text}, not told apart"
+    return ("good", f"{text}, clearly nearer") if own[1] < before[0] else ("bad", f"{text}, clearly farther")
+
+
+_TARGET = "of the target"
+_site_floor = _site_told("covariates and target alone tell", "site_floor")
+_site_chance = _site_told("chance", "site_chance")
+# (key, label, section, judge), in the order of the terminal and the report
+_LINES: tuple[tuple[str, str, Section, Judge], ...] = (
+    *_task_lines("accuracy", "%", higher=True),
+    *_task_lines("mae", "MAE", higher=False),
+    ("image_mmd_before", "100 MMD^2 of images, S to T", "removed", _image_mmd_before),
+    ("image_mmd_after", "100 MMD^2 of images, S2T to T", "removed", _image_mmd_after),
+    ("strongest_probe_before", "site told before pooling, from l", "removed", _before),
+    ("strongest_probe", "site told after pooling, from Phi", "removed", _site_floor),
+    ("strongest_probe_covariate_free", "site told after, from tau^-1 Phi", "removed", _site_chance),
+    ("adversary", "adversary on Phi, accuracy %", "removed", _adversary),
+    ("mmd", "M = 100 MMD^2, unbiased", "removed", _mmd),
+    ("delta_eq", "delta_eq of tau", "kept", _delta_eq),
+    ("equivariance_error", "equivariance error", "kept", _than("a tau that never turns", 1.0, higher=False)),
+    ("accuracy", "accuracy %", "kept", _than("the commonest class", "majority_accuracy", higher=True, of=_TARGET)),
+    ("balanced_accuracy", "balanced accuracy %", "kept", _than("a guess", "target_chance", higher=True, of=_TARGET)),
+    (
+        "mae",
+        "mean absolute error",
+        "kept",
+        _than("always the median", "constant_mae", higher=False, of=f"{_TARGET}, its units"),
+    ),
+    ("r_squared", "R^2", "kept", _than("always the mean", 0.0, higher=True, of=_TARGET)),
+    ("ssim_change", "SSIM of harmonised volumes", "images", _says("input plus change; PSNR {psnr_change:.3g} dB")),
+    (
+        "ssim_decoded",
+        "SSIM of their pure decodes",
+        "images",
+        _says("PSNR {psnr_decoded:.3g} dB; blurred by the latent"),
+    ),
+    ("recovery_error_change", "error to the scanner-free volume", "images", _recovery),
+)

@@ -1,0 +1,64 @@
+"""Runs side by side: the table of methods that a reader of one report asks for next."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from eqpool.errors import InputError
+from eqpool.files import read_json
+from eqpool.readings import format_metric
+
+# (key, heading), those that any of the runs has
+COLUMNS = (
+    ("strongest_probe", "site from Phi"),
+    ("strongest_probe_covariate_free", "site from tau^-1 Phi"),
+    ("mmd_p_value", "MMD, p"),
+    ("accuracy", "accuracy %"),
+    ("mae", "MAE"),
+    ("before_accuracy", "before, %"),
+    ("finetuned_accuracy", "fine-tuned, %"),
+    ("before_mae", "before, MAE"),
+    ("finetuned_mae", "fine-tuned, MAE"),
+    ("kept_age_r_squared", "age from Phi, R^2"),
+)
+
+
+def compare_runs(folder: pathlib.Path, others: Sequence[pathlib.Path]) -> dict[str, Any] | None:
+    """The comparison's `headings` and `rows`, each with `name` and `cells`; None where nothing is compared.
+
+    Raises:
+      InputError: a folder without results.json, or a run on other rows, inputs or another split: its numbers do not
+        compare.
+    """
+    if not others:
+        return None
+    runs = [(path, _read(path)) for path in (folder, *others)]
+    own = runs[0][1]
+    for path, results in runs[1:]:
+        if results.get("data_hash") != own.get("data_hash"):
+            raise InputError(
+                f"--compare={path}: made from other data or another split than {folder} (data hash "
+                f"{_short(results)}, expected {_short(own)})"
+            )
+    shown = [(key, label) for key, label in COLUMNS if any(r["metrics"].get(key) is not None for _, r in runs)]
+    rows = [
+        {"name": f"{results['method']}, seed {results['seed']}", "folder": path.name, "cells": _cells(results, shown)}
+        for path, results in runs
+    ]
+    return {"headings": [label for _, label in shown], "rows": rows}
+
+
+def _cells(results: dict[str, Any], shown: list[tuple[str, str]]) -> list[str]:
+    metrics = results["metrics"]
+    return [format_metric(metrics, key) if metrics.get(key) is not None else "-" for key, _ in shown]
+
+
+def _read(folder: pathlib.Path) -> dict[str, Any]:
+    path = folder / "results.json"
+    if not path.is_file():
+        raise InputError(f"--compare={folder}: results.json not found; expected the folder of a finished run")
+    return read_json(path)
+
+
+def _short(results: dict[str, Any]) -> str:
+    return results.get("data_hash", "unknown")[:12]

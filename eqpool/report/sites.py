@@ -1,0 +1,110 @@
+"""What was pooled and what was removed: the covariate of each site, the probes for it, and where its rows lie."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.stats import gaussian_kde
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
+
+from eqpool.report.style import INK, legend_below, scatter_sites, site_style
+
+FEW_ROWS = 5  # a density of fewer says nothing that their marks do not
+PROBES = (
+    ("strongest_probe_before", "latent l, before"),
+    ("strongest_probe", r"$\Phi$, after"),
+    ("strongest_probe_covariate_free", r"$\tau^{-1}\Phi$, after, without the covariate"),
+)
+
+
+def draw_covariate_by_site(values: np.ndarray, sites: np.ndarray, covariate: str) -> Figure:
+    """One line a site: the density of the covariate (paper A, Figs. 6 and 10) over a mark for every row.
+
+    Args:
+      values: (N,) the covariate.
+      sites: (N,) names.
+      covariate: its name.
+    """
+    names = sorted(set(sites))
+    figure = Figure(figsize=(6.8, 0.42 * len(names) + 1.3), layout="constrained")
+    axes = figure.subplots()
+    grid = np.linspace(values.min(), values.max(), 300)
+    for line, name in enumerate(reversed(names)):
+        here, colour = values[sites == name], site_style(names.index(name)).colour
+        axes.plot(here, np.full(len(here), line - 0.06), "|", color=colour, markersize=5, alpha=0.5)
+        if len(here) >= FEW_ROWS and len(np.unique(here)) > 2:
+            density = gaussian_kde(here)(grid)
+            height = line + 0.9 * density / density.max()
+            axes.plot(grid, height, color=colour, linewidth=1.5)
+            axes.fill_between(grid, line, height, color=colour, alpha=0.15)
+        axes.plot(np.median(here), line + 0.12, "o", color=colour, markersize=4)
+    labels = [f"{name} (n = {np.sum(sites == name)})" for name in reversed(names)]
+    axes.set_yticks(range(len(names)), labels)
+    axes.set(xlabel=f"{covariate} (dot: median)", ylim=(-0.3, len(names) + 0.1))
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    return figure
+
+
+def draw_probes(metrics: dict[str, Any]) -> Figure:
+    """The strongest probe for the site, before and after, with intervals, chance and the site floor."""
+    shown = [(key, label) for key, label in PROBES if metrics.get(key) is not None][::-1]
+    figure = Figure(figsize=(6.8, 0.55 * len(shown) + 1.6), layout="constrained")
+    axes = figure.subplots()
+    for line, (key, _) in enumerate(shown):
+        low, high = metrics.get(f"{key}_interval") or (metrics[key], metrics[key])
+        axes.plot([low, high], [line, line], color=INK, linewidth=2, solid_capstyle="butt")
+        axes.plot(metrics[key], line, "o", color=INK, markersize=7)
+        axes.annotate(f"{metrics[key]:.2f}", (metrics[key], line), (0, 7), textcoords="offset points", ha="center")
+    chance, floor = metrics["site_chance"], metrics.get("site_floor")
+    axes.axvline(chance, color="#0072B2", linestyle="--", label=f"chance, {chance:.2f}")
+    if floor is not None:
+        axes.axvline(floor, color="#D55E00", linestyle=":", linewidth=2, label=f"site floor, {floor:.2f}")
+        axes.axvspan(*(metrics.get("site_floor_interval") or (floor, floor)), color="#D55E00", alpha=0.12, linewidth=0)
+    axes.set_yticks(range(len(shown)), [label for _, label in shown])
+    axes.set(
+        xlim=(0, 1.02), ylim=(-0.6, len(shown) - 0.3), xlabel="balanced accuracy of the strongest probe for the site"
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def draw_embeddings(
+    points: dict[str, np.ndarray], sites: np.ndarray, names: list[str], values: np.ndarray, covariate: str
+):
+    """Each embedding by site above, and by the covariate below.
+
+    Args:
+      points: title to (N, 2) places.
+      sites: (N,) names of the rows' sites; `names` are all there are, in the order of their styles.
+      values: (N,) the covariate.
+      covariate: its name.
+    """
+    figure = Figure(figsize=(8, 8), layout="constrained")
+    grid = figure.subplots(2, len(points))
+    low, high = np.quantile(values, (0.02, 0.98))
+    for column, (title, places) in enumerate(points.items()):
+        scatter_sites(grid[0, column], places, sites, names)
+        image = grid[1, column].scatter(
+            *places.T, c=values, cmap="viridis", vmin=low, vmax=high, s=18, linewidths=0.3, edgecolors=INK
+        )
+        _plain(grid[0, column], f"{title}, by site")
+        _plain(grid[1, column], f"{title}, by {covariate}")
+    figure.colorbar(image, ax=grid[1, :], label=covariate, shrink=0.8, extend="both")
+    legend_below(figure, grid[0, 0], names)
+    return figure
+
+
+def embed(vectors: np.ndarray) -> np.ndarray:
+    """(N, 2) places of (N, n) vectors by t-SNE."""
+    perplexity = min(30, max(2, (len(vectors) - 1) // 4))
+    with threadpool_limits(limits=1):  # OpenMP's busy waiting: 57 s instead of 13 s where two cores are shared
+        return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(vectors.astype(np.float32))
+
+
+def _plain(axes: Axes, title: str) -> None:
+    axes.set(title=title, xticks=[], yticks=[])

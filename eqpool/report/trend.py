@@ -1,0 +1,40 @@
+"""What was kept: how well the covariate can still be read."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.metrics import r2_score
+
+from eqpool.evaluate.readout import read_covariate
+from eqpool.report.style import INK, legend_below, scatter_sites
+
+
+def draw_covariate_trend(
+    vectors: dict[str, np.ndarray],
+    values: np.ndarray,
+    sites: np.ndarray,
+    names: list[str],
+    train: np.ndarray,
+    test: np.ndarray,
+    covariate: str,
+) -> Figure:
+    """The covariate that a ridge regression reads from each embedding's held-out rows, against the true one.
+
+    Args:
+      vectors: title to (N, n) embeddings.
+      values: (N,) the covariate.
+      sites: (N,) names; `names` are all there are, in the order of their styles.
+      train, test: row indices.
+      covariate: its name.
+    """
+    figure = Figure(figsize=(8, 4.4), layout="constrained")
+    panels = figure.subplots(1, len(vectors), sharex=True, sharey=True, squeeze=False)[0]
+    limits = values[test].min(), values[test].max()
+    for axes, (title, embedding) in zip(panels, vectors.items(), strict=True):
+        read = read_covariate(embedding[train], values[train], embedding[test])
+        axes.plot(limits, limits, "--", color=INK, linewidth=1)
+        scatter_sites(axes, np.stack([values[test], read], axis=1), sites[test], names)
+        axes.set(title=f"{title}: R$^2$ {r2_score(values[test], read):.2f}", xlabel=f"{covariate}, true")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel(f"{covariate}, as read")
+    legend_below(figure, panels[0], names)
+    return figure

@@ -1,0 +1,121 @@
+"""What is said of a number follows from its interval, and never goes beyond it."""
+
+import pytest
+
+from eqpool.readings import compare, format_metric, read_metrics
+
+SITES = {"site_chance": 0.25, "site_floor": 0.4, "site_floor_interval": (0.35, 0.45)}
+
+
+def read(metrics: dict, name: str):
+    return next(reading for reading in read_metrics(metrics) if reading.metric == name)
+
+
+@pytest.mark.parametrize(
+    ("interval", "level", "higher", "expected"),
+    [
+        ((0.6, 0.8), 0.5, True, "good"),
+        ((0.6, 0.8), 0.5, False, "bad"),
+        ((0.1, 0.4), 0.5, True, "bad"),
+        ((0.1, 0.4), 0.5, False, "good"),
+        ((0.4, 0.6), 0.5, True, "open"),
+        ((0.5, 0.6), 0.5, True, "open"),  # the level itself is inside
+        (None, 0.5, True, "plain"),
+        ((0.4, 0.6), None, True, "plain"),
+    ],
+)
+def test_a_verdict_needs_the_whole_interval_on_one_side(interval, level, higher, expected):
+    assert compare(interval, level, higher_is_better=higher) == expected
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict", "said"),
+    [
+        ((0.50, 0.60), "bad", "can still be told"),
+        ((0.42, 0.60), "open", "intervals overlap"),
+        ((0.30, 0.50), "open", "up to 0.5 fits"),
+        ((0.10, 0.20), "open", "is seen"),
+    ],
+)
+def test_the_site_is_held_against_the_floor_and_its_interval(interval, verdict, said):
+    metrics = SITES | {"strongest_probe": 0.5, "strongest_probe_interval": interval}
+    reading = read(metrics, "strongest_probe")
+    assert reading.verdict == verdict and said in reading.text
+    assert "before" not in reading.text  # there is none
+
+
+@pytest.mark.parametrize(("high", "said"), [(0.7, "; clearly less than before"), (0.85, "; not clearly less")])
+def test_less_than_before_only_where_the_intervals_are_apart(high, said):
+    metrics = SITES | {"strongest_probe_covariate_free": 0.6, "strongest_probe_covariate_free_interval": (0.2, high)}
+    metrics |= {"strongest_probe_before": 0.9, "strongest_probe_before_interval": (0.8, 1.0)}
+    assert said in read(metrics, "strongest_probe_covariate_free").text
+
+
+def test_removal_is_never_called_proven():
+    metrics = SITES | {
+        "strongest_probe_covariate_free": 0.25,
+        "strongest_probe_covariate_free_interval": (0.2, 0.3),
+        "mmd": 0.1,
+        "mmd_p_value": 0.6,
+    }
+    assert {reading.verdict for reading in read_metrics(metrics)} == {"open"}
+    assert "no proof" in read(metrics, "mmd").text
+
+
+def test_a_small_p_is_told():
+    assert read({"mmd": 3.0, "mmd_p_value": 0.002}, "mmd").verdict == "bad"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "name", "verdict"),
+    [
+        ({"accuracy": 80.0, "accuracy_interval": (71, 89), "majority_accuracy": 70.0}, "accuracy", "good"),
+        ({"accuracy": 80.0, "accuracy_interval": (69, 89), "majority_accuracy": 70.0}, "accuracy", "open"),
+        ({"mae": 4.0, "mae_interval": (3.0, 5.0), "constant_mae": 9.0}, "mae", "good"),
+        ({"mae": 4.0}, "mae", "plain"),
+        ({"equivariance_error": 1.2, "equivariance_error_interval": (1.1, 1.3)}, "equivariance_error", "bad"),
+        (
+            {"delta_eq": 2.0, "delta_eq_interval": (1.5, 2.5), "delta_eq_ratio_to_permuted": 2.0},
+            "delta_eq",
+            "good",
+        ),
+        ({"delta_eq": 2.0, "delta_eq_interval": (1.5, 2.5), "delta_eq_ratio_to_permuted": 1.1}, "delta_eq", "open"),
+        ({"kept_age_r_squared": 0.3, "kept_age_r_squared_interval": (-0.1, 0.6)}, "kept_age_r_squared", "open"),
+        (
+            {"nuisance_sex": 0.6, "nuisance_sex_interval": (0.55, 0.7), "nuisance_sex_chance": 0.5},
+            "nuisance_sex",
+            "bad",
+        ),
+        (
+            {
+                "before_mae": 6.0,
+                "before_mae_interval": (5.5, 6.5),
+                "scratch_mae": 4.0,
+                "scratch_mae_interval": (3.5, 4.5),
+                "gain_scratch": 2.0,
+            },
+            "scratch_mae",
+            "good",
+        ),
+        (
+            {
+                "before_accuracy": 70.0,
+                "before_accuracy_interval": (65, 75),
+                "finetuned_accuracy": 60.0,
+                "finetuned_accuracy_interval": (55, 64),
+                "gain_finetuned": -10.0,
+            },
+            "finetuned_accuracy",
+            "bad",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_each_kind_of_number(metrics, name, verdict):
+    assert read(metrics, name).verdict == verdict
+
+
+def test_undefined_metrics_are_left_out_and_values_carry_their_interval():
+    assert read_metrics({"accuracy": None}) == []
+    assert format_metric({"x": 0.12345, "x_interval": [0.1, 0.2]}, "x") == "0.123 [0.1, 0.2]"
+    assert format_metric({"x": 3.0, "x_interval": None}, "x") == "3"
