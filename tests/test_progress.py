@@ -4,18 +4,22 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 
 import pytest
 
-LOOP = (
-    "import time\nfrom eqpool.progress import track\n"
-    "for _ in track(range(3), 'Counting', unit='sheep'): time.sleep(0.2)"
-)
+LOOP = """
+import time
+from eqpool.progress import track
+for _ in track(range(3), 'Counting', unit='sheep'):
+    time.sleep(0.2)
+"""
 
 
 def run_on_terminal(code: str) -> str:
     """What a program writes to a terminal's standard error."""
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))  # a new one has no columns
     done = subprocess.run([sys.executable, "-c", code], stderr=theirs, stdout=subprocess.PIPE, check=True)
     os.close(theirs)
     with os.fdopen(ours, "rb") as terminal:
