@@ -196,6 +196,7 @@ class OutputConfig:
     # Harmonised volumes, through the decoder chain D(Psi(Phi(l))). change: the input plus what pooling changes in its
     # decode; decoded: the decode itself, which a small latent blurs; none: write no volumes
     harmonised: Literal["change", "decoded", "none"] = "change"
+    tensorboard: bool = False  # metrics.jsonl as TensorBoard events too, in tensorboard/ (the extra "tensorboard")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -74,7 +74,9 @@ def dry_run(config: RunConfig, folder: pathlib.Path) -> None:
 
 def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any]:
     started = time.monotonic()
-    cohort = load_cohort(config.data, use_compilation_cache(config, folder))
+    cache = use_compilation_cache(config, folder)
+    session = Session.start(config, folder)  # before hours of preparing data: it may lack devices or packages
+    cohort = load_cohort(config.data, cache)
     description = describe_cohort(cohort)
     say(description)
     findings = examine(cohort)
@@ -89,7 +91,6 @@ def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]
     if cohort.calibration is not None:
         files.write_arrays(folder / CALIBRATION_FILE, cohort.calibration.to_arrays())
 
-    session = Session.start(config, folder)
     work = harmonise if config.method == "istn" else pool
     metrics, dropped = work(session, folder, cohort, scaling)
     return {

@@ -12,7 +12,7 @@ from eqpool.errors import InputError
 from eqpool.files import cannot_write, is_left_to_another, read_json, remove_parts, write_json, write_text
 
 # Keys that change where or how often, but not what is computed.
-NEUTRAL_KEYS = ("cache_dir", "checkpoint_every_epochs", "devices")
+NEUTRAL_KEYS = ("cache_dir", "checkpoint_every_epochs", "devices", "tensorboard")
 
 
 @contextlib.contextmanager

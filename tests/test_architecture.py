@@ -18,6 +18,7 @@ ALLOWED = {
     "presets": set(),
     "files": {"errors"},
     "workdir": {"config", "errors", "files"},
+    "tensorboard": {"errors", "files", "workdir"},
     "geometry": {"numerics"},
     "losses": {"geometry", "numerics"},
     "data": {"commandline", "config", "errors", "files", "progress"},
@@ -35,6 +36,7 @@ ALLOWED = {
         "parallel",
         "checkpointing",
         "progress",
+        "tensorboard",
         "workdir",
     },
     "evaluate": {"config", "errors", "numerics", "data", "geometry", "models", "losses", "progress"},
@@ -46,7 +48,13 @@ ALLOWED = {
     "report": {"commandline", "errors", "evaluate", "files", "progress", "readings", "summary"},
     "preflight": {"commandline", "config", "errors", "data", "files", "summary"},
 }
-ONLY_IN = {"flax": {"models"}, "orbax": {"checkpointing"}, "grain": {"data"}, "tensorflow_datasets": {"data"}}
+ONLY_IN = {
+    "flax": {"models"},
+    "orbax": {"checkpointing"},
+    "grain": {"data"},
+    "tensorflow_datasets": {"data"},
+    "tensorboardX": {"tensorboard"},
+}
 NEVER_IN = {
     "data": {"jax", "flax", "optax"},
     "report": {"jax", "flax", "optax"},

@@ -14,6 +14,7 @@ from eqpool.config import RunConfig
 from eqpool.data.batches import volume_batches
 from eqpool.data.cohort import Cohort
 from eqpool.progress import track
+from eqpool.tensorboard import TensorBoardLog
 from eqpool.train.image_table import make_image_epoch, make_image_forward, pick_rows, rows_in_order
 from eqpool.train.loop import fit
 from eqpool.train.pairs import Pairs, make_game_optimizer, pairs_in_order, pick_pairs
@@ -45,11 +46,16 @@ class Session:
 
     @classmethod
     def start(cls, config: RunConfig, folder: pathlib.Path | None = None) -> "Session":
-        """On the config's devices, with checkpoints and metrics.jsonl in `folder`; without one they stay in memory."""
-        checkpoints, log = (
-            (None, MemoryLog()) if folder is None else (folder / "checkpoints", MetricsLog(folder / "metrics.jsonl"))
-        )
-        return cls(config, parallel.make_mesh(config.devices), checkpoints, log, jax.random.key(config.seed))
+        """On the config's devices, with checkpoints and metrics.jsonl in `folder`; without one they stay in memory.
+
+        Raises:
+          InputError: fewer devices than the config asks for, or no tensorboardX where it asks for that.
+        """
+        mesh, key = parallel.make_mesh(config.devices), jax.random.key(config.seed)
+        if folder is None:
+            return cls(config, mesh, None, MemoryLog(), key)
+        make_log = TensorBoardLog if config.output.tensorboard else MetricsLog
+        return cls(config, mesh, folder / "checkpoints", make_log(folder / "metrics.jsonl"), key)
 
 
 def train_on_cohort(session: Session, stage: Stage, cohort: Cohort, columns: Columns, train: np.ndarray) -> Columns:
