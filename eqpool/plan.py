@@ -2,7 +2,8 @@
 
 import dataclasses
 import time
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +75,7 @@ def plan(config: RunConfig, cohort: Cohort) -> list[PlannedStage]:
     return [_planned(first, config.stage_one, columns, rows), _planned(second, config.stage_two, latents, rows)]
 
 
-def _plan_istn(config: RunConfig, cohort: Cohort, columns: dict[str, np.ndarray]) -> list[PlannedStage]:
+def _plan_istn(config: RunConfig, cohort: Cohort, columns: Mapping[str, Any]) -> list[PlannedStage]:
     shape, num_classes = cohort.inputs.shape[1:], len(cohort.target_classes)
     rows = len(rows_of_sides(config, cohort)["source", "train"])
     task = make_task(config, shape, num_classes)
@@ -82,14 +83,14 @@ def _plan_istn(config: RunConfig, cohort: Cohort, columns: dict[str, np.ndarray]
         lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(task.initialise, jax.random.key(0))
     )
     stage = make_istn(config, shape, len(cohort.site_names), num_classes, pretrained)
-    paired = columns | {f"reference_{name}": columns[name] for name in REFERENCE_COLUMNS}
+    paired = dict(columns) | {f"reference_{name}": columns[name] for name in REFERENCE_COLUMNS}
     planned = _planned(stage, config.istn, paired, rows)
     planned.batch["reference_mask"] = planned.batch["mask"]
     optimizer = make_game_optimizer(config.istn, planned.steps)
     return [_planned(task, config.task, columns, rows), dataclasses.replace(planned, optimizer=optimizer)]
 
 
-def _planned(stage: Stage, settings: TrainingConfig, columns: dict[str, np.ndarray], rows: int) -> PlannedStage:
+def _planned(stage: Stage, settings: TrainingConfig, columns: Mapping[str, Any], rows: int) -> PlannedStage:
     size = min(settings.batch_size, rows)
     batch = {name: jax.ShapeDtypeStruct((size, *column.shape[1:]), column.dtype) for name, column in columns.items()}
     batch["mask"] = jax.ShapeDtypeStruct((size,), jnp.float32)

@@ -1,9 +1,11 @@
-"""Batches of volumes for training: a grain pipeline over a memory map, with static shapes."""
+"""Batches of volumes for training: a grain pipeline over records or a memory map, with static shapes."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
+
+from eqpool.data.records import Inputs
 
 PADDING = -1  # a slot of a batch without a row
 
@@ -16,7 +18,7 @@ class _Example(NamedTuple):
 class _Slots:
     """Random access to the slots of an epoch, the volume of each read as a whole when asked for."""
 
-    def __init__(self, inputs: np.ndarray, slots: np.ndarray):
+    def __init__(self, inputs: Inputs, slots: np.ndarray):
         self._inputs = inputs
         self._slots = slots
 
@@ -29,7 +31,7 @@ class _Slots:
 
 
 def volume_batches(
-    inputs: np.ndarray,
+    inputs: Inputs,
     rows: np.ndarray,
     *,
     batch_size: int,
@@ -49,7 +51,7 @@ def volume_batches(
     the part. The iterator is grain's: it also has `get_state` and `set_state`.
 
     Args:
-      inputs: (N, ...) float32, usually a memory map.
+      inputs: (N, ...) float32, usually `RecordedVolumes`.
       rows: (R,) row indices, such as `cohort.rows("train")`.
       batch_size: rows in a batch; the last one may have fewer.
       padded_size: P, slots in a batch; by default `batch_size`.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from eqpool.data.calibration import SiteCalibration
+from eqpool.data.records import Inputs
 from eqpool.data.tables import FeatureEncoding
 
 if TYPE_CHECKING:  # findings are about a cohort and import this module
@@ -46,7 +47,7 @@ class Cohort:
       simulated: True where the images are made up; said wherever the cohort is shown.
       participant_id: (N,) str, not unique where a subject has several scans.
       inputs: (N, F) float32 features, (N, height, width) float32 images, or (N, *grid.shape) float32 prepared volumes,
-        which may be a read-only memory map and is then to be read row by row. Scaled with training rows only; never
+        which are read from their records when asked for: take them row by row. Scaled with training rows only; never
         holds site or covariate.
       input_names: the F feature names; empty for images and volumes.
       site: (N,) int32, index into `site_names`; -1 where unknown.
@@ -69,7 +70,7 @@ class Cohort:
     name: str
     simulated: bool
     participant_id: np.ndarray
-    inputs: np.ndarray
+    inputs: Inputs
     input_names: tuple[str, ...]
     site: np.ndarray
     site_names: tuple[str, ...]

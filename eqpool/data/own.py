@@ -26,7 +26,7 @@ from eqpool.data.participants import (
     session_column,
 )
 from eqpool.data.splits import assign_splits
-from eqpool.data.store import prepare_volumes
+from eqpool.data.store import Preparation, prepare_volumes
 from eqpool.data.tables import fit_encoding
 from eqpool.errors import InputError
 
@@ -254,14 +254,12 @@ def _with_volumes(
     sessions = table.frame[column] if column else [""] * len(table.frame)
     prepared = prepare_volumes(
         images,
-        grid,
+        Preparation(grid, config.squash, config.align),
         cache_dir,
         config.on_bad_volume,
         config.workers,
         progress,
         labels=[table.where(row) for row in range(len(table.frame))],
-        squash=config.squash,
-        align=config.align,
     )
     kept = prepared.kept
     return dataclasses.replace(

@@ -1,4 +1,4 @@
-"""The prepared volumes of a cohort as one memory map, built once in parallel and kept under the cache folder.
+"""The prepared volumes of a cohort, prepared once in parallel and kept as records under the cache folder.
 
 Threads and not processes: decompression and resampling release the interpreter's lock (IXI to 4 mm: 15 ms a volume
 with one thread, 9 ms with two on two cores), and threads are safe beside a JAX runtime that is already up.
@@ -7,22 +7,25 @@ with one thread, 9 ms with two on two cores), and threads are safe beside a JAX 
 import contextlib
 import dataclasses
 import hashlib
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from eqpool.data.alignment import align_to_template, check_available
 from eqpool.data.cohort import Grid
+from eqpool.data.records import RecordedVolumes, link_dataset, write_shard
 from eqpool.data.volumes import ALIGNED_OVERLAP, BadVolumeError, prepare_volume, read_volume
 from eqpool.errors import InputError
-from eqpool.files import allocate_array, making_folder, read_json, write_json
+from eqpool.files import making_folder, read_json, write_json
 from eqpool.progress import track
 
-VERSION = 2  # raise it whenever a prepared volume would come out different
+VERSION = 3  # raise it whenever a prepared volume would come out different
+VOLUMES_A_SHARD = 16  # on average; what an interruption loses, and what one changed file has prepared again
 _MOST_NAMED = 5
 
 Item = TypeVar("Item")
@@ -34,68 +37,202 @@ class PreparedVolumes:
     """Volumes ready for training.
 
     Attributes:
-      inputs: (K, *grid.shape) float32, a read-only memory map.
+      inputs: (K, *grid.shape) float32, read from the cache row by row.
       kept: (K,) int64, which of the given paths these are, in order.
       notes: what was left out or looked odd.
       alignment: (K, 4, 4) float64, each image's millimetres to the template's; (0, 4, 4) where none was asked for.
     """
 
-    inputs: np.ndarray
+    inputs: RecordedVolumes
     kept: np.ndarray
     notes: tuple[str, ...]
     alignment: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """How volumes are prepared: what a prepared volume depends on beside its file.
+
+    Attributes:
+      grid: the voxel grid.
+      squash: tanh of the z-scores.
+      align: "affine" registers each volume to the template first; or "none".
+    """
+
+    grid: Grid
+    squash: bool = False
+    align: str = "none"
+
+    def apply(self, path: pathlib.Path) -> tuple[np.ndarray, dict[str, Any]]:
+        """The volume, and its facts: `overlap` with the brain mask and `alignment`, a list of lists or None.
+
+        Raises:
+          BadVolumeError: the file is missing, damaged, or no image of a head in the template's space.
+        """
+        alignment = find_alignment(path, self.align)
+        volume, overlap = prepare_volume(path, self.grid, squash=self.squash, alignment=alignment)
+        return volume, {"overlap": overlap, "alignment": None if alignment is None else alignment.tolist()}
+
+    def digest(self) -> "hashlib._Hash":
+        """SHA-256 of all of it and of this code's version."""
+        digest = hashlib.sha256()
+        said = (VERSION, self.squash, self.align, self.grid.shape, self.grid.affine.tolist())
+        digest.update(repr(said).encode())
+        digest.update(self.grid.mask.tobytes())
+        return digest
+
+
+class _Shard(NamedTuple):
+    """Some of the paths, by number, and where they are kept together: `file`, with `facts` on each in JSON beside."""
+
+    members: list[int]
+    file: pathlib.Path
+
+    @property
+    def facts(self) -> pathlib.Path:
+        return self.file.with_suffix(".json")
+
+
 def prepare_volumes(
     paths: Sequence[pathlib.Path],
-    grid: Grid,
+    preparation: Preparation,
     cache_dir: pathlib.Path,
     on_bad_volume: str = "stop",
     workers: int = 0,
     progress: bool = True,
     *,
     labels: Sequence[str] | None = None,
-    squash: bool = False,
-    align: str = "none",
 ) -> PreparedVolumes:
-    """Prepares every volume (`volumes.prepare_volume`), or finds them prepared already.
+    """Prepares every volume (`Preparation.apply`), or finds it prepared already.
 
-    The cache's key holds each file's path, size and time of change, the grid and this code's version; the folder
-    appears under its name when it is complete, so that a killed run leaves nothing half-made in its place.
+    Volumes are kept in shards of about `VOLUMES_A_SHARD`; a file's path chooses its shard, and a shard's key holds its
+    files' paths, sizes and times of change, the preparation and this code's version. An interrupted call goes on at the
+    shard it was in, and a file that changes or is new has its own shard prepared again and no other.
 
     Args:
       paths: N image files.
-      grid: the voxel grid.
+      preparation: how.
       cache_dir: created where needed.
       on_bad_volume: "stop" raises at the first bad volume; "skip" leaves it out with a note.
       workers: threads; 0: one a core.
       progress: a bar on stderr, where that is a terminal.
       labels: (N,) where each image comes from, set before a fault's text, such as "participants.tsv, line 3 (sub-1)".
-      squash: tanh of the z-scores.
-      align: "affine" registers each volume to the template first.
 
     Raises:
       BadVolumeError: a bad volume, under "stop".
       InputError: no volume is left, the cache cannot be written, or what it holds is damaged.
     """
-    labels = labels or [""] * len(paths)
-    if align != "none":
+    if preparation.align != "none":
         check_available()
-    final = pathlib.Path(cache_dir) / "volumes" / _key(paths, grid, on_bad_volume, squash, align)
+    paths = [pathlib.Path(path) for path in paths]
+    labels = labels or [""] * len(paths)
+    folder = pathlib.Path(cache_dir) / "volumes"
+    shards = _shards(paths, preparation, folder / "shards")
+    # Under "stop" a shard that holds a bad volume is not kept: the file may be mended before the next call.
+    stop = on_bad_volume == "stop"
+    missing = [shard for shard in shards if not shard.facts.is_file()]
+    _write_shards(missing, paths, labels, preparation, stop, workers, progress)
+    facts = {
+        index: fact
+        for shard in shards
+        for index, fact in zip(shard.members, _read_facts(shard), strict=True)
+    }  # fmt: skip
+    bad = {index: _said(labels[index], fact["bad"]) for index, fact in sorted(facts.items()) if fact["bad"]}
+    if bad and stop:
+        raise BadVolumeError(next(iter(bad.values())))
+    if len(bad) == len(paths):
+        raise InputError(f"none of {len(paths)} volumes can be used; the first: {next(iter(bad.values()))}")
+    kept = np.array([index for index in range(len(paths)) if index not in bad], np.int64)
+    apart = [f"{paths[i].name} {facts[i]['overlap']:.2f}" for i in kept if facts[i]["overlap"] < ALIGNED_OVERLAP]
+    alignment = [facts[index]["alignment"] for index in kept if facts[index]["alignment"] is not None]
+    return PreparedVolumes(
+        _dataset(folder, shards, kept, set(bad), preparation.grid.shape),
+        kept,
+        tuple(_notes(list(bad.values()), apart)),
+        np.array(alignment, np.float64).reshape(-1, 4, 4),
+    )
+
+
+def _shards(paths: Sequence[pathlib.Path], preparation: Preparation, pool: pathlib.Path) -> list[_Shard]:
+    """Every path in one shard. A power of two of them, so that a growing cohort rarely moves its files."""
+    count = 2 ** max(0, round(math.log2(max(1, len(paths)) / VOLUMES_A_SHARD)))
+    members: list[list[int]] = [[] for _ in range(count)]
+    digests = [preparation.digest() for _ in range(count)]
+    for index, path in enumerate(paths):
+        absolute = path.absolute()
+        number = int.from_bytes(hashlib.sha256(str(absolute).encode()).digest()[:8], "big") % count
+        file = absolute.stat() if absolute.is_file() else None
+        members[number].append(index)
+        digests[number].update(repr((str(absolute), file and (file.st_size, file.st_mtime_ns))).encode())
+    return [
+        _Shard(inside, pool / f"{digest.hexdigest()[:24]}.array_record")
+        for inside, digest in zip(members, digests, strict=True)
+        if inside
+    ]
+
+
+def _write_shards(
+    shards: list[_Shard],
+    paths: Sequence[pathlib.Path],
+    labels: Sequence[str],
+    preparation: Preparation,
+    stop: bool,
+    workers: int,
+    progress: bool,
+) -> None:
+    def prepare(index: int) -> tuple[np.ndarray, dict[str, Any]] | BadVolumeError:
+        try:
+            return preparation.apply(paths[index])
+        except BadVolumeError as error:
+            return error
+
+    members = [index for shard in shards for index in shard.members]
+    with in_parallel(
+        prepare, members, workers=workers, progress=progress, label="Preparing volumes", total=len(members)
+    ) as results:
+        for shard in shards:
+            facts: list[dict[str, Any]] = []
+
+            def volumes(shard: _Shard = shard, facts: list[dict[str, Any]] = facts) -> Iterator[np.ndarray]:
+                for index, result in zip(shard.members, results, strict=False):
+                    if not isinstance(result, BadVolumeError):
+                        volume, fact = result
+                        facts.append(fact | {"bad": None})
+                        yield volume
+                    elif stop:
+                        raise BadVolumeError(_said(labels[index], str(result)))
+                    else:
+                        facts.append({"bad": str(result)})
+
+            write_shard(shard.file, volumes(), preparation.grid.shape)
+            write_json(shard.facts, {"volumes": facts})
+
+
+def _read_facts(shard: _Shard) -> list[dict[str, Any]]:
+    facts = read_json(shard.facts).get("volumes")
+    if not isinstance(facts, list) or len(facts) != len(shard.members) or not shard.file.is_file():
+        raise InputError(f"{shard.facts}: damaged, expected facts on {len(shard.members)} volumes; remove it")
+    return facts
+
+
+def _dataset(
+    folder: pathlib.Path, shards: list[_Shard], kept: np.ndarray, bad: set[int], shape: tuple[int, ...]
+) -> RecordedVolumes:
+    """The data set of the shards, those without a good volume left out."""
+    good = [[index for index in shard.members if index not in bad] for shard in shards]
+    used = [(shard.file, inside) for shard, inside in zip(shards, good, strict=True) if inside]
+    final = folder / hashlib.sha256("".join(file.name for file, _ in used).encode()).hexdigest()[:24]
     with making_folder(final) as partial:
         if partial is not None:
-            _build(paths, labels, grid, partial, on_bad_volume, workers, progress, squash, align)
-    return _read(final)
+            link_dataset(partial, [file for file, _ in used], [len(inside) for _, inside in used], shape)
+    recorded = np.concatenate([inside for _, inside in used])
+    order = np.empty(recorded.max() + 1, np.int64)
+    order[recorded] = np.arange(len(recorded))
+    return RecordedVolumes(final, order[kept], shape)
 
 
-def _read(folder: pathlib.Path) -> PreparedVolumes:
-    facts = read_json(folder / "volumes.json")
-    try:
-        inputs = np.load(folder / "volumes.npy", mmap_mode="r", allow_pickle=False)
-        kept, alignment = np.array(facts["kept"], np.int64), np.array(facts["alignment"], np.float64).reshape(-1, 4, 4)
-        return PreparedVolumes(inputs[: len(kept)], kept, tuple(facts["notes"]), alignment)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}: damaged ({error}); remove it and it is prepared again") from error
+def _said(label: str, reason: str) -> str:
+    return f"{label}: {reason}" if label else reason
 
 
 @contextlib.contextmanager
@@ -128,52 +265,6 @@ def in_parallel(
                 future.cancel()
 
 
-def _build(
-    paths: Sequence[pathlib.Path],
-    labels: Sequence[str],
-    grid: Grid,
-    folder: pathlib.Path,
-    on_bad_volume: str,
-    workers: int,
-    progress: bool,
-    squash: bool,
-    align: str,
-) -> None:
-    def prepare(index: int) -> tuple[np.ndarray, float, np.ndarray | None] | BadVolumeError:
-        try:
-            alignment = find_alignment(pathlib.Path(paths[index]), align)
-            return *prepare_volume(pathlib.Path(paths[index]), grid, squash=squash, alignment=alignment), alignment
-        except BadVolumeError as error:
-            return BadVolumeError(f"{labels[index]}: {error}" if labels[index] else str(error))
-
-    output = allocate_array(folder / "volumes.npy", (len(paths), *grid.shape))
-    kept: list[int] = []
-    left_out: list[str] = []
-    apart: list[str] = []
-    alignments: list[list[list[float]]] = []
-    with in_parallel(
-        prepare, range(len(paths)), workers=workers, progress=progress, label="Preparing volumes", total=len(paths)
-    ) as results:
-        for index, result in enumerate(results):
-            if isinstance(result, BadVolumeError):
-                if on_bad_volume == "stop":
-                    raise result
-                left_out.append(str(result))
-                continue
-            volume, overlap, alignment = result
-            output[len(kept)] = volume
-            kept.append(index)
-            if alignment is not None:
-                alignments.append(alignment.tolist())
-            if overlap < ALIGNED_OVERLAP:
-                apart.append(f"{paths[index].name} {overlap:.2f}")
-    if not kept:
-        raise InputError(f"none of {len(paths)} volumes can be used; the first: {left_out[0]}")
-    output.flush()
-    facts = {"kept": kept, "notes": _notes(left_out, apart), "alignment": alignments}
-    write_json(folder / "volumes.json", facts)
-
-
 def find_alignment(path: pathlib.Path, align: str) -> np.ndarray | None:
     """The affine map from an image's millimetres to the template's, (4, 4); None for `align` "none"."""
     return None if align == "none" else align_to_template(read_volume(path))
@@ -188,14 +279,3 @@ def _notes(left_out: list[str], apart: list[str]) -> list[str]:
             f"not aligned or not skull-stripped (config.data.align = affine aligns): {named}"
         )
     return notes
-
-
-def _key(paths: Sequence[pathlib.Path], grid: Grid, on_bad_volume: str, squash: bool, align: str) -> str:
-    digest = hashlib.sha256()
-    digest.update(repr((VERSION, on_bad_volume, squash, align, grid.shape, grid.affine.tolist())).encode())
-    digest.update(grid.mask.tobytes())
-    for path in paths:
-        absolute = pathlib.Path(path).absolute()
-        facts = absolute.stat() if absolute.is_file() else None
-        digest.update(repr((str(absolute), facts and (facts.st_size, facts.st_mtime_ns))).encode())
-    return digest.hexdigest()[:24]

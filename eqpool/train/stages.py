@@ -13,6 +13,7 @@ from eqpool import parallel
 from eqpool.config import RunConfig
 from eqpool.data.batches import volume_batches
 from eqpool.data.cohort import Cohort
+from eqpool.data.records import Inputs
 from eqpool.progress import track
 from eqpool.tensorboard import TensorBoardLog
 from eqpool.train.image_table import make_image_epoch, make_image_forward, pick_rows, rows_in_order
@@ -67,7 +68,7 @@ def train_on_cohort(session: Session, stage: Stage, cohort: Cohort, columns: Col
     if cohort.grid is not None:
         state = train_on_volumes(session, stage, cohort, columns, train, validation)
         return forward_on_volumes(session, stage, state.best_variables, cohort, columns)
-    with_inputs = columns | {"inputs": cohort.inputs}
+    with_inputs = columns | {"inputs": np.asarray(cohort.inputs)}
     state = train_on_table(session, stage, with_inputs, train, validation)
     return forward_on_table(session, stage, state.best_variables, with_inputs)
 
@@ -120,7 +121,7 @@ def train_on_volumes(
     return _fit(session, stage, state, run_epoch, settings.epochs)
 
 
-def mean_volume(inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def mean_volume(inputs: Inputs, rows: np.ndarray) -> np.ndarray:
     """The mean of some rows, one read at a time."""
     total = np.zeros(inputs.shape[1:], np.float64)
     for row in track(rows, "Averaging", unit="volume"):

@@ -5,16 +5,20 @@ import threading
 import nibabel
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from eqpool.config import DataConfig
-from eqpool.data import store
+from eqpool.data import records, store
 from eqpool.data.grids import named_grid
 from eqpool.data.pipeline import load_cohort
-from eqpool.data.store import in_parallel, prepare_volumes
+from eqpool.data.records import write_shard
+from eqpool.data.store import Preparation, in_parallel, prepare_volumes
 from eqpool.data.volumes import BadVolumeError, prepare_volume
 from eqpool.errors import InputError
+from eqpool.files import read_json
 
 GRID = named_grid("24x28x24")
+PREPARATION = Preparation(GRID)
 
 
 def save(path, seed):
@@ -29,59 +33,127 @@ def paths(tmp_path):
     return [save(tmp_path / f"{i}.nii.gz", i) for i in range(6)]
 
 
-def test_a_read_only_map_in_order(tmp_path, paths):
-    prepared = prepare_volumes(paths, GRID, tmp_path / "cache", workers=3)
-    assert isinstance(prepared.inputs, np.memmap) and not prepared.inputs.flags.writeable
-    assert prepared.inputs.dtype == np.float32 and prepared.kept.tolist() == list(range(6))
-    for row, path in enumerate(paths):
-        np.testing.assert_array_equal(prepared.inputs[row], prepare_volume(path, GRID)[0])
+def test_every_volume_in_order_by_any_index(tmp_path, paths, monkeypatch):
+    monkeypatch.setattr(store, "VOLUMES_A_SHARD", 2)
+    prepared = prepare_volumes(paths, PREPARATION, tmp_path / "cache", workers=3)
+    inputs, expected = prepared.inputs, np.stack([prepare_volume(path, GRID)[0] for path in paths])
+    assert inputs.shape == expected.shape and inputs.dtype == np.float32 and len(inputs) == 6
+    assert prepared.kept.tolist() == list(range(6))
+    for rows in (0, np.int64(5), [4, 1, 1], np.array([2, 3]), np.arange(6) % 2 == 0, slice(1, None, 2), slice(0, 0)):
+        np.testing.assert_array_equal(inputs[rows], expected[rows])
+    np.testing.assert_array_equal(np.asarray(inputs), expected)
+    np.testing.assert_array_equal(np.stack(list(inputs)), expected)
+    with pytest.raises(IndexError):
+        inputs[6]
 
 
-def test_prepared_once_and_again_after_a_change(tmp_path, paths, monkeypatch):
-    calls = []
+def test_tensorflow_datasets_reads_the_records(tmp_path, paths, monkeypatch):
+    monkeypatch.setattr(store, "VOLUMES_A_SHARD", 2)
+    prepare_volumes(paths, PREPARATION, tmp_path / "cache")
+    (folder,) = (tmp_path / "cache" / "volumes").glob("*/1.0.0")
+    builder = tfds.builder_from_directory(folder)
+    source = builder.as_data_source(split="train")
+    expected = {prepare_volume(path, GRID)[0].tobytes() for path in paths}
+    assert {source[record]["volume"].tobytes() for record in range(6)} == expected
+    assert builder.info.splits["train"].num_shards == len(list(folder.glob("*.array_record-*"))) > 1
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The paths that were prepared."""
+    prepared = []
 
     def counted(path, *args, **kwargs):
-        calls.append(path)
+        prepared.append(path)
         return prepare_volume(path, *args, **kwargs)
 
     monkeypatch.setattr(store, "prepare_volume", counted)
-    prepare_volumes(paths, GRID, tmp_path / "cache")
-    prepare_volumes(paths, GRID, tmp_path / "cache", workers=1)
+    return prepared
+
+
+def test_an_interrupted_call_goes_on_and_a_change_touches_its_shard_alone(tmp_path, calls, monkeypatch):
+    monkeypatch.setattr(store, "VOLUMES_A_SHARD", 4)
+    paths = [save(tmp_path / f"{number}.nii.gz", number) for number in range(24)]
+    written = []
+
+    def stopped(path, *args):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(path)
+        return write_shard(path, *args)
+
+    monkeypatch.setattr(store, "write_shard", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_volumes(paths, PREPARATION, tmp_path / "cache", workers=1)
+    monkeypatch.setattr(store, "write_shard", write_shard)
+    done = sum(len(read_json(path.with_suffix(".json"))["volumes"]) for path in written)
+    del calls[:]
+    before = np.asarray(prepare_volumes(paths, PREPARATION, tmp_path / "cache").inputs)
+    assert len(calls) == 24 - done and done >= 3
+
+    del calls[:]
+    save(paths[2], 99)
+    os.utime(paths[2], ns=(1, 1))
+    after = np.asarray(prepare_volumes(paths, PREPARATION, tmp_path / "cache").inputs)
+    assert paths[2] in calls and len(calls) < 12
+    assert [row for row in range(24) if not np.array_equal(before[row], after[row])] == [2]
+
+    del calls[:]
+    grown = [save(tmp_path / "0_new.nii.gz", 50), *paths]
+    np.testing.assert_array_equal(prepare_volumes(grown, PREPARATION, tmp_path / "cache").inputs[1:], after)
+    assert grown[0] in calls and len(calls) < 12
+
+
+def test_prepared_once_and_again_after_a_change(tmp_path, paths, calls):
+    prepare_volumes(paths, PREPARATION, tmp_path / "cache")
+    prepare_volumes(paths, PREPARATION, tmp_path / "cache", workers=1)
     assert len(calls) == 6
     save(paths[2], 99)
     os.utime(paths[2], ns=(1, 1))
-    prepare_volumes(paths, GRID, tmp_path / "cache")
+    prepare_volumes(paths, PREPARATION, tmp_path / "cache")
     assert len(calls) == 12
-    prepare_volumes(paths, GRID, tmp_path / "cache", squash=True)
-    prepare_volumes(paths, named_grid("26x30x26"), tmp_path / "cache")
+    prepare_volumes(paths, Preparation(GRID, squash=True), tmp_path / "cache")
+    prepare_volumes(paths, Preparation(named_grid("26x30x26")), tmp_path / "cache")
     assert len(calls) == 24
 
 
 def test_a_change_of_the_same_size_is_seen(tmp_path):
     path = save(tmp_path / "a.nii", 1)
-    before = np.array(prepare_volumes([path], GRID, tmp_path / "cache").inputs)
+    before = np.array(prepare_volumes([path], PREPARATION, tmp_path / "cache").inputs)
     facts = path.stat()
     save(path, 2)
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns + 1))
     assert path.stat().st_size == facts.st_size
-    assert not np.array_equal(prepare_volumes([path], GRID, tmp_path / "cache").inputs, before)
+    assert not np.array_equal(prepare_volumes([path], PREPARATION, tmp_path / "cache").inputs, before)
 
 
 def test_a_bad_volume_stops_or_is_left_out(tmp_path, paths):
     paths[3].write_bytes(paths[3].read_bytes()[:3000])
     labels = [f"participants.tsv, line {i + 2} (sub-{i})" for i in range(6)]
     with pytest.raises(BadVolumeError, match=r"participants\.tsv, line 5 \(sub-3\): .*3\.nii\.gz: .*truncated"):
-        prepare_volumes(paths, GRID, tmp_path / "cache", labels=labels)
-    assert not [path for path in (tmp_path / "cache" / "volumes").iterdir() if path.suffix != ".lock"]
-    prepared = prepare_volumes(paths, GRID, tmp_path / "cache", "skip", labels=labels)
+        prepare_volumes(paths, PREPARATION, tmp_path / "cache", labels=labels)
+    assert not [path for path in (tmp_path / "cache" / "volumes").rglob("*") if path.is_file()]
+    prepared = prepare_volumes(paths, PREPARATION, tmp_path / "cache", "skip", labels=labels)
     assert prepared.kept.tolist() == [0, 1, 2, 4, 5] and prepared.inputs.shape == (5, *GRID.shape)
     assert "left out: participants.tsv, line 5 (sub-3)" in prepared.notes[0]
     np.testing.assert_array_equal(prepared.inputs[3], prepare_volume(paths[4], GRID)[0])
 
 
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, paths, monkeypatch):
+    class Full(records.ArrayRecordWriter):
+        def close(self):
+            super().close()
+            raise RuntimeError("write() failed: No space left on device; writing x.array_record; at byte 5242880")
+
+    monkeypatch.setattr(records, "ArrayRecordWriter", Full)
+    with pytest.raises(InputError, match=r"array_record: cannot be written \(No space left on device\)"):
+        prepare_volumes(paths, PREPARATION, tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
 def test_nothing_left(tmp_path):
     with pytest.raises(InputError, match="none of 1 volumes"):
-        prepare_volumes([tmp_path / "none.nii"], GRID, tmp_path, "skip")
+        prepare_volumes([tmp_path / "none.nii"], PREPARATION, tmp_path, "skip")
 
 
 def test_results_come_in_order_and_few_are_under_way():

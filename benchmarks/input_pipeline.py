@@ -1,0 +1,68 @@
+"""Does the device wait for data? Volumes a second from the records against volumes a second of a training step.
+
+    python -m benchmarks.input_pipeline
+
+64 volumes of 91 x 109 x 91 are written as records and read by `volume_batches`, shuffled, in batches of 4, by two
+threads; then the ADNI-size encoder's step runs on such batches, first on one that is in memory and then fed by the
+loader. Reading is that of a warm page cache.
+"""
+
+import pathlib
+import tempfile
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from benchmarks.bench_encoder import encoder_loss, init_encoder
+from eqpool.data.batches import volume_batches
+from eqpool.data.records import RecordedVolumes, link_dataset, write_shard
+
+SHAPE, VOLUMES, SHARDS, BATCH = (91, 109, 91), 64, 4, 4
+
+
+def record(folder: pathlib.Path) -> RecordedVolumes:
+    """The volumes in shards, and the data set of them."""
+    generator = np.random.default_rng(0)
+    files = [folder / f"{number}.array_record" for number in range(SHARDS)]
+    each = VOLUMES // SHARDS
+    for file in files:
+        write_shard(file, (generator.standard_normal(SHAPE, np.float32) for _ in range(each)), SHAPE)
+    (folder / "dataset").mkdir()
+    link_dataset(folder / "dataset", files, [each] * SHARDS, SHAPE)
+    return RecordedVolumes(folder / "dataset", np.arange(VOLUMES), SHAPE)
+
+
+def batches(volumes: RecordedVolumes, epoch: int) -> Iterator[dict[str, np.ndarray]]:
+    """One epoch."""
+    return volume_batches(volumes, np.arange(VOLUMES), batch_size=BATCH, epoch=epoch)
+
+
+def main() -> None:
+    """Prints the rates."""
+    with tempfile.TemporaryDirectory() as folder:
+        volumes = record(pathlib.Path(folder))
+        started = time.perf_counter()
+        example = [batch["inputs"] for batch in batches(volumes, 0)][-1]
+        reading = time.perf_counter() - started
+        variables = jax.jit(init_encoder)(example)
+        step = jax.jit(lambda variables, volume: jax.grad(encoder_loss, has_aux=True)(variables, volume)[0])
+        jax.block_until_ready(step(variables, example))
+        started = time.perf_counter()
+        for _ in range(VOLUMES // BATCH):
+            jax.block_until_ready(step(variables, example))
+        computing = time.perf_counter() - started
+        started = time.perf_counter()
+        for batch in batches(volumes, 1):
+            jax.block_until_ready(step(variables, batch["inputs"]))
+        together = time.perf_counter() - started
+    megabytes = 4 * np.prod(SHAPE) / 1e6
+    print(f"{jax.devices()[0].device_kind}, batch {BATCH}, {VOLUMES} volumes of {megabytes:.1f} MB, volumes a second:")
+    print(f"  read alone                 {VOLUMES / reading:6.1f}  ({VOLUMES * megabytes / reading:.0f} MB a second)")
+    print(f"  steps on a batch in memory {VOLUMES / computing:6.1f}")
+    print(f"  steps fed by the loader    {VOLUMES / together:6.1f}  ({100 * (together / computing - 1):.0f} % longer)")
+
+
+if __name__ == "__main__":
+    main()
