@@ -15,7 +15,7 @@ from eqpool.errors import InputError
 from eqpool.files import write_atomically, write_json, write_text
 
 FOLDER = pathlib.Path("derivatives", "eqpool")
-SUFFIX = "desc-harmonized_T1w.nii.gz"
+SUFFIX, JACOBIAN_SUFFIX = "desc-harmonized_T1w.nii.gz", "desc-harmonized_jacobian.nii.gz"
 _INSIDE_SQUASH = 0.9999  # of tanh, where its inverse is still finite
 
 
@@ -96,6 +96,18 @@ def write_decoded(
     image, tissue = _read_with_tissue(source, grid, alignment)
     volume = np.where(grid.mask, tissue.mean + tissue.deviation * decoded, 0)
     _save(_on_voxels_of(image, volume, grid, alignment), image, source, tissue, path)
+
+
+def write_jacobian(
+    source: pathlib.Path, jacobian: np.ndarray, grid: Grid, path: pathlib.Path, alignment: np.ndarray | None = None
+) -> None:
+    """A deformation's Jacobian determinant on the input's voxels, 1 beside the grid; other arguments as `write_change`.
+
+    `path` is that of the harmonised volume; the map stands beside it under `JACOBIAN_SUFFIX`.
+    """
+    image, tissue = _read_with_tissue(source, grid, alignment)
+    values = 1 + _on_voxels_of(image, jacobian - 1, grid, alignment)
+    _save(values, image, source, tissue, path.with_name(path.name.replace(SUFFIX, JACOBIAN_SUFFIX)))
 
 
 def _stem(participant_id: str, session: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from eqpool.errors import InputError
 from eqpool.evaluate.harmonisation import look_metrics, task_metrics
 from eqpool.files import write_arrays, write_atomically
 from eqpool.geometry.warp import jacobian_determinant
+from eqpool.istn_volumes import Scan, make_harmonise, write_harmonised
 from eqpool.train.istn import TASK_MODELS, make_istn, of_network, transform
 from eqpool.train.pairs import Pairs
 from eqpool.train.stages import Columns, Session, forward_on_images, train_on_images, train_on_pairs
@@ -24,7 +25,9 @@ MOST_COMPARED = 2000  # images of each site whose distance is told
 
 
 def harmonise(session: Session, folder: pathlib.Path, cohort: Cohort, scaling: Scaling) -> tuple[dict[str, Any], int]:
-    """Trains both; writes predictions.tsv and images/examples.npz; returns the metrics and 0 dropped rows.
+    """Trains both; writes predictions.tsv, images/examples.npz, and of a cohort of volumes the harmonised ones.
+
+    Returns the metrics and 0 dropped rows.
 
     Raises:
       InputError: no such reference site, or a split of either side without rows.
@@ -54,6 +57,8 @@ def harmonise(session: Session, folder: pathlib.Path, cohort: Cohort, scaling: S
     _write_examples(session, folder, cohort, state.best_variables, source, target_images)
     _write_predictions(folder, cohort, predictions, judged)
     look = look_metrics(source["inputs"], made["image"], target_images, config.evaluate, config.seed)
+    if cohort.grid is not None and config.output.harmonised != "none":
+        _write_volumes(session, folder, cohort, state.best_variables)
     look["selection_score"] = float(state.best_score)
     look |= {name: float(made[name].mean()) for name in ("folded_voxels", "mean_displacement")}
     return task_metrics(cohort, scaling, predictions, judged, config.evaluate, config.seed) | look, 0
@@ -94,6 +99,25 @@ def rows_of_sides(config: RunConfig, cohort: Cohort) -> dict[tuple[str, str], np
 
 def _take(columns: Columns, rows: np.ndarray) -> Columns:
     return {name: column[rows] for name, column in columns.items()}
+
+
+def _write_volumes(session: Session, folder: pathlib.Path, cohort: Cohort, variables: Any) -> None:
+    """S2T of every scan that is not the reference's, under `folder`/derivatives/eqpool."""
+    config = session.config
+    other = np.flatnonzero((cohort.site >= 0) & (cohort.site != reference_site(config, cohort)))
+    alignment = dict(enumerate(cohort.alignment))
+    scans = (Scan(row, cohort.inputs[row], int(cohort.site[row]), alignment.get(row)) for row in other.tolist())
+    write_harmonised(
+        folder,
+        config,
+        make_harmonise(config, variables, len(cohort.site_names)),
+        scans,
+        len(other),
+        [pathlib.Path(path) for path in cohort.image_path],
+        cohort.participant_id.tolist(),
+        cohort.session.tolist(),
+        cohort.simulated,
+    )
 
 
 def _write_examples(

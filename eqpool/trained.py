@@ -139,8 +139,8 @@ def load_trained(folder: pathlib.Path) -> TrainedRun:
     one, two = make_stage_one(config, shape, count, sites, classes), make_stage_two(config, sites, classes)
     first, second = (selected_variables(config, stage, folder / "checkpoints") for stage in (one, two))
     network = jax.jit(make_decoder(config, shape, count, classes))
-    encode = _encode_ours(one, two, first, second)
-    trained = TrainedRun(config, facts, encode, lambda latent: network(first, latent), _read_calibration(folder))
+    encode, calibration = _encode_ours(one, two, first, second), _read_calibration(folder)
+    trained = TrainedRun(config, facts, encode, lambda latent: np.asarray(network(first, latent)), calibration)
     path = folder / LINEAR_DECODER
     return with_linear_part(trained, **files.read_arrays(path)) if path.is_file() else trained
 

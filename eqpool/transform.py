@@ -26,10 +26,10 @@ from eqpool.data.participants import (
     parse_numbers,
     read_participants,
     session_column,
+    sessions,
 )
-from eqpool.data.store import find_alignment, in_parallel
+from eqpool.data.store import Preparation, PreparedScan, in_parallel, preparing
 from eqpool.data.tables import FeatureEncoding, NumberColumn
-from eqpool.data.volumes import BadVolumeError, prepare_volume
 from eqpool.decoding import Pooled, pool_volumes, volume_writer
 from eqpool.derivatives import FOLDER, check_not_inputs, derivative_paths, write_description
 from eqpool.errors import InputError
@@ -107,51 +107,36 @@ def _transform_volumes(
     data, grid = trained.config.data, trained.grid
     assert grid is not None
     sources = find_images(table, root)
-    column = session_column(table)
-    sessions = table.frame[column].tolist() if column else [""] * len(sources)
     write: Callable[[Pooled], None] = lambda pooled: None  # noqa: E731
     alignments: dict[int, np.ndarray | None] = {}
     if harmonised != "none":
-        paths = derivative_paths(output / FOLDER, table.frame[ID_COLUMN].tolist(), sessions)
+        paths = derivative_paths(output / FOLDER, table.frame[ID_COLUMN].tolist(), sessions(table))
         write = volume_writer(trained, sources, paths, harmonised, alignments.get)
         origin = ", by networks trained on SIMULATED images" if trained.facts.simulated else ""
         write_description(output / FOLDER, __version__, harmonised=harmonised, origin=origin)
 
-    def prepare(row: int) -> tuple[int, np.ndarray | BadVolumeError]:
-        try:
-            alignments[row] = find_alignment(sources[row], data.align)
-            return row, prepare_volume(sources[row], grid, squash=data.squash, alignment=alignments[row])[0]
-        except BadVolumeError as error:
-            return row, BadVolumeError(f"{table.where(row)}: {error}")
-
-    def usable(prepared: Iterator[tuple[int, np.ndarray | BadVolumeError]]) -> Iterator[tuple[int, np.ndarray]]:
-        for row, volume in prepared:
-            if not isinstance(volume, BadVolumeError):
-                yield row, volume
-            elif data.on_bad_volume == "stop":
-                raise volume
-            else:
-                say(f"left out: {volume}")
+    def volumes(prepared: Iterator[PreparedScan]) -> Iterator[tuple[int, np.ndarray]]:
+        for scan in prepared:
+            alignments[scan.row] = scan.alignment
+            yield scan.row, scan.volume
 
     def work(pooled: Pooled) -> tuple[int, Outputs]:
         write(pooled)
         return pooled.row, pooled.outputs
 
-    rows, count, workers = range(len(sources)), len(sources), data.workers
+    preparation = Preparation(grid, data.squash, data.align)
     with (
-        in_parallel(prepare, rows, workers=workers, progress=False, label="", total=count) as prepared,
+        preparing(sources, preparation, table.labels, data.on_bad_volume, data.workers, say) as prepared,
         in_parallel(
             work,
-            pool_volumes(trained, usable(prepared)),
-            workers=workers,
+            pool_volumes(trained, volumes(prepared)),
+            workers=data.workers,
             progress=True,
             label="Transforming",
-            total=count,
+            total=len(sources),
         ) as results,
     ):
         done = list(results)
-    if not done:
-        raise InputError(f"{table.path}: none of {count} volumes can be used")
     kept = np.array([row for row, _ in done])
     outputs = {name: np.stack([one[name] for _, one in done]) for name in done[0][1]}
     return _embeddings(trained, table.take(kept), outputs)

@@ -70,7 +70,7 @@ def test_new_scans_get_the_change_of_their_looks(istn, tmp_path):
         written, source = nibabel.load(path), nibabel.load(cohort.image_path[row])
         np.testing.assert_array_equal(written.affine, source.affine)
         squashed = np.array(cohort.inputs[row])
-        made = harmonise(squashed, site)
+        made = harmonise(squashed, site).image
         change = np.arctanh(np.clip(made, -0.9999, 0.9999)) - np.arctanh(np.clip(squashed, -0.9999, 0.9999))
         values = source.get_fdata()
         deviation = values[mask & (values != 0)].std()

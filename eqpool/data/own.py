@@ -23,7 +23,7 @@ from eqpool.data.participants import (
     parse_target,
     read_participants,
     select_features,
-    session_column,
+    sessions,
 )
 from eqpool.data.splits import assign_splits
 from eqpool.data.store import Preparation, prepare_volumes
@@ -250,8 +250,6 @@ def _with_volumes(
     grid = named_grid(config.grid)
     root = pathlib.Path(config.root).expanduser() if config.root else table.path.parent
     images = find_images(table, root)
-    column = session_column(table)
-    sessions = table.frame[column] if column else [""] * len(table.frame)
     prepared = prepare_volumes(
         images,
         Preparation(grid, config.squash, config.align),
@@ -259,7 +257,7 @@ def _with_volumes(
         config.on_bad_volume,
         config.workers,
         progress,
-        labels=[table.where(row) for row in range(len(table.frame))],
+        labels=table.labels,
     )
     kept = prepared.kept
     return dataclasses.replace(
@@ -274,6 +272,6 @@ def _with_volumes(
         nuisance=None if cohort.nuisance is None else cohort.nuisance[kept],
         notes=(*cohort.notes, *prepared.notes),
         image_path=np.array([str(path) for path in images])[kept],
-        session=np.array(list(sessions), dtype=np.str_)[kept],
+        session=np.array(sessions(table), dtype=np.str_)[kept],
         alignment=prepared.alignment,
     )

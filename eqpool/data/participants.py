@@ -41,6 +41,11 @@ class ParticipantsTable:
         participant = f" ({name})" if name else ""
         return f"{self.path}, line {self.line[row]}{participant}" + (f", column {column}" if column else "")
 
+    @property
+    def labels(self) -> list[str]:
+        """`where` of every row."""
+        return [self.where(row) for row in range(len(self.frame))]
+
     def require(self, column: str, key: str) -> pd.Series:
         """The column of that name; `key` is what asked for it."""
         if column in self.frame:
@@ -166,6 +171,12 @@ def _feature(table: ParticipantsTable, column: str) -> np.ndarray:
 def session_column(table: ParticipantsTable) -> str | None:
     """The column that tells a participant's scans apart, if there is one."""
     return next((name for name in SESSION_COLUMNS if name in table.frame), None)
+
+
+def sessions(table: ParticipantsTable) -> list[str]:
+    """Each row's session; "" for all where there is no such column."""
+    column = session_column(table)
+    return table.frame[column].tolist() if column else [""] * len(table.frame)
 
 
 def check_duplicates(table: ParticipantsTable) -> None:

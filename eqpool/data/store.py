@@ -73,6 +73,13 @@ class Preparation:
         volume, overlap = prepare_volume(path, self.grid, squash=self.squash, alignment=alignment)
         return volume, {"overlap": overlap, "alignment": None if alignment is None else alignment.tolist()}
 
+    def attempt(self, path: pathlib.Path) -> "tuple[np.ndarray, dict[str, Any]] | BadVolumeError":
+        """`apply`, or the error that it would raise."""
+        try:
+            return self.apply(path)
+        except BadVolumeError as error:
+            return error
+
     def digest(self) -> "hashlib._Hash":
         """SHA-256 of all of it and of this code's version."""
         digest = hashlib.sha256()
@@ -153,6 +160,53 @@ def prepare_volumes(
     )
 
 
+class PreparedScan(NamedTuple):
+    """A volume that is used at once: its row, `grid.shape` float32, (4, 4) from its millimetres to the template's."""
+
+    row: int
+    volume: np.ndarray
+    alignment: np.ndarray | None
+
+
+@contextlib.contextmanager
+def preparing(
+    paths: Sequence[pathlib.Path],
+    preparation: Preparation,
+    labels: Sequence[str],
+    on_bad_volume: str,
+    workers: int,
+    say: Callable[[str], None],
+) -> Iterator[Iterator[PreparedScan]]:
+    """Within it: every volume as `prepare_volumes` would keep it, in order, a few at a time, kept nowhere.
+
+    Under `on_bad_volume` "skip" `say` gets a line for each that is left out.
+
+    Raises:
+      BadVolumeError: a bad volume, under "stop".
+      InputError: none can be used.
+    """
+
+    def usable(results: Iterator[Any]) -> Iterator[PreparedScan]:
+        count = 0
+        for row, result in enumerate(results):
+            if not isinstance(result, BadVolumeError):
+                count += 1
+                volume, fact = result
+                alignment = fact["alignment"]
+                yield PreparedScan(row, volume, None if alignment is None else np.array(alignment))
+            elif on_bad_volume == "stop":
+                raise BadVolumeError(_said(labels[row], str(result)))
+            else:
+                say(f"left out: {_said(labels[row], str(result))}")
+        if not count:
+            raise InputError(f"none of {len(paths)} volumes can be used; the last: {_said(labels[-1], str(result))}")
+
+    with in_parallel(
+        preparation.attempt, paths, workers=workers, progress=False, label="", total=len(paths)
+    ) as results:
+        yield usable(results)
+
+
 def _shards(paths: Sequence[pathlib.Path], preparation: Preparation, pool: pathlib.Path) -> list[_Shard]:
     """Every path in one shard. A power of two of them, so that a growing cohort rarely moves its files."""
     count = 2 ** max(0, round(math.log2(max(1, len(paths)) / VOLUMES_A_SHARD)))
@@ -180,15 +234,14 @@ def _write_shards(
     workers: int,
     progress: bool,
 ) -> None:
-    def prepare(index: int) -> tuple[np.ndarray, dict[str, Any]] | BadVolumeError:
-        try:
-            return preparation.apply(paths[index])
-        except BadVolumeError as error:
-            return error
-
-    members = [index for shard in shards for index in shard.members]
+    members = [paths[index] for shard in shards for index in shard.members]
     with in_parallel(
-        prepare, members, workers=workers, progress=progress, label="Preparing volumes", total=len(members)
+        preparation.attempt,
+        members,
+        workers=workers,
+        progress=progress,
+        label="Preparing volumes",
+        total=len(members),
     ) as results:
         for shard in shards:
             facts: list[dict[str, Any]] = []

@@ -242,7 +242,8 @@ FIGURES = (
         lambda work: work.examples is not None,
         _transformations,
         "Held-out subjects on the way to the reference site: before, after appearance, after shape, what changed, how "
-        "it was deformed (log2 Jacobian: 1 is twice the size), and other people's images of the reference.",
+        "it was deformed (log2 Jacobian: 1 where it was shrunk to half its volume), and other people's images of the "
+        "reference.",
         lambda work: "Images of held-out subjects before and after, their difference and deformation, one column each.",
     ),
     FigureKind(

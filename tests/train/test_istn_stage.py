@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -276,3 +278,25 @@ def test_the_brain_configs_shrunk_run_and_fill_their_work_directory(name, shape,
     assert all(np.isfinite(metrics[f"{model}_{key}"]) for model in ("source", "before", "scratch", "finetuned"))
     examples = dict(np.load(tmp_path / "run" / "images" / "examples.npz"))
     assert examples["displacement"].shape[1:] == (16, 18, 16, 3) and np.abs(examples["image"]).max() <= 1
+    rows = pd.read_csv(tmp_path / "run" / "predictions.tsv", sep="\t")
+    written = check_derivatives(tmp_path / "run" / "derivatives" / "eqpool")
+    assert not written & set(rows["participant_id"][rows["site"] == "UKBB"]), "the reference stays as it is"
+    assert len(written) == results["counts"]["by_site"]["CamCAN"]["rows"]
+
+
+def check_derivatives(folder: pathlib.Path) -> set[str]:
+    """Every S2T and Jacobian of a simulated run stands on its input's voxels; returns the participants."""
+    assert "SIMULATED" in json.loads((folder / "dataset_description.json").read_text())["Name"]
+    subjects = set()
+    for path in sorted(folder.rglob("*_desc-harmonized_T1w.nii.gz")):
+        image, jacobian = nibabel.load(path), nibabel.load(str(path).replace("_T1w", "_jacobian"))
+        (source,) = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())["Sources"]
+        (source,) = folder.parents[2].rglob(source)
+        given = nibabel.load(source)
+        for made in (image, jacobian):
+            np.testing.assert_array_equal(made.affine, given.affine)
+            assert made.shape == given.shape and made.get_data_dtype() == np.float32
+        assert np.isfinite(image.get_fdata()).all() and 0.2 < jacobian.get_fdata().mean() < 5
+        assert not np.array_equal(image.get_fdata(), given.get_fdata())
+        subjects.add(path.name.split("_")[0])
+    return subjects

@@ -1,0 +1,131 @@
+"""What an ISTN makes of volumes, as files: S2T, and where an STN acts the Jacobian of its deformation."""
+
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eqpool import __version__
+from eqpool.config import RunConfig
+from eqpool.data.grids import named_grid
+from eqpool.data.store import in_parallel
+from eqpool.derivatives import (
+    FOLDER,
+    check_not_inputs,
+    derivative_paths,
+    to_z_scores,
+    write_change,
+    write_decoded,
+    write_description,
+    write_jacobian,
+)
+from eqpool.geometry.warp import jacobian_determinant
+from eqpool.train.istn import transform
+
+
+class Harmonised(NamedTuple):
+    """One volume by an ISTN.
+
+    Attributes:
+      image: S2T, `grid.shape` float32 in [-1, 1].
+      jacobian: `grid.shape` float32, det d(source place) / d(place in S2T), 1 where nothing is deformed: 2 where the
+        source was shrunk to half its volume; None without an STN.
+    """
+
+    image: np.ndarray
+    jacobian: np.ndarray | None
+
+
+class Scan(NamedTuple):
+    """A prepared volume to be harmonised.
+
+    Attributes:
+      row: its number in the caller's table.
+      volume: `grid.shape` float32 in [-1, 1].
+      site: its index.
+      alignment: (4, 4) from its image's millimetres to the template's; None where they are the same.
+    """
+
+    row: int
+    volume: np.ndarray
+    site: int
+    alignment: np.ndarray | None
+
+
+Harmonise = Callable[[np.ndarray, int], Harmonised]
+
+
+def make_harmonise(config: RunConfig, variables: Any, num_sites: int) -> Harmonise:
+    """(volume of the config's grid in [-1, 1], index of its site) -> what the ISTN of these variables makes of it."""
+
+    @jax.jit
+    def apply(variables: Any, image: jax.Array, site: jax.Array) -> dict[str, jax.Array]:
+        output = transform(config, variables, image[None], site[None], num_sites)
+        made = {"image": output.image[0, ..., 0]}
+        if output.deformation is not None:
+            made["jacobian"] = jacobian_determinant(output.deformation.displacement(image.shape))[0]
+        return made
+
+    def harmonise(volume: np.ndarray, site: int) -> Harmonised:
+        made = jax.device_get(apply(variables, jnp.asarray(volume), jnp.int32(site)))
+        return Harmonised(made["image"], made.get("jacobian"))
+
+    return harmonise
+
+
+def write_harmonised(
+    output: pathlib.Path,
+    config: RunConfig,
+    harmonise: Harmonise,
+    scans: Iterable[Scan],
+    total: int,
+    sources: list[pathlib.Path],
+    participant_id: list[str],
+    session: list[str],
+    simulated: bool,
+) -> list[int]:
+    """Writes every scan's S2T under `output`/derivatives/eqpool, on its input's voxels and in its units.
+
+    Without an STN it is the input plus the change of its looks; with one the anatomy itself moves, so that S2T takes
+    the input's place at the resolution of the config's grid, and the Jacobian is written beside it.
+
+    Args:
+      output: created where needed.
+      config: of the run.
+      harmonise: by `make_harmonise`.
+      scans: some or all rows of the table, taken a few at a time; `total` of them.
+      sources, participant_id, session: of all rows of the table.
+      simulated: whether the networks were trained on simulated images, which the description says.
+
+    Returns:
+      The rows that were written.
+
+    Raises:
+      InputError: an output is an input, or cannot be written.
+    """
+    grid, squash = named_grid(config.data.grid), config.data.squash
+    paths = derivative_paths(output / FOLDER, participant_id, session)
+    check_not_inputs(paths, sources)
+    form = "change" if config.istn.shape == "none" else "decoded"
+    origin = ", by networks trained on SIMULATED images" if simulated else ""
+    write_description(output / FOLDER, __version__, harmonised=f"istn_{form}", origin=origin)
+
+    def write(made: tuple[Scan, Harmonised]) -> int:
+        scan, harmonised = made
+        source, path, image = sources[scan.row], paths[scan.row], to_z_scores(harmonised.image, squash)
+        if form == "change":
+            write_change(source, image - to_z_scores(scan.volume, squash), grid, path, scan.alignment)
+        else:
+            write_decoded(source, image, grid, path, scan.alignment)
+        if harmonised.jacobian is not None:
+            write_jacobian(source, harmonised.jacobian, grid, path, scan.alignment)
+        return scan.row
+
+    stream = ((scan, harmonise(scan.volume, scan.site)) for scan in scans)
+    with in_parallel(
+        write, stream, workers=config.data.workers, progress=True, label="Harmonising", total=total
+    ) as rows:
+        return list(rows)
