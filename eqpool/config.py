@@ -47,6 +47,7 @@ class DataConfig:
     raw_dir: str = ""  # local folder with the raw public files, instead of downloading; a cohort has no download
     participants: str = ""  # participants.tsv (or .csv): one row a scan
     root: str = ""  # where the images are; default: the folder of participants
+    outside_root: Literal["refuse", "allow"] = "refuse"  # paths in the table that lead out of root, as ../ and / do
     site_column: str = "site"
     covariates: str = "age"  # comma-separated; numbers, or categories where so marked: age,sex:categorical
     nuisances: str = ""  # comma-separated categorical columns, such as sex: further things Phi is not to tell
@@ -402,7 +403,7 @@ def _scalar(hint: Any, value: Any, field: dataclasses.Field, name: str) -> Any:
         hint_text = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise InputError(f"{name} = {value!r}: expected one of {', '.join(choices)}{hint_text}")
     minimum, maximum = field.metadata.get("minimum", -math.inf), field.metadata.get("maximum", math.inf)
-    if hint in (int, float) and not (minimum <= value <= maximum):
+    if hint in (int, float) and not (math.isfinite(value) and minimum <= value <= maximum):
         upper = f" and at most {maximum:g}" if maximum < math.inf else ""
         raise InputError(f"{name} = {value!r}: expected at least {minimum:g}{upper}")
     return value

@@ -154,16 +154,19 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: expected an npz file of plain arrays ({error})") from None
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """Reads JSON.
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Reads a JSON object.
 
     Raises:
-      InputError: naming the file, if it is not JSON.
+      InputError: naming the file, if it is not JSON or not an object.
     """
     try:
-        return json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected a JSON file ({error})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: {type(content).__name__}, expected a JSON object")
+    return content
 
 
 def _sync(path: pathlib.Path) -> None:

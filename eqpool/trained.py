@@ -91,7 +91,7 @@ class ModelFacts:
             values["features"] = values["features"] and FeatureEncoding.from_dict(values["features"])
             names = ("input_shape", "site_names", "covariate_names", "target_classes")
             return cls(**values | {name: tuple(values[name]) for name in names})
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(f"{path}: expected what eqpool wrote; it lacks or misnames {error}") from None
 
 

@@ -4,16 +4,17 @@ import glob
 import os
 import pathlib
 
-from eqpool.data.participants import ID_COLUMN, ParticipantsTable, session_column
+from eqpool.data.participants import ID_COLUMN, LONGEST_NAME, ParticipantsTable, session_column
 from eqpool.errors import InputError
 
 SUFFIXES = ("_T1w.nii.gz", "_T1w.nii")
 
 
-def find_images(table: ParticipantsTable, root: pathlib.Path) -> list[pathlib.Path]:
+def find_images(table: ParticipantsTable, root: pathlib.Path, *, outside_root: str = "refuse") -> list[pathlib.Path]:
     """One image a row.
 
-    With a `path` column, that path relative to `root`, which it must not leave. Otherwise
+    With a `path` column, that path relative to `root`, which it must not leave unless `outside_root` is "allow".
+    Otherwise
     `<root>/<participant_id>[/ses-*]/anat/*_T1w.nii[.gz]`, where a session column narrows the choice.
 
     Raises:
@@ -25,27 +26,31 @@ def find_images(table: ParticipantsTable, root: pathlib.Path) -> list[pathlib.Pa
             f"{root}: no such folder (config.data.root, by default the folder of config.data.participants)"
         )
     if "path" in table.frame:
-        return [_named(table, row, root) for row in range(len(table.frame))]
+        return [_named(table, row, root, outside_root) for row in range(len(table.frame))]
     return [_in_bids(table, row, root) for row in range(len(table.frame))]
 
 
-def _named(table: ParticipantsTable, row: int, root: pathlib.Path) -> pathlib.Path:
+def _named(table: ParticipantsTable, row: int, root: pathlib.Path, outside_root: str) -> pathlib.Path:
     text = table.frame["path"].iloc[row]
     if not text:
         raise InputError(f"{table.where(row, 'path')}: missing, expected an image relative to {root}")
     # Compared as written: a data set that links to its own store elsewhere stays usable.
-    inside = os.path.normpath(os.path.join(root, text))
-    if os.path.commonpath([os.path.abspath(inside), os.path.abspath(root)]) != os.path.abspath(root):
-        raise InputError(f'{table.where(row, "path")}: "{text}" leaves {root}, expected an image inside it')
-    return pathlib.Path(inside)
+    path = os.path.normpath(os.path.join(root, text))
+    inside = os.path.commonpath([os.path.abspath(path), os.path.abspath(root)]) == os.path.abspath(root)
+    if not inside and outside_root != "allow":
+        raise InputError(
+            f'{table.where(row, "path")}: "{text}" leaves {root}, expected an image inside it '
+            "(or config.data.outside_root = allow)"
+        )
+    return pathlib.Path(path)
 
 
 def _in_bids(table: ParticipantsTable, row: int, root: pathlib.Path) -> pathlib.Path:
     name = table.frame[ID_COLUMN].iloc[row]
     column = session_column(table)
     session = table.frame[column].iloc[row] if column else ""
-    if "/" in session or session == "..":
-        raise InputError(f'{table.where(row, column or "")}: "{session}", expected a name without slashes')
+    if "/" in session or session == ".." or len(session.encode("utf-8", "replace")) > LONGEST_NAME:
+        raise InputError(f'{table.where(row, column or "")}: "{session}", expected a short name without slashes')
     folder = name if name.startswith("sub-") else f"sub-{name}"
     if not (root / folder).is_dir() and (root / name).is_dir():
         folder = name

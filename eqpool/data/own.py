@@ -249,7 +249,7 @@ def _with_volumes(
 ) -> Cohort:
     grid = named_grid(config.grid)
     root = pathlib.Path(config.root).expanduser() if config.root else table.path.parent
-    images = find_images(table, root)
+    images = find_images(table, root, outside_root=config.outside_root)
     prepared = prepare_volumes(
         images,
         Preparation(grid, config.squash, config.align),

@@ -19,6 +19,8 @@ SESSION_COLUMNS = ("session_id", "session")
 RESERVED = (ID_COLUMN, *SESSION_COLUMNS, "split", "path")
 MOST_CLASS_LEVELS = 10
 MOST_CATEGORIES = 50
+LONGEST_NAME = 200  # bytes; a file's name has 255 at most
+LARGEST_NUMBER = 1e30  # squares and sums of such still are numbers, and float32 holds it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,12 +89,12 @@ def read_participants(path: pathlib.Path) -> ParticipantsTable:
 
 
 def parse_numbers(table: ParticipantsTable, column: str) -> np.ndarray:
-    """A column as (N,) float64, NaN where missing; anything else that is no finite number is an `InputError`."""
+    """A column as (N,) float64, NaN where missing; an `InputError` for what else is no number up to 1e30."""
     values = np.full(len(table.frame), np.nan)
     for row, text in enumerate(table.frame[column]):
         if text:
             values[row] = _number(text)
-            if not math.isfinite(values[row]):
+            if not abs(values[row]) <= LARGEST_NUMBER:
                 raise InputError(f'{table.where(row, column)}: "{text}", expected a number or n/a')
     return values
 
@@ -218,6 +220,8 @@ def _check_names(table: ParticipantsTable) -> None:
     for row, name in enumerate(names):
         if not name:
             raise InputError(f"{table.where(row, ID_COLUMN)}: missing, expected a name such as sub-01")
+        if len(name.encode("utf-8", "replace")) > LONGEST_NAME:
+            raise InputError(f"{table.where(row, ID_COLUMN)}: expected a name of at most {LONGEST_NAME} bytes")
         if name in {".", ".."} or "/" in name or "\\" in name:
             raise InputError(f'{table.where(row, ID_COLUMN)}: "{name}", expected a name without slashes')
 

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from eqpool.errors import InputError
 from eqpool.files import write_atomically
 
 NAME, SPLIT, VERSION = "volumes", "train", "1.0.0"
@@ -28,10 +29,16 @@ class RecordedVolumes:
     """K volumes as an array (K, *shape) float32 that reads a volume when it is asked for. Threads may share it."""
 
     def __init__(self, folder: pathlib.Path, order: np.ndarray, shape: tuple[int, ...]):
-        """Of the data set in `folder`, whose record `order[row]` is the volume of a row."""
-        builder = tfds.builder_from_directory(folder / VERSION)
-        self._source = builder.as_data_source(split=SPLIT)
-        self._order = order
+        """Of the data set in `folder`, whose record `order[row]` is the volume of a row.
+
+        Raises:
+          InputError: the folder, or later a record, is damaged.
+        """
+        self._folder, self._order = folder, order
+        try:
+            self._source = tfds.builder_from_directory(folder / VERSION).as_data_source(split=SPLIT)
+        except Exception as error:  # JSON, protocol buffers and array_record each have their own
+            raise self._damaged(error) from error
         self.shape = (len(order), *shape)
         self.dtype = np.dtype(np.float32)
         self.ndim = len(self.shape)
@@ -46,11 +53,21 @@ class RecordedVolumes:
         """(*shape) for one row, (R, *shape) for several: a list, an array of numbers or bools, or a slice."""
         records = self._order[rows]
         if np.ndim(records) == 0:
-            return self._source[int(records)]["volume"]
+            return self._read(int(records))
         volumes = np.empty((len(records), *self.shape[1:]), np.float32)
         for place, record in enumerate(records.tolist()):
-            volumes[place] = self._source[record]["volume"]
+            volumes[place] = self._read(record)
         return volumes
+
+    def _read(self, record: int) -> np.ndarray:
+        try:
+            return self._source[record]["volume"]
+        except Exception as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> InputError:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        return InputError(f"{self._folder}: damaged ({reason}); remove it and `shards` beside it")
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         """All of them in memory."""

@@ -215,7 +215,7 @@ def _shards(paths: Sequence[pathlib.Path], preparation: Preparation, pool: pathl
     for index, path in enumerate(paths):
         absolute = path.absolute()
         number = int.from_bytes(hashlib.sha256(str(absolute).encode()).digest()[:8], "big") % count
-        file = absolute.stat() if absolute.is_file() else None
+        file = absolute.stat() if os.path.isfile(absolute) else None  # Path's own raises at a name that is too long
         members[number].append(index)
         digests[number].update(repr((str(absolute), file and (file.st_size, file.st_mtime_ns))).encode())
     return [
@@ -262,9 +262,13 @@ def _write_shards(
 
 
 def _read_facts(shard: _Shard) -> list[dict[str, Any]]:
-    facts = read_json(shard.facts).get("volumes")
-    if not isinstance(facts, list) or len(facts) != len(shard.members) or not shard.file.is_file():
-        raise InputError(f"{shard.facts}: damaged, expected facts on {len(shard.members)} volumes; remove it")
+    facts: Any = read_json(shard.facts).get("volumes")
+    try:
+        for fact in facts:
+            assert fact["bad"] or (isinstance(fact["overlap"], float) and np.shape(fact["alignment"]) in ((), (4, 4)))
+        assert len(facts) == len(shard.members) and shard.file.is_file()
+    except (AssertionError, KeyError, TypeError, ValueError):
+        raise InputError(f"{shard.facts}: damaged; remove it and its volumes are prepared again") from None
     return facts
 
 

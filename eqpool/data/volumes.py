@@ -1,6 +1,10 @@
 """One T1 volume: read, turned to RAS+, laid on the grid and scaled; every fault told in one line."""
 
+import gzip
+import math
+import os
 import pathlib
+import struct
 import warnings
 import zlib
 from typing import NamedTuple, cast
@@ -9,7 +13,8 @@ import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import OrientationError
-from nibabel.spatialimages import HeaderDataError
+from nibabel.spatialimages import HeaderDataError, HeaderTypeError
+from nibabel.wrapstruct import WrapStructError
 from nilearn.image import resample_img
 from nilearn.image.resampling import BoundingBoxError
 
@@ -25,7 +30,15 @@ MOST_VOXELS = 500_000_000  # a 0.25 mm head; a header that asks for more is dama
 LEAST_COVERAGE = 0.3
 # Aligned brains overlap the mask by a Dice of about 0.9 and more; the 120 IXI brains, not aligned, by 0.75 (median).
 ALIGNED_OVERLAP = 0.85
-_UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, TypeError, zlib.error, MemoryError)
+# What is larger than this uncompressed must not be a hundred times smaller on disk: head scans shrink to a third, their
+# empty background to nothing, a bomb to a thousandth.
+SUSPICIOUS_BYTES, MOST_TIMES_SMALLER = 2**28, 100
+_NIFTI2 = (struct.pack("<i", 540), struct.pack(">i", 540))  # the first field, its own size
+_MOST_BESIDE = 2**24  # bytes of header extensions, and of what may follow the image
+_UNREADABLE = (
+    ImageFileError, HeaderDataError, HeaderTypeError, OSError, EOFError, ValueError, TypeError, OverflowError,
+    WrapStructError, zlib.error, struct.error, MemoryError,
+)  # fmt: skip
 
 
 class BadVolumeError(InputError):
@@ -61,7 +74,8 @@ def read_image(path: pathlib.Path) -> nibabel.Nifti1Image:
         or infinite voxels, or all zero.
     """
     image = _open(path)
-    _check_header(image, path)
+    _check_header(image.header, path)
+    _check_orientation(image, path)
     try:
         with np.errstate(all="ignore"):  # what overflows becomes infinite and is told below
             array = np.asanyarray(image.dataobj, dtype=np.float32)
@@ -137,24 +151,62 @@ def measure_tissue(volume: np.ndarray, grid: Grid, path: pathlib.Path) -> Tissue
 
 
 def _open(path: pathlib.Path) -> nibabel.Nifti1Image:
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path's own raises at a name that is too long
         raise BadVolumeError(f"{path}: no such image")
     try:
+        if path.name.lower().endswith(".nii.gz"):
+            return _open_compressed(path)
         return cast(nibabel.Nifti1Image, nibabel.load(path))  # other formats that nibabel knows work alike
+    except BadVolumeError:
+        raise
     except _UNREADABLE as error:
-        raise BadVolumeError(f"{path}: not a readable image ({_one_line(error)})") from error
+        raise BadVolumeError(f"{path}: not a readable image ({_one_line(error)}); is it truncated?") from error
 
 
-def _check_header(image: nibabel.Nifti1Image, path: pathlib.Path) -> None:
-    shape = image.shape
-    if np.dtype(image.get_data_dtype()).kind not in "iuf":
-        raise BadVolumeError(f"{path}: voxels of type {image.get_data_dtype()}, expected real numbers")
+def _open_compressed(path: pathlib.Path) -> nibabel.Nifti1Image:
+    """As `nibabel.load`, which stops reading after the last voxel and so never comes to gzip's checksum at the end.
+
+    Nothing is allocated before the header is found to be plausible, and never more than it asks for.
+    """
+    with gzip.open(path) as file:
+        start = file.read(nibabel.Nifti2Header.sizeof_hdr)
+        kind = nibabel.Nifti2Image if start[:4] in _NIFTI2 else nibabel.Nifti1Image
+        header = kind.header_class(start[: kind.header_class.sizeof_hdr])
+        _check_header(header, path)
+        offset = int(header["vox_offset"])
+        if not 0 <= offset <= _MOST_BESIDE:
+            raise BadVolumeError(f"{path}: its voxels start at byte {offset}, expected at most {_MOST_BESIDE}")
+        end = offset + _claimed_bytes(header)
+        content = start + file.read(max(0, end - len(start)))
+        if len(content) < end:
+            raise BadVolumeError(f"{path}: {len(content)} bytes uncompressed, expected {end}; is it truncated?")
+        if len(file.read(_MOST_BESIDE)) == _MOST_BESIDE:  # reading on to the end also checks the checksum there
+            raise BadVolumeError(f"{path}: goes on for {_MOST_BESIDE} bytes and more after its image")
+    return cast(nibabel.Nifti1Image, kind.from_bytes(content))
+
+
+def _claimed_bytes(header: nibabel.Nifti1Header) -> int:
+    return math.prod(int(side) for side in header.get_data_shape()) * header.get_data_dtype().itemsize
+
+
+def _check_header(header: nibabel.Nifti1Header, path: pathlib.Path) -> None:
+    shape = header.get_data_shape()
+    if np.dtype(header.get_data_dtype()).kind not in "iuf":
+        raise BadVolumeError(f"{path}: voxels of type {header.get_data_dtype()}, expected real numbers")
     if len(shape) < 3 or any(side != 1 for side in shape[3:]):
         raise BadVolumeError(f"{path}: shape {_by(shape)}, expected three dimensions")
     # Python's integers: a damaged header's product overflows a fixed-width one.
     voxels = int(shape[0]) * int(shape[1]) * int(shape[2])
     if min(shape[:3]) < 2 or max(shape[:3]) > LARGEST_SIDE or voxels > MOST_VOXELS:
         raise BadVolumeError(f"{path}: shape {_by(shape)}, expected sides of 2 to {LARGEST_SIDE} voxels")
+    claimed, stored = _claimed_bytes(header), path.stat().st_size
+    if claimed > SUSPICIOUS_BYTES and claimed > MOST_TIMES_SMALLER * stored and ".hdr" not in path.suffixes:
+        raise BadVolumeError(
+            f"{path}: {stored} bytes that claim to hold {claimed}, expected at most {MOST_TIMES_SMALLER} times as many"
+        )
+
+
+def _check_orientation(image: nibabel.Nifti1Image, path: pathlib.Path) -> None:
     if not _is_orientation(image.affine):
         raise BadVolumeError(f"{path}: its affine is no orientation, expected invertible, voxels of 0.01 to 100 mm")
     if isinstance(image, nibabel.Nifti1Image) and not (image.header["qform_code"] or image.header["sform_code"]):

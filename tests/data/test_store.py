@@ -78,12 +78,12 @@ def test_an_interrupted_call_goes_on_and_a_change_touches_its_shard_alone(tmp_pa
 
     def stopped(path, *args):
         if len(written) == 3:
-            raise KeyboardInterrupt
+            raise RuntimeError("killed")
         written.append(path)
         return write_shard(path, *args)
 
     monkeypatch.setattr(store, "write_shard", stopped)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RuntimeError, match="killed"):
         prepare_volumes(paths, PREPARATION, tmp_path / "cache", workers=1)
     monkeypatch.setattr(store, "write_shard", write_shard)
     done = sum(len(read_json(path.with_suffix(".json"))["volumes"]) for path in written)
@@ -149,6 +149,27 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, paths, monkeypatch
     with pytest.raises(InputError, match=r"array_record: cannot be written \(No space left on device\)"):
         prepare_volumes(paths, PREPARATION, tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("name", ["*.array_record-*", "dataset_info.json", "features.json"])
+def test_a_damaged_record_or_description_is_one_line(tmp_path, paths, name):
+    prepare_volumes(paths, PREPARATION, tmp_path / "cache")
+    (path,) = (tmp_path / "cache" / "volumes").glob(f"*/1.0.0/{name}")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.unlink()  # a shard is a link: what it links to stays whole
+    path.write_bytes(bytes(content[: len(content) if "array" in name else len(content) // 2]))
+    with pytest.raises(InputError, match=r"damaged .*; remove it"):
+        np.asarray(prepare_volumes(paths, PREPARATION, tmp_path / "cache").inputs)
+
+
+@pytest.mark.parametrize("facts", ['{"volumes": [1]}', '{"volumes": 3}', '{"volumes": [{"bad": null}]}', "{}", "[]"])
+def test_damaged_facts_are_one_line(tmp_path, paths, facts):
+    prepare_volumes(paths, PREPARATION, tmp_path / "cache")
+    (path,) = (tmp_path / "cache" / "volumes" / "shards").glob("*.json")
+    path.write_text(facts)
+    with pytest.raises(InputError, match=path.name):
+        prepare_volumes(paths, PREPARATION, tmp_path / "cache")
 
 
 def test_nothing_left(tmp_path):
