@@ -87,7 +87,7 @@ def _train(config: RunConfig, cohort: Cohort, folder: pathlib.Path) -> None:
     workdir.claim(folder, config)
     scaling = Scaling.fit(cohort)
     ModelFacts.of(cohort, scaling).write(folder)
-    train(Session.start(config, folder), cohort, scaling)
+    train(Session.start(config, folder, cohort.participant_id), cohort, scaling)
 
 
 def _decode(cohort: Cohort, folder: pathlib.Path, decodes: np.ndarray) -> None:

@@ -1,5 +1,6 @@
 """One run, from a checked config to a full work directory. Every step is skipped if its result is already there."""
 
+import dataclasses
 import importlib.metadata
 import pathlib
 import time
@@ -92,6 +93,7 @@ def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]
         files.write_arrays(folder / CALIBRATION_FILE, cohort.calibration.to_arrays())
 
     work = harmonise if config.method == "istn" else pool
+    session = dataclasses.replace(session, names=cohort.participant_id)
     metrics, dropped = work(session, folder, cohort, scaling)
     return {
         "dataset": cohort.name,

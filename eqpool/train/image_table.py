@@ -15,6 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from eqpool import parallel
+from eqpool.train.faults import StepTerms, check_steps
 from eqpool.train.state import Batch, Stage, TrainState, update
 from eqpool.train.table import epoch_order
 
@@ -30,7 +31,8 @@ def make_image_epoch(
 ) -> Callable[[TrainState, Any, jax.Array], tuple[TrainState, Scalars]]:
     """The epoch: (state, tables, stage key) -> (state, mean loss terms).
 
-    The key's use depends on the state's epoch alone. The state is donated; its epoch is not counted.
+    The key's use depends on the state's epoch alone. The state is donated; its epoch is not counted. The epoch raises
+    `BadBatch` where a step's terms are not finite, with the rows of the first table.
     """
 
     @partial(jax.jit, donate_argnums=0)
@@ -45,6 +47,7 @@ def make_image_epoch(
         return order(order_key), step_key
 
     def epoch(state: TrainState, tables: Any, key: jax.Array) -> tuple[TrainState, Scalars]:
+        first = int(state.step) + 1
         drawn, step_key = draw(key, state.epoch)
         drawn = jax.device_get(drawn)
         each = []
@@ -52,6 +55,8 @@ def make_image_epoch(
             picked = jax.tree.map(lambda values, number=number: values[number], drawn)
             state, terms = step(state, tables, picked, step_key)
             each.append(terms)
+        order_of_first = getattr(drawn, "source", drawn)
+        check_steps(StepTerms(_stacked(each), order_of_first.rows, order_of_first.mask), first)
         return state, _mean_terms(each)
 
     return epoch
@@ -84,6 +89,10 @@ def rows_in_order(num_rows: int, batch_size: int, mesh: Mesh) -> Order:
 def pick_rows(table: Batch, picked: Any) -> Batch:
     """The batch of one table's rows."""
     return {name: column[picked.rows] for name, column in table.items()} | {"mask": jnp.asarray(picked.mask)}
+
+
+def _stacked(each: list[Scalars]) -> Scalars:
+    return {name: jnp.stack([terms[name] for terms in each]) for name in each[0]}
 
 
 def _mean_terms(each: list[Scalars]) -> Scalars:

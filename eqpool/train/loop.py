@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import jax
+import numpy as np
 
 from eqpool.checkpointing import Checkpoints, NoCheckpoints
 from eqpool.parallel import any_process
 from eqpool.progress import track
+from eqpool.train.faults import BadBatch
 from eqpool.train.state import TrainState
 from eqpool.workdir import MemoryLog, MetricsLog
 
@@ -21,7 +23,7 @@ RunEpoch = Callable[[TrainState, int], tuple[TrainState, dict, dict]]
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss is not finite; the message names stage, epoch, step, the terms and the last good checkpoint."""
+    """Training broke; the message names stage, epoch, step, terms, the batch's rows and the last good checkpoint."""
 
 
 class Preempted(RuntimeError):
@@ -37,6 +39,7 @@ def fit(
     save_every: int,
     log: MetricsLog | MemoryLog,
     patience: int = 0,
+    names: np.ndarray | None = None,
 ) -> TrainState:
     """Runs the epochs that are still to be done and returns the final state.
 
@@ -49,9 +52,11 @@ def fit(
       save_every: epochs between two checkpoints; the last epoch is always saved.
       log: gets one record an epoch; records past the restored epoch are dropped first.
       patience: epochs without a lower validation score after which training stops early; 0: never.
+      names: (K,) of the training rows, for messages.
 
     Raises:
-      TrainingDiverged: at the first epoch whose loss is not finite; nothing of it is saved.
+      TrainingDiverged: at the first batch whose loss or gradient is not finite, or the first epoch whose validation is
+        not; nothing of that epoch is saved.
       Preempted: at the end of the epoch in which SIGTERM came, after saving.
     """
     with Checkpoints(directory) if directory else NoCheckpoints() as checkpoints, _stop_on_sigterm() as stop_asked:
@@ -64,7 +69,11 @@ def fit(
         for epoch in bar:
             if patience and epoch - 1 - int(state.best_epoch) >= patience:
                 break
-            state, terms, validation = run_epoch(state, epoch)
+            try:
+                state, terms, validation = run_epoch(state, epoch)
+            except BadBatch as bad:
+                told = f"{name} diverged in epoch {epoch + 1}, {bad.describe(names)}"
+                raise TrainingDiverged(f"{told}; {_last_good(checkpoints.latest_epoch())}") from None
             record = _record(name, state, terms, validation)
             record["seconds"] = round(time.monotonic() - started, 3)
             _check_finite(record, checkpoints.latest_epoch())
@@ -89,11 +98,14 @@ def _record(name: str, state: TrainState, terms: dict, validation: dict) -> dict
 def _check_finite(record: dict, last_good: int | None) -> None:
     bad = [key for key, value in record.items() if isinstance(value, float) and not math.isfinite(value)]
     if bad:
-        saved = "no checkpoint yet" if last_good is None else f"the last good checkpoint is that of epoch {last_good}"
         raise TrainingDiverged(
-            f"{record['stage']} diverged at step {record['step']} (epoch {record['epoch']}): "
-            f"{', '.join(bad)} not finite; {saved}"
+            f"{record['stage']} diverged in epoch {record['epoch']}, after step {record['step']}: "
+            f"{', '.join(bad)} not finite; {_last_good(last_good)}"
         )
+
+
+def _last_good(epoch: int | None) -> str:
+    return "no checkpoint yet" if epoch is None else f"the last good checkpoint is that of epoch {epoch}"
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from eqpool.data.cohort import Cohort
 from eqpool.data.records import Inputs
 from eqpool.progress import track
 from eqpool.tensorboard import TensorBoardLog
+from eqpool.train.faults import check_steps
 from eqpool.train.image_table import make_image_epoch, make_image_forward, pick_rows, rows_in_order
 from eqpool.train.loop import fit
 from eqpool.train.pairs import Pairs, make_game_optimizer, pairs_in_order, pick_pairs
@@ -37,6 +38,7 @@ class Session:
       checkpoints: folder with one subfolder a stage; None saves none.
       log: gets one record an epoch.
       key: the run's; each stage folds its own from it.
+      names: (N,) who the cohort's rows are, for messages; None where they have no names.
     """
 
     config: RunConfig
@@ -44,9 +46,10 @@ class Session:
     checkpoints: pathlib.Path | None
     log: MetricsLog | MemoryLog
     key: jax.Array
+    names: np.ndarray | None = None
 
     @classmethod
-    def start(cls, config: RunConfig, folder: pathlib.Path | None = None) -> "Session":
+    def start(cls, config: RunConfig, folder: pathlib.Path | None = None, names: np.ndarray | None = None) -> "Session":
         """On the config's devices, with checkpoints and metrics.jsonl in `folder`; without one they stay in memory.
 
         Raises:
@@ -54,9 +57,9 @@ class Session:
         """
         mesh, key = parallel.make_mesh(config.devices), jax.random.key(config.seed)
         if folder is None:
-            return cls(config, mesh, None, MemoryLog(), key)
+            return cls(config, mesh, None, MemoryLog(), key, names)
         make_log = TensorBoardLog if config.output.tensorboard else MetricsLog
-        return cls(config, mesh, folder / "checkpoints", make_log(folder / "metrics.jsonl"), key)
+        return cls(config, mesh, folder / "checkpoints", make_log(folder / "metrics.jsonl"), key, names)
 
 
 def train_on_cohort(session: Session, stage: Stage, cohort: Cohort, columns: Columns, train: np.ndarray) -> Columns:
@@ -87,10 +90,13 @@ def train_on_table(
     init_key, epoch_key = _stage_keys(session, stage)
 
     def run_epoch(state: TrainState, epoch: int):
-        return epoch_fn(state, train_table, validation_table, epoch_key)
+        number = int(state.step) + 1
+        state, terms, scores, each = epoch_fn(state, train_table, validation_table, epoch_key)
+        check_steps(each, number)
+        return state, terms, scores
 
     state = parallel.put_replicated(create_state(stage, optimizer, init_key), session.mesh)
-    return _fit(session, stage, state, run_epoch, settings.epochs)
+    return _fit(session, stage, state, run_epoch, settings.epochs, train)
 
 
 def train_on_volumes(
@@ -106,9 +112,11 @@ def train_on_volumes(
     finish = jax.jit(finish_epoch, donate_argnums=0)
     init_key, epoch_key = _stage_keys(session, stage)
     validation_columns = parallel.put_replicated(_take(columns, validation), session.mesh)
+    position = np.zeros(len(cohort.site), np.int32)
+    position[train] = np.arange(len(train))
 
     def run_epoch(state: TrainState, epoch: int):
-        shuffled = _batches(session, cohort, columns, train, settings.batch_size, epoch)
+        shuffled = _batches(session, cohort, columns | {"row": position}, train, settings.batch_size, epoch)
         batches = track(shuffled, f"epoch {epoch + 1}", unit="batch", total=steps)
         state, terms = run_stream_epoch(step, state, batches, epoch_key, session.mesh)
         in_order = _batches(session, cohort, columns, validation, settings.batch_size, None)
@@ -118,7 +126,7 @@ def train_on_volumes(
 
     stage = stage._replace(initialise=lambda key: with_mean_volume(initialise(key), mean_volume(cohort.inputs, train)))
     state = parallel.put_replicated(create_state(stage, optimizer, init_key), session.mesh)
-    return _fit(session, stage, state, run_epoch, settings.epochs)
+    return _fit(session, stage, state, run_epoch, settings.epochs, train)
 
 
 def mean_volume(inputs: Inputs, rows: np.ndarray) -> np.ndarray:
@@ -145,7 +153,7 @@ def train_on_images(
     order = rows_in_order(len(train), batch_size, session.mesh)
     optimizer = make_optimizer(settings, -(-len(train) // batch_size))
     epoch_fn = make_image_epoch(stage, optimizer, order, pick_rows, session.mesh)
-    return _train_images(session, stage, optimizer, epoch_fn, tables[0], tables[1], {})
+    return _train_images(session, stage, optimizer, epoch_fn, tables[0], tables[1], {}, train)
 
 
 def train_on_pairs(session: Session, stage: Stage, source: Columns, reference: Columns, splits: Pairs) -> TrainState:
@@ -158,7 +166,7 @@ def train_on_pairs(session: Session, stage: Stage, source: Columns, reference: C
     optimizer = make_game_optimizer(session.config.istn, -(-len(splits.source_train) // batch_size))
     epoch_fn = make_image_epoch(stage, optimizer, order, pick_pairs, session.mesh)
     beside = {"reference_inputs": held_out[1]["inputs"]}
-    return _train_images(session, stage, optimizer, epoch_fn, tables, held_out[0], beside)
+    return _train_images(session, stage, optimizer, epoch_fn, tables, held_out[0], beside, splits.source_train)
 
 
 def forward_on_images(session: Session, stage: Stage, variables, columns: Columns) -> Columns:
@@ -168,7 +176,9 @@ def forward_on_images(session: Session, stage: Stage, variables, columns: Column
     return make_image_forward(stage, batch_size, session.mesh)(variables, table)
 
 
-def _train_images(session: Session, stage: Stage, optimizer, epoch_fn, tables, held_out, beside) -> TrainState:
+def _train_images(
+    session: Session, stage: Stage, optimizer, epoch_fn, tables, held_out, beside, train: np.ndarray
+) -> TrainState:
     """Runs `epoch_fn` over `tables`; `held_out` rows, with the columns `beside`, are validated every few epochs."""
     settings = getattr(session.config, stage.name)
     forward = make_image_forward(stage, settings.batch_size, session.mesh)
@@ -185,7 +195,7 @@ def _train_images(session: Session, stage: Stage, optimizer, epoch_fn, tables, h
 
     state = parallel.put_replicated(create_state(stage, optimizer, init_key), session.mesh)
     patience = settings.patience * settings.validate_every_epochs
-    return _fit(session, stage, state, run_epoch, settings.epochs, patience)
+    return _fit(session, stage, state, run_epoch, settings.epochs, train, patience)
 
 
 def forward_on_table(session: Session, stage: Stage, variables, columns: Columns) -> Columns:
@@ -206,10 +216,13 @@ def forward_on_volumes(session: Session, stage: Stage, variables, cohort: Cohort
     return run_stream_forward(make_stream_forward(stage), variables, batches, session.mesh)
 
 
-def _fit(session: Session, stage: Stage, state: TrainState, run_epoch, epochs: int, patience: int = 0) -> TrainState:
+def _fit(
+    session: Session, stage: Stage, state: TrainState, run_epoch, epochs: int, train: np.ndarray, patience: int = 0
+) -> TrainState:
     save_every = getattr(session.config, stage.name).checkpoint_every_epochs
     folder = session.checkpoints / stage.name if session.checkpoints else None
-    return fit(stage.name, state, run_epoch, epochs, folder, save_every, session.log, patience)
+    names = None if session.names is None else session.names[train]
+    return fit(stage.name, state, run_epoch, epochs, folder, save_every, session.log, patience, names)
 
 
 def _stage_keys(session: Session, stage: Stage) -> tuple[jax.Array, jax.Array]:

@@ -102,7 +102,10 @@ def create_state(stage: Stage, optimizer: optax.GradientTransformation, key: jax
 def update(
     stage: Stage, optimizer: optax.GradientTransformation, state: TrainState, batch: Batch, key: jax.Array
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One gradient step on one batch: the new state and the loss terms, with "loss" their weighted sum."""
+    """One gradient step on one batch: the new state and the loss terms, with "loss" their weighted sum.
+
+    "gradient_norm" is among the terms because a finite loss may have a gradient that is not, and spoil what is saved.
+    """
 
     def total(params: Any) -> tuple[jax.Array, LossValue]:
         value = stage.loss(state.variables | {"params": params}, batch, key, state.epoch)
@@ -113,7 +116,7 @@ def update(
     params = optax.apply_updates(state.variables["params"], updates)
     variables = state.variables | value.batch_stats | {"params": params}
     state = state._replace(variables=variables, optimizer_state=optimizer_state, step=state.step + 1)
-    return state, value.terms | {"loss": value.total}
+    return state, value.terms | {"loss": value.total, "gradient_norm": optax.tree.norm(gradient)}
 
 
 def finish_epoch(state: TrainState, validation: dict[str, jax.Array]) -> TrainState:

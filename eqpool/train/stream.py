@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from eqpool import parallel
+from eqpool.train.faults import StepTerms, check_steps
 from eqpool.train.state import Batch, Stage, TrainState, update
 
 HostBatch = dict[str, np.ndarray]
@@ -29,15 +30,27 @@ def make_stream_step(stage: Stage, optimizer: optax.GradientTransformation) -> j
 def run_stream_epoch(
     step: Callable, state: TrainState, batches: Iterable[HostBatch], key: jax.Array, mesh: Mesh
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One pass over the loader; the loss terms are means over all its rows."""
+    """One pass over the loader, whose batches tell their rows as `row`; the loss terms are means over all its rows.
+
+    Raises:
+      BadBatch: terms that are not finite, a step late: the device has its next batch before it is asked about the last.
+    """
     sums: dict[str, jax.Array] = {}
+    number, before = int(state.step), None
     for batch in batches:
+        rows = batch.pop("row")
         state, terms = step(state, parallel.put_by_row(batch, mesh), key)
+        if before is not None:
+            check_steps(before, number)
+        number += 1
+        before = StepTerms(jax.tree.map(lambda value: value[None], terms), rows[None], batch["mask"][None])
         weighted = {name: value * terms["rows"] for name, value in terms.items() if name != "rows"}
         weighted["rows"] = terms["rows"]
         sums = jax.tree.map(jnp.add, sums, weighted) if sums else weighted
         if isinstance(batches, tqdm) and not batches.disable:
             batches.set_postfix(loss=f"{float(terms['loss']):.3g}")
+    if before is not None:
+        check_steps(before, number)
     count = sums.pop("rows")
     return state, {name: value / count for name, value in sums.items()}
 

@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from eqpool import parallel
+from eqpool.train.faults import StepTerms
 from eqpool.train.state import Batch, Stage, TrainState, finish_epoch, update
 
 Scalars = dict[str, jax.Array]
@@ -38,8 +39,8 @@ def epoch_order(key: jax.Array | None, num_rows: int, batch_size: int, padded_ba
 @functools.lru_cache(maxsize=64)
 def make_table_epoch(
     stage: Stage, optimizer: optax.GradientTransformation, batch_size: int, mesh: Mesh
-) -> Callable[[TrainState, Batch, Batch, jax.Array], tuple[TrainState, Scalars, Scalars]]:
-    """The jitted epoch: (state, training table, validation table, stage key) -> (state, loss terms, validation).
+) -> Callable[[TrainState, Batch, Batch, jax.Array], tuple[TrainState, Scalars, Scalars, StepTerms]]:
+    """The jitted epoch: (state, training table, validation table, stage key) -> (state, loss terms, validation, steps).
 
     The key's use depends on the state's epoch alone, so that a resumed run makes the same steps. The state is donated.
     """
@@ -55,11 +56,11 @@ def make_table_epoch(
             state, terms = update(stage, optimizer, state, batch, jax.random.fold_in(step_key, state.step))
             return state, (terms, picked.mask.sum())
 
-        state, (terms, counts) = jax.lax.scan(step, state, order)
-        terms = {name: jnp.sum(values * counts) / counts.sum() for name, values in terms.items()}
+        state, (each, counts) = jax.lax.scan(step, state, order)
+        terms = {name: jnp.sum(values * counts) / counts.sum() for name, values in each.items()}
         outputs = forward_table(stage, state.variables, validation, batch_size, mesh)
         scores = stage.validate(outputs, validation)
-        return finish_epoch(state, scores), terms, scores
+        return finish_epoch(state, scores), terms, scores, StepTerms(each, order.rows, order.mask)
 
     return jax.jit(epoch, donate_argnums=0)
 

@@ -10,6 +10,7 @@ import pytest
 
 from eqpool import parallel
 from eqpool.config import StageOneConfig
+from eqpool.train.faults import BadBatch, StepTerms, check_steps
 from eqpool.train.loop import Preempted, TrainingDiverged, fit
 from eqpool.train.state import LossValue, Stage, create_state, make_optimizer
 from eqpool.train.table import epoch_order, make_table_epoch
@@ -41,9 +42,9 @@ def table(rows: int, seed: int = 0):
     return {"x": x, "y": (x @ np.array([1.0, -2.0, 0.5], np.float32)).astype(np.float32)}
 
 
-def train(tmp_path, epochs, mesh=None, save_every=1, hook=None, data=None):
+def train(tmp_path, epochs, mesh=None, save_every=1, hook=None, data=None, stage=None):
     mesh = mesh or parallel.make_mesh(1)
-    stage = toy_stage()
+    stage = stage or toy_stage()
     optimizer = make_optimizer(SETTINGS, 3)
     epoch_fn = make_table_epoch(stage, optimizer, SETTINGS.batch_size, mesh)
     tables = parallel.put_replicated([data or table(21), table(10, 1)], mesh)
@@ -52,7 +53,10 @@ def train(tmp_path, epochs, mesh=None, save_every=1, hook=None, data=None):
     def run_epoch(state, epoch):
         if hook:
             hook(epoch)
-        return epoch_fn(state, *tables, key)
+        number = int(state.step) + 1
+        state, terms, scores, each = epoch_fn(state, *tables, key)
+        check_steps(each, number)
+        return state, terms, scores
 
     state = parallel.put_replicated(create_state(stage, optimizer, key), mesh)
     log = MetricsLog(tmp_path / "metrics.jsonl")
@@ -106,8 +110,38 @@ def test_nan_stops_with_step_terms_and_the_last_good_checkpoint(tmp_path):
     train(tmp_path, 2)
     bad = table(21)
     bad["x"][3, 0] = np.nan
-    with pytest.raises(TrainingDiverged, match=r"toy diverged at step 9 .*error.*the last good checkpoint .* epoch 2"):
+    key, _ = jax.random.split(jax.random.fold_in(jax.random.key(0), 2))  # of the third epoch's order
+    order = epoch_order(key, 21, SETTINGS.batch_size, SETTINGS.batch_size)
+    step, _ = np.argwhere((np.asarray(order.rows) == 3) & (np.asarray(order.mask) > 0))[0]
+    expected = f"toy diverged in epoch 3, step {6 + step + 1}: error, gradient_norm, loss not finite for the batch of"
+    with pytest.raises(TrainingDiverged, match=expected) as told:
         train(tmp_path, 4, data=bad)
+    assert str(told.value).endswith("rows); the last good checkpoint is that of epoch 2")
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(tmp_path):
+    """The loss is finite at the last step of the epoch, and what would be saved is not."""
+    stage = toy_stage()
+
+    def loss(variables, batch, key, epoch):
+        value = stage.loss(variables, batch, key, epoch)
+        spoilt = jnp.where(batch["x"].max() > 50, jnp.sqrt(0 * variables["params"]["w"][0]), 0.0)
+        return value._replace(total=value.total + spoilt)
+
+    bad = table(21)
+    bad["x"][3] = 100.0
+    with pytest.raises(TrainingDiverged, match=r"step [123]: gradient_norm not finite"):
+        train(tmp_path, 1, data=bad, stage=stage._replace(loss=loss))
+    assert not list((tmp_path / "checkpoints").glob("[0-9]*"))
+
+
+def test_the_batch_is_named_by_its_participants():
+    terms = {"loss": jnp.array([1.0, jnp.nan]), "site": jnp.array([0.0, 1.0])}
+    rows, mask = np.array([[0, 1, 2], [4, 3, 0]]), np.array([[1, 1, 1], [1, 1, 0]])
+    with pytest.raises(BadBatch) as told:
+        check_steps(StepTerms(terms, rows, mask), first=11)
+    names = np.array([f"sub-{index}" for index in range(5)])
+    assert told.value.describe(names) == "step 12: loss not finite for the batch of sub-4, sub-3 (2 rows)"
 
 
 def test_sigterm_saves_and_stops(tmp_path):
