@@ -4,7 +4,7 @@ VENV := .venv
 CONFIG ?= configs/adni.py
 ARGS ?=
 
-.PHONY: run test test-slow lint docs benchmark clean
+.PHONY: run test test-slow coverage lint docs benchmark clean
 
 run: $(VENV)/.installed
 	$(VENV)/bin/python -m eqpool.main --config=$(CONFIG) $(ARGS)
@@ -14,6 +14,9 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest -n 2 -m slow $(ARGS)
+
+coverage: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest -n 2 --cov=eqpool --cov-report=term:skip-covered $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
