@@ -10,12 +10,13 @@ class _Parser(argparse.ArgumentParser):
     """Errors in one line, with the nearest flag there is."""
 
     def parse_args(self, arguments=None, namespace=None):  # type: ignore[override]
-        known, unknown = self.parse_known_args(arguments, namespace)
-        if unknown:
-            flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
-            nearest = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
-            self.error(f"{unknown[0]}: unexpected argument{f'; did you mean {nearest[0]}?' if nearest else ''}")
-        return known
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        for argument in sys.argv[1:] if arguments is None else arguments:
+            name = argument.split("=")[0]
+            if name.startswith("--") and name not in flags:  # before it is said what is missing instead
+                nearest = difflib.get_close_matches(name, flags, n=1)
+                self.error(f"{name}: no such flag{f'; did you mean {nearest[0]}?' if nearest else ''}")
+        return super().parse_args(arguments, namespace)
 
     def error(self, message: str) -> NoReturn:
         print(f"eqpool: {message} (see {self.prog} --help)", file=sys.stderr)

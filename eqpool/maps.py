@@ -5,7 +5,6 @@ Trains the run of a work directory K more times, each without one fold of the su
 where it stopped; training takes K times as long as the run itself.
 """
 
-import argparse
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from eqpool import files
+from eqpool.commandline import make_parser
 from eqpool.config import RunConfig
 from eqpool.crossfit import Decodes, cross_fitted_decodes
 from eqpool.data.cohort import Cohort
@@ -162,7 +162,7 @@ def _contrast(cohort: Cohort) -> np.ndarray:
 
 def main(arguments: list[str]) -> int:
     """Parses `arguments`, makes the maps and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m eqpool.maps", description=__doc__)
+    parser = make_parser("eqpool.maps", __doc__)
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder of a run on volumes")
     parser.add_argument("--folds", type=int, default=3, help="how many parts, and runs; default 3")
     options = parser.parse_args(arguments)

@@ -8,6 +8,7 @@ import argparse
 import pathlib
 import sys
 
+from eqpool.commandline import make_parser
 from eqpool.config import DataConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.findings import Finding, examine, refuse
@@ -57,7 +58,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m eqpool.preflight", description=__doc__)
+    parser = make_parser("eqpool.preflight", __doc__)
     parser.add_argument("--participants", required=True, help="participants.tsv or .csv")
     parser.add_argument("--site_column", default="site")
     parser.add_argument("--covariates", default="age", help="comma-separated; age,sex:categorical")

@@ -9,7 +9,6 @@ A run of config.method = istn has no latent: it writes S2T (`eqpool.transform_is
 written.tsv.
 """
 
-import argparse
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from eqpool import __version__
+from eqpool.commandline import make_parser
 from eqpool.data.images import find_images
 from eqpool.data.participants import (
     ID_COLUMN,
@@ -223,7 +223,7 @@ def _write_tsv(path: pathlib.Path, table: pd.DataFrame) -> None:
 
 def main(arguments: list[str]) -> int:
     """Parses `arguments`, transforms and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m eqpool.transform", description=__doc__)
+    parser = make_parser("eqpool.transform", __doc__)
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder of a finished run")
     parser.add_argument("--participants", type=pathlib.Path, required=True, help="table of the new participants")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder to write to")

@@ -14,6 +14,9 @@ from eqpool.files import cannot_write, is_left_to_another, read_json, remove_par
 # Keys that change where or how often, but not what is computed.
 NEUTRAL_KEYS = ("cache_dir", "checkpoint_every_epochs", "devices", "tensorboard")
 
+# What training writes first, and last; without them a work directory holds nothing that a config made.
+COMPUTED = ("metrics.jsonl", "checkpoints", "results.json")
+
 
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path) -> Iterator[None]:
@@ -44,12 +47,14 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
 def claim(workdir: pathlib.Path, config: RunConfig) -> None:
     """Writes config.json, or checks that the one there says the same.
 
+    Where nothing has been computed yet, as after bad input, the config there is written over.
+
     Raises:
       InputError: naming every key that differs.
     """
     path = workdir / "config.json"
     now = to_dict(config)
-    if not path.exists():
+    if not path.exists() or not any((workdir / name).exists() for name in COMPUTED):
         write_json(path, now)
         return
     before = read_json(path)

@@ -13,6 +13,7 @@ import statistics
 import sys
 from typing import Any
 
+from eqpool.commandline import make_parser
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
 from experiments.runner import Setting, Task, folder_name, run_all
@@ -66,7 +67,10 @@ class Imaging:
 
 def main(experiment: Imaging) -> None:
     """Runs or resumes the experiment and writes table.md and table.json into its folder."""
-    parser = argparse.ArgumentParser(prog=f"python -m experiments.{experiment.folder}", description=experiment.title)
+    parser = make_parser(
+        f"experiments.{experiment.folder}",
+        f"{experiment.title}.\n\nExample: python -m experiments.{experiment.folder}\n\n{__doc__}",
+    )
     parser.add_argument("--participants", default="", help="participants.tsv of a real cohort; default: simulated")
     parser.add_argument("--paper", action="store_true", help="the paper's protocol (:paper), for an accelerator")
     parser.add_argument("--methods", default=",".join(experiment.methods), help="comma-separated")

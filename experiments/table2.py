@@ -5,7 +5,6 @@ The setting of each method is chosen on the first seed's validation split by the
 the strongest site probe) among those within five points of the best validation accuracy. Test rows choose nothing.
 """
 
-import argparse
 import dataclasses
 import datetime
 import itertools
@@ -17,6 +16,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from eqpool.commandline import make_parser
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
 from experiments.runner import Setting, Task, folder_name, run_all
@@ -69,7 +69,10 @@ class Experiment:
 
 def main(experiment: Experiment) -> None:
     """Runs or resumes the experiment and writes table.md and table.json beside its code."""
-    parser = argparse.ArgumentParser(prog=f"python -m experiments.table2_{experiment.name}", description=__doc__)
+    parser = make_parser(
+        f"experiments.table2_{experiment.name}",
+        f"Example: python -m experiments.table2_{experiment.name} --raw_dir=UCI\n\n{__doc__}",
+    )
     parser.add_argument("--raw_dir", default="", help="folder with UCI's raw files, instead of downloading them")
     parser.add_argument("--published_dir", default="", help="folder with the published npz; without it, raw alone")
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"), help="where work directories go")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from eqpool.data.grids import named_grid
+from eqpool.shipped import find_config
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
@@ -25,7 +26,14 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
         ([], "--config: expected a config file, for example --config=configs/adni.py"),
         (["--config=configs/adnii.py"], "--config=configs/adnii.py: no such file; did you mean configs/adni.py?"),
         (["--config=configs/adni.py:papr"], "configs/adni.py:papr: expected configs/adni.py or configs/adni.py:paper"),
-        (["--config=configs/adni.py", "--config.sed=3"], "sed"),
+        (["--config", "configs/adnii.py"], "--config=configs/adnii.py: no such file; did you mean configs/adni.py?"),
+        (["--config=configs/adni.py", "--config.sed=3"], "--config.sed: no such key; did you mean --config.seed?"),
+        (["--config=configs/adni.py", "--config.data.dateset=3"], "did you mean --config.data.dataset?"),
+        (
+            ["--config=configs/adni.py", "--config.weight_decay=3"],
+            "stage_one.weight_decay or --config.stage_two.weight",
+        ),
+        (["--config=configs/adni.py", "--config.xyzzy=3"], "--config.xyzzy: no such key\n"),
         (["--config=configs/adni.py", "--config.seed=x"], "seed"),
         (["--config=configs/adni.py", "--config.stage_one.epochs=-1"], "config.stage_one.epochs = -1: expected"),
         (["--config=configs/adni.py", "--wokdir=x"], "wokdir"),
@@ -92,6 +100,22 @@ def test_a_bad_cohort_is_one_line_and_exit_code_two(name, tmp_path):
     assert done.returncode == 2, done.stderr
     assert expected in done.stderr and done.stderr.count("\n") == 1 and done.stderr.startswith("eqpool: ")
     assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_the_help_shows_an_example_and_every_key():
+    done = command("--config=configs/german.py", "--help")
+    assert done.returncode == 0 and done.stderr == ""
+    assert "Example: python -m eqpool.main --config=configs/adni.py" in done.stdout
+    assert "--config.name='german'" in done.stdout and "--config.stage_two.mmd_weight=" in done.stdout
+
+
+def test_shipped_configs_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config(pathlib.Path("configs/adni.py")) == REPOSITORY / "configs" / "adni.py"
+    assert not find_config(pathlib.Path("configs/none.py")).exists()
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "adni.py").write_text("")
+    assert find_config(pathlib.Path("configs/adni.py")) == pathlib.Path("configs/adni.py")  # one's own comes first
 
 
 def test_list_names_every_config_with_its_head():

@@ -26,6 +26,7 @@ def test_another_config_is_refused_by_key(tmp_path):
     workdir.claim(tmp_path, RunConfig(seed=1))
     rarely = StageOneConfig(checkpoint_every_epochs=7)
     workdir.claim(tmp_path, RunConfig(seed=1, cache_dir="elsewhere", stage_one=rarely))
+    (tmp_path / "metrics.jsonl").touch()
     with pytest.raises(InputError, match=r"config.seed \(1 there, 2 now\)"):
         workdir.claim(tmp_path, RunConfig(seed=2))
 
@@ -44,3 +45,9 @@ def test_the_log_drops_what_a_resumed_run_redoes_and_a_cut_line(tmp_path):
         handle.write('{"stage": "stage_tw')
     log.drop_after("stage_one", 1)
     assert [(r["stage"], r["epoch"]) for r in log.records()] == [("stage_one", 1), ("stage_two", 1)]
+
+
+def test_a_folder_in_which_nothing_was_computed_takes_another_config(tmp_path):
+    workdir.claim(tmp_path, RunConfig(seed=1))  # and then the data turns out to be bad
+    workdir.claim(tmp_path, RunConfig(seed=2))
+    assert workdir.read_json(tmp_path / "config.json")["seed"] == 2

@@ -8,7 +8,6 @@ from MNIST's files. Importing this module loads tensorflow_datasets. The command
 draws that many healthy digits in each domain and prints how thick and how slanted they came out.
 """
 
-import argparse
 import contextlib
 import itertools
 import math
@@ -25,6 +24,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from threadpoolctl import threadpool_limits
 
+from eqpool.commandline import make_parser
 from eqpool.data.builders import prepare_once
 from eqpool.data.cohort import Cohort
 from eqpool.data.morpho_digits import CLASSES, DOMAINS, Domain, draw_digit, random_digits
@@ -287,7 +287,7 @@ def measure_domain(images: np.ndarray, domain: Domain, workers: int = 0, progres
 
 def main(arguments: list[str]) -> int:
     """Prints a table of the domains as they come out; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m eqpool.data.morpho_mnist", description=main.__doc__)
+    parser = make_parser("eqpool.data.morpho_mnist", __doc__)
     parser.add_argument(
         "--raw_dir", default="", help="folder with MNIST's image files; default: downloaded to runs/cache"
     )

@@ -6,7 +6,6 @@ What harmonisation takes away can then be measured on real anatomy. The images s
 orientation; the site column becomes "<site>" or "simulated_scanner", so that every table and figure says so.
 """
 
-import argparse
 import functools
 import pathlib
 import sys
@@ -14,6 +13,7 @@ import sys
 import nibabel
 import numpy as np
 
+from eqpool.commandline import make_parser
 from eqpool.data.cohort import Grid
 from eqpool.data.images import find_images
 from eqpool.data.participants import ID_COLUMN, ParticipantsTable, read_participants
@@ -126,7 +126,7 @@ def _chosen(table: ParticipantsTable, seed: int) -> np.ndarray:
 
 def main(arguments: list[str]) -> int:
     """Writes a copy of a cohort of real T1 volumes in which half are as if scanned by another scanner."""
-    parser = argparse.ArgumentParser(prog="python -m eqpool.data.rescanned", description=main.__doc__)
+    parser = make_parser("eqpool.data.rescanned", __doc__)
     parser.add_argument("--participants", type=pathlib.Path, required=True, help="participants.tsv of the real cohort")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="a new folder")
     parser.add_argument("--seed", type=int, default=0, help="who is scanned again")

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from eqpool.commandline import make_parser
 from eqpool.errors import InputError
 from eqpool.files import read_json, write_json, write_text
 
@@ -89,7 +90,7 @@ def _unseen(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m experiments.cohorts", description=__doc__)
+    parser = make_parser("experiments.cohorts", __doc__)
     parser.add_argument("--cohorts", type=pathlib.Path, required=True, help="folder with a folder a cohort")
     parser.add_argument("--names", default="ixi_thickness,abide1,fcon1000", help="comma-separated")
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated; raw first")

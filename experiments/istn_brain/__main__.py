@@ -14,6 +14,7 @@ import pathlib
 import sys
 from typing import Any
 
+from eqpool.commandline import make_parser
 from eqpool.data.participants import parse_classes, read_participants
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
@@ -37,7 +38,7 @@ PAPER = {
 
 def main() -> None:
     """Runs or resumes the tables and writes them beside this file."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.istn_brain", description=__doc__)
+    parser = make_parser("experiments.istn_brain", __doc__)
     parser.add_argument("--participants", default="", help="own table with site, age and sex; default: simulated")
     parser.add_argument("--configs", default="brain_sex,brain_age", help="comma-separated")
     parser.add_argument("--directions", default="one_way,two_way", help="comma-separated")

@@ -5,7 +5,6 @@ setting with the lowest validation score is kept (the MMD between S2T and T, whi
 Acc_f on T. Without --full the small setting of configs/morpho_mnist.py, which a CPU can do; with it, the paper's.
 """
 
-import argparse
 import datetime
 import itertools
 import os
@@ -13,6 +12,7 @@ import pathlib
 import sys
 from typing import Any
 
+from eqpool.commandline import make_parser
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
 from experiments.runner import Task, folder_name, run_all
@@ -36,7 +36,7 @@ SCORES = ("source", "before", "scratch", "finetuned")
 
 def main() -> None:
     """Runs or resumes the table and writes it beside this file."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.istn_table1", description=__doc__)
+    parser = make_parser("experiments.istn_table1", __doc__)
     parser.add_argument("--raw_dir", default="", help="folder with MNIST's image files, instead of downloading them")
     parser.add_argument("--full", action="store_true", help="the paper's setting, for an accelerator")
     parser.add_argument("--targets", default=",".join(TARGETS), help="comma-separated")

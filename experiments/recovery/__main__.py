@@ -5,7 +5,6 @@ and age. Recovery: how far volumes are from the scanner-free ones, and what of t
 and after pooling, on cross-fitted decodes. Trains a naive run and K + 1 of ours; resumes; writes table.md here.
 """
 
-import argparse
 import datetime
 import pathlib
 import sys
@@ -17,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
+from eqpool.commandline import make_parser
 from eqpool.config import DataConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.pipeline import load_cohort
@@ -69,7 +69,7 @@ def scanner_from_voxels(cohort: Cohort, seed: int = 0) -> dict[str, Any]:
 
 def main() -> None:
     """Trains or resumes, measures, and writes the table."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.recovery", description=__doc__)
+    parser = make_parser("experiments.recovery", __doc__)
     parser.add_argument("--config", default="adni", choices=("adni", "adcp"), help="which simulated cohort")
     parser.add_argument("--folds", type=int, default=3, help="of the maps")
     parser.add_argument("--fraction", type=float, default=1.0, help="share of each site that is simulated")

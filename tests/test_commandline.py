@@ -1,0 +1,50 @@
+"""Every module that is a command says what it does, with an example, and takes its typing errors in one line."""
+
+import pathlib
+import runpy
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+FILES = [path for folder in ("eqpool", "experiments") for path in (ROOT / folder).rglob("*.py")]
+COMMANDS = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
+    for path in FILES
+    if path.stem == "__main__" or '__name__ == "__main__"' in path.read_text()
+)
+
+
+def run_command(name: str, *arguments: str) -> int | str | None:
+    """Runs a module as `python -m` does; returns its exit code."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_module(name, run_name="__main__", alter_sys=False)
+    return stopped.value.code
+
+
+def test_the_commands_are_found():
+    assert {"eqpool.maps", "eqpool.preflight", "eqpool.report", "experiments.cohorts"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "eqpool.main"])  # see tests/test_main.py
+def test_help_says_what_it_does_with_an_example(name, capsys):
+    assert not run_command(name, "--help")
+    _, description = capsys.readouterr().out.split("\n\n", 1)
+    assert f"python -m {name}" in description
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--workdr=x"], "--workdr: no such flag; did you mean --workdir?"),
+        ([], "the following arguments are required: --workdir"),
+        (["--workdir=x", "y"], "unrecognized arguments: y"),
+        (["--workdir=x", "--folds=three"], "three"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_a_typing_error_is_one_line_and_exit_code_two(arguments, expected, capsys):
+    assert run_command("eqpool.maps", *arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("eqpool: ") and expected in said and said.count("\n") == 1
