@@ -44,7 +44,7 @@ def read_metrics(metrics: Metrics) -> list[Reading]:
     """A reading of every metric that is known here and defined in this run, in the report's order."""
     readings = []
     for name, label, section, judge in (*_LINES, *_nuisance_lines(metrics), *_covariate_lines(metrics)):
-        if metrics.get(name) is not None:
+        if metrics.get(name) is not None and f"scratch_{name}" not in metrics:  # an ISTN's, told by that name
             verdict, text = judge(metrics, name)
             readings.append(Reading(name, label, format_metric(metrics, name), text, verdict, section))
     return readings

@@ -13,7 +13,7 @@ from eqpool.config import to_dict
 from eqpool.data.pipeline import load_cohort
 from eqpool.data.simulated import effect_path
 from eqpool.maps import FORMS, describe_maps, main, make_maps
-from eqpool.report.brain_maps import draw_site_maps, draw_t_maps
+from eqpool.report.brain_maps import FORM_TITLES, draw_site_maps, draw_t_maps
 from eqpool.train.stage_one import make_stage_one
 from eqpool.trained import load_trained, read_config, selected_variables
 from tests.conftest import quickly_compiled, tiny_config
@@ -114,7 +114,14 @@ def test_the_figures_are_drawn(mapped, tmp_path):
     for draw in (draw_t_maps, draw_site_maps):
         figure = draw(folder, facts)
         figure.savefig(tmp_path / "figure.png")
-        assert len(figure.axes) == 4 * 6 + 1
+        texts = [text.get_text() for text in figure.texts]
+        assert [text.split("\n")[0] for text in texts] == list(FORM_TITLES.values())
+        slices = [axes for axes in figure.axes if axes.get_images()]
+        assert len(slices) == 4 * 6
+        overlays = sum(len(axes.get_images()) > 1 for axes in slices)
+        assert overlays == (
+            6 * sum(f["voxels_fdr"] > 0 for f in facts["forms"].values()) if draw is draw_t_maps else 24
+        )
 
 
 @pytest.mark.parametrize(

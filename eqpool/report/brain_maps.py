@@ -5,11 +5,12 @@ from typing import Any
 
 import nibabel
 import numpy as np
-from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from nilearn.datasets import load_mni152_template
-from nilearn.image import resample_to_img
+from nilearn.plotting import plot_anat
 
 from eqpool.files import read_json
 
@@ -19,6 +20,8 @@ FORM_TITLES = {
     "after": "after: input + change",
     "after_decoded": "after: pooled decode",
 }
+LABEL_WIDTH, BAR_LEFT, TOP = 0.14, 0.9, 0.95  # of the figure
+SMALLEST = 1e-6  # nilearn's threshold; 0 itself would be drawn
 CUTS_MM = (-24, -16, -8, 4, 16, 36)  # through hippocampi, temporal horns, ventricles and cortex
 
 
@@ -61,38 +64,27 @@ def _draw(
     title: str,
     signed: bool,
 ) -> Figure:
-    layout = ConstrainedLayoutEngine(w_pad=0.1)  # labels of two lines are wider than it reserves by itself
-    figure = Figure(figsize=(1.55 * len(CUTS_MM) + 2.2, 1.75 * len(overlays) + 0.5), layout=layout)
-    grid = figure.subplots(len(overlays), len(CUTS_MM), squeeze=False)
-    template = resample_to_img(
-        load_mni152_template(resolution=2), next(iter(overlays.values())), copy_header=True, force_resample=True
-    )
-    for line, (form, overlay) in zip(grid, overlays.items(), strict=True):
-        for axes, cut in zip(line, CUTS_MM, strict=True):
-            picture = _slice(axes, template, overlay, cut, most, colours, signed)
-        line[0].set_ylabel(labels[form], fontsize=9)
-    for axes, cut in zip(grid[0], CUTS_MM, strict=True):
-        axes.set_title(f"z = {cut} mm", fontsize=9)
-    figure.colorbar(picture, ax=grid, label=title, shrink=0.7)
+    """One line of axial slices a form, by nilearn, with one colour bar for all; voxels that are 0 stay clear."""
+    scale = Normalize(-most if signed else 0, most)
+    figure = Figure(figsize=(11, 1.75 * len(overlays) + 0.5))
+    FigureCanvasAgg(figure)  # nilearn measures its texts before anything is saved
+    template = load_mni152_template(resolution=2)
+    height = TOP / len(overlays)
+    for line, (form, overlay) in enumerate(overlays.items()):
+        bottom = TOP - (line + 1) * height
+        slices = plot_anat(
+            template,
+            display_mode="z",
+            cut_coords=CUTS_MM,
+            figure=figure,
+            axes=(LABEL_WIDTH, bottom, BAR_LEFT - LABEL_WIDTH, height),
+            annotate=line == 0,  # left, right and millimetres
+            black_bg=False,
+            colorbar=False,
+        )
+        if np.any(overlay.dataobj):  # where nothing passes there is nothing to lay over
+            slices.add_overlay(overlay, threshold=SMALLEST, cmap=colours, vmin=scale.vmin, vmax=scale.vmax)
+        figure.text(0.01, bottom + height / 2, labels[form], va="center", fontsize=9)
+    bar = figure.add_axes((BAR_LEFT + 0.01, 0.15, 0.013, 0.7))
+    figure.colorbar(ScalarMappable(scale, colours), cax=bar, label=title)
     return figure
-
-
-def _slice(
-    axes: Axes,
-    template: nibabel.Nifti1Image,
-    overlay: nibabel.Nifti1Image,
-    cut: float,
-    most: float,
-    colours: str,
-    signed: bool,
-):
-    """One axial slice, the front of the head up and its left on the left; voxels that are 0 stay clear."""
-    place = round(float((np.linalg.inv(overlay.affine) @ [0, 0, cut, 1])[2]))
-    place = min(max(place, 0), overlay.shape[2] - 1)
-    ground, values = (np.asarray(image.dataobj, np.float32)[:, :, place].T for image in (template, overlay))
-    axes.imshow(ground, cmap="gray", origin="lower", interpolation="bilinear", vmin=0, vmax=1.05 * ground.max() or 1)
-    clear = np.ma.masked_equal(values, 0)
-    axes.set(xticks=[], yticks=[])
-    return axes.imshow(
-        clear, cmap=colours, origin="lower", interpolation="nearest", vmin=-most if signed else 0, vmax=most
-    )
