@@ -21,7 +21,7 @@ FORM_TITLES = {
     "after_decoded": "after: pooled decode",
 }
 LABEL_WIDTH, BAR_LEFT, TOP = 0.14, 0.9, 0.95  # of the figure
-SMALLEST = 1e-6  # nilearn's threshold; 0 itself would be drawn
+SMALLEST = 1e-6  # nilearn's threshold: 0 itself is not drawn
 CUTS_MM = (-24, -16, -8, 4, 16, 36)  # through hippocampi, temporal horns, ventricles and cortex
 
 
@@ -80,6 +80,7 @@ def _draw(
             axes=(LABEL_WIDTH, bottom, BAR_LEFT - LABEL_WIDTH, height),
             annotate=line == 0,  # left, right and millimetres
             black_bg=False,
+            threshold=SMALLEST,
             colorbar=False,
         )
         if np.any(overlay.dataobj):  # where nothing passes there is nothing to lay over
