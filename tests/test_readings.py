@@ -119,3 +119,8 @@ def test_undefined_metrics_are_left_out_and_values_carry_their_interval():
     assert read_metrics({"accuracy": None}) == []
     assert format_metric({"x": 0.12345, "x_interval": [0.1, 0.2]}, "x") == "0.123 [0.1, 0.2]"
     assert format_metric({"x": 3.0, "x_interval": None}, "x") == "3"
+
+
+def test_what_an_istn_says_by_two_names_is_told_once():
+    metrics = {"scratch_accuracy": 50.0, "accuracy": 50.0, "accuracy_interval": (40, 60), "majority_accuracy": 50.0}
+    assert [reading.metric for reading in read_metrics(metrics)] == ["scratch_accuracy"]
