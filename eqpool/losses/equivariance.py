@@ -38,11 +38,12 @@ def equivariance_loss(
     """Mean over ordered pairs i != j of |G(i,j) tau_i - tau_j|^2 + |G(i,j)^-1 tau_j - tau_i|^2 (Frobenius).
 
     G(i, j) = map((c_i - c_j) B) is orthogonal, so both terms are equal. In the plane p of B it turns by an angle, and
-    with u_i = expm(c_i B) tau_i
+    with u_i = R_i tau_i, R_i = expm(c_i B)
 
-        expm:    sum_ij |G tau_i - tau_j|^2 = 2 N sum_i |u_i - mean u|^2, in O(N);
+        expm:    sum_ij |G tau_i - tau_j|^2 = 2 N sum_i |u_i - mean u|^2 = 2 N sum_i |tau_i - R_i^-1 mean u|^2, in O(N);
         cayley:  the same plus what the angle 2 atan(mu_p (c_i - c_j) / 2) lacks of mu_p (c_i - c_j), in O(N^2).
 
+    R_i is a sum of a few fixed matrices times cos and sin of c_i, so no tau_i is multiplied by a matrix of its own.
     The planes are found on the host, once a trace. At the optimum under expm, tau_i = expm(-c_i B) u for one frame u.
 
     Args:
@@ -66,13 +67,21 @@ def equivariance_loss(
     planes = invariant_planes(generator)
     weight = row_weight(mask, tau.shape[0], dtype=tau.dtype)
     covariate = zero_masked_rows(covariate, weight)
-    turned = _turn(zero_masked_rows(tau, weight), covariate, planes)
+    tau = zero_masked_rows(tau, weight)
+    count = sum_over(jnp.sum(weight), axis_name)
 
-    count, total = sum_over((jnp.sum(weight), jnp.sum(turned * weight[:, None, None], axis=0)), axis_name)
-    centred = (turned - (total / jnp.maximum(count, 1))[None]) * weight[:, None, None]
-    loss = 4 * sum_over(jnp.sum(jnp.square(centred)), axis_name) / jnp.maximum(count - 1, 1)
+    phases, matrices = _phases(covariate, planes)
+    # Rotations as rows of numbers: these products are then those of two matrices, and fast.
+    rows = tau.reshape(tau.shape[0], -1)
+    sums = sum_over(matmul((phases * weight[:, None]).T, rows), axis_name).reshape(-1, *tau.shape[1:])
+    mean = einsum("fik,fkj->ij", matrices, sums) / jnp.maximum(count, 1)  # of u
+    turned_back = einsum("fki,kj->fij", matrices, mean)
+    residual = (rows - matmul(phases, turned_back.reshape(phases.shape[1], -1))) * weight[:, None]
+    # One row alone leaves rounding, which is not to be divided by count - 1 = 0 nor taken for a loss.
+    scale = jnp.where(count > 1, 4 / jnp.maximum(count - 1, 1), 0)
+    loss = scale * sum_over(jnp.sum(jnp.square(residual)), axis_name)
     if group_map == "cayley":
-        excess = _cayley_excess(turned, centred, covariate, weight, planes, axis_name)
+        excess = _cayley_excess(tau, residual.reshape(tau.shape), covariate, weight, planes, axis_name)
         loss = loss + 2 * excess / jnp.maximum(count * (count - 1), 1)
     return loss
 
@@ -146,6 +155,25 @@ def _checked(
     return tau, covariate[:, None] if covariate.ndim == 1 and keep_axis else covariate
 
 
+def _phases(covariate: Array, planes: InvariantPlanes) -> tuple[Array, Array]:
+    """Factors (N, F) and matrices (F, n, n) whose products add up over F to expm(c_i B).
+
+    They are cos and sin of the angle at each speed, and 1 for the directions that nothing turns: F is 2 for the uniform
+    generator and even n.
+    """
+    first, second, fixed = np.split(planes.basis, (planes.num_planes, 2 * planes.num_planes), axis=1)
+    factors, matrices = [], []
+    for members in _planes_by_speed(planes):
+        angle = matmul(covariate, jnp.asarray(planes.speeds[:, members].mean(axis=1), covariate.dtype))
+        e, f = first[:, members], second[:, members]
+        factors += [jnp.cos(angle), jnp.sin(angle)]
+        matrices += [e @ e.T + f @ f.T, f @ e.T - e @ f.T]
+    if fixed.shape[1] or not matrices:
+        factors.append(jnp.ones_like(covariate[:, 0]))
+        matrices.append(fixed @ fixed.T)
+    return jnp.stack(factors, axis=1), jnp.asarray(np.stack(matrices), covariate.dtype)
+
+
 def _turn(tau: Array, covariate: Array, planes: InvariantPlanes) -> Array:
     """u_i = expm(c_i B) tau_i (N, n, n), its rows in the order of `planes.basis`."""
     rows = einsum("ik,bij->bkj", jnp.asarray(planes.basis, tau.dtype), tau)
@@ -167,14 +195,17 @@ def _planes_by_speed(planes: InvariantPlanes) -> list[np.ndarray]:
 
 
 def _cayley_excess(
-    turned: Array, centred: Array, covariate: Array, weight: Array, planes: InvariantPlanes, axis_name: AxisName
+    tau: Array, residual: Array, covariate: Array, weight: Array, planes: InvariantPlanes, axis_name: AxisName
 ) -> Array:
     """Sum over ordered pairs of |E_ij u_i - u_j|^2 - |u_i - u_j|^2, E_ij the phases by which the two maps differ.
+
+    u_i is `tau` turned by R_i and u_i - mean u is `residual` turned likewise.
 
     In a plane, as complex numbers, E u_i - u_j = (e^(i delta) - 1) u_i + (v_i - v_j) with v = u - mean u. Every term of
     the square is small where the loss is, so nothing cancels; and the products over i and j are one Gram matrix for all
     planes that turn alike. Rows are those of this device, columns those of all.
     """
+    turned, centred = _turn(tau, covariate, planes), _turn(residual, covariate, planes)
     columns_centred, columns_covariate, columns_weight = gather_rows((centred, covariate, weight), axis_name)
     excess = jnp.zeros((), turned.dtype)
     for members in _planes_by_speed(planes):
