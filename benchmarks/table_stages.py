@@ -1,0 +1,84 @@
+"""Both stages on tables of German's and Adult's shape, as the paper's protocol trains them (`configs/*.py:paper`).
+
+The rows are random: the time does not depend on their values, and no data is needed.
+"""
+
+import importlib
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from eqpool import parallel
+from eqpool.config import RunConfig, from_config_dict
+from eqpool.train.stage_one import make_stage_one
+from eqpool.train.stage_two import make_stage_two
+from eqpool.train.state import Batch, Stage, TrainState, create_state, make_optimizer
+from eqpool.train.table import make_table_epoch
+
+NUM_SITES = NUM_CLASSES = 2
+
+
+class TableSize(NamedTuple):
+    """Rows to train on and to validate on, and features of a row."""
+
+    train: int
+    validation: int
+    features: int
+
+
+SIZES = {"german": TableSize(640, 160, 58), "adult": TableSize(26_049, 6_512, 104)}
+
+
+def paper_config(dataset: str) -> RunConfig:
+    """The paper's protocol on "german" or "adult"."""
+    return from_config_dict(importlib.import_module(f"configs.{dataset}").get_config("paper"))
+
+
+def make_stage(config: RunConfig, name: str, features: int) -> Stage:
+    """The stage called `name`."""
+    if name == "stage_one":
+        return make_stage_one(config, (features,), 1, NUM_SITES, NUM_CLASSES)
+    return make_stage_two(config, NUM_SITES, NUM_CLASSES)
+
+
+def random_rows(name: str, count: int, features: int, latent_dim: int) -> dict[str, np.ndarray]:
+    """The columns that the stage called `name` reads, for `count` rows."""
+    generator = np.random.default_rng(0)
+    labels = {
+        "covariate": generator.random((count, 1)).astype(np.float32),
+        "site": generator.integers(0, NUM_SITES, count).astype(np.int32),
+        "target": generator.integers(0, NUM_CLASSES, count).astype(np.int32),
+        "target_known": np.ones(count, np.float32),
+    }
+    if name == "stage_one":
+        return labels | {"inputs": generator.normal(size=(count, features)).astype(np.float32)}
+    latent = generator.normal(size=(count, latent_dim)).astype(np.float32)
+    frames = generator.normal(size=(count, latent_dim, latent_dim)).astype(np.float32)
+    return labels | {
+        "latent": latent / np.linalg.norm(latent, axis=1, keepdims=True),
+        "tau": np.linalg.qr(frames)[0],
+    }
+
+
+class Epochs:
+    """A compiled epoch with its state and tables; `run` goes on from where it stopped."""
+
+    def __init__(self, dataset: str, name: str):
+        size, config = SIZES[dataset], paper_config(dataset)
+        settings = getattr(config, name)
+        self.epochs: int = settings.epochs
+        self.steps = -(-size.train // settings.batch_size)
+        stage, mesh = make_stage(config, name, size.features), parallel.make_mesh(1)
+        optimizer = make_optimizer(settings, self.steps)
+        self._epoch = make_table_epoch(stage, optimizer, settings.batch_size, mesh)
+        rows = [random_rows(name, count, size.features, config.model.latent_dim) for count in size[:2]]
+        self._tables: list[Batch] = parallel.put_replicated(rows, mesh)
+        state = create_state(stage, optimizer, jax.random.key(0))
+        self._state: TrainState = parallel.put_replicated(state, mesh)
+        self.run()  # compiles
+
+    def run(self) -> None:
+        """One epoch with its validation; its terms and scores come to the host, as the log has them."""
+        self._state, terms, scores, _ = self._epoch(self._state, *self._tables, jax.random.key(1))
+        jax.device_get((terms, scores))
