@@ -1,0 +1,228 @@
+"""A roofline on paper: what an epoch over UK-Biobank's size asks of 1, 8 and 256 chips, and what binds.
+
+    python -m benchmarks.roofline [--output benchmarks/results/roofline.md]
+
+Counts by hand the floating-point operations and the least memory traffic of one training step of stage one's volume
+networks (encoder and decoder, the equivariance loss and the rest being small beside them), a volume of 182x218x182 at
+1 mm, and lays them over the chips' published peaks. XLA's cost analysis of the same step, lowered for a TPU, stands
+beside the operations; nothing is compiled or run, so it needs no accelerator.
+"""
+
+import argparse
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+SUBJECTS, SHAPE_1MM = 100_000, (182, 218, 182)
+ENCODER_CHANNELS, ENCODER_BLOCKS = (16, 16, 32, 64), (2, 2, 2, 2)
+DECODER_CHANNELS, LATENT = (64, 32, 16, 8), 64
+INPUT_BYTES, ACTIVATION_BYTES = 4, 2  # the prepared volumes are float32; activations bfloat16 (model.compute_dtype)
+
+
+class Chip(NamedTuple):
+    """Published peaks of one chip, and how many of them a host feeds.
+
+    Attributes:
+      flops_a_second: dense bfloat16.
+      bytes_a_second: of its high-bandwidth memory.
+      lanes: features a matrix unit computes at once; narrower layers leave the others idle.
+      host: chips a host.
+    """
+
+    flops_a_second: float
+    bytes_a_second: float
+    lanes: int
+    host: int
+
+
+# Google Cloud TPU's system architecture pages (v5e, v5p); NVIDIA H100 SXM data sheet, without sparsity.
+CHIPS = {
+    "v5e": Chip(197e12, 819e9, 128, 8),
+    "v5p": Chip(459e12, 2765e9, 128, 4),
+    "H100": Chip(989e12, 3350e9, 8, 8),
+}
+HOST_INPUT_BYTES_A_SECOND = 12.5e9  # an assumption: one 100 Gbit/s link a host, to a bucket or a file system
+
+
+class Layer(NamedTuple):
+    """A convolution or dense layer of one volume.
+
+    Attributes:
+      flops: of its forward pass.
+      products: 3 with both gradients, 2 where nobody asks for the input's.
+      features: out.
+      inputs, outputs: numbers read and written.
+      normed: numbers that a batch norm and swish in front of it reads.
+    """
+
+    flops: int
+    products: int
+    features: int
+    inputs: int
+    outputs: int
+    normed: int = 0
+
+
+def step_layers(shape: Sequence[int]) -> list[Layer]:
+    """All layers of the encoder and the decoder for one volume."""
+    return [*encoder_layers(shape), *decoder_layers(shape)]
+
+
+def encoder_layers(shape: Sequence[int]) -> list[Layer]:
+    """`ResNet3D`: stem, pool, residual blocks."""
+    channels = ENCODER_CHANNELS[0]
+    layers = [_convolution(shape, 1, channels, taps=7, stride=2, padding=3, products=2)]
+    grid = _after(_after(shape, 7, 2, 3), 3, 2, 0)
+    for stage, (features, count) in enumerate(zip(ENCODER_CHANNELS, ENCODER_BLOCKS, strict=True)):
+        for index in range(count):
+            stride = 2 if stage and not index else 1
+            layers.append(_convolution(grid, channels, channels, stride=stride, normed=True))
+            if stride > 1 or channels != features:
+                layers.append(_convolution(grid, channels, features, stride=stride))
+            grid = _after(grid, 3, stride, 1)
+            layers.append(_convolution(grid, channels, features, normed=True))
+            channels = features
+    return layers
+
+
+def decoder_layers(shape: Sequence[int]) -> list[Layer]:
+    """`Decoder3D`: a dense coarse grid, doubled by 3-tap kernels whose eightfold features are the finer voxels."""
+    doublings = len(DECODER_CHANNELS)
+    grid = [math.ceil(size / 2**doublings) for size in shape]
+    coarse = math.prod(grid) * DECODER_CHANNELS[0]
+    layers = [Layer(2 * LATENT * coarse, 3, coarse, LATENT, coarse)]
+    widths = (*DECODER_CHANNELS, 1)
+    for level, (channels, features) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+        layers.append(_convolution(grid, channels, 8 * features, normed=True))
+        grid = [math.ceil(size / 2 ** (doublings - level)) for size in shape]
+    return layers
+
+
+def flops(layers: Sequence[Layer]) -> int:
+    """Of a training step: every product forward, and its gradients."""
+    return sum(layer.flops * layer.products for layer in layers)
+
+
+def traffic_bytes(layers: Sequence[Layer]) -> int:
+    """The least that a training step moves: nothing is kept on the chip between layers, all else is fused.
+
+    A layer reads its input and writes its output; backward it reads the output's cotangent once a gradient and its
+    input, and writes the input's cotangent. A norm reads its input twice and once more backward.
+    """
+    numbers = sum(
+        2 * layer.inputs + layer.outputs * layer.products + layer.inputs * (layer.products - 2) + 3 * layer.normed
+        for layer in layers
+    )
+    return ACTIVATION_BYTES * numbers
+
+
+def seconds_a_volume(layers: Sequence[Layer], chip: Chip) -> tuple[float, float]:
+    """On one chip: by its matrix units, as far as the layers' widths fill them, and by its memory."""
+    compute = sum(
+        layer.flops * layer.products / chip.flops_a_second / min(1, layer.features / chip.lanes) for layer in layers
+    )
+    return compute, traffic_bytes(layers) / chip.bytes_a_second
+
+
+def xla_flops_and_bytes(shape: tuple[int, int, int]) -> tuple[float, float]:
+    """XLA's counts for a volume of the same step in float32, lowered for a TPU, not fused: a batch of two, halved."""
+    import jax
+    import jax.numpy as jnp
+
+    from eqpool.models.resnet3d import Decoder3D, ResNet3D
+
+    encoder, decoder = ResNet3D(ENCODER_CHANNELS, ENCODER_BLOCKS), Decoder3D(shape, DECODER_CHANNELS)
+    options = {"train": True, "mutable": ["batch_stats"]}
+
+    def initialise(volume):
+        return {
+            "encoder": encoder.init(jax.random.key(0), volume, train=True),
+            "decoder": decoder.init(jax.random.key(1), jnp.zeros((2, LATENT)), train=True),
+        }
+
+    def loss(params, stats, volume):
+        def apply(network, name, *inputs):
+            return network.apply({"params": params[name], "batch_stats": stats[name]}, *inputs, **options)[0]
+
+        return jnp.mean(jnp.square(apply(decoder, "decoder", apply(encoder, "encoder", volume)) - volume))
+
+    volume = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    variables = jax.eval_shape(initialise, volume)
+    params, stats = ({name: own[part] for name, own in variables.items()} for part in ("params", "batch_stats"))
+    lowered = jax.jit(jax.grad(loss)).trace(params, stats, volume).lower(lowering_platforms=("tpu",))
+    costs = lowered.cost_analysis()
+    return costs["flops"] / 2, costs["bytes accessed"] / 2
+
+
+def report() -> str:
+    """The Markdown."""
+    layers = step_layers(SHAPE_1MM)
+    by_hand, (by_xla, xla_bytes) = flops(layers), xla_flops_and_bytes(SHAPE_1MM)
+    volume_bytes = math.prod(SHAPE_1MM) * INPUT_BYTES
+    lines = [
+        "# Roofline: stage one over 100 000 subjects at 1 mm",
+        "",
+        "Written by `python -m benchmarks.roofline`; on paper, no accelerator has run it.",
+        "",
+        f"A volume: {'x'.join(map(str, SHAPE_1MM))}, {volume_bytes / 1e6:.1f} MB as float32; "
+        f"{SUBJECTS * volume_bytes / 1e12:.2f} TB an epoch.",
+        f"A training step, a volume: {by_hand / 1e9:.1f} GFLOP by hand, {by_xla / 1e9:.1f} by XLA's cost analysis of "
+        f"the step lowered for a TPU ({by_hand / by_xla - 1:+.1%}; the rest is norms, swish and losses).",
+        f"Least memory traffic, a volume, bfloat16 activations: {traffic_bytes(layers) / 1e9:.2f} GB, "
+        f"{by_hand / traffic_bytes(layers):.0f} FLOP a byte. Before fusion XLA counts {xla_bytes / 1e9:.1f} GB in "
+        "float32: what fusing is worth, and the worst that memory could ask.",
+        "",
+        "Input asked is what the chips could use up; a host is assumed to give "
+        f"{HOST_INPUT_BYTES_A_SECOND / 1e9:.1f} GB/s. Peak share is the FLOPs done over the published peak.",
+        "",
+        "| chips | matrix units, ms a volume | memory, ms a volume | volumes/s | input asked GB/s | host input GB/s "
+        "| binds | epoch | peak share |",
+        "|---|--:|--:|--:|--:|--:|---|--:|--:|",
+    ]
+    for name, chip in CHIPS.items():
+        compute, memory = seconds_a_volume(layers, chip)
+        for count in (1, 8, 256):
+            asked = count / max(compute, memory)
+            given = math.ceil(count / chip.host) * HOST_INPUT_BYTES_A_SECOND / volume_bytes
+            rate = min(asked, given)
+            binds = "input" if given < asked else "matrix units" if compute > memory else "memory"
+            lines.append(
+                f"| {count} {name} | {1e3 * compute:.2f} | {1e3 * memory:.2f} | {rate:,.0f} "
+                f"| {asked * volume_bytes / 1e9:.1f} | {given * volume_bytes / 1e9:.1f} | {binds} "
+                f"| {SUBJECTS / rate:,.0f} s | {rate * by_hand / count / chip.flops_a_second:.1%} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _convolution(
+    grid: Sequence[int], channels: int, features: int, *,
+    taps: int = 3, stride: int = 1, padding: int = 1, products: int = 3, normed: bool = False,
+) -> Layer:  # fmt: skip
+    """Counts only the taps that meet the image and not its padding, as XLA does."""
+    met = math.prod(_taps_met(size, taps, stride, padding) for size in grid)
+    inputs, outputs = math.prod(grid) * channels, math.prod(_after(grid, taps, stride, padding)) * features
+    return Layer(2 * met * channels * features, products, features, inputs, outputs, inputs if normed else 0)
+
+
+def _taps_met(size: int, taps: int, stride: int, padding: int) -> int:
+    starts = [stride * index - padding for index in range(_after([size], taps, stride, padding)[0])]
+    return sum(min(start + taps, size) - max(start, 0) for start in starts)
+
+
+def _after(grid: Sequence[int], taps: int, stride: int, padding: int) -> list[int]:
+    return [(size + 2 * padding - taps) // stride + 1 for size in grid]
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", default="benchmarks/results/roofline.md", help="Markdown file")
+    output = pathlib.Path(parser.parse_args().output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(report())
+    print(output.read_text())
+
+
+if __name__ == "__main__":
+    main()
