@@ -1,0 +1,62 @@
+"""What both sides of a comparison start from: the same arrays and the same initial weights, from NumPy alone."""
+
+import math
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+# Paper B, Table 6, and the STN's trunk
+ENCODER, BOTTLENECK, DECODER, JUDGE = (8, 16, 32, 64), (64, 64), (32, 16, 8), (32, 64, 128, 256, 256)
+STN_WIDTHS, SPACING = (8, 16, 32, 64, 64), 8
+
+
+class Work(NamedTuple):
+    """Something to be timed.
+
+    Attributes:
+      run: does it once, waits for it and returns its number (a loss or a sum), the same on both sides.
+      steps: how many steps one `run` makes.
+    """
+
+    run: Callable[[], float]
+    steps: int = 1
+
+
+def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> np.ndarray:
+    """Standard normal float32 numbers times `scale`."""
+    return np.random.default_rng(seed).standard_normal(shape, np.float32) * np.float32(scale)
+
+
+def uniform(*shape: int, seed: int = 1) -> np.ndarray:
+    """Float32 numbers in [0, 1)."""
+    return np.random.default_rng(seed).random(shape, np.float32)
+
+
+def whole(upper: int, *shape: int, seed: int = 2) -> np.ndarray:
+    """Int32 numbers in [0, upper)."""
+    return np.random.default_rng(seed).integers(0, upper, shape).astype(np.int32)
+
+
+def skew_matrices(count: int, n: int) -> np.ndarray:
+    """(count, n, n) skew, of a spectral norm of 1 to 2."""
+    upper = np.triu(normal(count, n, n, scale=0.7 / math.sqrt(n)), 1)
+    return upper - upper.transpose(0, 2, 1)
+
+
+def rotations(count: int, n: int) -> np.ndarray:
+    """(count, n, n) orthogonal."""
+    return np.linalg.qr(normal(count, n, n))[0].astype(np.float32)
+
+
+def initial_weight(path: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The first value of a parameter, by its path in Flax's tree and its shape there.
+
+    Kernels (..., C, features) are normal with deviation 1 / sqrt(taps x C); scales are 1 (0.1 for tau's, a scalar) and
+    biases 0.
+    """
+    name = path.rsplit("/", 1)[-1]
+    if name == "kernel":
+        return normal(*shape, seed=zlib.crc32(path.encode()), scale=1 / math.sqrt(math.prod(shape[:-1])))
+    return np.full(shape, {"scale": 1.0 if shape else 0.1, "bias": 0.0}[name], np.float32)

@@ -1,0 +1,15 @@
+"""The equivariance loss with its gradient, ours: O(N), and the reference over pairs."""
+
+from benchmarks import inputs
+from benchmarks.ours import common
+from eqpool import equivariance_loss, equivariance_loss_pairwise
+from eqpool.geometry import so
+
+
+def loss(rows: int, n: int, form: str = "linear") -> inputs.Work:
+    """Over `rows` rotations of n dimensions. `form` "reference" is ours over pairs, the others are PyTorch's choice."""
+    chosen = equivariance_loss_pairwise if form == "reference" else equivariance_loss
+    covariate, generator = inputs.uniform(rows), so.generator(n, rotation_range=3.0)
+    return common.function(
+        lambda tau: chosen(tau, covariate, generator=generator), inputs.rotations(rows, n), gradient=True
+    )

@@ -1,0 +1,33 @@
+"""From NIfTI files to batches on the device, ours: prepared once into a memory map, then read by grain's threads."""
+
+import pathlib
+import tempfile
+
+import jax
+import numpy as np
+
+from benchmarks.inputs import Work
+from benchmarks.nifti_files import write_files
+from eqpool.data.batches import volume_batches
+from eqpool.data.grids import named_grid
+from eqpool.data.store import prepare_volumes
+
+
+def epochs(files: int, batch: int, first: bool) -> Work:
+    """One epoch over `files` volumes at 2 mm; `first` with the preparing that a first epoch waits for."""
+    from absl import flags
+
+    flags.FLAGS(["benchmark"])  # grain reads absl flags
+    folder = pathlib.Path(tempfile.mkdtemp())
+    paths, grid = write_files(folder, files), named_grid("mni_2mm")
+    prepared = None if first else prepare_volumes(paths, grid, folder / "cache", progress=False)
+    number = iter(range(10**9))
+
+    def run() -> float:
+        store = prepared or prepare_volumes(paths, grid, folder / f"cache{next(number)}", progress=False)
+        total = 0.0
+        for one in volume_batches(store.inputs, np.arange(files), batch_size=batch):
+            total += float(jax.device_put(one["inputs"]).sum())
+        return total
+
+    return Work(run, steps=files)
