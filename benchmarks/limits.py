@@ -30,22 +30,26 @@ def measure(*works: tuple[str, str, str, dict[str, Any]]) -> list[dict[str, Any]
     return [worker.finish() for worker in workers]
 
 
+def told(one: dict[str, Any], digits: int = 2) -> str:
+    """A measurement's times in words."""
+    median, best, processor = (f"{one[which]:.{digits}f}" for which in ("median_ms", "best_ms", "processor_ms"))
+    return f"{median} ms (best {best}, processor {processor})"
+
+
 def stage_step(name: str) -> str:
     """Adult's step, inside the scanned epoch and with its validation."""
-    (one,) = measure(("ours", "tables", "epoch", {"dataset": "adult", "name": name}))
-    return f"{one['median_ms']:.2f} ms (best {one['best_ms']:.2f}, processor {one['processor_ms']:.2f})"
+    return told(measure(("ours", "tables", "epoch", {"dataset": "adult", "name": name}))[0])
 
 
 def german() -> str:
     """501 epochs of both stages, with validation."""
-    stages = measure(
-        *(("ours", "tables", "epoch", {"dataset": "german", "name": f"stage_{n}"}) for n in ("one", "two"))
-    )
-    median, best, processor = (
-        sum(one[which] * one["steps"] for one in stages) * GERMAN_EPOCHS / 1000
+    names = ("stage_one", "stage_two")
+    stages = measure(*(("ours", "tables", "epoch", {"dataset": "german", "name": name}) for name in names))
+    whole = {
+        which: sum(one[which] * one["steps"] for one in stages) * GERMAN_EPOCHS
         for which in ("median_ms", "best_ms", "processor_ms")
-    )
-    return f"{median:.1f} s (best {best:.1f}, processor {processor:.1f})"
+    }
+    return told(whole, 0)
 
 
 def equivariance() -> str:
@@ -55,40 +59,32 @@ def equivariance() -> str:
     many, few, pairs = measure(*(("ours", "equivariance", "loss", one) for one in sizes))
     over_pairs = pairs["median_ms"] * (LINEAR_ROWS / PAIRWISE_ROWS) ** 2
     return (
-        f"{many['median_ms']:.0f} ms, {many['peak_bytes'] / 1e6:.0f} MB; {few['median_ms']:.1f} ms at {LINEAR_ROWS}, "
-        f"{over_pairs / few['median_ms']:.0f}x the pairwise form ({pairs['median_ms']:.0f} ms at {PAIRWISE_ROWS}, "
-        "times 256)"
+        f"{told(many, 0)}, {many['peak_bytes'] / 1e6:.0f} MB; at {LINEAR_ROWS} {told(few)}, "
+        f"{over_pairs / few['median_ms']:.0f}x the pairwise form ({told(pairs, 0)} at {PAIRWISE_ROWS}, times 256)"
     )
 
 
 def mmd() -> str:
     """Forward and with its gradient."""
     sizes = [{"rows": 17_000, "sites": 3, "gradient": gradient} for gradient in (False, True)]
-    told = [
-        f"{one['median_ms'] / 1000:.2f} s and {one['peak_bytes'] / 1e6:.0f} MB"
+    forward, gradient = (
+        f"{told(one, 0)}, {one['peak_bytes'] / 1e6:.0f} MB"
         for one in measure(*(("ours", "mmd", "loss", size) for size in sizes))
-    ]
-    return f"{told[0]}; with gradient {told[1]}"
+    )
+    return f"{forward}; with gradient {gradient}"
 
 
 def adni() -> str:
     """In turns with PyTorch's."""
     ours, torch = measure(("ours", *ADNI), ("pytorch", *ADNI))
-    return (
-        f"{ours['median_ms'] / torch['median_ms']:.1f}x ({ours['median_ms']:.0f} against {torch['median_ms']:.0f} ms; "
-        f"best {ours['best_ms']:.0f} against {torch['best_ms']:.0f}, "
-        f"processor {ours['processor_ms']:.0f} against {torch['processor_ms']:.0f})"
-    )
+    return f"{ours['median_ms'] / torch['median_ms']:.1f}x: {told(ours, 0)} against {told(torch, 0)}"
 
 
 def istn() -> str:
     """Affine and B-spline."""
     sizes = [{"kind": kind, "side": 64, "batch": 2} for kind in ("affine", "bspline")]
-    return "; ".join(
-        f"{size['kind']} {one['median_ms'] / 1000:.2f} s (best {one['best_ms'] / 1000:.2f}, "
-        f"processor {one['processor_ms'] / 1000:.2f})"
-        for size, one in zip(sizes, measure(*(("ours", "istn", "step", size) for size in sizes)), strict=True)
-    )
+    measured = measure(*(("ours", "istn", "step", size) for size in sizes))
+    return "; ".join(f"{size['kind']} {told(one, 0)}" for size, one in zip(sizes, measured, strict=True))
 
 
 def limits() -> Iterator[tuple[str, str, Callable[[], str]]]:
