@@ -12,6 +12,8 @@ import pytest
 from eqpool import parallel
 from eqpool.checkpointing import Checkpoints
 from eqpool.errors import InputError
+from eqpool.files import read_arrays
+from tests.fixtures.make_checkpoint import EPOCH, FOLDER, batch, initial_state, stage
 
 EPOCHS = (3, 6)
 
@@ -133,3 +135,17 @@ def test_saved_on_some_devices_and_restored_on_others(tmp_path, saving, restorin
         restored = checkpoints.restore(parallel.put_replicated(state(), after))
     assert_same(restored, state(2))
     assert all(leaf.sharding == parallel.replicated(after) for leaf in jax.tree.leaves(restored))
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_the_checkpoint_kept_with_the_tests_is_restored(tmp_path, devices):
+    """Made by `python -m tests.fixtures.make_checkpoint`, by an earlier version and on another device than this one."""
+    folder = pathlib.Path(shutil.copytree(FOLDER, tmp_path / "checkpoint"))
+    like = parallel.put_replicated(initial_state(), parallel.make_mesh(devices))
+    with Checkpoints(folder) as checkpoints:
+        restored = checkpoints.restore(like, EPOCH)
+    outputs, expected = stage().forward(restored.variables, batch()), read_arrays(FOLDER / "outputs.npz")
+    for name, values in expected.items():
+        np.testing.assert_allclose(outputs[name], values, atol=1e-5)
+    assert int(restored.step) == EPOCH
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 100_000
