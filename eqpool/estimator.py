@@ -18,7 +18,7 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from eqpool.config import RunConfig, default_config, from_config_dict
-from eqpool.data.arrays import UNKNOWN, TargetCoding, as_covariates, as_names, check_numeric, reordered
+from eqpool.data.arrays import UNKNOWN, TargetCoding, as_covariates, as_names, as_nuisances, check_numeric, reordered
 from eqpool.data.calibration import SiteCalibration
 from eqpool.data.cohort import CovariateScaling
 from eqpool.data.splits import assign_splits
@@ -62,6 +62,7 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     Attributes:
       sites_: names of the sites that are calibrated, sorted.
       covariate_names_: of the covariates, categories as `sex=M`; empty without any.
+      nuisance_names_: of the nuisances; empty without any.
       n_features_in_, feature_names_in_: of X; names only where X was a frame.
       unseen_sites_: names that the last `transform` did not know.
     """
@@ -109,7 +110,9 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self.validation_fraction = validation_fraction
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any = None, *, site: Any = None, covariates: Any = None) -> "EquivariantPooling":
+    def fit(
+        self, X: Any, y: Any = None, *, site: Any = None, covariates: Any = None, nuisances: Any = None
+    ) -> "EquivariantPooling":
         """Learns calibration and both stages.
 
         Args:
@@ -117,6 +120,8 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
           y: (N,) classes or numbers that Phi is to predict; None or NaN where unknown; or None without a target.
           site: (N,) names; None or NaN where unknown. Without it nothing is pooled: all rows count as one scanner's.
           covariates: (N, C) or (N,) numbers, or a frame whose text columns are categories; Phi turns with them.
+          nuisances: (N,) labels or a frame of them, such as field strength, that Phi is not to tell either, as far as
+            `mmd_match` goes; None or NaN where unknown. One that goes along with the target takes of it.
 
         Raises:
           InputError: one line naming the argument, row or column, what was found and what was expected.
@@ -140,7 +145,13 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             "target_known": known,
         }
         train, validation = self._split(names, target)
-        shape = TableShape(X.shape[1], values.shape[1], max(len(self.sites_), 1), self.target_.num_classes)
+        levels: tuple[tuple[str, ...], ...] = ()
+        self.nuisance_names_: tuple[str, ...] = ()
+        if nuisances is not None:
+            columns["nuisance"], self.nuisance_names_, levels = as_nuisances(nuisances, count)
+        shape = TableShape(
+            X.shape[1], values.shape[1], max(len(self.sites_), 1), self.target_.num_classes, tuple(map(len, levels))
+        )
         self.pooling_ = fit_table(self._config(), shape, columns, train, validation)
         self._n_features_out = self.latent_dim
         self.unseen_sites_: tuple[str, ...] = ()
@@ -240,6 +251,7 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             "format": _FORMAT,
             "parameters": self.get_params() | {"random_state": self._seed()},
             "covariate_names": self.covariate_names_,
+            "nuisance_names": self.nuisance_names_,
             "target": {"kind": self.target_.kind, "mean": self.target_.mean, "deviation": self.target_.deviation},
             "shape": dataclasses.asdict(self.pooling_.shape),
             "feature_names": list(getattr(self, "feature_names_in_", [])),
@@ -278,6 +290,7 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             parameters["rotation_range"] = tuple(parameters["rotation_range"])
         self = cls(**parameters)
         self.covariate_names_ = tuple(header["covariate_names"])
+        self.nuisance_names_ = tuple(header.get("nuisance_names", ()))
         self.target_ = TargetCoding(classes=arrays["classes"], **header["target"])
         self.sites_, self.unseen_sites_ = arrays["sites"], ()
         self.feature_mean_, self.feature_scale_ = arrays["feature_mean"], arrays["feature_scale"]

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import estimator_checks_generator
@@ -157,7 +158,7 @@ def test_saved_and_loaded_it_is_the_same(fitted, tmp_path):
     with np.load(tmp_path / "pooling.npz", allow_pickle=False) as archive:  # what holds an object would need a pickle
         assert all(archive[name].dtype != object for name in archive.files)
     (tmp_path / "other.npz").write_bytes(b"no archive")
-    with pytest.raises(InputError, match="other.npz: expected a file that EquivariantPooling.save wrote"):
+    with pytest.raises(InputError, match="other.npz: expected an npz file of plain arrays"):
         EquivariantPooling.load(tmp_path / "other.npz")
 
 
@@ -179,7 +180,37 @@ def test_a_site_never_seen_is_said_and_can_be_calibrated(fitted, tmp_path):
     assert gaps[1] < 0.8 and gaps[0] > 2 * gaps[1]
 
 
+@pytest.mark.slow
+def test_a_nuisance_is_one_more_thing_not_to_be_told(tmp_path):
+    features, who, _ = table(1500, seed=8)
+    features["v"] += 3.0 * (who.sex == "M")
+    unknown = np.arange(1500) % 7 == 0
+
+    def told(nuisances) -> float:
+        """Balanced accuracy of a logistic regression that reads sex from tau^-1 Phi of new rows."""
+        estimator = EquivariantPooling(
+            latent_dim=6, hidden_units=16, batch_size=64, epochs=50, mmd_weight=100.0, reconstruction_weight=0.1
+        )
+        estimator.fit(features, site=who.site, covariates=who.age, nuisances=nuisances)
+        assert estimator.nuisance_names_ == (() if nuisances is None else ("sex",))
+        estimator.save(tmp_path / "pooling.npz")
+        new, other, _ = table(1500, seed=9)
+        new["v"] += 3.0 * (other.sex == "M")
+        again = EquivariantPooling.load(tmp_path / "pooling.npz")
+        assert again.nuisance_names_ == estimator.nuisance_names_
+        free = [
+            one.embed(rows, one_who.site)["covariate_free"]
+            for one, rows, one_who in ((again, features, who), (again, new, other))
+        ]
+        return LogisticRegression(C=100.0).fit(free[0], who.sex).score(free[1], other.sex)
+
+    assert told(None) > 0.8
+    assert told(who.sex.where(~unknown)) < 0.65
+
+
 BAD = {
+    "nuisance": (lambda X, w: (X, {"nuisances": ["one"] * 120}), "column nuisance_0: 1 levels, expected two or more"),
+    "nuisances": (lambda X, w: (X, {"nuisances": w.sex[:100]}), "nuisances has 100 rows, expected 120"),
     "all-NaN column": (lambda X, w: (X.assign(w=np.nan), {}), "X, column w: every value is missing"),
     "text": (lambda X, w: (X.assign(v="thick"), {}), 'X, row 0, column v: "thick", expected a number'),
     "sites": (lambda X, w: (X, {"site": list("AB")}), r"site has shape \(2,\), expected \(120,\)"),

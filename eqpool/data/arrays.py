@@ -64,6 +64,31 @@ def as_covariates(
     return numbers, tuple(blocks)
 
 
+def as_nuisances(nuisances: Any, count: int) -> tuple[np.ndarray, tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """(N, Q) int32 levels, -1 where unknown, the Q names, and the names of each one's levels, sorted.
+
+    Args:
+      nuisances: (N,) labels, a Series, or a frame of labels.
+      count: N.
+
+    Raises:
+      InputError: another number of rows, or a label with fewer than two levels.
+    """
+    frame = _as_frame(nuisances, "nuisances")
+    if len(frame) != count:
+        raise InputError(f"nuisances has {len(frame)} rows, expected {count}, one a row of X")
+    codes, levels = np.full((count, frame.shape[1]), -1, np.int32), []
+    for index, column in enumerate(frame.columns):
+        labels = as_names(frame[column], count, f"nuisances, column {column}")
+        known = labels != UNKNOWN
+        names = np.unique(labels[known])
+        if len(names) < 2:
+            raise InputError(f"nuisances, column {column}: {len(names)} levels, expected two or more")
+        codes[known, index] = np.searchsorted(names, labels[known])
+        levels.append(tuple(names.tolist()))
+    return codes, tuple(map(str, frame.columns)), tuple(levels)
+
+
 @dataclasses.dataclass(frozen=True)
 class TargetCoding:
     """What a target is: classes, or a number with its mean and deviation over training rows, or nothing (no target).
@@ -173,16 +198,17 @@ def check_numeric(frame: pd.DataFrame) -> None:
                 raise InputError(_row_message(frame, row, column, f'"{value}"', "a number", "X"))
 
 
-def _as_frame(covariates: Any) -> pd.DataFrame:
-    if isinstance(covariates, pd.DataFrame):
-        return covariates
-    if isinstance(covariates, pd.Series):
-        return covariates.to_frame(covariates.name if covariates.name is not None else "covariate_0")
-    values = np.asarray(covariates)
+def _as_frame(columns: Any, argument: str = "covariates") -> pd.DataFrame:
+    kind = argument.removesuffix("s")
+    if isinstance(columns, pd.DataFrame):
+        return columns
+    if isinstance(columns, pd.Series):
+        return columns.to_frame(columns.name if columns.name is not None else f"{kind}_0")
+    values = np.asarray(columns)
     values = values[:, None] if values.ndim == 1 else values
     if values.ndim != 2:
-        raise InputError(f"covariates has shape {values.shape}, expected (N,) or (N, C)")
-    return pd.DataFrame(values, columns=[f"covariate_{index}" for index in range(values.shape[1])])
+        raise InputError(f"{argument} has shape {values.shape}, expected (N,) or (N, columns)")
+    return pd.DataFrame(values, columns=[f"{kind}_{index}" for index in range(values.shape[1])])
 
 
 def _known_levels(column: str, names: tuple[str, ...] | None) -> list[str]:
