@@ -68,6 +68,13 @@ def full_disk():
     signal.signal(signal.SIGXFSZ, handler)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled_programs():
+    """After each file: hundreds of programs are some gigabytes by the end, and files hardly share any."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def strict_promotion(request):
     """No silent promotion of ranks or dtypes in eqpool's maths; optax and flax themselves do not stand it."""

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from eqpool.data import alignment
 from eqpool.data.alignment import align_to_template
 from eqpool.data.grids import named_grid
-from eqpool.data.store import prepare_volumes
+from eqpool.data.store import Preparation, prepare_volumes
 from eqpool.data.volumes import lay_on_grid, prepare_volume, read_volume, resample_linearly
 from eqpool.derivatives import write_change
 from eqpool.errors import InputError
@@ -41,7 +41,8 @@ def test_real_brains_come_to_lie_on_the_template(shared_data, tmp_path):
     pytest.importorskip("dipy", reason="needs the extra align")
     path = sorted((shared_data / "cohorts" / "ixi_brain_2mm").glob("sub-*/anat/*_T1w.nii.gz"))[1]
     before, after = (
-        prepare_volumes([path], GRID, tmp_path, progress=False, align=align) for align in ("none", "affine")
+        prepare_volumes([path], Preparation(GRID, align=align), tmp_path, progress=False)
+        for align in ("none", "affine")
     )
     assert before.alignment.shape == (0, 4, 4) and after.alignment.shape == (1, 4, 4)
     assert len(before.notes) == 1 and "overlap the template's brain mask" in before.notes[0] and not after.notes

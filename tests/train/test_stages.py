@@ -276,7 +276,12 @@ def a_few_rows(*arguments, **options):
 POOLING = [path for path in CONFIGS if load(path).method != "istn" and path.stem not in ("fcon1000", "abide1")]
 
 
-@pytest.mark.parametrize("path", POOLING, ids=lambda path: path.stem)
+# The others are long in probing and compiling, and go the same way.
+QUICK = ("adni", "german")
+CASES = [pytest.param(path, marks=[] if path.stem in QUICK else pytest.mark.slow, id=path.stem) for path in POOLING]
+
+
+@pytest.mark.parametrize("path", CASES)
 def test_every_config_shrunk_runs_two_steps_of_each_stage_and_fills_its_work_directory(
     path, request, tmp_path, monkeypatch
 ):
