@@ -9,13 +9,13 @@ import argparse
 import dataclasses
 import datetime
 import pathlib
-import statistics
 import sys
 from typing import Any
 
 from eqpool.commandline import make_parser
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
+from experiments.cells import in_words, mean_and_deviation, provenance, settings_to_try
 from experiments.runner import Setting, Task, folder_name, run_all
 from experiments.table2 import METHODS, SITE_WEIGHTS, select
 
@@ -59,10 +59,7 @@ class Imaging:
 
     def settings(self, method: str) -> list[Setting]:
         """What to choose from, as dotted config keys."""
-        if method == "naive":
-            return [{}]
-        key, weights = OURS_WEIGHTS if method == "ours" else SITE_WEIGHTS
-        return [{key: weight} for weight in weights]
+        return settings_to_try(method, OURS_WEIGHTS, SITE_WEIGHTS)
 
 
 def main(experiment: Imaging) -> None:
@@ -121,33 +118,23 @@ def compute(experiment: Imaging, options: argparse.Namespace) -> list[dict[str, 
 def markdown(experiment: Imaging, table: list[dict[str, Any]]) -> str:
     """The table as text: mean (standard deviation) over the splits."""
     first = table[0]["results"][0]
-    versions = ", ".join(f"{package} {version}" for package, version in first["versions"].items())
     kind = "SIMULATED data" if first["simulated"] else "Real data"
     lines = [
         f"# {experiment.title}",
         "",
-        f"{kind}. Written by `python -m experiments.{experiment.folder}` on {datetime.date.today().isoformat()},",
-        f"{first['device']}, {versions};",
+        f"{kind}. Written by `python -m experiments.{experiment.folder}` {provenance(first)};",
         f"{len(table[0]['results'])} splits; mean (standard deviation). The paper's cells are on its own cohort.",
         "",
         "| method | " + " | ".join(label for label, _, _ in COLUMNS) + " | setting | paper |",
         "|---" * (len(COLUMNS) + 3) + "|",
     ]
     for row in table:
-        cells = [_cell([r["metrics"].get(key) for r in row["results"]], digits) for _, key, digits in COLUMNS]
-        setting = ", ".join(f"{key} {value}" for key, value in row["setting"].items()) or "default"
-        lines.append(
-            f"| {row['method']} | " + " | ".join(cells) + f" | {setting} | {experiment.paper.get(row['method'], '')} |"
-        )
+        cells = [
+            mean_and_deviation([r["metrics"].get(key) for r in row["results"]], digits) for _, key, digits in COLUMNS
+        ]
+        ends = f" | {in_words(row['setting'])} | {experiment.paper.get(row['method'], '')} |"
+        lines.append(f"| {row['method']} | " + " | ".join(cells) + ends)
     return "\n".join(lines) + "\n"
-
-
-def _cell(values: list[float | None], digits: int) -> str:
-    numbers = [value for value in values if value is not None]
-    if not numbers:
-        return ""
-    spread = f" ({statistics.stdev(numbers):.{digits}f})" if len(numbers) > 1 else ""
-    return f"{statistics.mean(numbers):.{digits}f}{spread}"
 
 
 def _parsed(text: str) -> tuple[str, Any]:

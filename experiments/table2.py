@@ -10,7 +10,6 @@ import datetime
 import itertools
 import os
 import pathlib
-import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any
 from eqpool.commandline import make_parser
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
+from experiments.cells import in_words, mean_and_deviation, provenance, settings_to_try
 from experiments.runner import Setting, Task, folder_name, run_all
 
 SEEDS = (685, 648, 535)
@@ -61,10 +61,7 @@ class Experiment:
 
     def settings(self, method: str) -> list[Setting]:
         """The settings of a method to choose from, as dotted config keys."""
-        if method == "naive":
-            return [{}]
-        key, weights = ("stage_two.mmd_weight", self.mmd_weights) if method == "ours" else SITE_WEIGHTS
-        return [{key: weight} for weight in weights]
+        return settings_to_try(method, ("stage_two.mmd_weight", self.mmd_weights), SITE_WEIGHTS)
 
 
 def main(experiment: Experiment) -> None:
@@ -159,11 +156,10 @@ def _write(experiment: Experiment, folder: pathlib.Path, table: list[dict[str, A
 
 def _markdown(experiment: Experiment, table: list[dict[str, Any]]) -> Iterator[str]:
     first = table[0]
-    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
     yield f"# Table 2, {experiment.name}"
     yield ""
-    yield f"Written by `python -m experiments.table2_{experiment.name}` on {datetime.date.today().isoformat()}, "
-    yield f"{first['device']}, {versions}; seeds {', '.join(map(str, SEEDS))}; mean (standard deviation) over seeds."
+    yield f"Written by `python -m experiments.table2_{experiment.name}` {provenance(first)};"
+    yield f"seeds {', '.join(map(str, SEEDS))}; mean (standard deviation) over seeds."
     yield "The paper's cells are delta_eq, Adv, M, ACC as printed, on its own split."
     for split in dict.fromkeys(row["split"] for row in table):
         yield ""
@@ -173,18 +169,10 @@ def _markdown(experiment: Experiment, table: list[dict[str, Any]]) -> Iterator[s
         yield "| method | " + " | ".join(header) + " | setting | paper |"
         yield "|---" * (len(COLUMNS) + 3) + "|"
         for row in (row for row in table if row["split"] == split):
-            cells = [_mean_and_deviation(row["metrics"][key], digits) for _, key, digits, _ in COLUMNS]
-            setting = ", ".join(f"{key} {value}" for key, value in row["setting"].items()) or "default"
-            yield f"| {row['method']} | " + " | ".join(cells) + f" | {setting} | {experiment.paper[row['method']]} |"
+            cells = [mean_and_deviation(row["metrics"][key], digits) for _, key, digits, _ in COLUMNS]
+            ends = f" | {in_words(row['setting'])} | {experiment.paper[row['method']]} |"
+            yield f"| {row['method']} | " + " | ".join(cells) + ends
 
 
 def _arrow(label: str, better: str) -> str:
     return label + {"up": " ↑", "down": " ↓", "": ""}[better]
-
-
-def _mean_and_deviation(values: list[float | None], digits: int) -> str:
-    numbers = [value for value in values if value is not None]
-    if not numbers:
-        return ""
-    spread = f" ({statistics.stdev(numbers):.{digits}f})" if len(numbers) > 1 and digits else ""
-    return f"{statistics.mean(numbers):.{digits}f}{spread}"

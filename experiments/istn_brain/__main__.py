@@ -18,6 +18,7 @@ from eqpool.commandline import make_parser
 from eqpool.data.participants import parse_classes, read_participants
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
+from experiments.cells import provenance
 from experiments.runner import Task, run_all
 
 # Appearance, shape, spacing at 64^3. At 32^3 half the spacing is as many control points.
@@ -100,12 +101,11 @@ def _task(
 def markdown(table: list[dict[str, Any]], sites: tuple[str, str], own: bool) -> str:
     """The tables as text: one a config, direction and source."""
     first = table[0]["results"]
-    versions = ", ".join(f"{package} {version}" for package, version in first["versions"].items())
     lines = [
         "# Tables 2 and 3, brains of two sites",
         "",
-        f"Written by `python -m experiments.istn_brain` on {datetime.date.today().isoformat()}, {first['device']},",
-        f"{versions}; seed {first['seed']}; " + ("volumes of one's own." if own else "SIMULATED volumes."),
+        f"Written by `python -m experiments.istn_brain` {provenance(first)};",
+        f"seed {first['seed']}; " + ("volumes of one's own." if own else "SIMULATED volumes."),
         "On held-out subjects with 95% intervals: accuracy in % (sex), MAE in years (age). `single site` is the task",
         "model on its own site, `before` the same model on the other one; then the models retrained on S2T, from",
         "scratch and fine-tuned. The paper's cells are on its own cohorts: before, then Acc_s / Acc_f or MAE_s.",

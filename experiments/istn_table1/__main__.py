@@ -15,6 +15,7 @@ from typing import Any
 from eqpool.commandline import make_parser
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
+from experiments.cells import provenance
 from experiments.runner import Task, folder_name, run_all
 
 # Appearance, shape, spacing; and the paper's Acc_s / Acc_f for thick, slanted and thick slanted digits.
@@ -78,12 +79,11 @@ def main() -> None:
 
 def _markdown(table: list[dict[str, Any]]) -> str:
     first = table[0]["results"]
-    versions = ", ".join(f"{package} {version}" for package, version in first["versions"].items())
     lines = [
         "# Table 1, Morpho-MNIST",
         "",
-        f"Written by `python -m experiments.istn_table1` on {datetime.date.today().isoformat()}, {first['device']},",
-        f"{versions}; seed {first['seed']}. Accuracy on held-out digits, %, with its 95% interval; the paper's",
+        f"Written by `python -m experiments.istn_table1` {provenance(first)};",
+        f"seed {first['seed']}. Accuracy on held-out digits, %, with its 95% interval; the paper's",
         "cells are before, Acc_s / Acc_f as printed, from thin alone.",
     ]
     for way in dict.fromkeys(tuple(row["way"]) for row in table):

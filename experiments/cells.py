@@ -1,0 +1,38 @@
+"""What the experiments' tables have in common: cells, settings in words, and where the numbers come from."""
+
+import datetime
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.runner import Setting
+
+
+def mean_and_deviation(values: Sequence[float | None], digits: int) -> str:
+    """Mean (standard deviation) of what is defined; one value, and counts (0 digits), stand without deviation."""
+    numbers = [value for value in values if value is not None]
+    if not numbers:
+        return ""
+    spread = f" ({statistics.stdev(numbers):.{digits}f})" if len(numbers) > 1 and digits else ""
+    return f"{statistics.mean(numbers):.{digits}f}{spread}"
+
+
+def in_words(setting: Setting) -> str:
+    """ "stage_two.mmd_weight 5.0, seed 1"; "default" where it is empty."""
+    return ", ".join(f"{key} {value}" for key, value in setting.items()) or "default"
+
+
+def provenance(results: Mapping[str, Any]) -> str:
+    """ "on <date>, <device>, <package version, ...>", of the run that `results` are of."""
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    return f"on {datetime.date.today().isoformat()}, {results['device']}, {versions}"
+
+
+def settings_to_try(
+    method: str, of_ours: tuple[str, Sequence[float]], of_others: tuple[str, Sequence[float]]
+) -> list[Setting]:
+    """The settings of a method to choose from, as dotted config keys; naive has but one."""
+    if method == "naive":
+        return [{}]
+    key, weights = of_ours if method == "ours" else of_others
+    return [{key: weight} for weight in weights]
