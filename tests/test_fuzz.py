@@ -14,7 +14,7 @@ from eqpool.config import DataConfig, RunConfig, from_config_dict, to_dict
 from eqpool.data.covariates import parse_specs
 from eqpool.data.grids import named_grid
 from eqpool.data.pipeline import load_cohort
-from eqpool.data.store import prepare_volumes
+from eqpool.data.store import Preparation, prepare_volumes
 from eqpool.data.volumes import BadVolumeError, prepare_volume
 from eqpool.errors import InputError
 from eqpool.preflight import main as preflight
@@ -203,22 +203,22 @@ def test_a_table_may_lead_out_of_its_root_where_the_config_allows_it(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_records_of_a_work_directory(tmp_path, seed, trained_table):
-    """384 damaged config.json, model.json and volumes.json: trees and bytes."""
+    """384 damaged config.json, model.json and facts on prepared volumes: trees and bytes."""
     random = np.random.default_rng(seed)
     cache = tmp_path / "cache"
     (tmp_path / "0.nii").write_bytes(volume("mni"))
-    prepare_volumes([tmp_path / "0.nii"], GRID, cache, progress=False)
-    volumes = next(cache.rglob("volumes.json"))
+    prepare_volumes([tmp_path / "0.nii"], Preparation(GRID), cache, progress=False)
+    (facts,) = (cache / "volumes" / "shards").glob("*.json")
     readers = {
         "config.json": lambda: read_config(tmp_path),
         "claimed": lambda: workdir.claim(tmp_path, RunConfig()),
         "model.json": lambda: ModelFacts.read(tmp_path),
-        "volumes.json": lambda: prepare_volumes([tmp_path / "0.nii"], GRID, cache, progress=False),
+        "facts": lambda: prepare_volumes([tmp_path / "0.nii"], Preparation(GRID), cache, progress=False),
     }
     for number in range(16):
         name = list(readers)[number % 4]
-        path = volumes if name == "volumes.json" else tmp_path / name.replace("claimed", "config.json")
-        whole = volumes.read_bytes() if name == "volumes.json" else trained_table[path.name]
+        path = facts if name == "facts" else tmp_path / name.replace("claimed", "config.json")
+        whole = facts.read_bytes() if name == "facts" else trained_table[path.name]
         if number % 3:
             damaged = json.dumps(mutations.json_tree(json.loads(whole), random)).encode()
         else:
@@ -229,7 +229,7 @@ def test_records_of_a_work_directory(tmp_path, seed, trained_table):
                 readers[name]()
         except InputError as error:
             one_line(error)
-        if name == "volumes.json":
+        if name == "facts":
             path.write_bytes(whole)
 
 

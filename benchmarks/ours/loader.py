@@ -1,4 +1,4 @@
-"""From NIfTI files to batches on the device, ours: prepared once into a memory map, then read by grain's threads."""
+"""From NIfTI files to batches on the device, ours: prepared once into records, then read by grain's threads."""
 
 import pathlib
 import tempfile
@@ -10,7 +10,7 @@ from benchmarks.inputs import Work
 from benchmarks.nifti_files import write_files
 from eqpool.data.batches import volume_batches
 from eqpool.data.grids import named_grid
-from eqpool.data.store import prepare_volumes
+from eqpool.data.store import Preparation, prepare_volumes
 
 
 def epochs(files: int, batch: int, first: bool) -> Work:
@@ -19,12 +19,12 @@ def epochs(files: int, batch: int, first: bool) -> Work:
 
     flags.FLAGS(["benchmark"])  # grain reads absl flags
     folder = pathlib.Path(tempfile.mkdtemp())
-    paths, grid = write_files(folder, files), named_grid("mni_2mm")
-    prepared = None if first else prepare_volumes(paths, grid, folder / "cache", progress=False)
+    paths, preparation = write_files(folder, files), Preparation(named_grid("mni_2mm"))
+    prepared = None if first else prepare_volumes(paths, preparation, folder / "cache", progress=False)
     number = iter(range(10**9))
 
     def run() -> float:
-        store = prepared or prepare_volumes(paths, grid, folder / f"cache{next(number)}", progress=False)
+        store = prepared or prepare_volumes(paths, preparation, folder / f"cache{next(number)}", progress=False)
         total = 0.0
         for one in volume_batches(store.inputs, np.arange(files), batch_size=batch):
             total += float(jax.device_put(one["inputs"]).sum())

@@ -258,18 +258,30 @@ def _write_shards(
                         facts.append({"bad": str(result)})
 
             write_shard(shard.file, volumes(), preparation.grid.shape)
-            write_json(shard.facts, {"volumes": facts})
+            records = sum(fact["bad"] is None for fact in facts)
+            write_json(shard.facts, {"records": records, "volumes": facts})
 
 
 def _read_facts(shard: _Shard) -> list[dict[str, Any]]:
-    facts: Any = read_json(shard.facts).get("volumes")
+    written: Any = read_json(shard.facts)
     try:
-        for fact in facts:
-            assert fact["bad"] or (isinstance(fact["overlap"], float) and np.shape(fact["alignment"]) in ((), (4, 4)))
-        assert len(facts) == len(shard.members) and shard.file.is_file()
-    except (AssertionError, KeyError, TypeError, ValueError):
-        raise InputError(f"{shard.facts}: damaged; remove it and its volumes are prepared again") from None
+        facts = written["volumes"]
+        sound = len(facts) == len(shard.members) and all(_is_fact(fact) for fact in facts) and shard.file.is_file()
+        sound = sound and sum(not fact["bad"] for fact in facts) == written["records"]
+    except (KeyError, TypeError, ValueError, OverflowError):
+        sound = False
+    if not sound:
+        raise InputError(f"{shard.facts}: damaged; remove it and its volumes are prepared again")
     return facts
+
+
+def _is_fact(fact: Any) -> bool:
+    """Whether it is what `_write_shards` says of a volume; may raise what `_read_facts` catches."""
+    if fact["bad"] is not None:
+        return isinstance(fact["bad"], str) and bool(fact["bad"])
+    alignment = fact["alignment"]
+    aligned = alignment is None or (np.shape(alignment) == (4, 4) and np.isfinite(np.array(alignment, float)).all())
+    return isinstance(fact["overlap"], float) and math.isfinite(fact["overlap"]) and bool(aligned)
 
 
 def _dataset(
