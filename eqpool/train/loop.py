@@ -110,6 +110,7 @@ def _last_good(epoch: int | None) -> str:
 
 @contextmanager
 def _stop_on_sigterm() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets; one that comes after its last look is given to who handles it outside."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
@@ -119,3 +120,5 @@ def _stop_on_sigterm() -> Iterator[threading.Event]:
         yield asked
     finally:
         signal.signal(signal.SIGTERM, before)
+    if asked.is_set():
+        signal.raise_signal(signal.SIGTERM)

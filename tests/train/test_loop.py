@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from eqpool import parallel
+from eqpool.checkpointing import Checkpoints
 from eqpool.config import StageOneConfig
 from eqpool.train.faults import BadBatch, StepTerms, check_steps
 from eqpool.train.loop import Preempted, TrainingDiverged, fit
@@ -154,3 +155,20 @@ def test_sigterm_saves_and_stops(tmp_path):
     resumed, _ = train(tmp_path, 6, save_every=100)
     whole, _ = train(tmp_path / "whole", 6)
     np.testing.assert_array_equal(resumed.variables["params"]["w"], whole.variables["params"]["w"])
+
+
+def test_sigterm_after_the_last_look_is_not_lost(tmp_path, monkeypatch):
+    """While the last epoch is saved nothing asks for the event any more; the process must end as without a handler."""
+    outside, save = [], Checkpoints.save
+
+    def save_and_stop(checkpoints, epoch, state):
+        save(checkpoints, epoch, state)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_stop)
+    before = signal.signal(signal.SIGTERM, lambda *_: outside.append("SIGTERM"))
+    try:
+        train(tmp_path, 3, save_every=100)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert outside == ["SIGTERM"]
