@@ -110,7 +110,7 @@ def harmonise_cohort(trained: TrainedRun, cohort: Cohort, folder: pathlib.Path, 
         output = folder / FOLDER
         paths = derivative_paths(output, cohort.participant_id.tolist(), cohort.session.tolist())
         sources = [pathlib.Path(path) for path in cohort.image_path]
-        write = volume_writer(trained, sources, paths, harmonised, lambda row: _alignment(cohort, row))
+        write = volume_writer(trained, sources, paths, harmonised, cohort.alignment_of)
         origin = ": SIMULATED images" if cohort.simulated else ""
         write_description(output, __version__, harmonised=harmonised, origin=origin)
 
@@ -159,10 +159,6 @@ def _write_samples(cohort: Cohort, drawn: list[Pooled], folder: pathlib.Path) ->
             "change": change,
         },
     )
-
-
-def _alignment(cohort: Cohort, row: int) -> np.ndarray | None:
-    return cohort.alignment[row] if len(cohort.alignment) else None
 
 
 def measure(cohort: Cohort, pooled: Pooled) -> Metrics:

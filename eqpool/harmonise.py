@@ -10,11 +10,12 @@ import pandas as pd
 
 from eqpool.config import RunConfig
 from eqpool.data.cohort import SPLITS, Cohort, Scaling
+from eqpool.data.store import PreparedScan
 from eqpool.errors import InputError
 from eqpool.evaluate.harmonisation import look_metrics, task_metrics
 from eqpool.files import write_arrays, write_atomically
 from eqpool.geometry.warp import jacobian_determinant
-from eqpool.istn_volumes import Scan, make_harmonise, write_harmonised
+from eqpool.istn_volumes import make_harmonise, write_harmonised
 from eqpool.train.istn import TASK_MODELS, make_istn, of_network, transform
 from eqpool.train.pairs import Pairs
 from eqpool.train.stages import Columns, Session, forward_on_images, train_on_images, train_on_pairs
@@ -105,14 +106,14 @@ def _write_volumes(session: Session, folder: pathlib.Path, cohort: Cohort, varia
     """S2T of every scan that is not the reference's, under `folder`/derivatives/eqpool."""
     config = session.config
     other = np.flatnonzero((cohort.site >= 0) & (cohort.site != reference_site(config, cohort)))
-    alignment = dict(enumerate(cohort.alignment))
-    scans = (Scan(row, cohort.inputs[row], int(cohort.site[row]), alignment.get(row)) for row in other.tolist())
+    scans = (PreparedScan(row, cohort.inputs[row], cohort.alignment_of(row)) for row in other.tolist())
     write_harmonised(
         folder,
         config,
         make_harmonise(config, variables, len(cohort.site_names)),
         scans,
         len(other),
+        cohort.site,
         [pathlib.Path(path) for path in cohort.image_path],
         cohort.participant_id.tolist(),
         cohort.session.tolist(),

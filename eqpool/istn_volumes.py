@@ -11,7 +11,7 @@ import numpy as np
 from eqpool import __version__
 from eqpool.config import RunConfig
 from eqpool.data.grids import named_grid
-from eqpool.data.store import in_parallel
+from eqpool.data.store import PreparedScan, in_parallel
 from eqpool.derivatives import (
     FOLDER,
     check_not_inputs,
@@ -39,22 +39,6 @@ class Harmonised(NamedTuple):
     jacobian: np.ndarray | None
 
 
-class Scan(NamedTuple):
-    """A prepared volume to be harmonised.
-
-    Attributes:
-      row: its number in the caller's table.
-      volume: `grid.shape` float32 in [-1, 1].
-      site: its index.
-      alignment: (4, 4) from its image's millimetres to the template's; None where they are the same.
-    """
-
-    row: int
-    volume: np.ndarray
-    site: int
-    alignment: np.ndarray | None
-
-
 Harmonise = Callable[[np.ndarray, int], Harmonised]
 
 
@@ -80,8 +64,9 @@ def write_harmonised(
     output: pathlib.Path,
     config: RunConfig,
     harmonise: Harmonise,
-    scans: Iterable[Scan],
+    scans: Iterable[PreparedScan],
     total: int,
+    sites: np.ndarray,
     sources: list[pathlib.Path],
     participant_id: list[str],
     session: list[str],
@@ -97,6 +82,7 @@ def write_harmonised(
       config: of the run.
       harmonise: by `make_harmonise`.
       scans: some or all rows of the table, taken a few at a time; `total` of them.
+      sites: (N,) index of each row's site.
       sources, participant_id, session: of all rows of the table.
       simulated: whether the networks were trained on simulated images, which the description says.
 
@@ -113,7 +99,7 @@ def write_harmonised(
     origin = ", by networks trained on SIMULATED images" if simulated else ""
     write_description(output / FOLDER, __version__, harmonised=f"istn_{form}", origin=origin)
 
-    def write(made: tuple[Scan, Harmonised]) -> int:
+    def write(made: tuple[PreparedScan, Harmonised]) -> int:
         scan, harmonised = made
         source, path, image = sources[scan.row], paths[scan.row], to_z_scores(harmonised.image, squash)
         if form == "change":
@@ -124,7 +110,7 @@ def write_harmonised(
             write_jacobian(source, harmonised.jacobian, grid, path, scan.alignment)
         return scan.row
 
-    stream = ((scan, harmonise(scan.volume, scan.site)) for scan in scans)
+    stream = ((scan, harmonise(scan.volume, int(sites[scan.row]))) for scan in scans)
     with in_parallel(
         write, stream, workers=config.data.workers, progress=True, label="Harmonising", total=total
     ) as rows:

@@ -13,7 +13,7 @@ from eqpool.data.images import find_images
 from eqpool.data.participants import ID_COLUMN, ParticipantsTable, sessions
 from eqpool.data.store import Preparation, preparing
 from eqpool.errors import InputError
-from eqpool.istn_volumes import Harmonise, Scan, make_harmonise, write_harmonised
+from eqpool.istn_volumes import Harmonise, make_harmonise, write_harmonised
 from eqpool.train.istn import make_istn
 from eqpool.train.pairs import make_game_optimizer
 from eqpool.train.task import make_task
@@ -60,13 +60,13 @@ def transform_by_istn(
     preparation = Preparation(named_grid(config.data.grid), config.data.squash, config.data.align)
     data = config.data
     with preparing(sources, preparation, table.labels, data.on_bad_volume, data.workers, say) as prepared:
-        scans = (Scan(one.row, one.volume, int(sites[one.row]), one.alignment) for one in prepared)
         kept = write_harmonised(
             output,
             config,
             load_istn(folder, config, facts),
-            scans,
+            prepared,
             len(sources),
+            sites,
             sources,
             table.frame[ID_COLUMN].tolist(),
             sessions(table),

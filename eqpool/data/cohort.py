@@ -97,6 +97,10 @@ class Cohort:
         """(N,) bool."""
         return self.target >= 0 if self.target_classes else np.isfinite(self.target)
 
+    def alignment_of(self, row: int) -> np.ndarray | None:
+        """(4, 4), from the row's image's millimetres to the template's; None where they are the same."""
+        return self.alignment[row] if len(self.alignment) else None
+
     def rows(self, split: str) -> np.ndarray:
         """The row indices of one split, int64, in order."""
         return np.flatnonzero(self.split == split)

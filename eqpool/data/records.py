@@ -111,9 +111,7 @@ def link_dataset(
             os.link(shard, name)
         except OSError:
             shutil.copy2(shard, name)
-    split = tfds.core.SplitInfo(
-        name=SPLIT, shard_lengths=list(counts), num_bytes=0, filename_template=template
-    )  # fmt: skip
+    split = tfds.core.SplitInfo(name=SPLIT, shard_lengths=list(counts), num_bytes=0, filename_template=template)
     # Its check of the data would need TensorFlow.
     tfds.folder_dataset.write_metadata(
         data_dir=folder, features=_features(shape), split_infos=[split], filename_template=_TEMPLATE, check_data=False

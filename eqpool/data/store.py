@@ -69,7 +69,7 @@ class Preparation:
         Raises:
           BadVolumeError: the file is missing, damaged, or no image of a head in the template's space.
         """
-        alignment = find_alignment(path, self.align)
+        alignment = None if self.align == "none" else align_to_template(read_volume(path))
         volume, overlap = prepare_volume(path, self.grid, squash=self.squash, alignment=alignment)
         return volume, {"overlap": overlap, "alignment": None if alignment is None else alignment.tolist()}
 
@@ -139,11 +139,7 @@ def prepare_volumes(
     stop = on_bad_volume == "stop"
     missing = [shard for shard in shards if not shard.facts.is_file()]
     _write_shards(missing, paths, labels, preparation, stop, workers, progress)
-    facts = {
-        index: fact
-        for shard in shards
-        for index, fact in zip(shard.members, _read_facts(shard), strict=True)
-    }  # fmt: skip
+    facts = {index: fact for shard in shards for index, fact in zip(shard.members, _read_facts(shard), strict=True)}
     bad = {index: _said(labels[index], fact["bad"]) for index, fact in sorted(facts.items()) if fact["bad"]}
     if bad and stop:
         raise BadVolumeError(next(iter(bad.values())))
@@ -332,11 +328,6 @@ def in_parallel(
         finally:
             for future in pending:
                 future.cancel()
-
-
-def find_alignment(path: pathlib.Path, align: str) -> np.ndarray | None:
-    """The affine map from an image's millimetres to the template's, (4, 4); None for `align` "none"."""
-    return None if align == "none" else align_to_template(read_volume(path))
 
 
 def _notes(left_out: list[str], apart: list[str]) -> list[str]:

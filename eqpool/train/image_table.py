@@ -56,8 +56,9 @@ def make_image_epoch(
             state, terms = step(state, tables, picked, step_key)
             each.append(terms)
         order_of_first = getattr(drawn, "source", drawn)
-        check_steps(StepTerms(_stacked(each), order_of_first.rows, order_of_first.mask), first)
-        return state, _mean_terms(each)
+        stacked = {name: jnp.stack([terms[name] for terms in each]) for name in each[0]}
+        check_steps(StepTerms(stacked, order_of_first.rows, order_of_first.mask), first)
+        return state, _mean_terms(stacked)
 
     return epoch
 
@@ -91,11 +92,7 @@ def pick_rows(table: Batch, picked: Any) -> Batch:
     return {name: column[picked.rows] for name, column in table.items()} | {"mask": jnp.asarray(picked.mask)}
 
 
-def _stacked(each: list[Scalars]) -> Scalars:
-    return {name: jnp.stack([terms[name] for terms in each]) for name in each[0]}
-
-
-def _mean_terms(each: list[Scalars]) -> Scalars:
-    counts = jnp.stack([terms["rows"] for terms in each])
-    names = [name for name in each[0] if name != "rows"]
-    return {name: jnp.sum(jnp.stack([terms[name] for terms in each]) * counts) / counts.sum() for name in names}
+def _mean_terms(stacked: Scalars) -> Scalars:
+    """Means over an epoch's steps, of terms (S,) by their numbers of `rows` (S,)."""
+    counts = stacked["rows"]
+    return {name: jnp.sum(values * counts) / counts.sum() for name, values in stacked.items() if name != "rows"}
