@@ -92,6 +92,7 @@ def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]
     if cohort.calibration is not None:
         files.write_arrays(folder / CALIBRATION_FILE, cohort.calibration.to_arrays())
 
+    files.write_atomically(folder / "pooled.tsv", lambda path: pooled_table(cohort).to_csv(path, sep="\t", index=False))
     work = harmonise if config.method == "istn" else pool
     session = dataclasses.replace(session, names=cohort.participant_id)
     metrics, dropped = work(session, folder, cohort, scaling)
@@ -190,14 +191,22 @@ def _train_baseline(session: Session, cohort: Cohort, columns: Columns, train_ro
     return Embeddings(latent=latent, tau=None, phi=latent, covariate_free=None, prediction=outputs["prediction"])
 
 
-def embeddings_table(cohort: Cohort, embeddings: Embeddings) -> pd.DataFrame:
-    """embeddings.tsv: participant_id, split, site, covariates, l_*, phi_*."""
+def pooled_table(cohort: Cohort) -> pd.DataFrame:
+    """pooled.tsv, one row a scan: participant_id, split, site, covariates, described columns."""
     sites = np.array([*cohort.site_names, "n/a"])[cohort.site]
     table = pd.DataFrame({"participant_id": cohort.participant_id, "split": cohort.split, "site": sites})
-    covariates = pd.DataFrame(cohort.covariates, columns=list(cohort.covariate_names))
+    table[list(cohort.covariate_names)] = cohort.covariates
+    if cohort.described is not None:
+        table[list(cohort.described_names)] = cohort.described
+    return table
+
+
+def embeddings_table(cohort: Cohort, embeddings: Embeddings) -> pd.DataFrame:
+    """embeddings.tsv: participant_id, split, site, covariates, l_*, phi_*."""
+    who = pooled_table(cohort).drop(columns=list(cohort.described_names))
     latent = pd.DataFrame(embeddings.latent).add_prefix("l_")
     phi = pd.DataFrame(embeddings.phi).add_prefix("phi_")
-    return pd.concat([table, covariates, latent, phi], axis=1)
+    return pd.concat([who, latent, phi], axis=1)
 
 
 def count_rows(cohort: Cohort) -> dict[str, Any]:

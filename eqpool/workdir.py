@@ -47,7 +47,8 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
 def claim(workdir: pathlib.Path, config: RunConfig) -> None:
     """Writes config.json, or checks that the one there says the same.
 
-    Where nothing has been computed yet, as after bad input, the config there is written over.
+    Where nothing has been computed yet, as after bad input, the config there is written over. Keys that it lacks are
+    younger than it: their defaults compute what was computed without them.
 
     Raises:
       InputError: naming every key that differs.
@@ -57,7 +58,7 @@ def claim(workdir: pathlib.Path, config: RunConfig) -> None:
     if not path.exists() or not any((workdir / name).exists() for name in COMPUTED):
         write_json(path, now)
         return
-    before = read_json(path)
+    before = _filled(read_json(path), to_dict(RunConfig()))
     differing = list(differing_keys(_without_neutral(before), _without_neutral(now)))
     if differing:
         raise InputError(f"--workdir={workdir} was made with another config: {'; '.join(differing)}")
@@ -66,6 +67,12 @@ def claim(workdir: pathlib.Path, config: RunConfig) -> None:
 def cache_folder(config: RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     """Where what several runs share is kept: `config.cache_dir`, or beside the work directory."""
     return pathlib.Path(config.cache_dir) if config.cache_dir else workdir.parent / "cache"
+
+
+def _filled(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    filled = defaults | config
+    inner = {key: _filled(filled[key], value) for key, value in defaults.items() if isinstance(value, dict)}
+    return filled | inner
 
 
 def _without_neutral(config: dict[str, Any]) -> dict[str, Any]:

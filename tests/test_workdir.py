@@ -1,5 +1,7 @@
 """The work directory: one writer, one config, whole files."""
 
+import json
+
 import pytest
 
 from eqpool import workdir
@@ -51,3 +53,17 @@ def test_a_folder_in_which_nothing_was_computed_takes_another_config(tmp_path):
     workdir.claim(tmp_path, RunConfig(seed=1))  # and then the data turns out to be bad
     workdir.claim(tmp_path, RunConfig(seed=2))
     assert workdir.read_json(tmp_path / "config.json")["seed"] == 2
+
+
+def test_a_config_from_before_a_key_was_there_computed_its_default(tmp_path):
+    workdir.claim(tmp_path, RunConfig())
+    (tmp_path / "metrics.jsonl").touch()
+    older = workdir.read_json(tmp_path / "config.json")
+    del older["data"]["described"], older["method"]
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    workdir.claim(tmp_path, RunConfig())
+    with pytest.raises(InputError, match=r"config.method \('ours' there, 'mmd' now\)$"):
+        workdir.claim(tmp_path, RunConfig(method="mmd"))
+    (tmp_path / "config.json").write_text(json.dumps(older | {"forgotten": 1}))
+    with pytest.raises(InputError, match="config.forgotten"):
+        workdir.claim(tmp_path, RunConfig())

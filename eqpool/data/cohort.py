@@ -59,6 +59,8 @@ class Cohort:
       nuisance: (N, Q) int32, further labels to be invariant to, such as sex; -1 where unknown. None without any.
       nuisance_names: the Q names.
       nuisance_levels: the names of each one's levels.
+      described: (N, D) float64, columns that the report shows by site, NaN where missing; never trained on.
+      described_names: the D names.
       encoding: how a participants table's features became `inputs`; None for volumes and public data.
       calibration: of a table's features, which `inputs` have gone through; None where they have not.
       findings: what the pre-flight check found in the features when they were read.
@@ -85,6 +87,8 @@ class Cohort:
     nuisance: np.ndarray | None = None
     nuisance_names: tuple[str, ...] = ()
     nuisance_levels: tuple[tuple[str, ...], ...] = ()
+    described: np.ndarray | None = None
+    described_names: tuple[str, ...] = ()
     encoding: FeatureEncoding | None = None
     calibration: SiteCalibration | None = None
     findings: tuple[Finding, ...] = ()

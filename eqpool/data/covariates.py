@@ -85,6 +85,17 @@ def read_nuisances(table: ParticipantsTable, names: tuple[str, ...]) -> tuple[np
     return np.stack(columns, axis=1), tuple(levels)
 
 
+def read_described(table: ParticipantsTable, names: tuple[str, ...]) -> np.ndarray:
+    """(N, D) float64 of numeric columns, NaN where missing.
+
+    Raises:
+      InputError: a column that is not there, or a value that is no number.
+    """
+    for name in names:
+        table.require(name, "config.data.described")
+    return np.stack([parse_numbers(table, name) for name in names], axis=1)
+
+
 def _categories(table: ParticipantsTable, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
     index, levels = parse_classes(table.frame[name])
     _check_levels(table, name, levels)

@@ -11,7 +11,7 @@ from eqpool.data.arrays import target_columns
 from eqpool.data.calibration import SiteCalibration
 from eqpool.data.checks import check_cohort
 from eqpool.data.cohort import SPLITS, Cohort
-from eqpool.data.covariates import parse_specs, read_covariates, read_nuisances
+from eqpool.data.covariates import parse_specs, read_covariates, read_described, read_nuisances
 from eqpool.data.findings import Finding, examine_features, failed_values
 from eqpool.data.grids import named_grid
 from eqpool.data.images import find_images
@@ -65,7 +65,7 @@ def load_design(config: DataConfig) -> Cohort:
     table, cohort = _read_design(config, simulated=False)
     if not config.features:
         return cohort
-    frame = select_features(table, split_names(config.features), _roles(config))
+    frame = select_features(table, split_names(config.features), _never_features(config))
     return dataclasses.replace(cohort, findings=_findings(frame, cohort))
 
 
@@ -80,6 +80,7 @@ def _read_design(config: DataConfig, simulated: bool) -> tuple[ParticipantsTable
     site, site_names = parse_classes(table.frame[config.site_column])
     target, classes = _target(table, config)
     nuisance, levels = read_nuisances(table, nuisances) if nuisances else (None, ())
+    described = split_names(config.described)
     cohort = Cohort(
         name=config.dataset if simulated or config.dataset in COHORTS else "participants",
         simulated=simulated,
@@ -97,6 +98,8 @@ def _read_design(config: DataConfig, simulated: bool) -> tuple[ParticipantsTable
         nuisance=nuisance,
         nuisance_names=nuisances,
         nuisance_levels=levels,
+        described=read_described(table, described) if described else None,
+        described_names=described,
     )
     return table, dataclasses.replace(cohort, notes=(*notes, *_missing_notes(cohort, config)))
 
@@ -108,10 +111,14 @@ def _target(table: ParticipantsTable, config: DataConfig) -> tuple[np.ndarray, t
 
 
 def _roles(config: DataConfig) -> tuple[str, ...]:
-    """The columns that say what a row is, which are never features."""
+    """The columns that say what a row is."""
     covariates = tuple(spec.name for spec in parse_specs(config.covariates))
     target = (config.target,) if config.target else ()
     return (config.site_column, *covariates, *target, *split_names(config.nuisances))
+
+
+def _never_features(config: DataConfig) -> tuple[str, ...]:
+    return (*_roles(config), *split_names(config.described))
 
 
 def _check_roles(config: DataConfig) -> None:
@@ -194,7 +201,7 @@ def _missing_notes(cohort: Cohort, config: DataConfig) -> list[str]:
 
 
 def _with_features(cohort: Cohort, table: ParticipantsTable, config: DataConfig) -> Cohort:
-    frame = select_features(table, split_names(config.features), _roles(config))
+    frame = select_features(table, split_names(config.features), _never_features(config))
     encoding = fit_encoding(frame, cohort.rows("train"))
     inputs = encoding.apply(frame)
     calibration = _calibration(inputs, cohort, config)
@@ -270,6 +277,7 @@ def _with_volumes(
         split=cohort.split[kept],
         grid=grid,
         nuisance=None if cohort.nuisance is None else cohort.nuisance[kept],
+        described=None if cohort.described is None else cohort.described[kept],
         notes=(*cohort.notes, *prepared.notes),
         image_path=np.array([str(path) for path in images])[kept],
         session=np.array(sessions(table), dtype=np.str_)[kept],

@@ -130,7 +130,7 @@ def select_features(table: ParticipantsTable, patterns: Sequence[str], excluded:
     Args:
       table: N rows.
       patterns: column names or glob patterns, matched in order; a column is taken once.
-      excluded: site, covariates and target: a pattern passes over them, a plain name of one is an error.
+      excluded: site, covariates, target and the like: a pattern passes over them, a plain name of one is an error.
 
     Raises:
       InputError: a name or pattern that no column matches, a numeric column with text in it, a text column with more
@@ -141,8 +141,8 @@ def select_features(table: ParticipantsTable, patterns: Sequence[str], excluded:
     for pattern in patterns:
         if pattern in barred and pattern in table.frame:
             raise InputError(
-                f"config.data.features: {pattern} is the site, a covariate, the target or a reserved column, "
-                "which must not be a feature"
+                f"config.data.features: {pattern} is the site, a covariate, the target, a described or a reserved "
+                "column, which must not be a feature"
             )
         is_plain = pattern in table.frame or not set(pattern) & set("*?[")
         matches = [pattern] if is_plain else fnmatch.filter(table.frame.columns, pattern)

@@ -79,7 +79,7 @@ def _load_digits(config: DataConfig, cache_dir: pathlib.Path, progress: bool) ->
 
 
 def _load_simulated(config: DataConfig, cache_dir: pathlib.Path, progress: bool) -> Cohort:
-    from eqpool.data.simulated import SPECIFICATIONS, build_simulated_cohort
+    from eqpool.data.simulated import COGNITIVE_SCORE, SPECIFICATIONS, build_simulated_cohort
 
     folder = build_simulated_cohort(
         cache_dir / "simulated",
@@ -90,7 +90,8 @@ def _load_simulated(config: DataConfig, cache_dir: pathlib.Path, progress: bool)
         workers=config.workers,
         progress=progress,
     )
-    config = dataclasses.replace(config, participants=str(folder / "participants.tsv"), root="")
+    described = config.described or COGNITIVE_SCORE
+    config = dataclasses.replace(config, participants=str(folder / "participants.tsv"), root="", described=described)
     cohort = load_participants(config, cache_dir, progress, simulated=True)
     note = f"SIMULATED images, shaped like {config.dataset.upper()}; the truth is in {folder / 'derivatives' / 'truth'}"
     return dataclasses.replace(cohort, notes=(note, *cohort.notes))

@@ -17,9 +17,10 @@ from eqpool.data.simulated_scanner import Scanner, coil_field, scan
 from eqpool.data.store import in_parallel
 from eqpool.files import making_folder, write_json, write_text
 
-VERSION = 1  # raise it whenever a cohort would come out different
+VERSION = 2  # raise it whenever a cohort would come out different
 FEWEST_A_CELL = 3
 DISEASE = "AD"
+COGNITIVE_SCORE = "mmse"  # 0 to 30, as the Mini-Mental State Examination's; falls with the disease
 _AD_OLDER_YEARS = 1.5
 
 
@@ -114,6 +115,7 @@ class _Person:
     brain_age: float
     severity: float
     maleness: float
+    score: int
 
 
 def build_simulated_cohort(
@@ -128,7 +130,7 @@ def build_simulated_cohort(
 ) -> pathlib.Path:
     """Writes a simulated cohort, or finds it written already.
 
-    The layout is BIDS: participants.tsv (participant_id, site, age, sex, dx), one T1w a subject, and under
+    The layout is BIDS: participants.tsv (participant_id, site, age, sex, dx, mmse), one T1w a subject, and under
     derivatives/truth the same brains without a scanner, with the effect maps of age and disease. The result depends on
     the arguments alone and not on the number of workers; a folder appears under its name only when it is complete.
 
@@ -220,6 +222,8 @@ def _person(
     age = low - 1
     while not low <= age <= high:
         age = float(np.round(mean + site.age_deviation * random.standard_normal(), 1))
+    brain_age = age + 5.0 * random.standard_normal()
+    severity = (1.0 if ill else 0.0) + 0.4 * random.standard_normal()
     return _Person(
         participant_id=f"sub-simulated{number:04d}",
         number=number,
@@ -227,9 +231,10 @@ def _person(
         diagnosis=diagnosis,
         age=age,
         sex=sex,
-        brain_age=age + 5.0 * random.standard_normal(),
-        severity=(1.0 if ill else 0.0) + 0.4 * random.standard_normal(),
+        brain_age=brain_age,
+        severity=severity,
         maleness=specification.sex_effect * ((1.0 if sex == "M" else -1.0) + 0.5 * random.standard_normal()),
+        score=int(np.clip(np.rint(29.0 - 5.5 * severity + 1.2 * random.standard_normal()), 0, 30)),
     )
 
 
@@ -249,8 +254,8 @@ def _save_effects(anatomy: Anatomy, folder: pathlib.Path) -> None:
 
 
 def _save_tables(folder: pathlib.Path, specification: CohortSpecification, people: list[_Person]) -> None:
-    rows = ["participant_id\tsite\tage\tsex\tdx"]
-    rows += [f"{p.participant_id}\t{p.site.name}\t{p.age:.1f}\t{p.sex}\t{p.diagnosis}" for p in people]
+    rows = [f"participant_id\tsite\tage\tsex\tdx\t{COGNITIVE_SCORE}"]
+    rows += [f"{p.participant_id}\t{p.site.name}\t{p.age:.1f}\t{p.sex}\t{p.diagnosis}\t{p.score}" for p in people]
     write_text(folder / "participants.tsv", "\n".join(rows) + "\n")
     truth = {
         "Name": f"Scanner-free truth of the simulated {specification.name} cohort",

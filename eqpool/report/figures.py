@@ -17,7 +17,7 @@ from eqpool.readings import format_metric
 from eqpool.report.brain_maps import draw_site_maps, draw_t_maps
 from eqpool.report.curves import draw_training_curves
 from eqpool.report.people import draw_groups, draw_samples
-from eqpool.report.sites import PROBES, draw_covariate_by_site, draw_embeddings, draw_probes, embed
+from eqpool.report.sites import PROBES, draw_by_site, draw_embeddings, draw_probes, embed
 from eqpool.report.style import SIMULATED
 from eqpool.report.transformations import draw_transformations
 from eqpool.report.trend import draw_covariate_trend
@@ -70,15 +70,20 @@ def write_figures(work: WorkFolder) -> list[Drawn]:
 
 
 def _covariate_by_site(work: WorkFolder) -> Figure:
-    return draw_covariate_by_site(work.covariate_values, work.sites, work.covariate)
+    assert work.pooled is not None
+    return draw_by_site(work.spreads, work.pooled["site"].to_numpy(dtype=np.str_))
 
 
 def _covariate_by_site_alt(work: WorkFolder) -> str:
-    medians = work.table.groupby("site")[work.covariate].median().sort_values()
-    return (
-        f"Density of {work.covariate} at each of {len(medians)} sites; medians run from {medians.iloc[0]:.3g} "
-        f"({medians.index[0]}) to {medians.iloc[-1]:.3g} ({medians.index[-1]})."
-    )
+    assert work.pooled is not None
+    said = []
+    for name, values in work.spreads.items():
+        medians = values.groupby(work.pooled["site"]).median().sort_values()
+        said.append(
+            f"Density of {name} at each of {len(medians)} sites; medians run from {medians.iloc[0]:.3g} "
+            f"({medians.index[0]}) to {medians.iloc[-1]:.3g} ({medians.index[-1]})."
+        )
+    return " ".join(said)
 
 
 def _probes_alt(work: WorkFolder) -> str:
@@ -171,10 +176,10 @@ FIGURES = (
     FigureKind(
         "covariate_by_site",
         "pooled",
-        _has_covariate,
+        lambda work: work.pooled is not None and len(work.spreads.columns) > 0,
         _covariate_by_site,
-        "Who was pooled: density of the covariate at each site. Where sites do not overlap, only the model tells the "
-        "scanner from the covariate.",
+        "Who was pooled: density of the covariate, and of what config.data.described names, at each site. Where sites "
+        "do not overlap in the covariate, only the model tells the scanner from it.",
         _covariate_by_site_alt,
     ),
     FigureKind(

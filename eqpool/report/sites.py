@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import gaussian_kde
@@ -19,33 +20,39 @@ PROBES = (
 )
 
 
-def draw_covariate_by_site(values: np.ndarray, sites: np.ndarray, covariate: str) -> Figure:
-    """One line a site: the density of the covariate (paper A, Figs. 6 and 10) over a mark for every row.
+def draw_by_site(table: pd.DataFrame, sites: np.ndarray) -> Figure:
+    """A panel a column, in it one line a site: the density (paper A, Figs. 6 and 10) over a mark for every row.
 
     Args:
-      values: (N,) the covariate.
+      table: (N, C) numbers, NaN where missing.
       sites: (N,) names.
-      covariate: its name.
     """
     names = sorted(set(sites))
-    figure = Figure(figsize=(6.8, 0.42 * len(names) + 1.3), layout="constrained")
-    axes = figure.subplots()
-    grid = np.linspace(values.min(), values.max(), 300)
+    size = (6.8 if table.shape[1] < 3 else 10.0, 0.42 * len(names) + 1.3)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, table.shape[1], sharey=True, squeeze=False)[0]
+    for axes, (column, values) in zip(panels, table.items(), strict=True):
+        _draw_lines(axes, values.to_numpy(), sites, names)
+        axes.set(xlabel=f"{column} (dot: median)", ylim=(-0.3, len(names) + 0.1))
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    labels = [f"{name} (n = {np.sum(sites == name)})" for name in reversed(names)]
+    panels[0].set_yticks(range(len(names)), labels)
+    return figure
+
+
+def _draw_lines(axes: Axes, values: np.ndarray, sites: np.ndarray, names: list[str]) -> None:
+    grid = np.linspace(np.nanmin(values), np.nanmax(values), 300)
     for line, name in enumerate(reversed(names)):
-        here, colour = values[sites == name], site_style(names.index(name)).colour
+        here, colour = values[(sites == name) & np.isfinite(values)], site_style(names.index(name)).colour
         axes.plot(here, np.full(len(here), line - 0.06), "|", color=colour, markersize=5, alpha=0.5)
         if len(here) >= FEW_ROWS and len(np.unique(here)) > 2:
             density = gaussian_kde(here)(grid)
             height = line + 0.9 * density / density.max()
             axes.plot(grid, height, color=colour, linewidth=1.5)
             axes.fill_between(grid, line, height, color=colour, alpha=0.15)
-        axes.plot(np.median(here), line + 0.12, "o", color=colour, markersize=4)
-    labels = [f"{name} (n = {np.sum(sites == name)})" for name in reversed(names)]
-    axes.set_yticks(range(len(names)), labels)
-    axes.set(xlabel=f"{covariate} (dot: median)", ylim=(-0.3, len(names) + 0.1))
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    return figure
+        if len(here):
+            axes.plot(np.median(here), line + 0.12, "o", color=colour, markersize=4)
 
 
 def draw_probes(metrics: dict[str, Any]) -> Figure:

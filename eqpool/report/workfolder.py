@@ -11,6 +11,8 @@ from eqpool.errors import InputError
 from eqpool.files import read_arrays, read_json
 from eqpool.report.brain_maps import read_maps
 
+MOST_SPREADS = 3  # panels side by side
+
 
 @dataclasses.dataclass(frozen=True)
 class WorkFolder:
@@ -20,6 +22,7 @@ class WorkFolder:
       folder: the work directory.
       config, results: config.json and results.json.
       log: metrics.jsonl, one row an epoch.
+      pooled: pooled.tsv; None for a run of an older version.
       embeddings: embeddings.tsv; None for an ISTN, which has none.
       examples: images/examples.npz of an ISTN; None for other methods.
       tau: images/tau.npz, `rows` (T,) of the embeddings and their `tau` (T, n, n); None for a baseline.
@@ -31,6 +34,7 @@ class WorkFolder:
     config: dict[str, Any]
     results: dict[str, Any]
     log: pd.DataFrame
+    pooled: pd.DataFrame | None
     embeddings: pd.DataFrame | None
     examples: dict[str, np.ndarray] | None
     maps: dict[str, Any] | None = None
@@ -41,6 +45,13 @@ class WorkFolder:
     def metrics(self) -> dict[str, Any]:
         """Those of results.json."""
         return self.results["metrics"]
+
+    @property
+    def spreads(self) -> pd.DataFrame:
+        """(N, 3 at most) what is drawn by site: columns of `pooled` that take more than two values, in their order."""
+        assert self.pooled is not None
+        numbers = self.pooled.iloc[:, 3:]
+        return numbers.loc[:, numbers.nunique() > 2].iloc[:, :MOST_SPREADS]
 
     @property
     def table(self) -> pd.DataFrame:
@@ -95,14 +106,17 @@ def read_workfolder(folder: pathlib.Path) -> WorkFolder:
         config=config,
         results=results,
         log=pd.read_json(log, lines=True) if log.is_file() else pd.DataFrame(columns=["stage"]),
-        embeddings=pd.read_csv(embeddings, sep="\t", keep_default_na=False, na_values=[""])
-        if embeddings.is_file()
-        else None,
+        pooled=_table_if_there(folder / "pooled.tsv"),
+        embeddings=_table_if_there(embeddings),
         examples=_arrays_if_there(examples),
         maps=read_maps(folder),
         tau=_arrays_if_there(folder / "images" / "tau.npz"),
         samples=_arrays_if_there(folder / "images" / "samples.npz"),
     )
+
+
+def _table_if_there(path: pathlib.Path) -> pd.DataFrame | None:
+    return pd.read_csv(path, sep="\t", keep_default_na=False, na_values=[""]) if path.is_file() else None
 
 
 def _arrays_if_there(path: pathlib.Path) -> dict[str, np.ndarray] | None:

@@ -7,6 +7,7 @@ from eqpool.config import DataConfig
 from eqpool.data.participants import parse_classes, read_participants, select_features
 from eqpool.data.pipeline import load_cohort
 from eqpool.errors import InputError
+from eqpool.run import pooled_table
 
 HEADER = "participant_id\tsite\tage\tdx\tthickness\tvolume"
 
@@ -217,3 +218,17 @@ def test_real_tables(shared_data, tmp_path, name, target, features, sites, count
     for split, fraction in (("train", 0.7), ("validation", 0.1), ("test", 0.2)):
         assert abs(len(cohort.rows(split)) / count - fraction) < 0.01
     assert set(cohort.site[cohort.rows("train")]) == set(range(sites))
+
+
+def test_described_columns_are_read_and_are_no_features(tmp_path):
+    path = write(tmp_path, change(3, "volume", "n/a"))
+    cohort = load_cohort(config(path, features="thick*,*", described="volume"), tmp_path)
+    assert cohort.input_names == ("thickness",) and cohort.described_names == ("volume",)
+    assert np.isnan(cohort.described[3, 0]) and cohort.described[4, 0] == 104
+    table = pooled_table(cohort)
+    assert list(table.columns) == ["participant_id", "split", "site", "age", "volume"]
+    assert table["age"].tolist() == list(range(50, 74)) and len(table) == 24
+    wrong = (("mass", r"no column mass \(config.data.described\)"), ("dx", 'column dx: "ill", expected a number'))
+    for columns, problem in wrong:
+        with pytest.raises(InputError, match=problem):
+            load_cohort(config(path, features="thickness", described=columns), tmp_path)

@@ -91,7 +91,9 @@ def test_disease_is_where_the_hippocampi_are(anatomy):
 
 def test_layout(folder):
     table = pd.read_csv(folder / "participants.tsv", sep="\t")
-    assert list(table.columns) == ["participant_id", "site", "age", "sex", "dx"]
+    assert list(table.columns) == ["participant_id", "site", "age", "sex", "dx", "mmse"]
+    score = table.groupby("dx")["mmse"].mean()
+    assert table["mmse"].between(0, 30).all() and score["CN"] - score["AD"] > 2
     assert table.groupby(["site", "dx"]).size().min() == 3
     assert "SIMULATED" in json.loads((folder / "dataset_description.json").read_text())["Name"]
     for name in table["participant_id"]:

@@ -1,9 +1,11 @@
 """The pictures of people, from a finished run's files."""
 
 import numpy as np
+import pandas as pd
 
 from eqpool.report.figures import FIGURES
 from eqpool.report.people import covariate_groups, draw_samples
+from eqpool.report.sites import draw_by_site
 from eqpool.report.workfolder import read_workfolder
 
 
@@ -43,3 +45,21 @@ def test_one_line_a_site_and_three_panels_a_person():
     samples |= {"site": np.array(["A", "A", "B", "B"]), "covariate": np.array([50.0, 60, 55, 70])}
     figure = draw_samples(samples, "age")
     assert len(figure.axes) == 2 * 6 + 1
+
+
+def test_the_covariate_and_the_score_are_drawn_by_site(trained_volumes):
+    work = read_workfolder(trained_volumes)
+    assert list(work.spreads.columns) == ["age", "mmse"]
+    drawn = {kind.name: kind for kind in FIGURES if kind.exists(work)}["covariate_by_site"]
+    panels = drawn.draw(work).axes
+    assert [axes.get_xlabel() for axes in panels] == ["age (dot: median)", "mmse (dot: median)"]
+    sites = [label.get_text() for label in panels[0].get_yticklabels()]
+    counts = work.pooled["site"].value_counts()
+    assert sites == [f"{name} (n = {counts[name]})" for name in sorted(counts.index, reverse=True)]
+    assert "Density of age" in drawn.alt(work) and "Density of mmse" in drawn.alt(work)
+
+
+def test_a_site_without_a_value_is_a_line_without_a_density():
+    table = pd.DataFrame({"score": [1.0, 2, 3, 4, 5, 6, np.nan]})
+    figure = draw_by_site(table, np.array([*"AAAAAAB"]))
+    assert len(figure.axes[0].get_yticklabels()) == 2 and len(figure.axes[0].collections) == 1

@@ -15,6 +15,7 @@ from eqpool import parallel
 from eqpool.config import DataConfig, EvaluateConfig, IstnConfig, RunConfig, TaskConfig, from_config_dict
 from eqpool.data.cohort import Cohort
 from eqpool.errors import InputError
+from eqpool.report.workfolder import read_workfolder
 from eqpool.run import run
 from eqpool.train.image_table import make_image_epoch
 from eqpool.train.istn import TASK_MODELS, make_istn
@@ -281,6 +282,8 @@ def test_the_brain_configs_shrunk_run_and_fill_their_work_directory(name, shape,
     examples = dict(np.load(tmp_path / "run" / "images" / "examples.npz"))
     assert examples["displacement"].shape[1:] == (16, 18, 16, 3) and np.abs(examples["image"]).max() <= 1
     rows = pd.read_csv(tmp_path / "run" / "predictions.tsv", sep="\t")
+    work = read_workfolder(tmp_path / "run")
+    assert len(work.pooled) == results["counts"]["rows"] and "age" in work.spreads
     written = check_derivatives(tmp_path / "run" / "derivatives" / "eqpool")
     assert not written & set(rows["participant_id"][rows["site"] == "UKBB"]), "the reference stays as it is"
     assert len(written) == results["counts"]["by_site"]["CamCAN"]["rows"]
