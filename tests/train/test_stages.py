@@ -27,6 +27,7 @@ from eqpool.train.state import create_state, make_optimizer, update
 from eqpool.train.stream import make_stream_step
 from tests.test_config import CONFIGS, load
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
 ROWS, FEATURES, LATENT = 16, 12, 6
 
 
@@ -76,6 +77,15 @@ def stages() -> dict:
     for match in ("phi", "covariate_free", "conditional"):
         made[f"stage_two_{match}"] = make_stage_two(config(mmd_match=match), 3, 2)
     return made
+
+
+def terms_of(stage, variables, batch) -> dict:
+    """The loss terms in training mode; compiled at once, and not operation by operation."""
+    return jax.jit(lambda rows: stage.loss(variables, rows, jax.random.key(0), jnp.int32(0)).terms)(batch)
+
+
+def validated(stage, variables, batch) -> dict:
+    return jax.jit(lambda rows: stage.validate(stage.forward(variables, rows), rows))(batch)
 
 
 def one_step(stage, batch, mesh):
@@ -142,10 +152,10 @@ def test_a_nuisance_is_one_more_label_and_its_unknown_rows_do_not_count(name):
     variables = plain.initialise(jax.random.key(0))
 
     def site_of(stage, **changes):
-        rows = jax.tree.map(jnp.asarray, batch | changes)
-        in_training = stage.loss(variables, rows, jax.random.key(0), jnp.int32(0)).terms["site"]
-        validated = stage.validate(stage.forward(variables, rows), rows)["site"]
-        np.testing.assert_allclose(in_training, validated, rtol=1e-4, atol=1e-6)
+        in_training = terms_of(stage, variables, batch | changes)["site"]
+        np.testing.assert_allclose(
+            in_training, validated(stage, variables, batch | changes)["site"], rtol=1e-4, atol=1e-6
+        )
         return float(in_training)
 
     known = nuisance[:, 0] >= 0
@@ -160,10 +170,7 @@ def test_rows_of_an_unknown_site_reach_reconstruction_and_equivariance_alone():
     known, unknown = columns(), columns()
     unknown["site"][:4] = -1
     without = {key: value[4:] for key, value in known.items()}
-    terms = [
-        stage.loss(variables, jax.tree.map(jnp.asarray, rows), jax.random.key(0), jnp.int32(0)).terms
-        for rows in (known, unknown, without)
-    ]
+    terms = [terms_of(stage, variables, rows) for rows in (known, unknown, without)]
     for term in ("equivariance", "reconstruction", "prediction"):
         assert float(terms[1][term]) == pytest.approx(float(terms[0][term]), rel=1e-6)
     assert float(terms[1]["site"]) == pytest.approx(float(terms[2]["site"]), rel=1e-4, abs=1e-6)
@@ -173,8 +180,8 @@ def test_the_gradient_is_the_finite_difference():
     stage = stages()["stage_two_covariate_free"]
     variables = stage.initialise(jax.random.key(0))
     batch = jax.tree.map(jnp.asarray, columns())
-    total = lambda params: stage.loss({"params": params}, batch, jax.random.key(0), jnp.int32(0)).total  # noqa: E731
-    gradient = jax.grad(total)(variables["params"])
+    total = jax.jit(lambda params: stage.loss({"params": params}, batch, jax.random.key(0), jnp.int32(0)).total)
+    gradient = jax.jit(jax.grad(total))(variables["params"])
     direction = jax.tree.map(
         lambda leaf: jnp.asarray(np.random.default_rng(1).normal(size=leaf.shape), jnp.float32), variables["params"]
     )
@@ -189,9 +196,9 @@ def test_the_gradient_is_the_finite_difference():
 
 @pytest.mark.parametrize("name", ["stage_one_matched", "stage_two_code"])
 def test_the_site_term_is_the_mmd_of_what_the_stage_puts_out(name):
-    stage, batch = stages()[name], jax.tree.map(jnp.asarray, columns())
+    stage, batch = stages()[name], columns()
     variables = stage.initialise(jax.random.key(0))
-    outputs = stage.forward(variables, batch)
+    outputs = jax.jit(lambda rows: stage.forward(variables, rows))(batch)
     vectors = outputs["tau"][:, :, 0] if name == "stage_one_matched" else outputs["phi"]
     settings = getattr(with_codes(), stage.name)
     expected = mmd(
@@ -202,9 +209,8 @@ def test_the_site_term_is_the_mmd_of_what_the_stage_puts_out(name):
         bandwidth=parse_bandwidth(settings.bandwidth),
         estimator="unbiased",
     )
-    terms = stage.loss(variables, batch, jax.random.key(0), jnp.int32(0)).terms
-    np.testing.assert_allclose(terms["site"], expected, rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(stage.validate(outputs, batch)["site"], expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(terms_of(stage, variables, batch)["site"], expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(validated(stage, variables, batch)["site"], expected, rtol=1e-5, atol=1e-7)
     assert abs(float(expected)) > 1e-4
 
 
@@ -238,8 +244,7 @@ def test_stage_one_learns_equivariance_that_holds_out():
     step = jax.jit(lambda state, key: update(stage, optimizer, state, train, key)[0])
     for index in range(300):
         state = step(state, jax.random.key(index))
-    error = stage.validate(stage.forward(state.variables, held_out), held_out)["equivariance_error"]
-    assert float(error) < 0.1
+    assert float(validated(stage, state.variables, held_out)["equivariance_error"]) < 0.1
 
 
 def shrunk(path: pathlib.Path, shared_data: pathlib.Path, tmp_path: pathlib.Path) -> RunConfig:
