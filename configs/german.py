@@ -20,10 +20,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.dataset = "german"
     config.model.update(tau="covariate", tau_steps=16, code_dim=1, code_levels=8)
     config.stage_one.update(
-        epochs=100,
+        epochs=30,
         batch_size=128,
-        learning_rate=2e-3,
-        weight_decay=0.3,
+        learning_rate=1e-3,
         equivariance_weight=0.1,
         reconstruction_weight=1.0,
         prediction_weight=1.0,
@@ -31,7 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
         bandwidth="0.3,1.0",
     )
     config.stage_two.update(
-        epochs=300,
+        epochs=60,
         batch_size=640,
         learning_rate=3e-3,
         decay_every_epochs=50,
@@ -44,7 +43,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluate.adversary_learning_rate = 1e-2
     if variant == "paper":
         config.model.update(tau="free", tau_steps=0, code_dim=0, code_levels=0)
-        config.stage_one.update(epochs=501, learning_rate=1e-2, weight_decay=0.0, mmd_weight=0.0)
+        config.stage_one.update(epochs=501, learning_rate=1e-2, mmd_weight=0.0)
         config.stage_two.update(epochs=501, batch_size=128, learning_rate=1e-2, weight_decay=0.0)
         use_published_form(config, ramp_growth=1.5, ramp_ceiling=25.0)
     return config
