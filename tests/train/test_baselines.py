@@ -14,6 +14,8 @@ from eqpool.train.baselines import covariate_deciles, make_baseline, match_group
 from eqpool.train.state import create_state, make_optimizer, update
 from eqpool.train.stream import make_stream_step
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 METHODS = ("naive", "mmd", "cai", "ss", "rm")
 
 

@@ -258,9 +258,8 @@ def test_a_reference_that_is_no_site_is_named(monkeypatch, tmp_path):
         run_on(monkeypatch, cohort(), settings, tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"), [("brain_sex", "affine"), pytest.param("brain_age", "bspline", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "shape"), [("brain_sex", "affine"), ("brain_age", "bspline")])
 def test_the_brain_configs_shrunk_run_and_fill_their_work_directory(name, shape, tmp_path):
     shipped = from_config_dict(load(REPOSITORY / "configs" / f"{name}.py"))
     small = dataclasses.replace(

@@ -282,7 +282,7 @@ POOLING = [path for path in CONFIGS if load(path).method != "istn" and path.stem
 
 
 # The others are long in probing and compiling, and go the same way.
-QUICK = ("adni", "german")
+QUICK = ("adni",)
 CASES = [pytest.param(path, marks=[] if path.stem in QUICK else pytest.mark.slow, id=path.stem) for path in POOLING]
 
 
