@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
-from eqpool.config import from_config_dict
+from eqpool.config import RunConfig, from_config_dict
 from eqpool.progress import track
 from eqpool.run import run
 
@@ -37,7 +37,8 @@ def run_all(tasks: Sequence[Task], jobs: int, label: str) -> list[dict[str, Any]
     Raises:
       InputError: the first task's that fails by bad input.
     """
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _one_thread) as pool:
+    prepare = _one_thread if jobs > 1 else None
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), prepare) as pool:
         return list(track(pool.map(_run, tasks), label, unit="run", total=len(tasks), leave=True))
 
 
@@ -52,7 +53,12 @@ def _one_thread() -> None:
     # Importing this module has imported jax, but only its first computation reads the flags.
 
 
-def _run(task: Task) -> dict[str, Any]:
+def config_of(task: Task) -> RunConfig:
+    """The task's config, checked.
+
+    Raises:
+      InputError: a value that does not go.
+    """
     path = pathlib.Path(__file__).parent.parent / "configs" / f"{task.config}.py"
     spec = importlib.util.spec_from_file_location(task.config, path)
     assert spec and spec.loader
@@ -60,4 +66,8 @@ def _run(task: Task) -> dict[str, Any]:
     spec.loader.exec_module(module)
     config = module.get_config(task.variant)
     config.update_from_flattened_dict(task.setting)
-    return run(from_config_dict(config), task.folder, quiet=True)
+    return from_config_dict(config)
+
+
+def _run(task: Task) -> dict[str, Any]:
+    return run(config_of(task), task.folder, quiet=True)

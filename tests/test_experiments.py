@@ -4,15 +4,18 @@ import argparse
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from eqpool.data.cohort import Cohort
 from eqpool.data.grids import named_grid
+from eqpool.errors import InputError
 from experiments import imaging
+from experiments.image_level import __main__ as image_level
 from experiments.istn_brain import __main__ as istn_brain
 from experiments.istn_table1 import __main__ as istn_table1
 from experiments.recovery import __main__ as recovery
-from experiments.runner import folder_name
+from experiments.runner import Task, config_of, folder_name
 from experiments.small_support import __main__ as small_support
 from experiments.table2 import WINDOW, select
 
@@ -129,3 +132,49 @@ def test_keys_of_every_run():
     assert imaging._parsed("data.grid=24x28x24") == ("data.grid", "24x28x24")
     with pytest.raises(ValueError, match="--set=x: expected KEY=VALUE"):
         imaging._parsed("x")
+
+
+def test_image_level_tables_keep_the_split_and_replace_the_other_sites_images_alone(tmp_path):
+    names = np.array(["a", "b", "c", "d"])
+    cohort = Cohort(
+        name="two", simulated=True, participant_id=names, inputs=np.zeros((4, 1), np.float32), input_names=(),
+        site=np.array([0, 1, 0, 1], np.int32), site_names=("GE", "Siemens"),
+        covariates=np.array([[50.0], [60], [70], [80]]), covariate_names=("age",),
+        target=np.array([0, 1, 1, 0], np.int32), target_name="sex", target_classes=("F", "M"),
+        split=np.array(["train", "test", "validation", "train"]), session=np.full(4, ""),
+        image_path=np.array([str(tmp_path / f"{name}.nii.gz") for name in names]),
+    )  # fmt: skip
+    with pytest.raises(InputError, match="sub-a_desc-harmonized_T1w.nii.gz: not found"):
+        image_level.write_tables(cohort, tmp_path / "istn", tmp_path)
+    for name in "ac":
+        path = tmp_path / f"istn/derivatives/eqpool/sub-{name}/anat/sub-{name}_desc-harmonized_T1w.nii.gz"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    tables = image_level.write_tables(cohort, tmp_path / "istn", tmp_path)
+    original, harmonised = (pd.read_csv(tables[name], sep="\t") for name in ("original", "harmonised"))
+    assert original["path"].tolist() == cohort.image_path.tolist()
+    pd.testing.assert_frame_equal(original.drop(columns="path"), harmonised.drop(columns="path"))
+    assert original["sex"].tolist() == ["F", "M", "M", "F"] and original["split"].tolist() == cohort.split.tolist()
+    moved = original["path"] != harmonised["path"]
+    assert moved.tolist() == [True, False, True, False] and harmonised["path"][0].endswith(
+        "sub-a_desc-harmonized_T1w.nii.gz"
+    )
+
+
+def test_the_table_of_image_level_has_a_row_a_method_and_leaves_out_what_is_not_there():
+    istn = {"simulated": True, "seed": 0, "versions": {"jax": "1"}, "device": "1 x cpu", "counts": {"rows": 40}}
+    result = {"metrics": {"accuracy": 81.26, "accuracy_interval": [70.0, 90.0]}, "counts": {"by_split": {"test": 8}}}
+    text = image_level.markdown(istn, [result] * len(image_level.ROWS))
+    assert "SIMULATED" in text and "40 subjects, 8 of them held out" in text
+    assert [line.split(" | ")[5] for line in text.splitlines() if line.startswith("| ")][1:] == [
+        "81.3 [70.0, 90.0]"
+    ] * 4
+
+
+def test_runs_of_image_level_stand_on_the_istns_grid(tmp_path):
+    data = config_of(Task("brain_sex", "", {}, tmp_path)).data
+    tables = {"original": tmp_path / "original.tsv", "harmonised": tmp_path / "harmonised.tsv"}
+    for row in image_level.ROWS:
+        config = config_of(Task("adni", "", image_level.setting(row, tables, data), tmp_path))
+        assert config.method == row.method and config.data.participants == str(tables[row.images])
+        assert config.data.grid == data.grid == "32x32x32" and config.data.target == "sex" and not config.data.squash

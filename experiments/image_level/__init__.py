@@ -1,0 +1,1 @@
+"""Paper B's future work: image-level against feature-level pooling on one cohort."""
