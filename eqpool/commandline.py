@@ -1,7 +1,8 @@
-"""What every command but `eqpool.main` shares: its help is its module's docstring, example and all."""
+"""What commands share: help that is a module's docstring, errors in one line, and output into a closed pipe."""
 
 import argparse
 import difflib
+import os
 import sys
 from typing import NoReturn
 
@@ -31,3 +32,11 @@ def make_parser(module: str, description: str | None) -> argparse.ArgumentParser
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def show(text: str) -> None:
+    """Prints, and says nothing where the reader has gone, as in `--list | head`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit's own flush fails again

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from eqpool.commandline import show
 from eqpool.config import default_config, from_config_dict
 from eqpool.errors import InputError
 from eqpool.shipped import config_folder, find_config
@@ -40,10 +41,10 @@ def main(arguments: list[str]) -> int:
     try:
         _parse(arguments)
         if _HELP.value:
-            print(_help(_CONFIG.value))
+            show(_help(_CONFIG.value))
             return 0
         if _LIST.value:
-            print(_list_configs(config_folder()))
+            show(_list_configs(config_folder()))
             return 0
         config = from_config_dict(_CONFIG.value)
         workdir = pathlib.Path(_WORKDIR.value or f"runs/{config.name}")

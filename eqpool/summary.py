@@ -59,6 +59,6 @@ def describe_results(results: dict[str, Any], folder: pathlib.Path) -> str:
     for reading in read_metrics(results["metrics"]):
         lines.append(f"  {reading.label:<34} {reading.value:<24} {reading.text}")
     lines.append(f"  took {results['wall_seconds']:.0f} s on {results['device']}")
-    table = "predictions.tsv, images/" if results["method"] == "istn" else "embeddings.tsv"
-    lines.append(f"files: {folder}/ results.json, {table}, metrics.jsonl, figures/, checkpoints/, report.html")
+    tables = "pooled.tsv, " + ("predictions.tsv, images/" if results["method"] == "istn" else "embeddings.tsv")
+    lines.append(f"files: {folder}/ results.json, {tables}, metrics.jsonl, figures/, checkpoints/, report.html")
     return "\n".join(lines)

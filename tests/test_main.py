@@ -126,6 +126,12 @@ def test_list_names_every_config_with_its_head():
     assert all(len(line.split()) > 4 for line in lines)
 
 
+def test_a_reader_that_goes_away_is_no_error():
+    script = f"{sys.executable} -u -m eqpool.main --list | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=REPOSITORY, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_dry_run_tells_the_cost_and_leaves_no_work_directory(tmp_path):
     generator = np.random.default_rng(0)
     rows = ["participant_id\tsite\tage\tdx\tx_1\tx_2"]
