@@ -90,7 +90,7 @@ def compute(experiment: Imaging, options: argparse.Namespace) -> list[dict[str, 
     variant = "paper" if options.paper else ""
     shared = {"cache_dir": str(options.runs / "cache"), "output.harmonised": "none"} | experiment.fixed
     shared |= {"data.participants": options.participants} if options.participants else {}
-    shared |= dict(_parsed(text) for text in options.set)
+    shared |= dict(parsed(text) for text in options.set)
     methods = options.methods.split(",")
 
     def task(method: str, setting: Setting, split: int) -> Task:
@@ -137,7 +137,7 @@ def markdown(experiment: Imaging, table: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _parsed(text: str) -> tuple[str, Any]:
+def parsed(text: str) -> tuple[str, Any]:
     """`"stage_one.epochs=3"` to a key and a number, or a text where it is none."""
     key, separator, value = text.partition("=")
     if not separator:

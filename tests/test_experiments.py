@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eqpool.data.cohort import Cohort
+from eqpool.data.cohort import SPLITS, Cohort
 from eqpool.data.grids import named_grid
 from eqpool.errors import InputError
-from experiments import imaging
+from experiments import folds, imaging
 from experiments.image_level import __main__ as image_level
 from experiments.istn_brain import __main__ as istn_brain
 from experiments.istn_table1 import __main__ as istn_table1
@@ -128,10 +128,10 @@ def test_imaging_chooses_on_the_first_split_and_tabulates_all(monkeypatch, tmp_p
 
 
 def test_keys_of_every_run():
-    assert imaging._parsed("a.b=3") == ("a.b", 3) and imaging._parsed("a=0.5") == ("a", 0.5)
-    assert imaging._parsed("data.grid=24x28x24") == ("data.grid", "24x28x24")
+    assert imaging.parsed("a.b=3") == ("a.b", 3) and imaging.parsed("a=0.5") == ("a", 0.5)
+    assert imaging.parsed("data.grid=24x28x24") == ("data.grid", "24x28x24")
     with pytest.raises(ValueError, match="--set=x: expected KEY=VALUE"):
-        imaging._parsed("x")
+        imaging.parsed("x")
 
 
 def test_image_level_tables_keep_the_split_and_replace_the_other_sites_images_alone(tmp_path):
@@ -178,3 +178,18 @@ def test_runs_of_image_level_stand_on_the_istns_grid(tmp_path):
         config = config_of(Task("adni", "", image_level.setting(row, tables, data), tmp_path))
         assert config.method == row.method and config.data.participants == str(tables[row.images])
         assert config.data.grid == data.grid == "32x32x32" and config.data.target == "sex" and not config.data.squash
+
+
+def test_folds_are_balanced_and_hold_out_every_row_once():
+    generator = np.random.default_rng(0)
+    site, target = generator.integers(0, 2, 100).astype(np.int32), generator.integers(0, 2, 100).astype(np.int32)
+    cohort = Cohort(
+        name="table", simulated=False, participant_id=np.arange(100).astype(str), inputs=np.zeros((100, 1), np.float32),
+        input_names=("x",), site=site, site_names=("A", "B"), covariates=np.zeros((100, 1)), covariate_names=("age",),
+        target=target, target_name="dx", target_classes=("0", "1"), split=np.full(100, "train"),
+    )  # fmt: skip
+    dealt = list(folds.folds(cohort))
+    assert np.sort(np.concatenate([fold.rows("test") for fold in dealt])).tolist() == list(range(100))
+    for fold in dealt:
+        assert {split: len(fold.rows(split)) for split in SPLITS} == {"train": 67, "validation": 13, "test": 20}
+        assert abs(site[fold.rows("test")].mean() - site.mean()) < 0.06

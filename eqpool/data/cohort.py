@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -104,6 +104,16 @@ class Cohort:
     def alignment_of(self, row: int) -> np.ndarray | None:
         """(4, 4), from the row's image's millimetres to the template's; None where they are the same."""
         return self.alignment[row] if len(self.alignment) else None
+
+    def take(self, rows: np.ndarray) -> Cohort:
+        """Some rows of every column, in the order of their indices; volumes that lie in records are read."""
+        count = len(self.site)
+        columns: dict[str, Any] = {
+            name: value[rows]
+            for name, value in vars(self).items()
+            if isinstance(value, np.ndarray) and len(value) == count
+        }
+        return dataclasses.replace(self, **columns | {"inputs": self.inputs[rows]})
 
     def rows(self, split: str) -> np.ndarray:
         """The row indices of one split, int64, in order."""

@@ -268,16 +268,9 @@ def _with_volumes(
     )
     kept = prepared.kept
     return dataclasses.replace(
-        cohort,
-        participant_id=cohort.participant_id[kept],
+        cohort.take(kept),
         inputs=prepared.inputs,
-        site=cohort.site[kept],
-        covariates=cohort.covariates[kept],
-        target=cohort.target[kept],
-        split=cohort.split[kept],
         grid=grid,
-        nuisance=None if cohort.nuisance is None else cohort.nuisance[kept],
-        described=None if cohort.described is None else cohort.described[kept],
         notes=(*cohort.notes, *prepared.notes),
         image_path=np.array([str(path) for path in images])[kept],
         session=np.array(sessions(table), dtype=np.str_)[kept],
