@@ -192,10 +192,12 @@ def _train_baseline(session: Session, cohort: Cohort, columns: Columns, train_ro
 
 
 def pooled_table(cohort: Cohort) -> pd.DataFrame:
-    """pooled.tsv, one row a scan: participant_id, split, site, covariates, described columns."""
+    """pooled.tsv, one row a scan: participant_id, split, site, covariates, target, described columns."""
     sites = np.array([*cohort.site_names, "n/a"])[cohort.site]
     table = pd.DataFrame({"participant_id": cohort.participant_id, "split": cohort.split, "site": sites})
     table[list(cohort.covariate_names)] = cohort.covariates
+    classes = np.array([*cohort.target_classes, "n/a"])
+    table[cohort.target_name] = classes[cohort.target] if cohort.target_classes else cohort.target
     if cohort.described is not None:
         table[list(cohort.described_names)] = cohort.described
     return table
@@ -203,7 +205,7 @@ def pooled_table(cohort: Cohort) -> pd.DataFrame:
 
 def embeddings_table(cohort: Cohort, embeddings: Embeddings) -> pd.DataFrame:
     """embeddings.tsv: participant_id, split, site, covariates, l_*, phi_*."""
-    who = pooled_table(cohort).drop(columns=list(cohort.described_names))
+    who = pooled_table(cohort)[["participant_id", "split", "site", *cohort.covariate_names]]
     latent = pd.DataFrame(embeddings.latent).add_prefix("l_")
     phi = pd.DataFrame(embeddings.phi).add_prefix("phi_")
     return pd.concat([who, latent, phi], axis=1)

@@ -48,9 +48,9 @@ class WorkFolder:
 
     @property
     def spreads(self) -> pd.DataFrame:
-        """(N, 3 at most) what is drawn by site: columns of `pooled` that take more than two values, in their order."""
+        """(N, 3 at most) what is drawn by site: numbers in `pooled` that take more than two values, in their order."""
         assert self.pooled is not None
-        numbers = self.pooled.iloc[:, 3:]
+        numbers = self.pooled.iloc[:, 3:].select_dtypes("number")
         return numbers.loc[:, numbers.nunique() > 2].iloc[:, :MOST_SPREADS]
 
     @property

@@ -226,7 +226,8 @@ def test_described_columns_are_read_and_are_no_features(tmp_path):
     assert cohort.input_names == ("thickness",) and cohort.described_names == ("volume",)
     assert np.isnan(cohort.described[3, 0]) and cohort.described[4, 0] == 104
     table = pooled_table(cohort)
-    assert list(table.columns) == ["participant_id", "split", "site", "age", "volume"]
+    assert list(table.columns) == ["participant_id", "split", "site", "age", "dx", "volume"]
+    assert table["dx"].tolist() == [row.split("\t")[3] for row in rows()]
     assert table["age"].tolist() == list(range(50, 74)) and len(table) == 24
     wrong = (("mass", r"no column mass \(config.data.described\)"), ("dx", 'column dx: "ill", expected a number'))
     for columns, problem in wrong:
