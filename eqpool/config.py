@@ -53,9 +53,7 @@ class DataConfig:
     nuisances: str = ""  # comma-separated categorical columns, such as sex: further things Phi is not to tell
     target: str = "dx"
     target_type: Literal["auto", "classes", "number"] = "auto"
-    described: str = (
-        ""  # comma-separated numeric columns, such as mmse, that the report shows by site and no network sees
-    )
+    described: str = ""  # comma-separated numeric columns, such as mmse: shown by site in the report, never trained on
     features: str = ""  # comma-separated columns or glob patterns; given, the cohort is a table and not volumes
     site_calibration: Literal["none", "location", "covariance"] = "none"  # of a table's features, before training
     grid: str = "mni_4mm"  # named grid (mni_4mm, mni_2mm, 64) or a shape such as 32x32x32

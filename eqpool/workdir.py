@@ -70,9 +70,11 @@ def cache_folder(config: RunConfig, workdir: pathlib.Path) -> pathlib.Path:
 
 
 def _filled(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    filled = defaults | config
-    inner = {key: _filled(filled[key], value) for key, value in defaults.items() if isinstance(value, dict)}
-    return filled | inner
+    """`config` with the keys that `defaults` alone has, group by group."""
+    return defaults | {
+        key: _filled(value, defaults[key]) if isinstance(value, dict) and isinstance(defaults.get(key), dict) else value
+        for key, value in config.items()
+    }
 
 
 def _without_neutral(config: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,15 @@ def mean_and_deviation(values: Sequence[float | None], digits: int) -> str:
     return f"{statistics.mean(numbers):.{digits}f}{spread}"
 
 
+def with_interval(metrics: Mapping[str, Any], key: str, digits: int) -> str:
+    """ "81.3 [70.0, 90.0]"; without brackets where there is no interval, "" where there is no value."""
+    if metrics.get(key) is None:
+        return ""
+    interval = metrics.get(f"{key}_interval")
+    between = f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval else ""
+    return f"{metrics[key]:.{digits}f}{between}"
+
+
 def in_words(setting: Setting) -> str:
     """ "stage_two.mmd_weight 5.0, seed 1"; "default" where it is empty."""
     return ", ".join(f"{key} {value}" for key, value in setting.items()) or "default"

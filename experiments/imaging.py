@@ -16,7 +16,7 @@ from eqpool.commandline import make_parser
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
 from experiments.cells import in_words, mean_and_deviation, provenance, settings_to_try
-from experiments.runner import Setting, Task, folder_name, run_all
+from experiments.runner import Setting, Task, folder_name, parse_setting, run_all
 from experiments.table2 import METHODS, SITE_WEIGHTS, select
 
 SPLITS = 5  # random 80/20 splits (method.md section 6)
@@ -90,7 +90,7 @@ def compute(experiment: Imaging, options: argparse.Namespace) -> list[dict[str, 
     variant = "paper" if options.paper else ""
     shared = {"cache_dir": str(options.runs / "cache"), "output.harmonised": "none"} | experiment.fixed
     shared |= {"data.participants": options.participants} if options.participants else {}
-    shared |= dict(parsed(text) for text in options.set)
+    shared |= dict(parse_setting(text) for text in options.set)
     methods = options.methods.split(",")
 
     def task(method: str, setting: Setting, split: int) -> Task:
@@ -135,16 +135,3 @@ def markdown(experiment: Imaging, table: list[dict[str, Any]]) -> str:
         ends = f" | {in_words(row['setting'])} | {experiment.paper.get(row['method'], '')} |"
         lines.append(f"| {row['method']} | " + " | ".join(cells) + ends)
     return "\n".join(lines) + "\n"
-
-
-def parsed(text: str) -> tuple[str, Any]:
-    """`"stage_one.epochs=3"` to a key and a number, or a text where it is none."""
-    key, separator, value = text.partition("=")
-    if not separator:
-        raise ValueError(f"--set={text}: expected KEY=VALUE, such as stage_one.epochs=3")
-    for kind in (int, float):
-        try:
-            return key, kind(value)
-        except ValueError:
-            continue
-    return key, value

@@ -47,6 +47,19 @@ def folder_name(setting: Setting) -> str:
     return "_".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in setting.items()) or "default"
 
 
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`"stage_one.epochs=3"` to a key and a number, or a text where it is none."""
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise ValueError(f"--set={text}: expected KEY=VALUE, such as stage_one.epochs=3")
+    for kind in (int, float):
+        try:
+            return key, kind(value)
+        except ValueError:
+            continue
+    return key, value
+
+
 def _one_thread() -> None:
     """In each process of the pool, before jax starts: runs side by side gain more from the cores than one run does."""
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")

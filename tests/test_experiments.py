@@ -15,7 +15,7 @@ from experiments.image_level import __main__ as image_level
 from experiments.istn_brain import __main__ as istn_brain
 from experiments.istn_table1 import __main__ as istn_table1
 from experiments.recovery import __main__ as recovery
-from experiments.runner import Task, config_of, folder_name
+from experiments.runner import Task, config_of, folder_name, parse_setting
 from experiments.small_support import __main__ as small_support
 from experiments.table2 import WINDOW, select
 
@@ -128,10 +128,10 @@ def test_imaging_chooses_on_the_first_split_and_tabulates_all(monkeypatch, tmp_p
 
 
 def test_keys_of_every_run():
-    assert imaging.parsed("a.b=3") == ("a.b", 3) and imaging.parsed("a=0.5") == ("a", 0.5)
-    assert imaging.parsed("data.grid=24x28x24") == ("data.grid", "24x28x24")
+    assert parse_setting("a.b=3") == ("a.b", 3) and parse_setting("a=0.5") == ("a", 0.5)
+    assert parse_setting("data.grid=24x28x24") == ("data.grid", "24x28x24")
     with pytest.raises(ValueError, match="--set=x: expected KEY=VALUE"):
-        imaging.parsed("x")
+        parse_setting("x")
 
 
 def test_image_level_tables_keep_the_split_and_replace_the_other_sites_images_alone(tmp_path):

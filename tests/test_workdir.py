@@ -64,6 +64,7 @@ def test_a_config_from_before_a_key_was_there_computed_its_default(tmp_path):
     workdir.claim(tmp_path, RunConfig())
     with pytest.raises(InputError, match=r"config.method \('ours' there, 'mmd' now\)$"):
         workdir.claim(tmp_path, RunConfig(method="mmd"))
-    (tmp_path / "config.json").write_text(json.dumps(older | {"forgotten": 1}))
-    with pytest.raises(InputError, match="config.forgotten"):
-        workdir.claim(tmp_path, RunConfig())
+    for damage in ({"forgotten": 1}, {"data": None}, {"seed": {"data": 0}}):
+        (tmp_path / "config.json").write_text(json.dumps(older | damage))
+        with pytest.raises(InputError, match=f"config.{next(iter(damage))}"):
+            workdir.claim(tmp_path, RunConfig())

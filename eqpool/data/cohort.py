@@ -111,9 +111,9 @@ class Cohort:
         columns: dict[str, Any] = {
             name: value[rows]
             for name, value in vars(self).items()
-            if isinstance(value, np.ndarray) and len(value) == count
+            if name == "inputs" or (isinstance(value, np.ndarray) and len(value) == count)
         }
-        return dataclasses.replace(self, **columns | {"inputs": self.inputs[rows]})
+        return dataclasses.replace(self, **columns)
 
     def rows(self, split: str) -> np.ndarray:
         """The row indices of one split, int64, in order."""

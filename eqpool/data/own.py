@@ -65,7 +65,7 @@ def load_design(config: DataConfig) -> Cohort:
     table, cohort = _read_design(config, simulated=False)
     if not config.features:
         return cohort
-    frame = select_features(table, split_names(config.features), _never_features(config))
+    frame = _feature_frame(table, config)
     return dataclasses.replace(cohort, findings=_findings(frame, cohort))
 
 
@@ -117,8 +117,9 @@ def _roles(config: DataConfig) -> tuple[str, ...]:
     return (config.site_column, *covariates, *target, *split_names(config.nuisances))
 
 
-def _never_features(config: DataConfig) -> tuple[str, ...]:
-    return (*_roles(config), *split_names(config.described))
+def _feature_frame(table: ParticipantsTable, config: DataConfig) -> pd.DataFrame:
+    barred = (*_roles(config), *split_names(config.described))
+    return select_features(table, split_names(config.features), barred)
 
 
 def _check_roles(config: DataConfig) -> None:
@@ -201,7 +202,7 @@ def _missing_notes(cohort: Cohort, config: DataConfig) -> list[str]:
 
 
 def _with_features(cohort: Cohort, table: ParticipantsTable, config: DataConfig) -> Cohort:
-    frame = select_features(table, split_names(config.features), _never_features(config))
+    frame = _feature_frame(table, config)
     encoding = fit_encoding(frame, cohort.rows("train"))
     inputs = encoding.apply(frame)
     calibration = _calibration(inputs, cohort, config)

@@ -12,7 +12,6 @@ import sys
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from eqpool.commandline import make_parser
 from eqpool.config import DataConfig
@@ -21,7 +20,8 @@ from eqpool.data.pipeline import load_cohort
 from eqpool.derivatives import FOLDER, derivative_paths
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
-from experiments.cells import provenance
+from eqpool.run import pooled_table
+from experiments.cells import provenance, with_interval
 from experiments.runner import Setting, Task, config_of, run_all
 
 # Label, key of results.json, digits.
@@ -88,16 +88,7 @@ def write_tables(cohort: Cohort, istn: pathlib.Path, folder: pathlib.Path) -> di
     Raises:
       InputError: a scan of the other site without a harmonised volume.
     """
-    frame = pd.DataFrame(
-        {
-            "participant_id": cohort.participant_id,
-            "site": np.array([*cohort.site_names, "n/a"])[cohort.site],
-            "sex": np.array([*cohort.target_classes, "n/a"])[cohort.target],
-            "split": cohort.split,
-            "path": [str(pathlib.Path(path).absolute()) for path in cohort.image_path],
-        }
-    )
-    frame["age"] = cohort.covariates[:, 0]
+    frame = pooled_table(cohort).assign(path=[str(pathlib.Path(path).absolute()) for path in cohort.image_path])
     made = derivative_paths(istn / FOLDER, cohort.participant_id.tolist(), cohort.session.tolist())
     other = cohort.site != len(cohort.site_names) - 1  # the reference is the last site
     missing = [path for path, is_other in zip(made, other, strict=True) if is_other and not path.is_file()]
@@ -139,17 +130,9 @@ def markdown(istn: dict[str, Any], results: list[dict[str, Any]]) -> str:
     ]
     for row, result in zip(ROWS, results, strict=True):
         lines.append(
-            f"| {row.label} | " + " | ".join(_cell(result["metrics"], *column[1:]) for column in COLUMNS) + " |"
+            f"| {row.label} | " + " | ".join(with_interval(result["metrics"], *column[1:]) for column in COLUMNS) + " |"
         )
     return "\n".join(lines) + "\n"
-
-
-def _cell(metrics: dict[str, Any], key: str, digits: int) -> str:
-    if metrics.get(key) is None:
-        return ""
-    interval = metrics.get(f"{key}_interval")
-    between = f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval else ""
-    return f"{metrics[key]:.{digits}f}{between}"
 
 
 def _name(row: Row) -> str:

@@ -18,7 +18,7 @@ from eqpool.commandline import make_parser
 from eqpool.data.participants import parse_classes, read_participants
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
-from experiments.cells import provenance
+from experiments.cells import provenance, with_interval
 from experiments.runner import Task, run_all
 
 # Appearance, shape, spacing at 64^3. At 32^3 half the spacing is as many control points.
@@ -126,10 +126,7 @@ def _line(results: dict[str, Any], row: int, paper: str) -> str:
     appearance, shape, spacing = ROWS[row]
     metrics = results["metrics"]
     key, digits = ("accuracy", 1) if "accuracy" in metrics else ("mae", 2)
-    cells = []
-    for name in SCORES:
-        low, high = metrics[f"{name}_{key}_interval"]
-        cells.append(f"{metrics[f'{name}_{key}']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
+    cells = [with_interval(metrics, f"{name}_{key}", digits) for name in SCORES]
     stn = f"B-spline ({spacing})" if shape == "bspline" else shape
     return f"| {appearance} | {stn} | " + " | ".join(cells) + f" | {results['wall_seconds']:.0f} | {paper} |"
 

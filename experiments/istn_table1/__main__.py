@@ -15,7 +15,7 @@ from typing import Any
 from eqpool.commandline import make_parser
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
-from experiments.cells import provenance
+from experiments.cells import provenance, with_interval
 from experiments.runner import Task, folder_name, run_all
 
 # Appearance, shape, spacing; and the paper's Acc_s / Acc_f for thick, slanted and thick slanted digits.
@@ -98,17 +98,13 @@ def _markdown(table: list[dict[str, Any]]) -> str:
 def _line(way: tuple[str, str], row: dict[str, Any]) -> str:
     appearance, shape, spacing, published = ROWS[row["row"]]
     metrics = row["results"]["metrics"]
-    cells = [f"{metrics[f'{name}_accuracy']:.1f} {_interval(metrics[f'{name}_accuracy_interval'])}" for name in SCORES]
+    cells = [with_interval(metrics, f"{name}_accuracy", 1) for name in SCORES]
     stn = f"B-spline ({spacing})" if shape == "bspline" else shape
     column = TARGETS.index(way[1]) if way[0] == "thin" else None
     paper = "" if column is None else f"{BEFORE[column]}, {published[column]}"
     rate, weight = row["setting"]
     seconds = f"{row['results']['wall_seconds']:.0f}"
     return f"| {appearance} | {stn} | " + " | ".join([*cells, f"{rate:g}, {weight:g}", seconds, paper]) + " |"
-
-
-def _interval(bounds: list[float]) -> str:
-    return f"[{bounds[0]:.1f}, {bounds[1]:.1f}]"
 
 
 if __name__ == "__main__":

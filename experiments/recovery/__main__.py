@@ -24,6 +24,7 @@ from eqpool.errors import InputError
 from eqpool.evaluate.intervals import balanced_accuracy, bootstrap_interval
 from eqpool.files import write_json, write_text
 from eqpool.maps import make_maps
+from experiments.cells import with_interval
 from experiments.runner import Task, run_all
 
 # What the issue of the simulated cohort asks of it: label, lowest and highest value.
@@ -111,18 +112,13 @@ def markdown(name: str, facts: dict[str, Any]) -> str:
         "|---|---|---|",
     ]
     for key, (label, low, high) in TARGETS.items():
-        lines.append(f"| {label} | {_with_interval(measured, key)} | {low:g} to {high:g} |")
+        lines.append(f"| {label} | {with_interval(measured, key, 1)} | {low:g} to {high:g} |")
     lines += ["", f"{rows} volumes, each decoded by networks that never saw it ({maps['folds']} folds).", ""]
     lines.append("| measure | " + " | ".join(form.replace("_", ", ") for form in maps["forms"]) + " |")
     lines.append("|---" * (len(maps["forms"]) + 1) + "|")
     for key, label in ROWS:
         lines.append(f"| {label} | " + " | ".join(f"{form[key]:.4g}" for form in maps["forms"].values()) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _with_interval(values: dict[str, Any], name: str) -> str:
-    interval = values.get(f"{name}_interval")
-    return f"{values[name]:.1f}" + (f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else "")
 
 
 if __name__ == "__main__":
