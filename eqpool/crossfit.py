@@ -11,16 +11,16 @@ import pathlib
 import numpy as np
 
 from eqpool import files, workdir
+from eqpool.apply.decoding import pool_volumes
+from eqpool.apply.linear_decoder import complete_decoder
+from eqpool.apply.trained import ModelFacts
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.own import balanced_strata
 from eqpool.data.splits import assign_folds, assign_splits
-from eqpool.decoding import pool_volumes
-from eqpool.linear_decoder import complete_decoder
 from eqpool.progress import track
 from eqpool.run import train
 from eqpool.train.stages import Session
-from eqpool.trained import ModelFacts
 
 FEWEST_VALIDATION = 3
 

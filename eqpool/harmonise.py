@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from eqpool.apply.istn_volumes import make_harmonise, write_harmonised
 from eqpool.config import RunConfig
 from eqpool.data.cohort import SPLITS, Cohort, Scaling
 from eqpool.data.store import PreparedScan
@@ -15,7 +16,6 @@ from eqpool.errors import InputError
 from eqpool.evaluate.harmonisation import look_metrics, task_metrics
 from eqpool.files import write_arrays, write_atomically
 from eqpool.geometry.warp import jacobian_determinant
-from eqpool.istn_volumes import make_harmonise, write_harmonised
 from eqpool.train.istn import TASK_MODELS, make_istn, of_network, transform
 from eqpool.train.pairs import Pairs
 from eqpool.train.stages import Columns, Session, forward_on_images, train_on_images, train_on_pairs

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from eqpool import files
+from eqpool.apply.derivatives import read_map, write_map
+from eqpool.apply.trained import read_config
 from eqpool.commandline import make_parser
 from eqpool.config import RunConfig
 from eqpool.crossfit import Decodes, cross_fitted_decodes
@@ -20,7 +22,6 @@ from eqpool.data.cohort import Cohort
 from eqpool.data.pipeline import load_cohort
 from eqpool.data.simulated import effect_path, scanner_free_path
 from eqpool.data.volumes import lay_on_grid, prepare_volume, read_volume
-from eqpool.derivatives import read_map, write_map
 from eqpool.errors import InputError
 from eqpool.evaluate.recovery import detection_scores, matched_detection
 from eqpool.evaluate.statistics import (
@@ -33,7 +34,6 @@ from eqpool.evaluate.statistics import (
 )
 from eqpool.progress import track
 from eqpool.run import use_compilation_cache
-from eqpool.trained import read_config
 
 THRESHOLD = 1e-3  # the paper's, after Bonferroni (Fig. 5)
 # Name -> weights of the input, of its decode D(l) and of the pooled decode D(Psi(Phi(l))).

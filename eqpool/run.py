@@ -12,16 +12,17 @@ import numpy as np
 import pandas as pd
 
 from eqpool import __version__, files, workdir
+from eqpool.apply.decoding import harmonise_cohort
+from eqpool.apply.linear_decoder import complete_decoder
+from eqpool.apply.trained import CALIBRATION_FILE, ModelFacts
 from eqpool.config import EvaluateConfig, RunConfig
 from eqpool.data.checks import check_splits
 from eqpool.data.cohort import SPLITS, Cohort, Scaling
 from eqpool.data.findings import examine, refuse
 from eqpool.data.fingerprint import data_hash, rows_digest
 from eqpool.data.pipeline import load_cohort
-from eqpool.decoding import harmonise_cohort
 from eqpool.evaluate.evaluation import Embeddings, evaluate, site_floor_metrics, without_nan
 from eqpool.harmonise import harmonise
-from eqpool.linear_decoder import complete_decoder
 from eqpool.plan import describe_plan
 from eqpool.report.page import write_report
 from eqpool.summary import describe_cohort, describe_findings, describe_results
@@ -29,7 +30,6 @@ from eqpool.train.baselines import covariate_deciles, make_baseline, match_group
 from eqpool.train.stage_one import covariate_generators, make_stage_one
 from eqpool.train.stage_two import make_stage_two
 from eqpool.train.stages import Columns, Session, forward_on_table, train_on_cohort, train_on_table
-from eqpool.trained import CALIBRATION_FILE, ModelFacts
 
 MOST_DRAWN = 1000  # rows whose tau is kept for the report
 REPORTED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")

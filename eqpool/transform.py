@@ -5,8 +5,8 @@ site, what is predicted, l_*, phi_*) and, where the method decodes, the harmonis
 derivatives/eqpool, or harmonised.tsv. Needs neither site nor target nor covariates: the networks see the image alone.
 A site that the run was not trained on is told, not refused.
 
-A run of config.method = istn has no latent: it writes S2T (`eqpool.transform_istn`) and, in place of embeddings.tsv,
-written.tsv.
+A run of config.method = istn has no latent: it writes S2T (`eqpool.apply.trained_istn`) and, in place of
+embeddings.tsv, written.tsv.
 """
 
 import pathlib
@@ -17,6 +17,10 @@ import numpy as np
 import pandas as pd
 
 from eqpool import __version__
+from eqpool.apply.decoding import Pooled, pool_volumes, volume_writer
+from eqpool.apply.derivatives import FOLDER, check_not_inputs, derivative_paths, write_description
+from eqpool.apply.trained import Outputs, TrainedRun, load_trained, read_config
+from eqpool.apply.trained_istn import transform_by_istn
 from eqpool.commandline import make_parser
 from eqpool.data.images import find_images
 from eqpool.data.participants import (
@@ -30,13 +34,9 @@ from eqpool.data.participants import (
 )
 from eqpool.data.store import Preparation, PreparedScan, in_parallel, preparing
 from eqpool.data.tables import FeatureEncoding, NumberColumn
-from eqpool.decoding import Pooled, pool_volumes, volume_writer
-from eqpool.derivatives import FOLDER, check_not_inputs, derivative_paths, write_description
 from eqpool.errors import InputError
 from eqpool.files import write_atomically
 from eqpool.run import use_compilation_cache
-from eqpool.trained import Outputs, TrainedRun, load_trained, read_config
-from eqpool.transform_istn import transform_by_istn
 
 HARMONISED = ("change", "decoded", "none")
 TABLE_BATCH = 4096

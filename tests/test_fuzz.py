@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from eqpool import workdir
+from eqpool.apply.trained import ModelFacts, read_config
 from eqpool.config import DataConfig, RunConfig, from_config_dict, to_dict
 from eqpool.data.covariates import parse_specs
 from eqpool.data.grids import named_grid
@@ -18,7 +19,6 @@ from eqpool.data.store import Preparation, prepare_volumes
 from eqpool.data.volumes import BadVolumeError, prepare_volume
 from eqpool.errors import InputError
 from eqpool.preflight import main as preflight
-from eqpool.trained import ModelFacts, read_config
 from tests import mutations
 from tests.test_config import CONFIGS, load
 

@@ -9,13 +9,13 @@ import pytest
 import statsmodels.api as sm
 
 from eqpool import files
+from eqpool.apply.trained import load_trained, read_config, selected_variables
 from eqpool.config import to_dict
 from eqpool.data.pipeline import load_cohort
 from eqpool.data.simulated import effect_path
 from eqpool.maps import FORMS, describe_maps, main, make_maps
 from eqpool.report.brain_maps import FORM_TITLES, draw_site_maps, draw_t_maps
 from eqpool.train.stage_one import make_stage_one
-from eqpool.trained import load_trained, read_config, selected_variables
 from tests.conftest import quickly_compiled, tiny_config
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

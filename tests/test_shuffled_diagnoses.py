@@ -6,13 +6,13 @@ import pathlib
 import numpy as np
 import pytest
 
+from eqpool.apply.decoding import pool_volumes
+from eqpool.apply.linear_decoder import complete_decoder
 from eqpool.config import RunConfig, StageOneConfig, StageTwoConfig
 from eqpool.crossfit import Decodes, _train, cross_fitted_decodes
 from eqpool.data.cohort import Cohort
 from eqpool.data.pipeline import load_cohort
-from eqpool.decoding import pool_volumes
 from eqpool.evaluate.statistics import indicators, t_map
-from eqpool.linear_decoder import complete_decoder
 from eqpool.maps import FORMS, form_tiles
 from tests.conftest import tiny_config
 

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from eqpool.apply.trained import load_trained, read_config, selected_variables
 from eqpool.config import DataConfig
 from eqpool.data.pipeline import load_cohort
 from eqpool.data.volumes import prepare_volume
 from eqpool.train.stage_one import make_stage_one
-from eqpool.trained import load_trained, read_config, selected_variables
 from eqpool.transform import main, transform
 from tests.conftest import tiny_config, train_quickly
 

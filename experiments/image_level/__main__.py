@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from eqpool.apply.derivatives import FOLDER, derivative_paths
 from eqpool.commandline import make_parser
 from eqpool.config import DataConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.pipeline import load_cohort
-from eqpool.derivatives import FOLDER, derivative_paths
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
 from eqpool.run import pooled_table

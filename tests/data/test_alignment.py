@@ -9,12 +9,12 @@ from nibabel.affines import apply_affine
 from nilearn.datasets import load_mni152_template
 from scipy.spatial.transform import Rotation
 
+from eqpool.apply.derivatives import write_change
 from eqpool.data import alignment
 from eqpool.data.alignment import align_to_template
 from eqpool.data.grids import named_grid
 from eqpool.data.store import Preparation, prepare_volumes
 from eqpool.data.volumes import lay_on_grid, prepare_volume, read_volume, resample_linearly
-from eqpool.derivatives import write_change
 from eqpool.errors import InputError
 
 GRID = named_grid("mni_4mm")

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from eqpool import files
+from eqpool.apply.trained import LINEAR_DECODER, TrainedRun, load_trained, padded_batches, with_linear_part
 from eqpool.data.cohort import Cohort
 from eqpool.progress import track
-from eqpool.trained import LINEAR_DECODER, TrainedRun, load_trained, padded_batches, with_linear_part
 
 
 class LinearPart(NamedTuple):

@@ -7,12 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eqpool import __version__
-from eqpool.config import EvaluateConfig
-from eqpool.data.cohort import Cohort
-from eqpool.data.simulated import scanner_free_path
-from eqpool.data.store import in_parallel
-from eqpool.data.volumes import prepare_volume
-from eqpool.derivatives import (
+from eqpool.apply.derivatives import (
     FOLDER,
     check_not_inputs,
     derivative_paths,
@@ -21,10 +16,15 @@ from eqpool.derivatives import (
     write_decoded,
     write_description,
 )
+from eqpool.apply.trained import Outputs, TrainedRun, padded_batches
+from eqpool.config import EvaluateConfig
+from eqpool.data.cohort import Cohort
+from eqpool.data.simulated import scanner_free_path
+from eqpool.data.store import in_parallel
+from eqpool.data.volumes import prepare_volume
 from eqpool.evaluate.intervals import bootstrap_interval
 from eqpool.evaluate.similarity import peak_signal_to_noise, structural_similarity_inside
 from eqpool.files import write_arrays
-from eqpool.trained import Outputs, TrainedRun, padded_batches
 
 SAMPLES_A_SITE, MOST_SITES = 3, 6  # that the report draws
 Metrics = dict[str, Any]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
+from eqpool.apply.linear_decoder import complete_decoder, fit_ridge
+from eqpool.apply.trained import LINEAR_DECODER, load_trained
 from eqpool.data.pipeline import load_cohort
-from eqpool.linear_decoder import complete_decoder, fit_ridge
-from eqpool.trained import LINEAR_DECODER, load_trained
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -36,5 +36,5 @@ def test_a_run_decodes_its_training_rows_better_with_it_and_fits_it_once(trained
     np.testing.assert_allclose(part["weight"], expected.coef_.T, rtol=1e-2, atol=1e-4)
     errors = [np.mean((values - volumes[:, mask]) ** 2) for values in (decoded[:, mask], network)]
     assert errors[0] < errors[1]
-    monkeypatch.setattr("eqpool.linear_decoder.fit_ridge", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr("eqpool.apply.linear_decoder.fit_ridge", lambda *_: pytest.fail("fitted again"))
     np.testing.assert_array_equal(complete_decoder(trained_volumes, cohort).decode(latent), decoded)

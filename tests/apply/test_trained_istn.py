@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from eqpool import files
+from eqpool.apply.trained import ModelFacts
+from eqpool.apply.trained_istn import load_istn
 from eqpool.checkpointing import Checkpoints
 from eqpool.config import IstnConfig, to_dict
 from eqpool.data.cohort import Scaling
@@ -17,9 +19,7 @@ from eqpool.train.istn import make_istn
 from eqpool.train.pairs import make_game_optimizer
 from eqpool.train.state import create_state
 from eqpool.train.task import make_task
-from eqpool.trained import ModelFacts
 from eqpool.transform import main
-from eqpool.transform_istn import load_istn
 from tests.conftest import quickly_compiled, tiny_config
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

@@ -9,10 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eqpool import __version__
-from eqpool.config import RunConfig
-from eqpool.data.grids import named_grid
-from eqpool.data.store import PreparedScan, in_parallel
-from eqpool.derivatives import (
+from eqpool.apply.derivatives import (
     FOLDER,
     check_not_inputs,
     derivative_paths,
@@ -22,6 +19,9 @@ from eqpool.derivatives import (
     write_description,
     write_jacobian,
 )
+from eqpool.config import RunConfig
+from eqpool.data.grids import named_grid
+from eqpool.data.store import PreparedScan, in_parallel
 from eqpool.geometry.warp import jacobian_determinant
 from eqpool.train.istn import transform
 

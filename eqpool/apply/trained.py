@@ -103,8 +103,8 @@ class TrainedRun:
       config, facts: of the run.
       encode: (B, *input_shape) float32 -> `latent`, `phi` and `prediction`, each with B rows, and for our method
         `pooled_latent` (B, n): Psi(Phi(l)) on the unit sphere, where D has learnt to decode.
-      decode: latents (B, n) -> (B, *input_shape) float32, for volumes with the linear part (`eqpool.linear_decoder`)
-        where it is fitted; None for a baseline, which has no chain back from Phi.
+      decode: latents (B, n) -> (B, *input_shape) float32, for volumes with the linear part where it is fitted
+        (`eqpool.apply.linear_decoder`); None for a baseline, which has no chain back from Phi.
       calibration: of a table's features, through which they went before training; None where they did not.
     """
 

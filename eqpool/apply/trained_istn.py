@@ -7,17 +7,17 @@ import jax
 import numpy as np
 import pandas as pd
 
+from eqpool.apply.istn_volumes import Harmonise, make_harmonise, write_harmonised
+from eqpool.apply.trained import ModelFacts, selected_variables
 from eqpool.config import RunConfig
 from eqpool.data.grids import named_grid
 from eqpool.data.images import find_images
 from eqpool.data.participants import ID_COLUMN, ParticipantsTable, sessions
 from eqpool.data.store import Preparation, preparing
 from eqpool.errors import InputError
-from eqpool.istn_volumes import Harmonise, make_harmonise, write_harmonised
 from eqpool.train.istn import make_istn
 from eqpool.train.pairs import make_game_optimizer
 from eqpool.train.task import make_task
-from eqpool.trained import ModelFacts, selected_variables
 
 
 def load_istn(folder: pathlib.Path, config: RunConfig, facts: ModelFacts) -> Harmonise:
@@ -42,7 +42,7 @@ def transform_by_istn(
     output: pathlib.Path,
     say: Callable[[str], None],
 ) -> pd.DataFrame:
-    """Writes S2T of every row as `eqpool.istn_volumes.write_harmonised` does.
+    """Writes S2T of every row as `eqpool.apply.istn_volumes.write_harmonised` does.
 
     Between two sites the ISTN does not ask which one a scan is of; of more sites it has to be told.
 

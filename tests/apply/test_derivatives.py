@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from eqpool.data.grids import named_grid
-from eqpool.data.volumes import lay_on_grid, read_volume
-from eqpool.derivatives import (
+from eqpool.apply.derivatives import (
     check_not_inputs,
     derivative_paths,
     read_map,
@@ -20,6 +18,8 @@ from eqpool.derivatives import (
     write_description,
     write_map,
 )
+from eqpool.data.grids import named_grid
+from eqpool.data.volumes import lay_on_grid, read_volume
 from eqpool.errors import InputError
 
 GRID = named_grid("24x28x24")

@@ -1,0 +1,1 @@
+"""A trained run at work on scans: its networks read back, volumes pooled, decoded and written."""
