@@ -4,10 +4,9 @@
 
 Each side of a row runs in a fresh process of its own; blocks of runs take turns (ours, PyTorch, ours, ...), so that
 whatever else the machine does meets both. Times are medians over all runs of a step; the ratio is PyTorch's over ours.
-"Of the best" is the
-ratio of the fastest runs, which other work on the machine disturbs least. Where PyTorch can be written in several
-ways, all are run and the fastest is shown. Prints the table as it grows, and
-keeps it as Markdown and JSON with device, versions and date.
+"Of the best" is the ratio of the fastest runs, which other work on the machine disturbs least. Where PyTorch can be
+written in several ways, all are run and the fastest is shown. Prints the table as it grows, and keeps it as Markdown
+and JSON with device, versions and dates; rows that the same device and versions measured earlier stay in it.
 """
 
 import argparse
@@ -41,14 +40,18 @@ def main() -> int:
     if importlib.util.find_spec("torch") is None:
         print("benchmarks.against_torch needs PyTorch: pip install 'eqpool[torch-benchmarks]'", file=sys.stderr)
         return 2
-    rows, output = [], pathlib.Path(arguments.output)
+    output = pathlib.Path(arguments.output)
     output.parent.mkdir(parents=True, exist_ok=True)
+    about, rows = machine(), {}
+    if output.with_suffix(".json").exists():
+        earlier = json.loads(output.with_suffix(".json").read_text())
+        rows = {row["what"]: row for row in earlier["rows"]} if earlier["about"] == about else {}
     print(HEADER, flush=True)
     for comparison in comparisons():
         if re.search(arguments.only, comparison.name):
-            rows.append(compare(comparison))
-            print(as_line(rows[-1]), flush=True)
-            keep(rows, output)
+            rows[comparison.name] = compare(comparison)
+            print(as_line(rows[comparison.name]), flush=True)
+            keep([rows[one.name] for one in comparisons() if one.name in rows], about, output)
     return 0
 
 
@@ -66,7 +69,8 @@ def compare(comparison: Comparison) -> dict[str, Any]:
         for worker in workers.values():
             worker.run(BLOCK_SECONDS)
     measured = {name: worker.finish() for name, worker in workers.items()}
-    return {"what": comparison.name, "sizes": comparison.sizes, "sides": measured}
+    when = {"date": datetime.date.today().isoformat(), "load_average": round(os.getloadavg()[0], 1)}
+    return {"what": comparison.name, "sizes": comparison.sizes, "sides": measured} | when
 
 
 class Worker:
@@ -122,20 +126,20 @@ def as_line(row: dict[str, Any]) -> str:
     )
 
 
-def keep(rows: list[dict[str, Any]], output: pathlib.Path) -> None:
-    """Writes `output`.json and `output`.md."""
+def machine() -> dict[str, str]:
+    """What rows have to share to stand in one table."""
     versions = {name: importlib.metadata.version(name) for name in ("jax", "torch", "flax", "numpy")}
-    about = {
-        "date": datetime.date.today().isoformat(),
-        "device": f"{os.cpu_count()} cores, {_processor()}",
-        "python": platform.python_version(),
-        "load_average": os.getloadavg()[0],
-        **versions,
-    }
+    return {"device": f"{os.cpu_count()} cores, {_processor()}", "python": platform.python_version()} | versions
+
+
+def keep(rows: list[dict[str, Any]], about: dict[str, str], output: pathlib.Path) -> None:
+    """Writes `output`.json and `output`.md."""
     output.with_suffix(".json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
     told = ", ".join(f"{name} {value}" for name, value in about.items())
-    lines = [f"Measured by `python -m benchmarks.against_torch`: {told}.", "", HEADER, *map(as_line, rows)]
-    output.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    dates = ", ".join(sorted({row["date"] for row in rows}))
+    load = max(row["load_average"] for row in rows)
+    first = f"Measured by `python -m benchmarks.against_torch` on {dates}, load average at most {load}: {told}."
+    output.with_suffix(".md").write_text("\n".join([first, "", HEADER, *map(as_line, rows)]) + "\n")
 
 
 def _processor() -> str:

@@ -143,10 +143,10 @@ class Warp(nn.Module):
         bounded = torch.tanh(self.trunk(images))
         if self.kind == "affine":
             linear, offset = affine(*bounded.split(3, 1))
-            moved = self.identity.flip(-1).view(1, -1, 3) @ linear.transpose(1, 2) + offset
-            grid = moved.flip(-1).view(len(images), *self.identity.shape[1:])
+            moved = self.identity.flip(-1).reshape(1, -1, 3) @ linear.transpose(1, 2) + offset
+            grid = moved.flip(-1).reshape(len(images), *self.identity.shape[1:])
         else:
-            points = 0.1 * self.side * bounded.view(-1, *self.control, 3)
+            points = 0.1 * self.side * bounded.reshape(-1, *self.control, 3)
             for _ in range(3):  # one axis after the other; each goes to the end
                 points = torch.einsum("nabcz,Aa->nbcAz", points, self.basis)
             grid = self.identity + points.flip(-1) * (2 / (self.side - 1))
