@@ -138,9 +138,16 @@ def test_saved_on_some_devices_and_restored_on_others(tmp_path, saving, restorin
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_the_checkpoint_kept_with_the_tests_is_restored(tmp_path, devices):
-    """Made by `python -m tests.fixtures.make_checkpoint`, by an earlier version and on another device than this one."""
+@pytest.mark.parametrize("device_name", ["cpu:0", "cuda:0", "TPU_0(process=0,(0,0,0,0))"])
+def test_the_checkpoint_kept_with_the_tests_is_restored(tmp_path, devices, device_name):
+    """Made by `python -m tests.fixtures.make_checkpoint`, by an earlier version and on another device than this one.
+
+    `_sharding` is all of a checkpoint that names the device: with another kind's name in it, it is what that kind saves.
+    """
     folder = pathlib.Path(shutil.copytree(FOLDER, tmp_path / "checkpoint"))
+    naming = [path for path in folder.rglob("*") if path.is_file() and b"cpu:0" in path.read_bytes()]
+    assert [path.name for path in naming] == ["_sharding"]
+    naming[0].write_text(naming[0].read_text().replace("cpu:0", device_name))
     like = parallel.put_replicated(initial_state(), parallel.make_mesh(devices))
     with Checkpoints(folder) as checkpoints:
         restored = checkpoints.restore(like, EPOCH)
