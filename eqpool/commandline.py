@@ -6,6 +6,8 @@ import os
 import sys
 from typing import NoReturn
 
+from eqpool.errors import InputError, check_is_path
+
 
 class _Parser(argparse.ArgumentParser):
     """Errors in one line, with the nearest flag there is."""
@@ -13,6 +15,10 @@ class _Parser(argparse.ArgumentParser):
     def parse_args(self, arguments=None, namespace=None):  # type: ignore[override]
         flags = [flag for action in self._actions for flag in action.option_strings]
         for argument in sys.argv[1:] if arguments is None else arguments:
+            try:
+                check_is_path(argument)
+            except InputError as error:
+                self.error(str(error))
             name = argument.split("=")[0]
             if name.startswith("--") and name not in flags:  # before it is said what is missing instead
                 nearest = difflib.get_close_matches(name, flags, n=1)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
-from eqpool.errors import InputError
+from eqpool.errors import InputError, check_is_path
 
 Method = Literal["ours", "naive", "mmd", "cai", "ss", "rm", "istn"]
 Dataset = Literal[
@@ -392,6 +392,8 @@ def _integers(value: Any, name: str) -> tuple[int, ...]:
 
 
 def _scalar(hint: Any, value: Any, field: dataclasses.Field, name: str) -> Any:
+    if isinstance(value, str):
+        check_is_path(f"{name} = {value}")
     choices = typing.get_args(hint)
     hint = str if choices else hint
     if hint is float and type(value) is int:

@@ -1,5 +1,7 @@
 """The one exception for bad input: its text is the single line a user reads before exit code 2."""
 
+import re
+
 LONGEST_LINE = 1500
 
 
@@ -16,3 +18,15 @@ class InputError(ValueError):
         if len(line) > LONGEST_LINE:
             line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
         super().__init__(line.encode("utf-8", "backslashreplace").decode())  # a lone surrogate cannot be printed
+
+
+def check_is_path(text: str) -> None:
+    """Checks that what a user typed, as a flag or a value, is not the address of a bucket.
+
+    Paths are opened as files of this machine; `gs://...` would become a folder called `gs:`.
+
+    Raises:
+      InputError: it holds a scheme and `://`.
+    """
+    if re.search(r"\b[a-z][a-z0-9+.-]*://", text):
+        raise InputError(f"{text}: an address, expected a path; mount the bucket and name its folder")

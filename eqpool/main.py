@@ -21,7 +21,7 @@ from ml_collections import ConfigDict, config_flags
 
 from eqpool.commandline import show
 from eqpool.config import default_config, from_config_dict
-from eqpool.errors import InputError
+from eqpool.errors import InputError, check_is_path
 from eqpool.shipped import config_folder, find_config
 
 # Full, read-only, over the quota, not permitted, too large: the user's to mend, and no bug.
@@ -48,6 +48,7 @@ def main(arguments: list[str]) -> int:
             return 0
         config = from_config_dict(_CONFIG.value)
         workdir = pathlib.Path(_WORKDIR.value or f"runs/{config.name}")
+        check_is_path(f"--workdir={_WORKDIR.value}")
         # Imported here: --help and config errors should not wait for the training stack.
         from eqpool.files import leave_to_another
         from eqpool.parallel import join_processes

@@ -57,7 +57,7 @@ ALLOWED = {
     },
     "readings": set(),
     "progress": set(),
-    "commandline": set(),
+    "commandline": {"errors"},
     "summary": {"data", "readings"},
     "report": {"commandline", "errors", "evaluate", "files", "progress", "readings", "summary"},
     "preflight": {"commandline", "config", "errors", "data", "files", "summary"},

@@ -142,7 +142,7 @@ def test_saved_on_some_devices_and_restored_on_others(tmp_path, saving, restorin
 def test_the_checkpoint_kept_with_the_tests_is_restored(tmp_path, devices, device_name):
     """Made by `python -m tests.fixtures.make_checkpoint`, by an earlier version and on another device than this one.
 
-    `_sharding` is all of a checkpoint that names the device: with another kind's name in it, it is what that kind saves.
+    `_sharding` is all of a checkpoint that names the device: with another kind's name there it is what that kind saves.
     """
     folder = pathlib.Path(shutil.copytree(FOLDER, tmp_path / "checkpoint"))
     naming = [path for path in folder.rglob("*") if path.is_file() and b"cpu:0" in path.read_bytes()]

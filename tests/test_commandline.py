@@ -41,6 +41,8 @@ def test_help_says_what_it_does_with_an_example(name, capsys):
         ([], "the following arguments are required: --workdir"),
         (["--workdir=x", "y"], "unrecognized arguments: y"),
         (["--workdir=x", "--folds=three"], "three"),
+        (["--workdir=gs://bucket/x"], "--workdir=gs://bucket/x: an address, expected a path"),
+        (["--workdir", "gs://bucket/x"], "gs://bucket/x: an address, expected a path"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")

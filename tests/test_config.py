@@ -70,6 +70,7 @@ def test_the_paper_variant_of_adni_is_the_papers_protocol():
         ("data.target_domain", "thin", 'config.data.target_domain = "thin": expected another than source_domain'),
         ("class_weights", "even", "config.class_weights = 'even': expected one of equal, balanced"),
         ("data.dataset", "morpho_mnist", "morpho_mnist has no covariate"),
+        ("cache_dir", "gs://bucket/cache", "config.cache_dir = gs://bucket/cache: an address, expected a path"),
     ],
 )
 def test_a_bad_value_is_named(key, value, expected):
