@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--participants", default="", help="own table with site, age and sex; default: simulated")
     parser.add_argument("--configs", default="brain_sex,brain_age", help="comma-separated")
     parser.add_argument("--directions", default="one_way,two_way", help="comma-separated")
+    parser.add_argument("--sources", default="", help="names of sites to start from, comma-separated; default: both")
     parser.add_argument("--rows", default="0,1,2,3", help="which rows: 0 ITN alone, 1 affine, 2 and 3 B-spline")
     parser.add_argument("--full", action="store_true", help="64^3 and the paper's epochs, for an accelerator")
     parser.add_argument("--fraction", type=float, default=1.0, help="share of the simulated subjects")
@@ -51,12 +52,13 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         sites = _sites(arguments.participants)
+        sources = _sources(arguments.sources, sites)
         cells = [
             (config, direction, source, row)
             for config in arguments.configs.split(",")
             for direction in DIRECTIONS[config]
             if direction in arguments.directions.split(",")
-            for source, row in itertools.product(range(2), map(int, arguments.rows.split(",")))
+            for source, row in itertools.product(sources, map(int, arguments.rows.split(",")))
         ]
         results = run_all([_task(arguments, sites, *cell) for cell in cells], arguments.jobs, "istn_brain")
     except InputError as error:
@@ -75,6 +77,14 @@ def _sites(participants: str) -> tuple[str, str]:
     if len(names) != 2:
         raise InputError(f"{participants}, column site: {len(names)} sites, expected 2")
     return names[0], names[1]
+
+
+def _sources(chosen: str, sites: tuple[str, str]) -> list[int]:
+    names = chosen.split(",") if chosen else sites
+    for name in names:
+        if name not in sites:
+            raise InputError(f"--sources={chosen}: no site {name}, expected {' or '.join(sites)}")
+    return [sites.index(name) for name in names]
 
 
 def _task(
