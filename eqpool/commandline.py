@@ -40,6 +40,12 @@ def make_parser(module: str, description: str | None) -> argparse.ArgumentParser
     )
 
 
+def complain(message: object, code: int = 2) -> int:
+    """Says on stderr in one line why a command stops; returns its exit code, 2 for bad input."""
+    print(f"eqpool: {message}", file=sys.stderr)
+    return code
+
+
 def show(text: str) -> None:
     """Prints, and says nothing where the reader has gone, as in `--list | head`."""
     try:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from eqpool.commandline import show
+from eqpool.commandline import complain, show
 from eqpool.config import default_config, from_config_dict
 from eqpool.errors import InputError, check_is_path
 from eqpool.shipped import config_folder, find_config
@@ -59,24 +59,24 @@ def main(arguments: list[str]) -> int:
         if not first:
             leave_to_another(workdir)
     except InputError as error:
-        return _fail(str(error), 2)
+        return complain(error)
     try:
         if _DRY_RUN.value:
             dry_run(config, workdir)
         else:
             run(config, workdir, quiet=not first, command=shlex.join(["python", "-m", "eqpool.main", *arguments]))
     except InputError as error:
-        return _fail(str(error), 2)
+        return complain(error)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        return _fail(f"{error.filename or workdir}: {error.strerror}; nothing that was finished is lost", 2)
+        return complain(f"{error.filename or workdir}: {error.strerror}; nothing that was finished is lost")
     except TrainingDiverged as error:
-        return _fail(str(error), 1)
+        return complain(error, 1)
     except Preempted as error:
-        return _fail(f"{error}; the same command goes on from there", 143)
+        return complain(f"{error}; the same command goes on from there", 143)
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on from the last checkpoint", 130)
+        return complain("interrupted; the same command goes on from the last checkpoint", 130)
     return 0
 
 
@@ -171,11 +171,6 @@ def _list_configs(folder: pathlib.Path | None) -> str:
     paths = sorted(folder.glob("*.py"))
     heads = [(ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0] for path in paths]
     return "\n".join(f"{f'configs/{path.name}':<26} {head}" for path, head in zip(paths, heads, strict=True))
-
-
-def _fail(message: str, code: int) -> int:
-    print(f"eqpool: {message}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

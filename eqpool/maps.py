@@ -15,7 +15,7 @@ import numpy as np
 from eqpool import files
 from eqpool.apply.derivatives import read_map, write_map
 from eqpool.apply.trained import read_config
-from eqpool.commandline import make_parser
+from eqpool.commandline import complain, make_parser
 from eqpool.config import RunConfig
 from eqpool.crossfit import Decodes, cross_fitted_decodes
 from eqpool.data.cohort import Cohort
@@ -171,11 +171,9 @@ def main(arguments: list[str]) -> int:
     try:
         facts = make_maps(options.workdir, options.folds)
     except InputError as error:
-        print(f"eqpool: {error}", file=sys.stderr)
-        return 2
+        return complain(error)
     except (TrainingDiverged, Preempted) as error:
-        print(f"eqpool: {error}", file=sys.stderr)
-        return 1 if isinstance(error, TrainingDiverged) else 143
+        return complain(error, 1 if isinstance(error, TrainingDiverged) else 143)
     print(describe_maps(facts))
     if (options.workdir / "results.json").exists():
         from eqpool.report.page import write_report

@@ -8,7 +8,7 @@ import argparse
 import pathlib
 import sys
 
-from eqpool.commandline import make_parser
+from eqpool.commandline import complain, make_parser
 from eqpool.config import DataConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.findings import Finding, examine, refuse
@@ -52,8 +52,7 @@ def main(arguments: list[str]) -> int:
             write_json(options.json, [finding.to_dict() for finding in findings])
         refuse(findings)
     except InputError as error:
-        print(f"eqpool: {error}", file=sys.stderr)
-        return 2
+        return complain(error)
     return 0
 
 

@@ -21,7 +21,7 @@ from eqpool.apply.decoding import Pooled, pool_volumes, volume_writer
 from eqpool.apply.derivatives import FOLDER, check_not_inputs, derivative_paths, write_description
 from eqpool.apply.trained import Outputs, TrainedRun, load_trained, read_config
 from eqpool.apply.trained_istn import transform_by_istn
-from eqpool.commandline import make_parser
+from eqpool.commandline import complain, make_parser
 from eqpool.data.images import find_images
 from eqpool.data.participants import (
     ID_COLUMN,
@@ -239,8 +239,7 @@ def main(arguments: list[str]) -> int:
             harmonised=options.harmonised,
         )
     except InputError as error:
-        print(f"eqpool: {error}", file=sys.stderr)
-        return 2
+        return complain(error)
     print(f"{options.output}: {len(embeddings)} rows")
     return 0
 

@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from eqpool import parallel
-from eqpool.commandline import make_parser
+from eqpool.commandline import complain, make_parser
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.pipeline import load_cohort
@@ -57,7 +57,7 @@ def main() -> None:
         for text in options.set or [""]:
             print(_row(options, text), flush=True)
     except (InputError, ValueError) as error:
-        sys.exit(f"eqpool: {error}")
+        sys.exit(complain(error))
 
 
 def _row(options: argparse.Namespace, text: str) -> str:

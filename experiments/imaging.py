@@ -12,7 +12,7 @@ import pathlib
 import sys
 from typing import Any
 
-from eqpool.commandline import make_parser
+from eqpool.commandline import complain, make_parser
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
 from experiments.cells import in_words, mean_and_deviation, provenance, settings_to_try
@@ -79,7 +79,7 @@ def main(experiment: Imaging) -> None:
     try:
         table = compute(experiment, options)
     except (InputError, ValueError) as error:
-        sys.exit(f"eqpool: {error}")
+        sys.exit(complain(error))
     here = pathlib.Path(__file__).parent / experiment.folder
     write_json(here / "table.json", {"date": datetime.date.today().isoformat(), "rows": table})
     write_text(here / "table.md", markdown(experiment, table))

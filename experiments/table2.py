@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from eqpool.commandline import make_parser
+from eqpool.commandline import complain, make_parser
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
 from experiments.cells import in_words, mean_and_deviation, provenance, settings_to_try
@@ -102,7 +102,7 @@ def main(experiment: Experiment) -> None:
         ]
         rest = run_all(others, arguments.jobs, experiment.name)
     except InputError as error:
-        sys.exit(f"eqpool: {error}")
+        sys.exit(complain(error))
     size = len(SEEDS) - 1
     table = [
         _cell(*cell, of_cell[index], chosen[index], rest[index * size : (index + 1) * size])

@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+# Other tests import these modules; here they run once more, as `python -m` runs them.
+pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = [path for folder in ("eqpool", "experiments") for path in (ROOT / folder).rglob("*.py")]
 COMMANDS = sorted(
@@ -21,6 +24,11 @@ def run_command(name: str, *arguments: str) -> int | str | None:
         patch.setattr(sys, "argv", [name, *arguments])
         runpy.run_module(name, run_name="__main__", alter_sys=False)
     return stopped.value.code
+
+
+def test_an_experiment_takes_bad_input_in_one_line_with_exit_code_two(capsys):
+    assert run_command("experiments.istn_brain", "--sources=Elsewhere") == 2
+    assert capsys.readouterr().err == "eqpool: --sources=Elsewhere: no site Elsewhere, expected UKBB or CamCAN\n"
 
 
 def test_the_commands_are_found():
@@ -45,7 +53,6 @@ def test_help_says_what_it_does_with_an_example(name, capsys):
         (["--workdir", "gs://bucket/x"], "gs://bucket/x: an address, expected a path"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 def test_a_typing_error_is_one_line_and_exit_code_two(arguments, expected, capsys):
     assert run_command("eqpool.maps", *arguments) == 2
     said = capsys.readouterr().err

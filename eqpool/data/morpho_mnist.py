@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from threadpoolctl import threadpool_limits
 
-from eqpool.commandline import make_parser
+from eqpool.commandline import complain, make_parser
 from eqpool.data.builders import prepare_once
 from eqpool.data.cohort import Cohort
 from eqpool.data.morpho_digits import CLASSES, DOMAINS, Domain, draw_digit, random_digits
@@ -298,8 +298,7 @@ def main(arguments: list[str]) -> int:
         mnist = _read_mnist(options.raw_dir, pathlib.Path("runs/cache"))
         _check_count("--count", options.count, 1, mnist, "train")
     except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+        return complain(error)
     images = mnist["train"][: options.count]
     print(f"{len(images)} healthy digits a domain, mean (standard deviation)\n")
     print("| domain | thickness, pixels | wanted | slant, degrees | wanted |\n|---|---|---|---|---|")

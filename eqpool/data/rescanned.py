@@ -13,7 +13,7 @@ import sys
 import nibabel
 import numpy as np
 
-from eqpool.commandline import make_parser
+from eqpool.commandline import complain, make_parser
 from eqpool.data.cohort import Grid
 from eqpool.data.images import find_images
 from eqpool.data.participants import ID_COLUMN, ParticipantsTable, read_participants
@@ -134,8 +134,7 @@ def main(arguments: list[str]) -> int:
     try:
         print(rescan_cohort(given.participants, given.output, seed=given.seed))
     except InputError as error:
-        print(f"eqpool: {error}", file=sys.stderr)
-        return 2
+        return complain(error)
     return 0
 
 

@@ -8,7 +8,7 @@ With --compare a table sets runs on the same data, such as those of the baseline
 import pathlib
 import sys
 
-from eqpool.commandline import make_parser
+from eqpool.commandline import complain, make_parser
 from eqpool.errors import InputError
 from eqpool.report.page import write_report
 
@@ -22,8 +22,7 @@ def main(arguments: list[str]) -> int:
     try:
         path = write_report(options.workdir, options.compare)
     except InputError as error:
-        print(f"eqpool: {error}", file=sys.stderr)
-        return 2
+        return complain(error)
     print(path)
     return 0
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from eqpool.commandline import make_parser
+from eqpool.commandline import complain, make_parser
 from eqpool.errors import InputError
 from eqpool.files import read_json, write_json, write_text
 
@@ -44,8 +44,7 @@ def main(arguments: list[str]) -> int:
         rows = [row for name in names for row in _cohort(name, options)]
         unseen = {name: _unseen(name, options) for name in names} if options.unseen else {}
     except InputError as error:
-        print(f"eqpool: {error}", file=sys.stderr)
-        return 2
+        return complain(error)
     settings = {"folds": options.folds, "seed": options.seed, "epochs": options.epochs}
     _write(options.output, rows, unseen, settings)
     print(f"{options.output}: {len(rows)} rows, {time.monotonic() - started:.0f} s, folds done earlier skipped")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eqpool.apply.derivatives import FOLDER, derivative_paths
-from eqpool.commandline import make_parser
+from eqpool.commandline import complain, make_parser
 from eqpool.config import DataConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.pipeline import load_cohort
@@ -75,7 +75,7 @@ def main() -> None:
         tasks = [Task("adni", "", shared | setting(row, tables, data), folder / _name(row)) for row in ROWS]
         results = run_all(tasks, options.jobs, "image_level")
     except InputError as error:
-        sys.exit(f"eqpool: {error}")
+        sys.exit(complain(error))
     here = pathlib.Path(__file__).parent
     rows = [{"row": row._asdict(), "results": result} for row, result in zip(ROWS, results, strict=True)]
     write_json(here / "table.json", {"date": datetime.date.today().isoformat(), "istn": harmonising, "rows": rows})

@@ -14,7 +14,7 @@ import pathlib
 import sys
 from typing import Any
 
-from eqpool.commandline import make_parser
+from eqpool.commandline import complain, make_parser
 from eqpool.data.participants import parse_classes, read_participants
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
@@ -62,7 +62,7 @@ def main() -> None:
         ]
         results = run_all([_task(arguments, sites, *cell) for cell in cells], arguments.jobs, "istn_brain")
     except InputError as error:
-        sys.exit(f"eqpool: {error}")
+        sys.exit(complain(error))
     table = [{"cell": cell, "results": result} for cell, result in zip(cells, results, strict=True)]
     here = pathlib.Path(__file__).parent
     name = f"table_{'own' if arguments.participants else 'simulated'}_{'full' if arguments.full else 'small'}"

@@ -13,7 +13,7 @@ import pathlib
 import sys
 from typing import Any
 
-from eqpool.commandline import make_parser
+from eqpool.commandline import complain, make_parser
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
 from experiments.cells import provenance, with_interval
@@ -71,7 +71,7 @@ def main() -> None:
     try:
         results = run_all(tasks, arguments.jobs, "istn_table1")
     except InputError as error:
-        sys.exit(f"eqpool: {error}")
+        sys.exit(complain(error))
     table = []
     for index, (way, row) in enumerate(cells):
         tried = results[index * len(grid) : (index + 1) * len(grid)]

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
-from eqpool.commandline import make_parser
+from eqpool.commandline import complain, make_parser
 from eqpool.config import DataConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.pipeline import load_cohort
@@ -86,7 +86,7 @@ def main() -> None:
         naive, ours = run_all(tasks, 1, "recovery")
         maps = make_maps(runs / "ours", arguments.folds)
     except InputError as error:
-        sys.exit(f"eqpool: {error}")
+        sys.exit(complain(error))
     data = DataConfig(dataset=arguments.config, simulated_fraction=arguments.fraction)
     measured = scanner_from_voxels(load_cohort(data, arguments.runs / "cache"))
     for name, key in (("naive_accuracy", "accuracy"), ("naive_age_mae", "kept_age_mae")):
