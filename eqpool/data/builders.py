@@ -24,3 +24,5 @@ def prepare_once(builder: tfds.core.DatasetBuilder) -> None:
         tfds.disable_progress_bar()  # seconds' work, or shown by a bar of our own
         with contextlib.redirect_stdout(io.StringIO()):  # it says "Downloading" of a local copy too
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        if not builder.info.splits:  # another process prepared it since this builder was made, and looked for it
+            builder.info.read_from_directory(builder.data_dir)
