@@ -9,8 +9,10 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
 from eqpool.config import RunConfig, from_config_dict
+from eqpool.errors import InputError
 from eqpool.progress import track
 from eqpool.run import run
+from eqpool.train.loop import Preempted, TrainingDiverged
 
 Setting = dict[str, Any]
 
@@ -35,11 +37,15 @@ def run_all(tasks: Sequence[Task], jobs: int, label: str) -> list[dict[str, Any]
     """The results of every task, in order; `jobs` run at a time, those that are finished already are only read.
 
     Raises:
-      InputError: the first task's that fails by bad input.
+      InputError: of the first task that fails, with its folder; no other task starts after it.
     """
     prepare = _one_thread if jobs > 1 else None
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), prepare) as pool:
-        return list(track(pool.map(_run, tasks), label, unit="run", total=len(tasks), leave=True))
+        try:
+            return list(track(pool.map(_run, tasks), label, unit="run", total=len(tasks), leave=True))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # or it would be told after all the others
+            raise
 
 
 def folder_name(setting: Setting) -> str:
@@ -83,4 +89,7 @@ def config_of(task: Task) -> RunConfig:
 
 
 def _run(task: Task) -> dict[str, Any]:
-    return run(config_of(task), task.folder, quiet=True)
+    try:
+        return run(config_of(task), task.folder, quiet=True)
+    except (InputError, TrainingDiverged, Preempted) as error:
+        raise InputError(f"{task.folder}: {error}") from error

@@ -15,7 +15,7 @@ from experiments.image_level import __main__ as image_level
 from experiments.istn_brain import __main__ as istn_brain
 from experiments.istn_table1 import __main__ as istn_table1
 from experiments.recovery import __main__ as recovery
-from experiments.runner import Task, config_of, folder_name, parse_setting
+from experiments.runner import Task, config_of, folder_name, parse_setting, run_all
 from experiments.small_support import __main__ as small_support
 from experiments.table2 import WINDOW, select
 
@@ -35,6 +35,12 @@ def test_folder_names_tell_the_setting():
     assert (
         folder_name({"stage_two.mmd_weight": 5.0, "istn.learning_rate": 1e-4}) == "mmd_weight=5.0_learning_rate=0.0001"
     )
+
+
+def test_a_run_that_fails_is_named_and_ends_the_experiment(tmp_path):
+    tasks = [Task("german", "", {"data.raw_dir": "/nowhere"}, tmp_path / name) for name in ("first", "second")]
+    with pytest.raises(InputError, match=f"{tmp_path}/first: .*/nowhere"):
+        run_all(tasks, 1, "two runs")
 
 
 def test_table_1_sets_the_papers_numbers_beside_ours():
