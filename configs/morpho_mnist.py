@@ -3,7 +3,7 @@
 Command:  python -m eqpool.main --config=configs/morpho_mnist.py
 Needs:    MNIST's four files, downloaded on first use, or --config.data.raw_dir=FOLDER
 Domains:  --config.data.source_domain and --config.data.target_domain: thin, thick, slanted, thick_slanted
-Time:     24 minutes, most of it the ISTN's 912 steps, on one of 2 CPU cores that other work shared.
+Time:     18 minutes on one CPU core, most of it the ISTN's 912 steps.
 Score:    thin to thick, seed 0, 1000 held-out digits: 33.2 % before; 69.7 % [67, 72.5] retrained from scratch, 76.2 %
           [73.6, 78.8] fine-tuned; 88.2 % on the source itself. Without istn.task_weight the ITN closes fractures while
           it thickens: 42.6 and 54.8 % after 12 epochs.
