@@ -4,6 +4,9 @@ import importlib.util
 import multiprocessing
 import os
 import pathlib
+import signal
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
@@ -39,8 +42,7 @@ def run_all(tasks: Sequence[Task], jobs: int, label: str) -> list[dict[str, Any]
     Raises:
       InputError: of the first task that fails, with its folder; no other task starts after it.
     """
-    prepare = _one_thread if jobs > 1 else None
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), prepare) as pool:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), prepare_worker, (jobs > 1,)) as pool:
         try:
             return list(track(pool.map(_run, tasks), label, unit="run", total=len(tasks), leave=True))
         except BaseException:
@@ -66,10 +68,25 @@ def parse_setting(text: str) -> tuple[str, Any]:
     return key, value
 
 
-def _one_thread() -> None:
-    """In each process of the pool, before jax starts: runs side by side gain more from the cores than one run does."""
-    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
+def prepare_worker(one_thread: bool) -> None:
+    """In each process of the pool, before jax starts: it ends with its parent, and computes on one thread if asked to.
+
+    Runs side by side gain more from the cores than one run does.
+    """
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if one_thread:
+        os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
     # Importing this module has imported jax, but only its first computation reads the flags.
+
+
+def _end_with_parent() -> None:
+    """A pool's process would wait for work for ever after its parent was killed; SIGTERM lets a run save first."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    while True:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)  # the run takes the first one to save; the next one finds no handler
 
 
 def config_of(task: Task) -> RunConfig:

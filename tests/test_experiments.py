@@ -2,6 +2,11 @@
 
 import argparse
 import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -42,6 +47,43 @@ def test_a_run_that_fails_is_named_and_ends_the_experiment(tmp_path):
     tasks = [Task("german", "", {"data.raw_dir": "/nowhere"}, tmp_path / name) for name in ("first", "second")]
     with pytest.raises(InputError, match=f"{tmp_path}/first: .*/nowhere"):
         run_all(tasks, 1, "two runs")
+
+
+PARENT = """
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from os import getpid
+from experiments.runner import prepare_worker
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, get_context("spawn"), prepare_worker, (True,)) as pool:
+        print(pool.submit(getpid).result(), flush=True)
+        time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/stat").exists(), reason="no /proc to look for processes in")
+def test_the_processes_of_a_killed_experiment_end(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parent.parent)}
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        child = int(parent.stdout.readline())
+        assert _is_alive(child)
+        parent.kill()
+    until = time.monotonic() + 30
+    while _is_alive(child) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not _is_alive(child)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        state = pathlib.Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"  # a zombie where nobody reaps orphans
 
 
 def test_a_sheared_image_leans_to_the_right_about_the_row_that_stays():
