@@ -49,6 +49,7 @@ def transform(
     output: pathlib.Path,
     *,
     root: pathlib.Path | None = None,
+    outside_root: str = "refuse",
     harmonised: str | None = None,
     say: Say = print,
 ) -> pd.DataFrame:
@@ -59,6 +60,7 @@ def transform(
       participants: a table with participant_id, and for a run on a table its feature columns.
       output: created where needed; nothing of the input is written over.
       root: where the images are; by default the folder of `participants`.
+      outside_root: "allow" where paths in the table may lead out of `root`, whatever the run's config says of its own.
       harmonised: "change", "decoded" or "none"; by default as in the run's config.output.harmonised.
       say: gets a line for each thing worth knowing.
 
@@ -69,9 +71,13 @@ def transform(
     use_compilation_cache(config, folder)
     table = read_participants(participants)
     check_duplicates(table)
+
+    def images() -> list[pathlib.Path]:
+        return find_images(table, root or participants.parent, outside_root=outside_root)
+
     check_not_inputs([output / name for name in ("embeddings.tsv", "harmonised.tsv", "written.tsv")], [participants])
     if config.method == "istn":
-        written = transform_by_istn(folder, config, table, root or participants.parent, output, say)
+        written = transform_by_istn(folder, config, table, images(), output, say)
         _write_tsv(output / "written.tsv", written)
         return written
     trained = load_trained(folder)
@@ -81,7 +87,7 @@ def transform(
     if trained.grid is None:
         embeddings = _transform_table(trained, table, output, harmonised)
     else:
-        embeddings = _transform_volumes(trained, table, root or participants.parent, output, harmonised, say)
+        embeddings = _transform_volumes(trained, table, images(), output, harmonised, say)
     _write_tsv(output / "embeddings.tsv", embeddings)
     return embeddings
 
@@ -101,12 +107,16 @@ def _notes(trained: TrainedRun, table: ParticipantsTable) -> Iterator[str]:
 
 
 def _transform_volumes(
-    trained: TrainedRun, table: ParticipantsTable, root: pathlib.Path, output: pathlib.Path, harmonised: str, say: Say
+    trained: TrainedRun,
+    table: ParticipantsTable,
+    sources: list[pathlib.Path],
+    output: pathlib.Path,
+    harmonised: str,
+    say: Say,
 ) -> pd.DataFrame:
     """Prepares, encodes, decodes and writes volume by volume."""
     data, grid = trained.config.data, trained.grid
     assert grid is not None
-    sources = find_images(table, root)
     write: Callable[[Pooled], None] = lambda pooled: None  # noqa: E731
     alignments: dict[int, np.ndarray | None] = {}
     if harmonised != "none":
@@ -228,6 +238,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--participants", type=pathlib.Path, required=True, help="table of the new participants")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder to write to")
     parser.add_argument("--root", type=pathlib.Path, help="where the images are; default: the table's folder")
+    parser.add_argument(
+        "--outside_root", choices=("refuse", "allow"), default="refuse", help="paths in the table that leave the root"
+    )
     parser.add_argument("--harmonised", choices=HARMONISED, help="default: as the run's config.output.harmonised")
     options = parser.parse_args(arguments)
     try:
@@ -236,6 +249,7 @@ def main(arguments: list[str]) -> int:
             options.participants,
             options.output,
             root=options.root,
+            outside_root=options.outside_root,
             harmonised=options.harmonised,
         )
     except InputError as error:

@@ -82,6 +82,18 @@ def test_the_same_scans_get_the_same_latents_without_site_age_or_target(trained_
         np.testing.assert_allclose(nibabel.load(ours).get_fdata(), nibabel.load(theirs).get_fdata(), atol=0.5)
 
 
+def test_images_elsewhere_are_read_only_where_that_is_allowed(trained_volumes, newcomers, tmp_path):
+    listed = tmp_path / "elsewhere" / "participants.tsv"
+    listed.parent.mkdir()
+    table = pd.read_csv(newcomers, sep="\t")
+    table.assign(path=[str(newcomers.parent / path) for path in table.path]).to_csv(listed, sep="\t", index=False)
+    arguments = [f"--workdir={trained_volumes}", f"--participants={listed}", f"--output={tmp_path / 'out'}"]
+    assert main(arguments) == 2
+    assert main([*arguments, "--outside_root=allow"]) == 0
+    written = pd.read_csv(tmp_path / "out" / "embeddings.tsv", sep="\t")
+    assert list(written.participant_id) == ["new0", "new1", "new2"]
+
+
 def test_the_decode_itself_by_request(trained_volumes, newcomers, tmp_path, cohort):
     arguments = [f"--workdir={trained_volumes}", f"--participants={newcomers}", f"--output={tmp_path / 'out'}"]
     assert main([*arguments, "--harmonised=decoded"]) == 0

@@ -11,7 +11,6 @@ from eqpool.apply.istn_volumes import Harmonise, make_harmonise, write_harmonise
 from eqpool.apply.trained import ModelFacts, selected_variables
 from eqpool.config import RunConfig
 from eqpool.data.grids import named_grid
-from eqpool.data.images import find_images
 from eqpool.data.participants import ID_COLUMN, ParticipantsTable, sessions
 from eqpool.data.store import Preparation, preparing
 from eqpool.errors import InputError
@@ -38,11 +37,11 @@ def transform_by_istn(
     folder: pathlib.Path,
     config: RunConfig,
     table: ParticipantsTable,
-    root: pathlib.Path,
+    sources: list[pathlib.Path],
     output: pathlib.Path,
     say: Callable[[str], None],
 ) -> pd.DataFrame:
-    """Writes S2T of every row as `eqpool.apply.istn_volumes.write_harmonised` does.
+    """Writes S2T of every row, whose images are `sources`, as `eqpool.apply.istn_volumes.write_harmonised` does.
 
     Between two sites the ISTN does not ask which one a scan is of; of more sites it has to be told.
 
@@ -56,7 +55,6 @@ def transform_by_istn(
     if len(facts.input_shape) != 3:
         raise InputError(f"the run was trained on {facts.dataset}, expected one on volumes")
     sites = _sites(table, config.data.site_column, facts.site_names)
-    sources = find_images(table, root)
     preparation = Preparation(named_grid(config.data.grid), config.data.squash, config.data.align)
     data = config.data
     with preparing(sources, preparation, table.labels, data.on_bad_volume, data.workers, say) as prepared:

@@ -39,8 +39,7 @@ def _named(table: ParticipantsTable, row: int, root: pathlib.Path, outside_root:
     inside = os.path.commonpath([os.path.abspath(path), os.path.abspath(root)]) == os.path.abspath(root)
     if not inside and outside_root != "allow":
         raise InputError(
-            f'{table.where(row, "path")}: "{text}" leaves {root}, expected an image inside it '
-            "(or config.data.outside_root = allow)"
+            f'{table.where(row, "path")}: "{text}" leaves {root}, expected an image inside it (or outside_root = allow)'
         )
     return pathlib.Path(path)
 
