@@ -19,7 +19,6 @@ from experiments import folds, imaging
 from experiments.image_level import __main__ as image_level
 from experiments.istn_brain import __main__ as istn_brain
 from experiments.istn_table1 import __main__ as istn_table1
-from experiments.istn_table1.slant import sheared
 from experiments.recovery import __main__ as recovery
 from experiments.runner import Task, config_of, folder_name, parse_setting, run_all
 from experiments.small_support import __main__ as small_support
@@ -84,15 +83,6 @@ def _is_alive(process: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"  # a zombie where nobody reaps orphans
-
-
-def test_a_sheared_image_leans_to_the_right_about_the_row_that_stays():
-    image = np.full((1, 9, 9), -1.0)
-    image[0, :, 4] = 1.0
-    for fixed in (4, 0):
-        leaning = sheared(image, (45, 45), fixed)[0]
-        found = {row: int(column) for row, column in np.argwhere(leaning > 0.99)}
-        assert found == {row: 4 + fixed - row for row in range(9) if 0 <= 4 + fixed - row < 9}
 
 
 def test_table_1_sets_the_papers_numbers_beside_ours():

@@ -54,7 +54,7 @@ class MorphoMnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
       data_dir: a folder of its own for all that the digits depend on, since what is in it is taken as prepared.
     """
 
-    VERSION = tfds.core.Version("1.0.0")  # raise it whenever a digit would come out different
+    VERSION = tfds.core.Version("2.0.0")  # raise it whenever a digit would come out different
 
     def __init__(
         self,

@@ -1,9 +1,10 @@
+import math
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import affine_transform, distance_transform_edt
 from skimage.measure import euler_number
 
 from eqpool.data import morpho_digits, morpho_mnist
@@ -34,12 +35,22 @@ def topology(image):
 # Drawing
 
 
+def steepest_shear(domain) -> float:
+    return math.tan(math.radians(domain.slant_degrees[1]))
+
+
+def check_thickness(found: float, domain, tolerance: float) -> None:
+    """Shearing an image leaves what is horizontal as thick as it was, and an upright line cos(slant) as thick."""
+    least = math.cos(math.radians(domain.slant_degrees[1]))
+    assert (1 - tolerance) * least < found / domain.thickness_pixels < 1 + tolerance
+
+
 @every_domain
 @every_shape
 def test_healthy_digits_have_the_domain_s_thickness_and_slant(domain, shape):
     for seed in range(3):
         found = measure(one(shape, domain, "healthy", seed))
-        assert found.thickness_pixels == pytest.approx(domain.thickness_pixels, rel=0.06)
+        check_thickness(found.thickness_pixels, domain, 0.06)
         low, high = domain.slant_degrees
         assert low - 0.5 < np.degrees(found.slant_radians) < high + 0.5
 
@@ -50,7 +61,7 @@ def test_a_digit_s_own_slant_and_thickness_are_taken_out(domain):
     for own in (line(-15, thickness=2), line(30, thickness=4)):
         found = measure(draw_digit(own, domain, "healthy", np.random.default_rng(0)))
         assert found.slant_radians == pytest.approx(upright.slant_radians, abs=0.01)
-        assert found.thickness_pixels == pytest.approx(upright.thickness_pixels, rel=0.05)
+        assert found.thickness_pixels == pytest.approx(upright.thickness_pixels, rel=0.07)
 
 
 @every_domain
@@ -92,10 +103,10 @@ def test_a_swelling_is_local_and_large(domain, shape):
     for seed in range(6):
         healthy, swollen = one(shape, domain, "healthy", seed), one(shape, domain, "swollen", seed)
         changed = np.argwhere(healthy != swollen)
-        assert np.ptp(changed, axis=0).max() <= 15
+        assert np.ptp(changed, axis=0).max() <= 15 * (1 + steepest_shear(domain))
         assert swollen.sum() / 255.0 > healthy.sum() / 255.0 + 12
         widest = [_widest(image) for image in (healthy, swollen)]
-        assert widest[1] > widest[0] + 1.5
+        assert widest[1] > widest[0] + (1.0 if steepest_shear(domain) else 1.5)
 
 
 def _widest(image):
@@ -109,7 +120,19 @@ def test_large_digits_are_fitted_into_the_frame(domain):
     drawn = draw_digit(wide, domain, "healthy", np.random.default_rng(0))
     inked = np.argwhere(drawn > 127)
     assert inked.min() >= 1 and inked.max() <= 26
-    assert measure(drawn).thickness_pixels == pytest.approx(domain.thickness_pixels, rel=0.1)
+    check_thickness(measure(drawn).thickness_pixels, domain, 0.1)
+
+
+def test_a_slanted_digit_is_the_upright_one_sheared():
+    """Disease and all, as the paper makes its domains: shearing back gives the upright image, but for interpolation."""
+    for kind in CLASSES:
+        upright, slanted = (one(seven, DOMAINS[name], kind, 3).astype(float) for name in ("thick", "thick_slanted"))
+        slants = [measure(image.astype(np.uint8)).slant_radians for image in (upright, slanted)]
+        shear = math.tan(slants[1]) - math.tan(slants[0])
+        back = np.array([[1.0, 0.0], [-shear, 1.0]])
+        middle = np.full(2, 13.5)
+        restored = affine_transform(slanted, back, middle - back @ middle, order=1)
+        assert np.abs(restored - upright).mean() < 0.3 * np.abs(slanted - upright).mean()
 
 
 def test_a_swelling_stays_in_the_frame():
@@ -316,7 +339,7 @@ def test_no_tensorflow():
 def test_domains_as_measured(shared_data, tmp_path, domain):
     images = morpho_mnist.read_mnist(str(shared_data / "mnist"), tmp_path)["train"][:200]
     thickness, slant = measure_domain(images, domain, workers=1, progress=False).T
-    assert abs(thickness.mean() - domain.thickness_pixels) < 0.1
+    check_thickness(thickness.mean(), domain, 0.02)
     assert abs(slant.mean() - np.mean(domain.slant_degrees)) < 0.5
     assert thickness.std() < 0.1 * domain.thickness_pixels
     assert slant.std() < 1.7  # 1.44 of the uniform range
