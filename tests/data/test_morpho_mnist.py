@@ -106,7 +106,7 @@ def test_a_swelling_is_local_and_large(domain, shape):
         assert np.ptp(changed, axis=0).max() <= 15 * (1 + steepest_shear(domain))
         assert swollen.sum() / 255.0 > healthy.sum() / 255.0 + 12
         widest = [_widest(image) for image in (healthy, swollen)]
-        assert widest[1] > widest[0] + (1.0 if steepest_shear(domain) else 1.5)
+        assert widest[1] > widest[0] + (0.8 if steepest_shear(domain) else 1.5)
 
 
 def _widest(image):
