@@ -70,7 +70,7 @@ def use_volume_pooling(config: ConfigDict, variant: str, paper_batch_size: int) 
         batch_size=512,
         learning_rate=2e-3,
         decay_every_epochs=40,
-        mmd_weight=20.0,
+        mmd_weight=80.0,
         reconstruction_weight=3.0,
     )
     config.baseline.update(epochs=14, batch_size=16, learning_rate=2e-3, decay_every_epochs=4)
