@@ -141,6 +141,7 @@ class StageTwoConfig(KernelConfig, TrainingConfig):
     mmd_ramp_ceiling: float = _number(1.0, 0.0)
     adversary_weight: float = _number(0.0, 0.0)  # of an adversary on the covariate-free latent, beside the MMD
     mmd_match: Literal["phi", "covariate_free", "conditional"] = "covariate_free"
+    keep_epoch: Literal["best", "last"] = "best"  # by the validation loss; of few rows its MMD is noise: then the last
 
 
 @dataclasses.dataclass(frozen=True)

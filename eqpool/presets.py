@@ -70,8 +70,9 @@ def use_volume_pooling(config: ConfigDict, variant: str, paper_batch_size: int) 
         batch_size=512,
         learning_rate=2e-3,
         decay_every_epochs=40,
-        mmd_weight=80.0,
+        mmd_weight=20.0,
         reconstruction_weight=3.0,
+        keep_epoch="last",
     )
     config.baseline.update(epochs=14, batch_size=16, learning_rate=2e-3, decay_every_epochs=4)
     for stage in (config.stage_one, config.baseline):
@@ -79,6 +80,7 @@ def use_volume_pooling(config: ConfigDict, variant: str, paper_batch_size: int) 
     if variant == "paper":
         use_published_form(config, ramp_growth=1.2, ramp_ceiling=1.0)
         config.data.grid = "mni_2mm"
+        config.stage_two.keep_epoch = "best"
         for stage in (config.stage_one, config.stage_two, config.baseline):
             stage.update(epochs=150, batch_size=paper_batch_size, learning_rate=3e-4, decay_every_epochs=10)
 

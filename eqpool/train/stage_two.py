@@ -104,7 +104,7 @@ def make_stage_two(config: RunConfig, num_sites: int, num_classes: int, nuisance
         dimension = config.model.latent_dim
         return init_variables(model, key, jnp.zeros((2, dimension)), jnp.zeros((2, dimension, dimension)))
 
-    return Stage("stage_two", initialise, loss, forward, validate)
+    return Stage("stage_two", initialise, loss, forward, validate, keeps_last=weights.keep_epoch == "last")
 
 
 def site_term(

@@ -1,6 +1,7 @@
 """Trains the two stages one after the other on a cohort: tables on the device, volumes through a loader."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterator
 
@@ -109,7 +110,7 @@ def train_on_volumes(
     step = make_stream_step(stage, optimizer)
     forward = make_stream_forward(stage)
     validate = jax.jit(stage.validate)
-    finish = jax.jit(finish_epoch, donate_argnums=0)
+    finish = jax.jit(functools.partial(finish_epoch, keep=stage.keeps_last), donate_argnums=0)
     init_key, epoch_key = _stage_keys(session, stage)
     validation_columns = parallel.put_replicated(_take(columns, validation), session.mesh)
     position = np.zeros(len(cohort.site), np.int32)
@@ -182,7 +183,8 @@ def _train_images(
     """Runs `epoch_fn` over `tables`; `held_out` rows, with the columns `beside`, are validated every few epochs."""
     settings = getattr(session.config, stage.name)
     forward = make_image_forward(stage, settings.batch_size, session.mesh)
-    validate, finish = jax.jit(stage.validate), jax.jit(finish_epoch, donate_argnums=0)
+    validate = jax.jit(stage.validate)
+    finish = jax.jit(functools.partial(finish_epoch, keep=stage.keeps_last), donate_argnums=0)
     init_key, epoch_key = _stage_keys(session, stage)
 
     def run_epoch(state: TrainState, epoch: int):

@@ -58,7 +58,8 @@ class Stage(NamedTuple):
       initialise: key -> variables.
       loss: (variables, batch, key, epoch) -> LossValue, in training mode.
       forward: (variables, batch) -> per-row outputs, in inference mode.
-      validate: (outputs, rows) -> named scalars; "score" picks the checkpoint, lower being better.
+      validate: (outputs, rows) -> named scalars; "score" picks the epoch that is kept, lower being better.
+      keeps_last: the last epoch is kept instead.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Stage(NamedTuple):
     loss: Callable[[Variables, Batch, jax.Array, jax.Array], LossValue]
     forward: Callable[[Variables, Batch], dict[str, jax.Array]]
     validate: Callable[[dict[str, jax.Array], Batch], dict[str, jax.Array]]
+    keeps_last: bool = False
 
 
 def init_variables(model: Any, key: Any, *examples: Any, **options: Any) -> Variables:
@@ -119,9 +121,9 @@ def update(
     return state, value.terms | {"loss": value.total, "gradient_norm": optax.tree.norm(gradient)}
 
 
-def finish_epoch(state: TrainState, validation: dict[str, jax.Array]) -> TrainState:
-    """Counts the epoch and keeps its variables if the validation score is the lowest so far."""
-    better = validation["score"] < state.best_score
+def finish_epoch(state: TrainState, validation: dict[str, jax.Array], *, keep: bool = False) -> TrainState:
+    """Counts the epoch and keeps its variables if the validation score is the lowest so far, or if told to `keep`."""
+    better = keep | (validation["score"] < state.best_score)
     return state._replace(
         epoch=state.epoch + 1,
         best_variables=jax.tree.map(

@@ -83,6 +83,21 @@ def test_training_lowers_the_loss_and_logs_every_epoch(tmp_path):
     assert int(state.best_epoch) == int(np.argmin(scores))
 
 
+@pytest.mark.parametrize("keeps_last", [False, True])
+def test_the_best_epoch_is_kept_or_the_last(tmp_path, keeps_last):
+    """The score is made to rise, so that the first epoch is the best."""
+    rising = toy_stage()._replace(
+        validate=lambda outputs, rows: {"score": -jnp.mean(jnp.square(outputs["prediction"] - rows["y"]))},
+        keeps_last=keeps_last,
+    )
+    state, log = train(tmp_path, 4, stage=rising)
+    kept = 3 if keeps_last else 0
+    assert int(state.best_epoch) == kept
+    assert float(state.best_score) == pytest.approx(log.records()[kept]["validation_score"])
+    same = np.array_equal(state.best_variables["params"]["w"], state.variables["params"]["w"])
+    assert same == keeps_last
+
+
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path):
     whole, _ = train(tmp_path / "whole", 6)
 
