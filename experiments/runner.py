@@ -107,6 +107,7 @@ def config_of(task: Task) -> RunConfig:
 
 def _run(task: Task) -> dict[str, Any]:
     try:
-        return run(config_of(task), task.folder, quiet=True)
+        results = run(config_of(task), task.folder, quiet=True)
     except (InputError, TrainingDiverged, Preempted) as error:
         raise InputError(f"{task.folder}: {error}") from error
+    return {key: value for key, value in results.items() if key != "notes"}  # they name folders of this machine
