@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -83,6 +84,14 @@ def _is_alive(process: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"  # a zombie where nobody reaps orphans
+
+
+def test_no_table_names_a_folder_of_the_machine_that_made_it():
+    folder = pathlib.Path(__file__).parent.parent / "experiments"
+    tables = sorted(folder.glob("*/table*.json"))
+    assert tables
+    for table in tables:
+        assert not re.findall(r'[ "]/\w+/\S*', table.read_text()), table
 
 
 def test_table_1_sets_the_papers_numbers_beside_ours():
