@@ -23,6 +23,7 @@ def use_published_form(config: ConfigDict, *, ramp_growth: float, ramp_ceiling: 
         reconstruction_weight=0.1,
         mmd_weight=0.02,
         mmd_match="phi",
+        keep_epoch="best",
         mmd_ramp_start=0.1,
         mmd_ramp_growth=ramp_growth,
         mmd_ramp_ceiling=ramp_ceiling,
@@ -80,7 +81,6 @@ def use_volume_pooling(config: ConfigDict, variant: str, paper_batch_size: int) 
     if variant == "paper":
         use_published_form(config, ramp_growth=1.2, ramp_ceiling=1.0)
         config.data.grid = "mni_2mm"
-        config.stage_two.keep_epoch = "best"
         for stage in (config.stage_one, config.stage_two, config.baseline):
             stage.update(epochs=150, batch_size=paper_batch_size, learning_rate=3e-4, decay_every_epochs=10)
 

@@ -110,7 +110,7 @@ def train_on_volumes(
     step = make_stream_step(stage, optimizer)
     forward = make_stream_forward(stage)
     validate = jax.jit(stage.validate)
-    finish = jax.jit(functools.partial(finish_epoch, keep=stage.keeps_last), donate_argnums=0)
+    finish = jax.jit(functools.partial(finish_epoch, stage), donate_argnums=0)
     init_key, epoch_key = _stage_keys(session, stage)
     validation_columns = parallel.put_replicated(_take(columns, validation), session.mesh)
     position = np.zeros(len(cohort.site), np.int32)
@@ -184,7 +184,7 @@ def _train_images(
     settings = getattr(session.config, stage.name)
     forward = make_image_forward(stage, settings.batch_size, session.mesh)
     validate = jax.jit(stage.validate)
-    finish = jax.jit(functools.partial(finish_epoch, keep=stage.keeps_last), donate_argnums=0)
+    finish = jax.jit(functools.partial(finish_epoch, stage), donate_argnums=0)
     init_key, epoch_key = _stage_keys(session, stage)
 
     def run_epoch(state: TrainState, epoch: int):

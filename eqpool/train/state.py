@@ -121,9 +121,9 @@ def update(
     return state, value.terms | {"loss": value.total, "gradient_norm": optax.tree.norm(gradient)}
 
 
-def finish_epoch(state: TrainState, validation: dict[str, jax.Array], *, keep: bool = False) -> TrainState:
-    """Counts the epoch and keeps its variables if the validation score is the lowest so far, or if told to `keep`."""
-    better = keep | (validation["score"] < state.best_score)
+def finish_epoch(stage: Stage, state: TrainState, validation: dict[str, jax.Array]) -> TrainState:
+    """Counts the epoch and keeps its variables if the validation score is the lowest so far, or the stage's last is."""
+    better = stage.keeps_last | (validation["score"] < state.best_score)
     return state._replace(
         epoch=state.epoch + 1,
         best_variables=jax.tree.map(

@@ -60,8 +60,7 @@ def make_table_epoch(
         terms = {name: jnp.sum(values * counts) / counts.sum() for name, values in each.items()}
         outputs = forward_table(stage, state.variables, validation, batch_size, mesh)
         scores = stage.validate(outputs, validation)
-        state = finish_epoch(state, scores, keep=stage.keeps_last)
-        return state, terms, scores, StepTerms(each, order.rows, order.mask)
+        return finish_epoch(stage, state, scores), terms, scores, StepTerms(each, order.rows, order.mask)
 
     return jax.jit(epoch, donate_argnums=0)
 

@@ -17,7 +17,7 @@ from eqpool.commandline import complain, make_parser
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
 from experiments.cells import provenance, with_interval
-from experiments.runner import Task, folder_name, run_all
+from experiments.runner import Task, config_of, folder_name, run_all
 
 # Appearance, shape, spacing; and the paper's Acc_s / Acc_f for thick, slanted and thick slanted digits.
 ROWS = (
@@ -31,7 +31,7 @@ ROWS = (
 )
 TARGETS = ("thick", "slanted", "thick_slanted")
 BEFORE = ("41.2", "45.7", "32.8")
-GRIDS = {"full": ((1e-4, 3e-4), (1.0, 10.0)), "small": ((3e-4,), (10.0,))}  # learning rates, lambdas
+FULL_GRID = ((1e-4, 3e-4), (1.0, 10.0))  # learning rates, lambdas
 SCORES = ("source", "before", "scratch", "finetuned")
 
 
@@ -42,8 +42,9 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="the paper's setting, for an accelerator")
     parser.add_argument("--targets", default=",".join(TARGETS), help="comma-separated")
     parser.add_argument("--one_way", action="store_true", help="from thin alone, not back")
-    numbers = "; ".join(f"{number} {_row_name(number)}" for number in range(len(ROWS)))
-    parser.add_argument("--rows", default="", help=f"comma-separated: {numbers}; default: all")
+    numbers = "; ".join(f"{number} {' '.join(_names(number))}" for number in range(len(ROWS)))
+    every_row = ",".join(map(str, range(len(ROWS))))
+    parser.add_argument("--rows", default=every_row, help=f"comma-separated: {numbers}; default: all")
     parser.add_argument("--learning_rates", default="", help="comma-separated, to choose from")
     parser.add_argument("--lambdas", default="", help="comma-separated, to choose from")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side; default: one a core")
@@ -52,10 +53,10 @@ def main() -> None:
     variant, size = ("paper", "full") if arguments.full else ("", "small")
     ways = [("thin", target) for target in arguments.targets.split(",")]
     ways += [] if arguments.one_way else [(target, source) for source, target in ways]
-    chosen_rows = [int(row) for row in arguments.rows.split(",")] if arguments.rows else range(len(ROWS))
-    cells = list(itertools.product(ways, chosen_rows))
-    given = (arguments.learning_rates, arguments.lambdas)
-    grid = list(itertools.product(*(_numbers(*pair) for pair in zip(given, GRIDS[size], strict=True))))
+    cells = list(itertools.product(ways, map(int, arguments.rows.split(","))))
+    own = config_of(Task("morpho_mnist", variant, {}, arguments.runs)).istn
+    rates, weights = FULL_GRID if arguments.full else ((own.learning_rate,), (own.image_weight,))
+    grid = list(itertools.product(_numbers(arguments.learning_rates, rates), _numbers(arguments.lambdas, weights)))
 
     def task(way: tuple[str, str], row: int, rate: float, weight: float) -> Task:
         appearance, shape, spacing, _ = ROWS[row]
@@ -86,9 +87,10 @@ def _numbers(given: str, otherwise: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(float(number) for number in given.split(",")) if given else otherwise
 
 
-def _row_name(number: int) -> str:
-    appearance, shape, spacing, _ = ROWS[number]
-    return f"{appearance} {shape} {spacing}" if shape == "bspline" else f"{appearance} {shape}"
+def _names(row: int) -> tuple[str, str]:
+    """A row's ITN and STN in words."""
+    appearance, shape, spacing, _ = ROWS[row]
+    return appearance, f"B-spline ({spacing})" if shape == "bspline" else shape
 
 
 def _markdown(table: list[dict[str, Any]]) -> str:
@@ -110,15 +112,14 @@ def _markdown(table: list[dict[str, Any]]) -> str:
 
 
 def _line(way: tuple[str, str], row: dict[str, Any]) -> str:
-    appearance, shape, spacing, published = ROWS[row["row"]]
+    published = ROWS[row["row"]][-1]
     metrics = row["results"]["metrics"]
     cells = [with_interval(metrics, f"{name}_accuracy", 1) for name in SCORES]
-    stn = f"B-spline ({spacing})" if shape == "bspline" else shape
     column = TARGETS.index(way[1]) if way[0] == "thin" else None
     paper = "" if column is None else f"{BEFORE[column]}, {published[column]}"
     rate, weight = row["setting"]
     seconds = f"{row['results']['wall_seconds']:.0f}"
-    return f"| {appearance} | {stn} | " + " | ".join([*cells, f"{rate:g}, {weight:g}", seconds, paper]) + " |"
+    return "| " + " | ".join([*_names(row["row"]), *cells, f"{rate:g}, {weight:g}", seconds, paper]) + " |"
 
 
 if __name__ == "__main__":

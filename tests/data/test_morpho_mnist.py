@@ -61,7 +61,9 @@ def test_a_digit_s_own_slant_and_thickness_are_taken_out(domain):
     for own in (line(-15, thickness=2), line(30, thickness=4)):
         found = measure(draw_digit(own, domain, "healthy", np.random.default_rng(0)))
         assert found.slant_radians == pytest.approx(upright.slant_radians, abs=0.01)
-        assert found.thickness_pixels == pytest.approx(upright.thickness_pixels, rel=0.07)
+        assert found.thickness_pixels == pytest.approx(
+            upright.thickness_pixels, rel=0.07 if steepest_shear(domain) else 0.05
+        )
 
 
 @every_domain
@@ -337,7 +339,7 @@ def test_no_tensorflow():
 
 @every_domain
 def test_domains_as_measured(shared_data, tmp_path, domain):
-    images = morpho_mnist.read_mnist(str(shared_data / "mnist"), tmp_path)["train"][:200]
+    images = morpho_mnist._read_mnist(str(shared_data / "mnist"), tmp_path)["train"][:200]
     thickness, slant = measure_domain(images, domain, workers=1, progress=False).T
     check_thickness(thickness.mean(), domain, 0.02)
     assert abs(slant.mean() - np.mean(domain.slant_degrees)) < 0.5
@@ -346,7 +348,7 @@ def test_domains_as_measured(shared_data, tmp_path, domain):
 
 
 def test_real_digits_are_cut_and_swollen(shared_data, tmp_path):
-    images = morpho_mnist.read_mnist(str(shared_data / "mnist"), tmp_path)["train"][:60]
+    images = morpho_mnist._read_mnist(str(shared_data / "mnist"), tmp_path)["train"][:60]
     for domain in (DOMAINS["thin"], DOMAINS["thick_slanted"]):
         drawn = {
             kind: [draw_digit(image, domain, kind, np.random.default_rng(row)) for row, image in enumerate(images)]
