@@ -211,6 +211,7 @@ class EvaluateConfig:
     adversary_batch_size: int = _number(128, 2)
     probe_seeds: int = _number(3, 1)
     probe_folds: int = _number(5, 2)
+    probe_permutations: int = _number(0, 0)  # of sites: what the strongest probe reads by chance from tau^-1 Phi
     permutations: int = _number(500, 1)
     bootstraps: int = _number(500, 1)
 

@@ -89,6 +89,18 @@ def _site_told(level_name: str, level_key: str) -> Judge:
     return judge
 
 
+def _covariate_free(metrics: Metrics, name: str) -> Judgement:
+    """Against shuffled sites where they were probed too: the best of several probes lies above 1 / sites by itself."""
+    p = metrics.get(f"{name}_p_value")
+    interval = metrics.get(f"{name}_interval")
+    if p is None or not interval:
+        return _site_told("chance", "site_chance")(metrics, name)
+    verdict: Verdict = "bad" if p <= SIGNIFICANT else "open"
+    said = "more" if verdict == "bad" else "no more"
+    text = f"{said} than of shuffled sites ({metrics[f'{name}_shuffled']:.3g}; permutation p = {p:.2g})"
+    return verdict, text + _since(metrics, interval[1])
+
+
 def _since(metrics: Metrics, high: float) -> str:
     """What has become of the site since before pooling."""
     before = metrics.get("strongest_probe_before_interval")
@@ -239,7 +251,6 @@ def _recovery(metrics: Metrics, name: str) -> Judgement:
 
 _TARGET = "of the target"
 _site_floor = _site_told("covariates and target alone tell", "site_floor")
-_site_chance = _site_told("chance", "site_chance")
 # (key, label, section, judge), in the order of the terminal and the report
 _LINES: tuple[tuple[str, str, Section, Judge], ...] = (
     *_task_lines("accuracy", "%", higher=True),
@@ -248,7 +259,7 @@ _LINES: tuple[tuple[str, str, Section, Judge], ...] = (
     ("image_mmd_after", "100 MMD^2 of images, S2T to T", "removed", _image_mmd_after),
     ("strongest_probe_before", "site told before pooling, from l", "removed", _before),
     ("strongest_probe", "site told after pooling, from Phi", "removed", _site_floor),
-    ("strongest_probe_covariate_free", "site told after, from tau^-1 Phi", "removed", _site_chance),
+    ("strongest_probe_covariate_free", "site told after, from tau^-1 Phi", "removed", _covariate_free),
     ("adversary", "adversary on Phi, accuracy %", "removed", _adversary),
     ("mmd", "M = 100 MMD^2, unbiased", "removed", _mmd),
     ("delta_eq", "delta_eq of tau", "kept", _delta_eq),

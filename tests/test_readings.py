@@ -51,6 +51,16 @@ def test_less_than_before_only_where_the_intervals_are_apart(high, said):
     assert said in read(metrics, "strongest_probe_covariate_free").text
 
 
+@pytest.mark.parametrize(("p", "verdict", "said"), [(0.048, "bad", "more than of shuffled"), (0.33, "open", "no more")])
+def test_without_the_covariate_shuffled_sites_are_the_chance_level(p, verdict, said):
+    name = "strongest_probe_covariate_free"
+    metrics = SITES | {name: 0.4, f"{name}_interval": (0.35, 0.45)}
+    assert read(metrics, name).verdict == "bad"  # beyond 1 / sites, which few rows and six probes exceed by themselves
+    reading = read(metrics | {f"{name}_shuffled": 0.385, f"{name}_p_value": p}, name)
+    assert reading.verdict == verdict
+    assert said in reading.text and "0.385" in reading.text
+
+
 def test_removal_is_never_called_proven():
     metrics = SITES | {
         "strongest_probe_covariate_free": 0.25,

@@ -13,7 +13,7 @@ from eqpool.config import EvaluateConfig
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.evaluate import metrics
 from eqpool.evaluate.intervals import balanced_accuracy, bootstrap_interval, jackknife_interval, jackknife_masks
-from eqpool.evaluate.probes import ProbeScore, probe_panel, site_floor_features, strongest
+from eqpool.evaluate.probes import ProbeScore, probe_panel, site_floor_features, strongest, strongest_by_chance
 from eqpool.evaluate.readout import read_covariate
 from eqpool.geometry.so import GroupMap
 from eqpool.losses.equivariance import equivariance_error
@@ -160,6 +160,8 @@ def probe_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig
     }
     for name, scores in panels.items():
         result |= _strongest_metrics(name, scores)
+    if embeddings.covariate_free is not None and config.probe_permutations:
+        result |= _chance_metrics(cohort, embeddings.covariate_free, config, result["strongest_probe_covariate_free"])
     return result | nuisance_metrics(cohort, embeddings, config)
 
 
@@ -199,17 +201,32 @@ def site_floor_metrics(cohort: Cohort, config: EvaluateConfig) -> Metrics:
 def _panel(
     cohort: Cohort, features: np.ndarray, config: EvaluateConfig, split: str = "test", within: bool = True
 ) -> list[ProbeScore]:
-    known = _site_and_target_known(cohort)
+    rows = _rows_for_probes(cohort, split)
+    num_sites = len(cohort.site_names)
     return probe_panel(
-        features,
-        cohort.site,
-        cohort.participant_id,
-        np.flatnonzero((cohort.split == "train") & known),
-        np.flatnonzero((cohort.split == split) & known),
-        config=config,
-        num_sites=len(cohort.site_names),
-        within=within,
+        features, cohort.site, cohort.participant_id, *rows, config=config, num_sites=num_sites, within=within
     )
+
+
+def _chance_metrics(cohort: Cohort, covariate_free: np.ndarray, config: EvaluateConfig, told: float) -> Metrics:
+    """What the strongest probe reads where sites are shuffled, and how often that is as much as it told."""
+    rows = _rows_for_probes(cohort, "test")
+    num_sites = len(cohort.site_names)
+    chance = strongest_by_chance(
+        covariate_free, cohort.site, cohort.participant_id, *rows, config=config, num_sites=num_sites
+    )
+    low, high = np.quantile(chance, (0.025, 0.975)).tolist()
+    return {
+        "strongest_probe_covariate_free_shuffled": float(chance.mean()),
+        "strongest_probe_covariate_free_shuffled_interval": (low, high),
+        "strongest_probe_covariate_free_p_value": float((1 + np.sum(chance >= told)) / (1 + len(chance))),
+    }
+
+
+def _rows_for_probes(cohort: Cohort, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """(training rows, rows of `split`) whose site and target are known."""
+    known = _site_and_target_known(cohort)
+    return np.flatnonzero((cohort.split == "train") & known), np.flatnonzero((cohort.split == split) & known)
 
 
 def _strongest_metrics(name: str, scores: list[ProbeScore]) -> Metrics:

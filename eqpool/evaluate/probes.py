@@ -84,6 +84,33 @@ def strongest(scores: list[ProbeScore]) -> ProbeScore:
     return max(scores, key=lambda score: score.balanced_accuracy)
 
 
+def strongest_by_chance(
+    features: np.ndarray,
+    site: np.ndarray,
+    subject: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+    *,
+    config: EvaluateConfig,
+    num_sites: int,
+) -> np.ndarray:
+    """(config.probe_permutations,) what `strongest` reads of `probe_panel` once sites are dealt anew to the subjects.
+
+    The best of several probes on few rows lies above 1 / sites where there is nothing to be told: this is how far.
+    The arguments are those of `probe_panel`; each split keeps its own subjects and its own numbers of sites.
+    """
+    random = np.random.default_rng(0)
+    scores = []
+    for _ in track(range(config.probe_permutations), "Probing shuffled sites", unit="permutation"):
+        shuffled = site.copy()
+        for rows in (train, test):
+            _, first, of_row = np.unique(subject[rows], return_index=True, return_inverse=True)
+            shuffled[rows] = random.permutation(site[rows][first])[of_row]
+        panel = probe_panel(features, shuffled, subject, train, test, config=config, num_sites=num_sites)
+        scores.append(strongest(panel).balanced_accuracy)
+    return np.array(scores)
+
+
 def site_floor_features(covariates: np.ndarray, target: np.ndarray, target_classes: tuple[str, ...]) -> np.ndarray:
     """(N, F) float32: covariates and target alone; what they tell of the site is not the scanner's doing."""
     encoded = np.eye(len(target_classes))[target] if target_classes else np.nan_to_num(target)[:, None]

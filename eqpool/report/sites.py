@@ -70,6 +70,10 @@ def draw_probes(metrics: dict[str, Any]) -> Figure:
     if floor is not None:
         axes.axvline(floor, color="#D55E00", linestyle=":", linewidth=2, label=f"site floor, {floor:.2f}")
         axes.axvspan(*(metrics.get("site_floor_interval") or (floor, floor)), color="#D55E00", alpha=0.12, linewidth=0)
+    for line, (key, _) in enumerate(shown):
+        if f"{key}_shuffled_interval" in metrics:
+            ends = metrics[f"{key}_shuffled_interval"]
+            axes.plot(ends, [line - 0.2] * 2, color="#0072B2", linewidth=2, label="same probes, sites shuffled")
     axes.set_yticks(range(len(shown)), [label for _, label in shown])
     axes.set(
         xlim=(0, 1.02), ylim=(-0.6, len(shown) - 0.3), xlabel="balanced accuracy of the strongest probe for the site"
