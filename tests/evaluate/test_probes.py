@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from eqpool.config import EvaluateConfig
-from eqpool.evaluate.intervals import area_under_curve, balanced_accuracy
 from eqpool.evaluate import probes
+from eqpool.evaluate.intervals import area_under_curve, balanced_accuracy
 from eqpool.evaluate.probes import ProbeScore, probe_panel, site_floor_features, strongest, strongest_by_chance
 
 CONFIG = EvaluateConfig(adversary_epochs=60, adversary_learning_rate=3e-3, probe_seeds=2, bootstraps=100)
