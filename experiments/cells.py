@@ -31,6 +31,11 @@ def in_words(setting: Setting) -> str:
     return ", ".join(f"{key} {value}" for key, value in setting.items()) or "default"
 
 
+def beside_the_config(changed: Sequence[str]) -> list[str]:
+    """A line of a table's head that names what --set gave; none where it gave nothing."""
+    return [f"Beside the config: {', '.join(changed)}."] if changed else []
+
+
 def provenance(results: Mapping[str, Any]) -> str:
     """ "on <date>, <device>, <package version, ...>", of the run that `results` are of."""
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())

@@ -1,8 +1,8 @@
 """The imaging half of paper A's experiments: several methods over several splits of one cohort of volumes.
 
-Shared by table2_adni, table2_adcp and small_support. A method's setting is chosen on the first split's validation rows
-by the paper's rule (`experiments.table2.select`); test rows choose nothing. Every run has a work directory of its own,
-so that an interrupted experiment goes on where it was.
+Shared by table2_adni, table2_adcp, small_support and rescanned. A method's setting is chosen on the first split's
+validation rows by the paper's rule (`experiments.table2.select`); test rows choose nothing. Every run has a work
+directory of its own, so that an interrupted experiment goes on where it was.
 """
 
 import argparse
@@ -10,12 +10,13 @@ import dataclasses
 import datetime
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from eqpool.commandline import complain, make_parser
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
-from experiments.cells import in_words, mean_and_deviation, provenance, settings_to_try
+from experiments.cells import beside_the_config, in_words, mean_and_deviation, provenance, settings_to_try
 from experiments.runner import Setting, Task, folder_name, parse_setting, run_all
 from experiments.table2 import METHODS, SITE_WEIGHTS, select
 
@@ -30,6 +31,7 @@ COLUMNS = (
     ("site from Phi", "strongest_probe", 3),
     ("site floor", "site_floor", 3),
     ("site from tau^-1 Phi", "strongest_probe_covariate_free", 3),
+    ("of shuffled sites", "strongest_probe_covariate_free_shuffled", 3),
     ("M unbiased", "mmd", 2),
     ("M published", "mmd_published", 2),
     ("ACC %", "accuracy", 1),
@@ -63,7 +65,7 @@ class Imaging:
 
 
 def main(experiment: Imaging) -> None:
-    """Runs or resumes the experiment and writes table.md and table.json into its folder."""
+    """Runs or resumes the experiment; writes table.md and .json into its folder, of one's own cohort table_own."""
     parser = make_parser(
         f"experiments.{experiment.folder}",
         f"{experiment.title}.\n\nExample: python -m experiments.{experiment.folder}\n\n{__doc__}",
@@ -80,9 +82,10 @@ def main(experiment: Imaging) -> None:
         table = compute(experiment, options)
     except (InputError, ValueError) as error:
         sys.exit(complain(error))
-    here = pathlib.Path(__file__).parent / experiment.folder
-    write_json(here / "table.json", {"date": datetime.date.today().isoformat(), "rows": table})
-    write_text(here / "table.md", markdown(experiment, table))
+    path = pathlib.Path(__file__).parent / experiment.folder / ("table_own" if options.participants else "table")
+    facts = {"date": datetime.date.today().isoformat(), "set": options.set, "rows": table}
+    write_json(path.with_suffix(".json"), facts)
+    write_text(path.with_suffix(".md"), markdown(experiment, table, options.set))
 
 
 def compute(experiment: Imaging, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -115,7 +118,7 @@ def compute(experiment: Imaging, options: argparse.Namespace) -> list[dict[str, 
     ]
 
 
-def markdown(experiment: Imaging, table: list[dict[str, Any]]) -> str:
+def markdown(experiment: Imaging, table: list[dict[str, Any]], changed: Sequence[str] = ()) -> str:
     """The table as text: mean (standard deviation) over the splits."""
     first = table[0]["results"][0]
     kind = "SIMULATED data" if first["simulated"] else "Real data"
@@ -124,6 +127,7 @@ def markdown(experiment: Imaging, table: list[dict[str, Any]]) -> str:
         "",
         f"{kind}. Written by `python -m experiments.{experiment.folder}` {provenance(first)};",
         f"{len(table[0]['results'])} splits; mean (standard deviation). The paper's cells are on its own cohort.",
+        *beside_the_config(changed),
         "",
         "| method | " + " | ".join(label for label, _, _ in COLUMNS) + " | setting | paper |",
         "|---" * (len(COLUMNS) + 3) + "|",

@@ -120,7 +120,8 @@ def test_the_tables_of_brains_set_the_papers_numbers_beside_ours():
     assert sex.startswith("| itn | B-spline (16) | 50.0 [40.0, 60.0]") and sex.endswith("| 12 | 64.3, 67.8 / 68.6 |")
     assert age.startswith("| itn | affine | 50.00 [40.00, 60.00]") and age.endswith("| 12 | 5.13, 4.58 |")
     assert "from CamCAN to UKBB" in text and "SIMULATED" in text
-    assert "67.8" not in istn_brain.markdown(table, ("Guys", "simulated_scanner"), own=True)
+    own = istn_brain.markdown(table, ("Guys", "simulated_scanner"), own=True, changed=["istn.epochs=60"])
+    assert "67.8" not in own and "Beside the config: istn.epochs=60." in own and "Beside" not in text
 
 
 def test_the_scanner_probe_finds_what_is_planted_and_nothing_else():

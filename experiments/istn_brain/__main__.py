@@ -12,14 +12,15 @@ import itertools
 import os
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from eqpool.commandline import complain, make_parser
 from eqpool.data.participants import parse_classes, read_participants
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
-from experiments.cells import provenance, with_interval
-from experiments.runner import Task, run_all
+from experiments.cells import beside_the_config, provenance, with_interval
+from experiments.runner import Setting, Task, parse_setting, run_all
 
 # Appearance, shape, spacing at 64^3. At 32^3 half the spacing is as many control points.
 ROWS = (("itn", "none", 8), ("itn", "affine", 8), ("itn", "bspline", 8), ("itn", "bspline", 16))
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--rows", default="0,1,2,3", help="which rows: 0 ITN alone, 1 affine, 2 and 3 B-spline")
     parser.add_argument("--full", action="store_true", help="64^3 and the paper's epochs, for an accelerator")
     parser.add_argument("--fraction", type=float, default=1.0, help="share of the simulated subjects")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a config key for every run")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side; default: one a core")
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"), help="where work directories go")
     arguments = parser.parse_args()
@@ -60,14 +62,17 @@ def main() -> None:
             if direction in arguments.directions.split(",")
             for source, row in itertools.product(sources, map(int, arguments.rows.split(",")))
         ]
-        results = run_all([_task(arguments, sites, *cell) for cell in cells], arguments.jobs, "istn_brain")
-    except InputError as error:
+        shared = dict(parse_setting(text) for text in arguments.set)
+        tasks = [_task(arguments, sites, shared, *cell) for cell in cells]
+        results = run_all(tasks, arguments.jobs, "istn_brain")
+    except (InputError, ValueError) as error:
         sys.exit(complain(error))
     table = [{"cell": cell, "results": result} for cell, result in zip(cells, results, strict=True)]
     here = pathlib.Path(__file__).parent
     name = f"table_{'own' if arguments.participants else 'simulated'}_{'full' if arguments.full else 'small'}"
-    write_json(here / f"{name}.json", {"date": datetime.date.today().isoformat(), "sites": sites, "rows": table})
-    write_text(here / f"{name}.md", markdown(table, sites, bool(arguments.participants)))
+    facts = {"date": datetime.date.today().isoformat(), "sites": sites, "set": arguments.set, "rows": table}
+    write_json(here / f"{name}.json", facts)
+    write_text(here / f"{name}.md", markdown(table, sites, bool(arguments.participants), arguments.set))
 
 
 def _sites(participants: str) -> tuple[str, str]:
@@ -88,7 +93,13 @@ def _sources(chosen: str, sites: tuple[str, str]) -> list[int]:
 
 
 def _task(
-    arguments: argparse.Namespace, sites: tuple[str, str], config: str, direction: str, source: int, row: int
+    arguments: argparse.Namespace,
+    sites: tuple[str, str],
+    shared: Setting,
+    config: str,
+    direction: str,
+    source: int,
+    row: int,
 ) -> Task:
     appearance, shape, spacing = ROWS[row]
     setting = {
@@ -105,10 +116,10 @@ def _task(
     of_data = "own" if arguments.participants else "simulated"
     kind = f"istn_{config}_{of_data}_{variant or 'small'}_{arguments.fraction:g}"
     folder = arguments.runs / kind / direction / f"from_{sites[source]}" / f"{appearance}-{shape}-{spacing}"
-    return Task(config, variant, setting, folder)
+    return Task(config, variant, setting | shared, folder)
 
 
-def markdown(table: list[dict[str, Any]], sites: tuple[str, str], own: bool) -> str:
+def markdown(table: list[dict[str, Any]], sites: tuple[str, str], own: bool, changed: Sequence[str] = ()) -> str:
     """The tables as text: one a config, direction and source."""
     first = table[0]["results"]
     lines = [
@@ -116,6 +127,7 @@ def markdown(table: list[dict[str, Any]], sites: tuple[str, str], own: bool) -> 
         "",
         f"Written by `python -m experiments.istn_brain` {provenance(first)};",
         f"seed {first['seed']}; " + ("volumes of one's own." if own else "SIMULATED volumes."),
+        *beside_the_config(changed),
         "On held-out subjects with 95% intervals: accuracy in % (sex), MAE in years (age). `single site` is the task",
         "model on its own site, `before` the same model on the other one; then the models retrained on S2T, from",
         "scratch and fine-tuned. The paper's cells are on its own cohorts: before, then Acc_s / Acc_f or MAE_s.",

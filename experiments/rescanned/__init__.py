@@ -1,0 +1,1 @@
+"""Pooling measured on real brains with a known second scanner."""
