@@ -189,6 +189,9 @@ class IstnConfig(ImageTrainingConfig):
     bending_weight: float = _number(0.0, 0.0)  # of the deformation's bending energy
     task_weight: float = _number(0.0, 0.0)  # of the task model's own loss on S2T in the ISTN's objective: end to end
     softness: float = _number(0.03, 0.0, 0.5)  # of the discriminators' labels
+    instance_noise: float = _number(0.0, 0.0)  # deviation of the noise on what the discriminators see
+    gradient_penalty: float = _number(0.0, 0.0)  # R1 of the discriminators; without it a short game may run away
+    momentum: float = _number(0.9, 0.0, 0.999)  # Adam's beta1, of transformers and discriminators
     task_learning_rate: float = _number(1e-3, 0.0)  # of the two task models that are trained beside the ISTN
 
 

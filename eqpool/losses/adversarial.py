@@ -1,5 +1,7 @@
 """The adversarial losses of paper B: discriminator (eq. 1), generator (eq. 2), soft labels."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -65,6 +67,23 @@ def discriminator_loss(
     generated = adversarial_loss(generated_logits, generated_labels, mask=generated_mask, axis_name=axis_name)
     real = adversarial_loss(real_logits, real_labels, mask=real_mask, axis_name=axis_name)
     return (generated + real) / 2
+
+
+def gradient_penalty(
+    judge: Callable[[Array], Array], images: ArrayLike, *, mask: ArrayLike | None = None, axis_name: AxisName = None
+) -> Array:
+    """R1: half the mean squared norm of a discriminator's gradient at real images (Mescheder et al. 2018, eq. 9).
+
+    It keeps a discriminator that tells all images apart from getting ever steeper, and the game from running away.
+
+    Args:
+      judge: (N, ...) images to (N,) logits, each of its own image alone.
+      images: (N, ...), real ones.
+      mask, axis_name: as for `adversarial_loss`.
+    """
+    slopes = jax.grad(lambda images: jnp.sum(judge(images)))(as_float(images))
+    norms = jnp.sum(jnp.square(slopes), axis=tuple(range(1, slopes.ndim)))
+    return masked_mean(norms, mask, axis_name=axis_name) / 2
 
 
 def image_distance(

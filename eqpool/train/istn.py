@@ -12,7 +12,13 @@ import jax.numpy as jnp
 
 from eqpool.config import RunConfig
 from eqpool.geometry.warp import bending_energy, folding_count
-from eqpool.losses.adversarial import adversarial_loss, discriminator_loss, image_distance, soft_labels
+from eqpool.losses.adversarial import (
+    adversarial_loss,
+    discriminator_loss,
+    gradient_penalty,
+    image_distance,
+    soft_labels,
+)
 from eqpool.losses.mmd import mmd
 from eqpool.losses.task import task_loss
 from eqpool.models.discriminator import Discriminator
@@ -223,7 +229,7 @@ class Game:
         params = self._variables["params"][judge]
         images = jnp.concatenate([jax.lax.stop_gradient(generated), real])
         generated_logits, real_logits = jnp.split(self._logits(params, images), [len(generated)])
-        return discriminator_loss(
+        told = discriminator_loss(
             generated_logits,
             real_logits,
             self._labels(len(generated), real=False),
@@ -231,6 +237,10 @@ class Game:
             generated_mask=generated_mask,
             real_mask=real_mask,
         )
+        weight = self._settings.gradient_penalty
+        if not weight:
+            return told
+        return told + weight * gradient_penalty(lambda images: self._logits(params, images), real, mask=real_mask)
 
     def task_losses(
         self, task: Any, images: jax.Array, target: jax.Array, mask: jax.Array, known: jax.Array, num_classes: int
@@ -252,6 +262,8 @@ class Game:
         return losses, through
 
     def _logits(self, params: Any, images: jax.Array) -> jax.Array:
+        if self._settings.instance_noise:
+            images = images + self._settings.instance_noise * jax.random.normal(self._next_key(), images.shape)
         logits = self._judge.apply({"params": params}, images, train=True, rngs={"dropout": self._next_key()})
         return logits  # type: ignore
 

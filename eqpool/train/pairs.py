@@ -37,7 +37,7 @@ class PairOrder(NamedTuple):
 
 def make_game_optimizer(config: IstnConfig, steps_per_epoch: int) -> optax.GradientTransformation:
     """Adam at `learning_rate` for transformers and discriminators, at `task_learning_rate` for the task models."""
-    game = make_optimizer(config, steps_per_epoch)
+    game = make_optimizer(config, steps_per_epoch, config.momentum)
     task = optax.adamw(config.task_learning_rate, weight_decay=config.weight_decay)
     labels = {"scratch": "task", "finetuned": "task"}
 

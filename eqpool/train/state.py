@@ -76,7 +76,7 @@ def init_variables(model: Any, key: Any, *examples: Any, **options: Any) -> Vari
 
 
 @functools.lru_cache(maxsize=64)  # the same object for the same settings, so that compiled epochs serve again
-def make_optimizer(config: TrainingConfig, steps_per_epoch: int) -> optax.GradientTransformation:
+def make_optimizer(config: TrainingConfig, steps_per_epoch: int, momentum: float = 0.9) -> optax.GradientTransformation:
     """Adam, its weight decay decoupled; the rate falls every `decay_every_epochs` epochs (method.md section 6)."""
     schedule = optax.exponential_decay(
         config.learning_rate,
@@ -84,7 +84,7 @@ def make_optimizer(config: TrainingConfig, steps_per_epoch: int) -> optax.Gradie
         decay_rate=config.learning_rate_decay,
         staircase=True,
     )
-    return optax.adamw(schedule, weight_decay=config.weight_decay)
+    return optax.adamw(schedule, b1=momentum, weight_decay=config.weight_decay)
 
 
 def create_state(stage: Stage, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:

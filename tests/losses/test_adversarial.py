@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqpool.losses.adversarial import adversarial_loss, discriminator_loss, image_distance, soft_labels
+from eqpool.losses.adversarial import (
+    adversarial_loss,
+    discriminator_loss,
+    gradient_penalty,
+    image_distance,
+    soft_labels,
+)
 
 LOGITS = np.array([-30.0, -1.5, 0.0, 0.7, 40.0], np.float32)
 LABELS = np.array([0.0, 0.02, 0.5, 0.98, 1.0], np.float32)
@@ -44,6 +50,27 @@ def test_soft_labels_stay_in_their_ranges():
     assert 0.97 <= real.min() < 0.971 and 0.999 < real.max() <= 1
     assert 0 <= generated.min() < 0.001 and 0.029 < generated.max() <= 0.03
     np.testing.assert_array_equal(soft_labels(jax.random.key(0), 3, real=True, softness=0.0), 1)
+
+
+def test_gradient_penalty_is_half_the_squared_slope_of_each_image():
+    generator = np.random.default_rng(0)
+    images = generator.normal(size=(4, 3, 2)).astype(np.float32)
+    weights = generator.normal(size=(3, 2)).astype(np.float32)
+
+    def judge(images):
+        return jnp.tanh(jnp.einsum("nij,ij->n", images, weights))
+
+    def slope(image: np.ndarray) -> np.ndarray:  # by central differences, in float64
+        def logit(image):
+            return np.tanh(np.sum(image * weights.astype(np.float64)))
+
+        steps = 1e-5 * np.eye(image.size).reshape(-1, *image.shape)
+        return np.array([(logit(image + step) - logit(image - step)) / 2e-5 for step in steps])
+
+    each = [np.sum(slope(image.astype(np.float64)) ** 2) / 2 for image in images]
+    np.testing.assert_allclose(gradient_penalty(judge, images), np.mean(each), rtol=1e-4)
+    mask = np.array([1, 0, 1, 1])
+    np.testing.assert_allclose(gradient_penalty(judge, images, mask=mask), np.mean([each[0], *each[2:]]), rtol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 5), (4, 3, 3, 3, 1)])

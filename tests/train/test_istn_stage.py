@@ -111,6 +111,39 @@ def test_the_generator_does_not_learn_from_the_discriminators_loss_nor_the_rever
     assert size(of_discriminator["reference_judge"]) > 0 and size(of_discriminator["to_reference"]) == 0
 
 
+def test_noise_and_gradient_penalty_reach_the_judge_alone():
+    def terms(**istn):
+        stage, variables = stage_and_variables(config(shape="none", **istn))
+
+        def value(params):
+            return stage.loss(variables | {"params": params}, batch(), jax.random.key(2), jnp.int32(0)).terms[
+                "discriminator"
+            ]
+
+        return jax.jit(jax.value_and_grad(value))(variables["params"])
+
+    plain, _ = terms()
+    penalised, gradient = terms(gradient_penalty=10.0)
+    noisy, _ = terms(instance_noise=0.5)
+    assert penalised > plain and noisy != plain
+    assert {name for name in gradient if size(gradient[name])} == {"reference_judge"}
+
+
+def test_momentum_is_the_games_and_not_the_task_models():
+    """A second step without a gradient goes on by momentum alone."""
+    params = {"to_reference": jnp.ones(3), "scratch": jnp.ones(3)}
+
+    def second_step(momentum: float):
+        optimizer = make_game_optimizer(config(momentum=momentum).istn, 1)
+        state = optimizer.init(params)
+        _, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+        return optimizer.update(jax.tree.map(jnp.zeros_like, params), state, params)[0]
+
+    without, with_it = second_step(0.0), second_step(0.5)
+    assert size(without["to_reference"]) == 0 < size(with_it["to_reference"])
+    assert size(without["scratch"]) == size(with_it["scratch"]) > 0
+
+
 @pytest.mark.parametrize("direction", ["one_way", "two_way"])
 def test_the_loss_is_the_papers_sum(direction):
     settings = config(direction=direction, image_weight=7.0, shape="bspline", spacing=6, bending_weight=2.0)
