@@ -118,9 +118,10 @@ def _adversary(metrics: Metrics, name: str) -> Judgement:
 
 
 def _mmd(metrics: Metrics, name: str) -> Judgement:
-    p = metrics["mmd_p_value"]
+    p = metrics[f"{name}_p_value"]
     if p <= SIGNIFICANT:
-        return "bad", f"Phi differs between sites (permutation p = {p:.3g}), as it does too where only ages differ"
+        also = ", as it does too where only ages differ" if name == "mmd" else ""
+        return "bad", f"it differs between sites (permutation p = {p:.3g}){also}"
     return (
         "open",
         f"no difference between sites is seen (permutation p = {p:.3g}), which is no proof that there is none",
@@ -261,7 +262,8 @@ _LINES: tuple[tuple[str, str, Section, Judge], ...] = (
     ("strongest_probe", "site told after pooling, from Phi", "removed", _site_floor),
     ("strongest_probe_covariate_free", "site told after, from tau^-1 Phi", "removed", _covariate_free),
     ("adversary", "adversary on Phi, accuracy %", "removed", _adversary),
-    ("mmd", "M = 100 MMD^2, unbiased", "removed", _mmd),
+    ("mmd", "M = 100 MMD^2 of Phi, unbiased", "removed", _mmd),
+    ("mmd_covariate_free", "M of tau^-1 Phi", "removed", _mmd),
     ("delta_eq", "delta_eq of tau", "kept", _delta_eq),
     ("equivariance_error", "equivariance error", "kept", _than("a tau that never turns", 1.0, higher=False)),
     ("accuracy", "accuracy %", "kept", _than("the commonest class", "majority_accuracy", higher=True, of=_TARGET)),

@@ -34,6 +34,7 @@ COLUMNS = (
     ("of shuffled sites", "strongest_probe_covariate_free_shuffled", 3),
     ("M unbiased", "mmd", 2),
     ("M published", "mmd_published", 2),
+    ("M of tau^-1 Phi", "mmd_covariate_free", 2),
     ("ACC %", "accuracy", 1),
     ("age MAE", "kept_age_mae", 2),
 )

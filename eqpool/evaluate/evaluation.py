@@ -66,7 +66,7 @@ def evaluate(
     num_sites = len(cohort.site_names)
     parts = (
         lambda: equivariance_metrics(cohort, scaling, embeddings, generators, group_map, seed),
-        lambda: site_distance_metrics(embeddings.phi[test], cohort.site[test], num_sites, config, seed),
+        lambda: site_distance_metrics(embeddings, cohort.site, test, num_sites, config, seed),
         lambda: probe_metrics(cohort, embeddings, config),
         lambda: target_metrics(cohort, scaling, embeddings.prediction[test], test, config, seed),
         lambda: kept_metrics(cohort, embeddings, config, seed),
@@ -116,11 +116,22 @@ def equivariance_metrics(
 
 
 def site_distance_metrics(
-    phi: np.ndarray, site: np.ndarray, num_sites: int, config: EvaluateConfig, seed: int
+    embeddings: Embeddings, site: np.ndarray, test: np.ndarray, num_sites: int, config: EvaluateConfig, seed: int
+) -> Metrics:
+    """M of Phi, and of tau^-1 Phi: where ages of sites differ, Phi's own M is large because it tells the age."""
+    result = _site_distance("mmd", embeddings.phi[test], site[test], num_sites, config, seed)
+    if embeddings.covariate_free is not None:
+        features = embeddings.covariate_free[test]
+        result |= _site_distance("mmd_covariate_free", features, site[test], num_sites, config, seed)
+    return result
+
+
+def _site_distance(
+    name: str, features: np.ndarray, site: np.ndarray, num_sites: int, config: EvaluateConfig, seed: int
 ) -> Metrics:
     """M = 100 MMD^2 two ways, with the permutation p-value of the normalised, unbiased one."""
     known = site >= 0
-    latent, label = jnp.asarray(phi[known]), jnp.asarray(site[known], jnp.int32)
+    latent, label = jnp.asarray(features[known]), jnp.asarray(site[known], jnp.int32)
     normalised = metrics.minmax_normalize(latent)
     test = metrics.mmd_permutation_test(
         jax.random.key(seed),
@@ -134,9 +145,9 @@ def site_distance_metrics(
     )
     published = mmd(latent, label, num_sites=num_sites, kernel="laplacian", bandwidth=1.0, estimator="biased")
     return {
-        "mmd": 100 * float(test.statistic),
-        "mmd_p_value": float(test.p_value),
-        "mmd_published": 100 * float(published),
+        name: 100 * float(test.statistic),
+        f"{name}_p_value": float(test.p_value),
+        f"{name}_published": 100 * float(published),
     }
 
 

@@ -1,10 +1,14 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from eqpool import equivariance_loss_pairwise, mmd
+from eqpool.config import EvaluateConfig
 from eqpool.evaluate import metrics
+from eqpool.evaluate.evaluation import Embeddings, site_distance_metrics
 from eqpool.geometry import so
 from eqpool.losses.equivariance import equivariance_error
 
@@ -174,3 +178,19 @@ def test_p_value_of_the_most_extreme_of_all_splits():
 def test_errors_name_the_argument_and_what_was_expected(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_ages_that_differ_are_seen_in_phi_and_not_without_the_covariate():
+    random = np.random.default_rng(0)
+    site = np.arange(60) % 2
+    free = random.normal(size=(60, 4)).astype(np.float32)
+    turned = np.concatenate([free[:, :2] + 3.0 * site[:, None].astype(np.float32), free[:, 2:]], axis=1)
+    blank = np.zeros((60, 1), np.float32)
+    embeddings = Embeddings(free, None, turned, free, blank)
+    told = site_distance_metrics(embeddings, site, np.arange(60), 2, EvaluateConfig(permutations=99), 0)
+    assert told["mmd_p_value"] < 0.011 and told["mmd"] > 10 * abs(told["mmd_covariate_free"])
+    assert told["mmd_covariate_free_p_value"] > 0.05
+    baseline = site_distance_metrics(
+        dataclasses.replace(embeddings, covariate_free=None), site, np.arange(60), 2, EvaluateConfig(permutations=9), 0
+    )
+    assert "mmd_covariate_free" not in baseline
