@@ -75,8 +75,7 @@ def making_folder(final: pathlib.Path) -> Iterator[pathlib.Path | None]:
     partial = final.with_name(f"{PART}{final.name}")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with open(final.with_name(f".{final.name}.lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the operating system lets go of it however the process ends
+        with one_process(final.with_name(f".{final.name}.lock")):
             shutil.rmtree(partial, ignore_errors=True)
             if final.is_dir():
                 yield None
@@ -92,6 +91,23 @@ def making_folder(final: pathlib.Path) -> Iterator[pathlib.Path | None]:
                 shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise cannot_write(final, error) from error
+
+
+@contextlib.contextmanager
+def one_process(lock: pathlib.Path) -> Iterator[None]:
+    """Within it: no other process is within it with the same `lock` file; they wait for each other.
+
+    Raises:
+      InputError: the lock cannot be written.
+    """
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise cannot_write(lock.parent, error) from error
+    with open(descriptor, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the operating system lets go of it however the process ends
+        yield
 
 
 def remove_parts(folder: pathlib.Path) -> None:

@@ -21,7 +21,7 @@ from eqpool.data.cohort import Grid
 from eqpool.data.records import RecordedVolumes, link_dataset, write_shard
 from eqpool.data.volumes import ALIGNED_OVERLAP, BadVolumeError, prepare_volume, read_volume
 from eqpool.errors import InputError
-from eqpool.files import making_folder, read_json, write_json
+from eqpool.files import making_folder, one_process, read_json, write_json
 from eqpool.progress import track
 
 VERSION = 3  # raise it whenever a prepared volume would come out different
@@ -137,8 +137,10 @@ def prepare_volumes(
     shards = _shards(paths, preparation, folder / "shards")
     # Under "stop" a shard that holds a bad volume is not kept: the file may be mended before the next call.
     stop = on_bad_volume == "stop"
-    missing = [shard for shard in shards if not shard.facts.is_file()]
-    _write_shards(missing, paths, labels, preparation, stop, workers, progress)
+    if _missing(shards):
+        name = hashlib.sha256("".join(shard.file.name for shard in shards).encode()).hexdigest()[:24]
+        with one_process(folder / f".shards-{name}.lock"):  # two runs of one cohort prepare it once
+            _write_shards(_missing(shards), paths, labels, preparation, stop, workers, progress)
     facts = {index: fact for shard in shards for index, fact in zip(shard.members, _read_facts(shard), strict=True)}
     bad = {index: _said(labels[index], fact["bad"]) for index, fact in sorted(facts.items()) if fact["bad"]}
     if bad and stop:
@@ -219,6 +221,10 @@ def _shards(paths: Sequence[pathlib.Path], preparation: Preparation, pool: pathl
         for inside, digest in zip(members, digests, strict=True)
         if inside
     ]
+
+
+def _missing(shards: list[_Shard]) -> list[_Shard]:
+    return [shard for shard in shards if not shard.facts.is_file()]
 
 
 def _write_shards(

@@ -1,6 +1,8 @@
 import dataclasses
 import os
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel
 import numpy as np
@@ -127,12 +129,34 @@ def test_a_change_of_the_same_size_is_seen(tmp_path):
     assert not np.array_equal(prepare_volumes([path], PREPARATION, tmp_path / "cache").inputs, before)
 
 
+def kept_files(folder):
+    """All but the locks, which are empty."""
+    return [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+def test_two_runs_of_one_cohort_prepare_it_once(tmp_path, paths, monkeypatch):
+    asked, attempt = [], Preparation.attempt
+
+    def count(self, path):
+        asked.append(path)
+        time.sleep(0.02)
+        return attempt(self, path)
+
+    monkeypatch.setattr(Preparation, "attempt", count)
+    with ThreadPoolExecutor(2) as executor:  # a lock of flock's belongs to the open file, not to the process
+        first, second = executor.map(
+            lambda _: prepare_volumes(paths, PREPARATION, tmp_path / "cache", workers=1), range(2)
+        )
+    assert sorted(asked) == sorted(paths)
+    np.testing.assert_array_equal(np.asarray(first.inputs), np.asarray(second.inputs))
+
+
 def test_a_bad_volume_stops_or_is_left_out(tmp_path, paths):
     paths[3].write_bytes(paths[3].read_bytes()[:3000])
     labels = [f"participants.tsv, line {i + 2} (sub-{i})" for i in range(6)]
     with pytest.raises(BadVolumeError, match=r"participants\.tsv, line 5 \(sub-3\): .*3\.nii\.gz: .*truncated"):
         prepare_volumes(paths, PREPARATION, tmp_path / "cache", labels=labels)
-    assert not [path for path in (tmp_path / "cache" / "volumes").rglob("*") if path.is_file()]
+    assert not kept_files(tmp_path / "cache")
     prepared = prepare_volumes(paths, PREPARATION, tmp_path / "cache", "skip", labels=labels)
     assert prepared.kept.tolist() == [0, 1, 2, 4, 5] and prepared.inputs.shape == (5, *GRID.shape)
     assert "left out: participants.tsv, line 5 (sub-3)" in prepared.notes[0]
@@ -148,7 +172,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, paths, monkeypatch
     monkeypatch.setattr(records, "ArrayRecordWriter", Full)
     with pytest.raises(InputError, match=r"array_record: cannot be written \(No space left on device\)"):
         prepare_volumes(paths, PREPARATION, tmp_path / "cache")
-    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert not kept_files(tmp_path / "cache")
 
 
 @pytest.mark.parametrize("name", ["*.array_record-*", "dataset_info.json", "features.json"])
