@@ -180,6 +180,7 @@ class IstnConfig(ImageTrainingConfig):
     bottleneck: tuple[int, ...] = (64, 64)  # (128, 64)
     decoder: tuple[int, ...] = (32, 16, 8)  # (32, 16)
     discriminator: tuple[int, ...] = (32, 64, 128, 256, 256)  # (32, 64, 128, 256)
+    discriminator_norm: Literal["instance", "none"] = "instance"  # as published it hides an image's own contrast
     dropout: float = _number(0.5, 0.0, 0.95)  # of the ITN's decoder
     residual: bool = False  # the ITN starts as the identity and learns a change; False: as published
     spacing: int = _number(8, 1)  # voxels between a B-spline's control points
@@ -187,6 +188,7 @@ class IstnConfig(ImageTrainingConfig):
     fill: float = 0.0  # outside the image: 0 for brains, -1 for digits
     image_weight: float = _number(50.0, 0.0)  # lambda, of identity and cycle losses (eqs. 2 and 3)
     bending_weight: float = _number(0.0, 0.0)  # of the deformation's bending energy
+    change_weight: float = _number(0.0, 0.0)  # of |ITN(S) - S|: how far an image's appearance may go; paper: 0
     task_weight: float = _number(0.0, 0.0)  # of the task model's own loss on S2T in the ISTN's objective: end to end
     softness: float = _number(0.03, 0.0, 0.5)  # of the discriminators' labels
     instance_noise: float = _number(0.0, 0.0)  # deviation of the noise on what the discriminators see

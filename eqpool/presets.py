@@ -43,8 +43,9 @@ def use_brain_istn(config: ConfigDict, variant: str) -> None:
     # Some hundreds of brains: a discriminator of the size of Table 6 learns them by heart, and the game runs away.
     config.istn.update(
         epochs=8, batch_size=4, learning_rate=2e-4, learning_rate_decay=0.8, decay_every_epochs=1, momentum=0.5,
-        image_weight=200.0, residual=True, dropout=0.0, discriminator=(8, 16, 32, 64, 64), gradient_penalty=0.1,
-        instance_noise=0.15, validate_every_epochs=1, checkpoint_every_epochs=2,
+        image_weight=200.0, change_weight=20.0, residual=True, dropout=0.0, discriminator=(8, 16, 32, 64, 64),
+        discriminator_norm="none", gradient_penalty=0.1, instance_noise=0.15,
+        validate_every_epochs=1, checkpoint_every_epochs=2,
     )  # fmt: skip
     if variant == "paper":
         config.name = f"{config.name}_paper"
@@ -52,8 +53,9 @@ def use_brain_istn(config: ConfigDict, variant: str) -> None:
         config.task.epochs = 100
         config.istn.update(
             epochs=50, batch_size=16, learning_rate=1e-4, learning_rate_decay=0.65, decay_every_epochs=10, momentum=0.9,
-            image_weight=50.0, residual=False, dropout=0.5, discriminator=(32, 64, 128, 256, 256), gradient_penalty=0.0,
-            instance_noise=0.0, validate_every_epochs=5, checkpoint_every_epochs=5,
+            image_weight=50.0, change_weight=0.0, residual=False, dropout=0.5, discriminator=(32, 64, 128, 256, 256),
+            discriminator_norm="instance", gradient_penalty=0.0, instance_noise=0.0,
+            validate_every_epochs=5, checkpoint_every_epochs=5,
         )  # fmt: skip
 
 

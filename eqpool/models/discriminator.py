@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from eqpool.models.layers import ConvBlock, LogitConv, check_images
+from eqpool.models.layers import ConvBlock, LogitConv, Norm, check_images
 
 
 class Discriminator(nn.Module):
@@ -26,11 +26,13 @@ class Discriminator(nn.Module):
     Attributes:
       channels: of each layer but the last; the first has stride 1 and no norm, the others halve.
       dropout: rate of dropping after the last of them, 1 - D.
+      norm: "instance" is the paper's, and blind to much of an image's own brightness and contrast; or "none".
       dtype: of the computation; parameters and the result are float32.
     """
 
     channels: Sequence[int] = (32, 64, 128, 256)
     dropout: float = 0.5
+    norm: Norm = "instance"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -58,7 +60,7 @@ class Discriminator(nn.Module):
             block = ConvBlock(
                 features,
                 stride=2 if index else 1,
-                norm="instance" if index else "none",
+                norm=self.norm if index else "none",
                 dropout=self.dropout if index == last else 0.0,
                 dtype=self.dtype,
                 name=f"layer{index}",

@@ -49,6 +49,11 @@ def make_transformer(config: RunConfig) -> ISTN:
     )
 
 
+def make_discriminator(config: RunConfig) -> Discriminator:
+    """The discriminator that `config.istn` describes."""
+    return Discriminator(config.istn.discriminator, norm=config.istn.discriminator_norm)
+
+
 def site_condition(site: jax.Array, num_sites: int) -> jax.Array | None:
     """Which site an image is of, (N, num_sites) one-hot; None for two sites, as there is one way to go."""
     return None if num_sites == 2 else jax.nn.one_hot(site, num_sites, dtype=jnp.float32)
@@ -103,7 +108,7 @@ def make_istn(
         raise ValueError(f"two ways between {num_sites} sites, expected 2")
     transformers = ("to_reference", "to_source") if two_way else ("to_reference",)
     judges = {"to_reference": "reference_judge", "to_source": "source_judge"}
-    transformer, judge = make_transformer(config), Discriminator(settings.discriminator)
+    transformer, judge = make_transformer(config), make_discriminator(config)
     task: Any = make_task_model(config.task.model, num_classes)
 
     def initialise(key: jax.Array) -> Variables:
@@ -138,6 +143,7 @@ def make_istn(
             "identity": image_distance(reference_itself, reference, mask=masks[1]),
             "discriminator": game.discriminator_loss("reference_judge", to_reference, reference, *masks),
             "bending": jnp.zeros(()),
+            "change": image_distance(output.appearance[: len(source)], source, mask=masks[0]),
         }
         if settings.bending_weight and output.deformation is not None:
             terms["bending"] = jnp.mean(bending_energy(output.deformation.displacement(input_shape)))
@@ -153,6 +159,7 @@ def make_istn(
             + terms["discriminator"] + terms.get("discriminator_back", 0)
             + settings.image_weight * distances
             + settings.bending_weight * terms["bending"]
+            + settings.change_weight * terms["change"]
             + settings.task_weight * through
             + sum(terms[name] for name in TASK_MODELS)
         )  # fmt: skip
@@ -197,7 +204,7 @@ class Game:
 
     def __init__(self, config: RunConfig, variables: Variables, key: jax.Array):
         self._settings, self._variables, self._key = config.istn, variables, key
-        self._transformer, self._judge = make_transformer(config), Discriminator(config.istn.discriminator)
+        self._transformer, self._judge = make_transformer(config), make_discriminator(config)
         self.batch_stats = dict(variables["batch_stats"])
 
     def transform(

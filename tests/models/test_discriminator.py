@@ -133,3 +133,15 @@ def test_sizes_that_do_not_end_in_one_position(shape):
 def test_bad_arguments_are_named(shape, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda x: Discriminator(BRAIN).init(RNGS, x, train=True), jnp.zeros(shape))
+
+
+def test_without_its_norm_it_sees_an_images_own_contrast():
+    """Instance norm takes most of a change of brightness and contrast away: what two scanners differ in."""
+
+    def seen(norm) -> float:
+        model, x = Discriminator(TINY.channels, dropout=0.0, norm=norm), images(4, 24, 24, 1)
+        variables = model.init(RNGS, x, train=False)
+        logits, brighter = (model.apply(variables, image, train=False) for image in (x, 1.5 * x + 0.2))
+        return float(np.std(brighter - logits) + np.abs(np.mean(brighter - logits))) / float(np.std(logits))
+
+    assert seen("none") > 2 * seen("instance")

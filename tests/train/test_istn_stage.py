@@ -146,12 +146,14 @@ def test_momentum_is_the_games_and_not_the_task_models():
 
 @pytest.mark.parametrize("direction", ["one_way", "two_way"])
 def test_the_loss_is_the_papers_sum(direction):
-    settings = config(direction=direction, image_weight=7.0, shape="bspline", spacing=6, bending_weight=2.0)
+    settings = config(
+        direction=direction, image_weight=7.0, shape="bspline", spacing=6, bending_weight=2.0, change_weight=3.0
+    )
     stage, variables = stage_and_variables(settings)
     value = stage.loss(variables, batch(), jax.random.key(2), jnp.int32(0))
     terms = {name: float(term) for name, term in value.terms.items()}
     expected = terms["generator"] + terms["discriminator"] + terms["scratch"] + terms["finetuned"]
-    expected += 7.0 * terms["identity"] / 2 + 2.0 * terms["bending"]
+    expected += 7.0 * terms["identity"] / 2 + 2.0 * terms["bending"] + 3.0 * terms["change"]
     if direction == "two_way":
         expected += terms["generator_back"] + terms["discriminator_back"]
         expected += 7.0 * (terms["identity_back"] / 2 + terms["cycle"])
