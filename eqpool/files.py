@@ -74,8 +74,7 @@ def making_folder(final: pathlib.Path) -> Iterator[pathlib.Path | None]:
         return
     partial = final.with_name(f"{PART}{final.name}")
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with one_process(final.with_name(f".{final.name}.lock")):
+        with one_process(final):
             shutil.rmtree(partial, ignore_errors=True)
             if final.is_dir():
                 yield None
@@ -94,17 +93,17 @@ def making_folder(final: pathlib.Path) -> Iterator[pathlib.Path | None]:
 
 
 @contextlib.contextmanager
-def one_process(lock: pathlib.Path) -> Iterator[None]:
-    """Within it: no other process is within it with the same `lock` file; they wait for each other.
+def one_process(made: pathlib.Path) -> Iterator[None]:
+    """Within it: no other process makes `made`, by a lock file beside it; they wait for each other.
 
     Raises:
       InputError: the lock cannot be written.
     """
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT, 0o666)
+        made.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(made.with_name(f".{made.name}.lock"), os.O_WRONLY | os.O_CREAT, 0o666)
     except OSError as error:
-        raise cannot_write(lock.parent, error) from error
+        raise cannot_write(made, error) from error
     with open(descriptor, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # the operating system lets go of it however the process ends
         yield

@@ -1,24 +1,26 @@
 """tensorflow_datasets builders, prepared by one process while others that want the same wait."""
 
 import contextlib
-import fcntl
 import io
 import pathlib
 import shutil
 
 import tensorflow_datasets as tfds
 
+from eqpool.files import one_process
+
 
 def prepare_once(builder: tfds.core.DatasetBuilder) -> None:
     """Prepares a data set in its folder, or finds it prepared.
 
     tensorflow_datasets writes to a temporary folder and renames it, which fails in the second of two processes: runs of
-    an experiment side by side would meet there. The lock goes with the process, so that a killed one strands nobody.
+    an experiment side by side would meet there.
+
+    Raises:
+      InputError: the folder cannot be written.
     """
     folder = pathlib.Path(builder.data_dir)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.parent / f".{folder.name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with one_process(folder):
         for left in folder.parent.glob(f"{folder.name}.incomplete*"):  # by a killed process: this one holds the lock
             shutil.rmtree(left, ignore_errors=True)
         tfds.disable_progress_bar()  # seconds' work, or shown by a bar of our own
