@@ -94,7 +94,7 @@ def _covariate_free(metrics: Metrics, name: str) -> Judgement:
     p = metrics.get(f"{name}_p_value")
     interval = metrics.get(f"{name}_interval")
     if p is None or not interval:
-        return _site_told("chance", "site_chance")(metrics, name)
+        return _site_chance(metrics, name)
     verdict: Verdict = "bad" if p <= SIGNIFICANT else "open"
     said = "more" if verdict == "bad" else "no more"
     text = f"{said} than of shuffled sites ({metrics[f'{name}_shuffled']:.3g}; permutation p = {p:.2g})"
@@ -252,6 +252,7 @@ def _recovery(metrics: Metrics, name: str) -> Judgement:
 
 _TARGET = "of the target"
 _site_floor = _site_told("covariates and target alone tell", "site_floor")
+_site_chance = _site_told("chance", "site_chance")
 # (key, label, section, judge), in the order of the terminal and the report
 _LINES: tuple[tuple[str, str, Section, Judge], ...] = (
     *_task_lines("accuracy", "%", higher=True),

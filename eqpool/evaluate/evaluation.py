@@ -212,20 +212,26 @@ def site_floor_metrics(cohort: Cohort, config: EvaluateConfig) -> Metrics:
 def _panel(
     cohort: Cohort, features: np.ndarray, config: EvaluateConfig, split: str = "test", within: bool = True
 ) -> list[ProbeScore]:
-    rows = _rows_for_probes(cohort, split)
-    num_sites = len(cohort.site_names)
     return probe_panel(
-        features, cohort.site, cohort.participant_id, *rows, config=config, num_sites=num_sites, within=within
+        features,
+        cohort.site,
+        cohort.participant_id,
+        *_rows_for_probes(cohort, split),
+        config=config,
+        num_sites=len(cohort.site_names),
+        within=within,
     )
 
 
 def _chance_metrics(cohort: Cohort, covariate_free: np.ndarray, config: EvaluateConfig, told: float) -> Metrics:
     """What the strongest probe reads where sites are shuffled, and how often that is as much as it told."""
-    rows = _rows_for_probes(cohort, "test")
-    num_sites = len(cohort.site_names)
-    chance = strongest_by_chance(
-        covariate_free, cohort.site, cohort.participant_id, *rows, config=config, num_sites=num_sites
-    )
+    quick = dataclasses.replace(config, bootstraps=1)  # of an interval that nobody reads
+
+    def panel(site: np.ndarray) -> list[ProbeScore]:
+        return _panel(dataclasses.replace(cohort, site=site), covariate_free, quick)
+
+    splits = _rows_for_probes(cohort, "test")
+    chance = strongest_by_chance(panel, cohort.site, cohort.participant_id, splits, config.probe_permutations)
     low, high = np.quantile(chance, (0.025, 0.975)).tolist()
     return {
         "strongest_probe_covariate_free_shuffled": float(chance.mean()),

@@ -1,6 +1,6 @@
 """Can the site be told from frozen features? A panel of probes from scratch; the strongest is what counts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,29 +85,30 @@ def strongest(scores: list[ProbeScore]) -> ProbeScore:
 
 
 def strongest_by_chance(
-    features: np.ndarray,
+    panel: Callable[[np.ndarray], list[ProbeScore]],
     site: np.ndarray,
     subject: np.ndarray,
-    train: np.ndarray,
-    test: np.ndarray,
-    *,
-    config: EvaluateConfig,
-    num_sites: int,
+    splits: Sequence[np.ndarray],
+    permutations: int,
 ) -> np.ndarray:
-    """(config.probe_permutations,) what `strongest` reads of `probe_panel` once sites are dealt anew to the subjects.
+    """(permutations,) the balanced accuracy of `strongest` once sites are dealt anew to the subjects.
 
     The best of several probes on few rows lies above 1 / sites where there is nothing to be told: this is how far.
-    The arguments are those of `probe_panel`; each split keeps its own subjects and its own numbers of sites.
+
+    Args:
+      panel: from (N,) sites to the scores of `probe_panel`.
+      site, subject: (N,), as for `probe_panel`.
+      splits: row indices; each keeps its own subjects and its own numbers of sites.
+      permutations: how many.
     """
     random = np.random.default_rng(0)
     scores = []
-    for _ in track(range(config.probe_permutations), "Probing shuffled sites", unit="permutation"):
+    for _ in track(range(permutations), "Probing shuffled sites", unit="permutation"):
         shuffled = site.copy()
-        for rows in (train, test):
+        for rows in splits:
             _, first, of_row = np.unique(subject[rows], return_index=True, return_inverse=True)
             shuffled[rows] = random.permutation(site[rows][first])[of_row]
-        panel = probe_panel(features, shuffled, subject, train, test, config=config, num_sites=num_sites)
-        scores.append(strongest(panel).balanced_accuracy)
+        scores.append(strongest(panel(shuffled)).balanced_accuracy)
     return np.array(scores)
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from eqpool.config import EvaluateConfig
-from eqpool.evaluate import probes
 from eqpool.evaluate.intervals import area_under_curve, balanced_accuracy
 from eqpool.evaluate.probes import ProbeScore, probe_panel, site_floor_features, strongest, strongest_by_chance
 
@@ -105,30 +104,32 @@ def test_scores_by_hand():
 def test_shuffled_sites_say_what_the_best_of_several_probes_reads_by_chance():
     features, site = noise(rows=240)
     subject, train, test = np.arange(240), np.arange(160), np.arange(160, 240)
-    config = dataclasses.replace(CONFIG, adversary_epochs=20, probe_permutations=8)
-    chance = strongest_by_chance(features, site, subject, train, test, config=config, num_sites=2)
+    config = dataclasses.replace(CONFIG, adversary_epochs=20)
+
+    def look(site):
+        return probe_panel(features, site, subject, train, test, config=config, num_sites=2)
+
+    chance = strongest_by_chance(look, site, subject, (train, test), 8)
     assert chance.shape == (8,)
     assert 0.5 < chance.mean() < 0.68  # above one half: it is the best of six
     assert chance.std() > 0
     features[:, 0] += 3 * site
-    again = strongest_by_chance(features, site, subject, train, test, config=config, num_sites=2)
-    told = strongest(probe_panel(features, site, subject, train, test, config=config, num_sites=2)).balanced_accuracy
+    again = strongest_by_chance(look, site, subject, (train, test), 8)
+    told = strongest(look(site)).balanced_accuracy
     assert told > 0.85 > again.max()  # a site that is there is not in what shuffled ones read
 
 
-def test_shuffling_deals_one_site_to_a_subject(monkeypatch):
+def test_shuffling_deals_one_site_to_a_subject():
     subject = np.repeat(np.arange(12), 3)
     site = np.repeat(np.arange(12) % 3, 3)
     train, test = np.arange(18), np.arange(18, 36)
     seen = []
 
-    def look(features, shuffled, *_, **__):
+    def look(shuffled):
         seen.append(shuffled.copy())
         return [ProbeScore("logistic", "transfer", 0.5, 0.5, (0.4, 0.6), np.nan)]
 
-    monkeypatch.setattr(probes, "probe_panel", look)
-    config = dataclasses.replace(CONFIG, probe_permutations=5)
-    strongest_by_chance(np.zeros((36, 1)), site, subject, train, test, config=config, num_sites=3)
+    strongest_by_chance(look, site, subject, (train, test), 5)
     assert len({tuple(shuffled) for shuffled in seen}) > 1
     for shuffled in seen:
         for rows in (train, test):
