@@ -38,8 +38,15 @@ def use_published_form(config: ConfigDict, *, ramp_growth: float, ramp_ceiling: 
 def use_brain_istn(config: ConfigDict, variant: str) -> None:
     """What paper B's two tasks on brains share: 32^3 voxels for a CPU, or the paper's protocol."""
     config.method = "istn"
-    config.data.update(grid="32x32x32", squash=True)
-    config.task.update(epochs=60, batch_size=16, learning_rate=1e-3, checkpoint_every_epochs=20)
+    config.data.squash = True
+    config.task.update(epochs=100, batch_size=16, learning_rate=1e-3, checkpoint_every_epochs=20)
+    if variant == "paper":
+        config.name = f"{config.name}_paper"
+        config.data.grid = "64"
+        config.istn.update(epochs=50, batch_size=16, learning_rate=1e-4, checkpoint_every_epochs=5)
+        return
+    config.data.grid = "32x32x32"
+    config.task.epochs = 60
     # Some hundreds of brains: a discriminator of the size of Table 6 learns them by heart, and the game runs away.
     config.istn.update(
         epochs=8, batch_size=4, learning_rate=2e-4, learning_rate_decay=0.8, decay_every_epochs=1, momentum=0.5,
@@ -47,16 +54,6 @@ def use_brain_istn(config: ConfigDict, variant: str) -> None:
         discriminator_norm="none", gradient_penalty=0.1, instance_noise=0.15,
         validate_every_epochs=1, checkpoint_every_epochs=2,
     )  # fmt: skip
-    if variant == "paper":
-        config.name = f"{config.name}_paper"
-        config.data.grid = "64"
-        config.task.epochs = 100
-        config.istn.update(
-            epochs=50, batch_size=16, learning_rate=1e-4, learning_rate_decay=0.65, decay_every_epochs=10, momentum=0.9,
-            image_weight=50.0, change_weight=0.0, residual=False, dropout=0.5, discriminator=(32, 64, 128, 256, 256),
-            discriminator_norm="instance", gradient_penalty=0.0, instance_noise=0.0,
-            validate_every_epochs=5, checkpoint_every_epochs=5,
-        )  # fmt: skip
 
 
 def use_volume_pooling(config: ConfigDict, variant: str, paper_batch_size: int) -> None:

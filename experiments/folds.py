@@ -31,7 +31,7 @@ from eqpool.errors import InputError
 from eqpool.run import train
 from eqpool.train.stages import Session
 from eqpool.workdir import MemoryLog
-from experiments.runner import Setting, Task, config_of, parse_setting
+from experiments.runner import Task, config_of, parse_settings
 
 FOLDS = 5
 PROBES = {
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def _row(options: argparse.Namespace, text: str) -> str:
-    setting: Setting = dict(parse_setting(part) for part in text.split(",") if part)
+    setting = parse_settings(part for part in text.split(",") if part)
     own = {"method": options.method, "data.split": options.split, "data.raw_dir": options.raw_dir, "devices": 1}
     config = config_of(Task(options.config, "", own | setting, options.runs))
     cohort = load_cohort(config.data, options.runs / "cache")

@@ -17,7 +17,7 @@ from eqpool.commandline import complain, make_parser
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
 from experiments.cells import beside_the_config, in_words, mean_and_deviation, provenance, settings_to_try
-from experiments.runner import Setting, Task, folder_name, parse_setting, run_all
+from experiments.runner import Setting, Task, folder_name, parse_settings, run_all
 from experiments.table2 import METHODS, SITE_WEIGHTS, select
 
 SPLITS = 5  # random 80/20 splits (method.md section 6)
@@ -94,7 +94,7 @@ def compute(experiment: Imaging, options: argparse.Namespace) -> list[dict[str, 
     variant = "paper" if options.paper else ""
     shared = {"cache_dir": str(options.runs / "cache"), "output.harmonised": "none"} | experiment.fixed
     shared |= {"data.participants": options.participants} if options.participants else {}
-    shared |= dict(parse_setting(text) for text in options.set)
+    shared |= parse_settings(options.set)
     methods = options.methods.split(",")
 
     def task(method: str, setting: Setting, split: int) -> Task:

@@ -7,7 +7,7 @@ import pathlib
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
@@ -53,6 +53,11 @@ def run_all(tasks: Sequence[Task], jobs: int, label: str) -> list[dict[str, Any]
 def folder_name(setting: Setting) -> str:
     """A work directory's name that tells the setting: `mmd_weight=5.0`; `default` where it is empty."""
     return "_".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in setting.items()) or "default"
+
+
+def parse_settings(texts: Iterable[str]) -> Setting:
+    """What --set gave, each by `parse_setting`."""
+    return dict(map(parse_setting, texts))
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

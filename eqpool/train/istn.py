@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eqpool.config import RunConfig
+from eqpool.config import IstnConfig, RunConfig
 from eqpool.geometry.warp import bending_energy, folding_count
 from eqpool.losses.adversarial import (
     adversarial_loss,
@@ -153,17 +153,7 @@ def make_istn(
         task_terms, through = game.task_losses(task, to_reference, batch["target"], masks[0], known, num_classes)
         terms |= task_terms
 
-        distances = terms["identity"] / 2 + terms.get("identity_back", 0) / 2 + terms.get("cycle", 0)
-        total = (
-            terms["generator"] + terms.get("generator_back", 0)
-            + terms["discriminator"] + terms.get("discriminator_back", 0)
-            + settings.image_weight * distances
-            + settings.bending_weight * terms["bending"]
-            + settings.change_weight * terms["change"]
-            + settings.task_weight * through
-            + sum(terms[name] for name in TASK_MODELS)
-        )  # fmt: skip
-        return LossValue(total, terms, {"batch_stats": game.batch_stats})
+        return LossValue(_total(settings, terms, through), terms, {"batch_stats": game.batch_stats})
 
     def forward(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
         output = transform(config, variables, batch["inputs"], batch["site"], num_sites)
@@ -181,6 +171,20 @@ def make_istn(
         return {"score": distance} | task_terms
 
     return Stage("istn", initialise, loss, forward, validate)
+
+
+def _total(settings: IstnConfig, terms: dict[str, jax.Array], through: jax.Array) -> jax.Array:
+    """All networks' losses in one sum (eqs. 1 to 3); `through` is the task's, end to end."""
+    distances = terms["identity"] / 2 + terms.get("identity_back", 0) / 2 + terms.get("cycle", 0)
+    return (
+        terms["generator"] + terms.get("generator_back", 0)
+        + terms["discriminator"] + terms.get("discriminator_back", 0)
+        + settings.image_weight * distances
+        + settings.bending_weight * terms["bending"]
+        + settings.change_weight * terms["change"]
+        + settings.task_weight * through
+        + sum(terms[name] for name in TASK_MODELS)
+    )  # fmt: skip
 
 
 def _way_back(

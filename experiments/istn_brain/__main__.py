@@ -20,7 +20,7 @@ from eqpool.data.participants import parse_classes, read_participants
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
 from experiments.cells import beside_the_config, provenance, with_interval
-from experiments.runner import Setting, Task, parse_setting, run_all
+from experiments.runner import Setting, Task, parse_settings, run_all
 
 # Appearance, shape, spacing at 64^3. At 32^3 half the spacing is as many control points.
 ROWS = (("itn", "none", 8), ("itn", "affine", 8), ("itn", "bspline", 8), ("itn", "bspline", 16))
@@ -62,7 +62,7 @@ def main() -> None:
             if direction in arguments.directions.split(",")
             for source, row in itertools.product(sources, map(int, arguments.rows.split(",")))
         ]
-        shared = dict(parse_setting(text) for text in arguments.set)
+        shared = parse_settings(arguments.set)
         tasks = [_task(arguments, sites, shared, *cell) for cell in cells]
         results = run_all(tasks, arguments.jobs, "istn_brain")
     except (InputError, ValueError) as error:
