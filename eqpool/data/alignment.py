@@ -5,6 +5,8 @@ speaks NIfTI affines and is an 11 MB wheel; SimpleITK's is 53 MB, ANTs' larger s
 """
 
 import functools
+import hashlib
+import pathlib
 import warnings
 
 import nibabel
@@ -12,9 +14,11 @@ import numpy as np
 from nilearn.datasets import load_mni152_template
 
 from eqpool.data.grids import named_grid
-from eqpool.data.volumes import resample_linearly
+from eqpool.data.volumes import read_volume, resample_linearly
 from eqpool.errors import InputError
+from eqpool.files import read_json, write_json
 
+VERSION = 1  # raise it whenever a map would come out different
 _GRID = "mni_4mm"  # an affine map of a whole brain needs no finer one
 _PYRAMID = {"level_iters": [100, 50], "sigmas": [2.0, 0.0], "factors": [2, 1]}
 _BINS = 32
@@ -28,6 +32,35 @@ def check_available() -> None:
         raise InputError(
             f'config.data.align = "affine": needs the package dipy ({error}); pip install "eqpool[align]"'
         ) from None
+
+
+def find_alignment(path: pathlib.Path, folder: pathlib.Path | None) -> np.ndarray:
+    """`align_to_template` of a file, found once: `folder` keeps it by the file's contents, for every grid.
+
+    Raises:
+      BadVolumeError: the file is missing or damaged.
+      InputError: what the folder holds of it is damaged, or cannot be written.
+    """
+    image = read_volume(path)  # first, since it says what is wrong with a file
+    if folder is None:
+        return align_to_template(image)
+    kept = folder / f"{hashlib.sha256(path.read_bytes()).hexdigest()[:24]}-{VERSION}.json"
+    if kept.is_file():
+        return _read_alignment(kept)
+    found = align_to_template(image)
+    write_json(kept, {"millimetres_to_template": found.tolist()})
+    return found
+
+
+def _read_alignment(kept: pathlib.Path) -> np.ndarray:
+    written = read_json(kept).get("millimetres_to_template")
+    try:
+        found = np.array(written, np.float64)
+    except (TypeError, ValueError):
+        found = np.zeros(0)
+    if found.shape != (4, 4) or not np.isfinite(found).all():
+        raise InputError(f"{kept}: damaged; remove it and its volume is aligned again")
+    return found
 
 
 def align_to_template(image: nibabel.Nifti1Image) -> np.ndarray:

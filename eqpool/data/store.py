@@ -16,10 +16,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from eqpool.data.alignment import align_to_template, check_available
+from eqpool.data.alignment import check_available, find_alignment
 from eqpool.data.cohort import Grid
 from eqpool.data.records import RecordedVolumes, link_dataset, write_shard
-from eqpool.data.volumes import ALIGNED_OVERLAP, BadVolumeError, prepare_volume, read_volume
+from eqpool.data.volumes import ALIGNED_OVERLAP, BadVolumeError, prepare_volume
 from eqpool.errors import InputError
 from eqpool.files import making_folder, one_process, read_json, write_json
 from eqpool.progress import track
@@ -57,11 +57,13 @@ class Preparation:
       grid: the voxel grid.
       squash: tanh of the z-scores.
       align: "affine" registers each volume to the template first; or "none".
+      alignments: a folder that keeps what registration finds, for other grids too; None keeps nothing.
     """
 
     grid: Grid
     squash: bool = False
     align: str = "none"
+    alignments: pathlib.Path | None = None
 
     def apply(self, path: pathlib.Path) -> tuple[np.ndarray, dict[str, Any]]:
         """The volume, and its facts: `overlap` with the brain mask and `alignment`, a list of lists or None.
@@ -69,7 +71,7 @@ class Preparation:
         Raises:
           BadVolumeError: the file is missing, damaged, or no image of a head in the template's space.
         """
-        alignment = None if self.align == "none" else align_to_template(read_volume(path))
+        alignment = None if self.align == "none" else find_alignment(path, self.alignments)
         volume, overlap = prepare_volume(path, self.grid, squash=self.squash, alignment=alignment)
         return volume, {"overlap": overlap, "alignment": None if alignment is None else alignment.tolist()}
 
@@ -134,12 +136,12 @@ def prepare_volumes(
     paths = [pathlib.Path(path) for path in paths]
     labels = labels or [""] * len(paths)
     folder = pathlib.Path(cache_dir) / "volumes"
+    preparation = dataclasses.replace(preparation, alignments=folder / "alignments")
     shards = _shards(paths, preparation, folder / "shards")
     # Under "stop" a shard that holds a bad volume is not kept: the file may be mended before the next call.
     stop = on_bad_volume == "stop"
     if _missing(shards):
-        name = hashlib.sha256("".join(shard.file.name for shard in shards).encode()).hexdigest()[:24]
-        with one_process(folder / f".shards-{name}.lock"):  # two runs of one cohort prepare it once
+        with one_process(folder / f"shards-{_name_of(shards)}"):  # two runs of one cohort prepare it once
             _write_shards(_missing(shards), paths, labels, preparation, stop, workers, progress)
     facts = {index: fact for shard in shards for index, fact in zip(shard.members, _read_facts(shard), strict=True)}
     bad = {index: _said(labels[index], fact["bad"]) for index, fact in sorted(facts.items()) if fact["bad"]}
@@ -223,6 +225,11 @@ def _shards(paths: Sequence[pathlib.Path], preparation: Preparation, pool: pathl
     ]
 
 
+def _name_of(shards: Iterable[_Shard]) -> str:
+    """One for these shards in this order, as they stand."""
+    return hashlib.sha256("".join(shard.file.name for shard in shards).encode()).hexdigest()[:24]
+
+
 def _missing(shards: list[_Shard]) -> list[_Shard]:
     return [shard for shard in shards if not shard.facts.is_file()]
 
@@ -291,11 +298,11 @@ def _dataset(
 ) -> RecordedVolumes:
     """The data set of the shards, those without a good volume left out."""
     good = [[index for index in shard.members if index not in bad] for shard in shards]
-    used = [(shard.file, inside) for shard, inside in zip(shards, good, strict=True) if inside]
-    final = folder / hashlib.sha256("".join(file.name for file, _ in used).encode()).hexdigest()[:24]
+    used = [(shard, inside) for shard, inside in zip(shards, good, strict=True) if inside]
+    final = folder / _name_of(shard for shard, _ in used)
     with making_folder(final) as partial:
         if partial is not None:
-            link_dataset(partial, [file for file, _ in used], [len(inside) for _, inside in used], shape)
+            link_dataset(partial, [shard.file for shard, _ in used], [len(inside) for _, inside in used], shape)
     recorded = np.concatenate([inside for _, inside in used])
     order = np.empty(recorded.max() + 1, np.int64)
     order[recorded] = np.arange(len(recorded))

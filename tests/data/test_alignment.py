@@ -55,6 +55,31 @@ def test_real_brains_come_to_lie_on_the_template(shared_data, tmp_path):
     np.testing.assert_allclose(written.get_fdata(), source.get_fdata(), rtol=1e-6)
 
 
+def test_a_map_is_found_once_for_every_grid(tmp_path, monkeypatch):
+    path, found = tmp_path / "brain.nii.gz", []
+    nibabel.save(nibabel.Nifti1Image(template_brain(), GRID.affine), path)
+    monkeypatch.setattr(alignment, "align_to_template", lambda image: found.append(image) or np.diag([1, 1, 1.1, 1]))
+    cache = tmp_path / "volumes" / "alignments"
+    first = alignment.find_alignment(path, cache)
+    np.testing.assert_array_equal(alignment.find_alignment(path.rename(tmp_path / "moved.nii.gz"), cache), first)
+    assert len(found) == 1
+    nibabel.save(nibabel.Nifti1Image(2 * template_brain(), GRID.affine), path)
+    alignment.find_alignment(path, cache)
+    assert len(found) == 2  # another brain under the same name
+
+
+@pytest.mark.parametrize("written", ["{}", "[]", '{"millimetres_to_template": [[1, 2], [3]]}', "{"])
+def test_a_damaged_map_is_named(tmp_path, monkeypatch, written):
+    path = tmp_path / "brain.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(template_brain(), GRID.affine), path)
+    monkeypatch.setattr(alignment, "align_to_template", lambda image: np.eye(4))
+    alignment.find_alignment(path, tmp_path / "cache")
+    kept = next((tmp_path / "cache").iterdir())
+    kept.write_text(written)
+    with pytest.raises(InputError, match=kept.name):
+        alignment.find_alignment(path, tmp_path / "cache")
+
+
 def test_a_change_goes_back_through_the_alignment(tmp_path):
     """An image that lies two voxels off: its change has to land on the same tissue."""
     brain = template_brain()
