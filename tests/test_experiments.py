@@ -203,12 +203,12 @@ def test_image_level_tables_keep_the_split_and_replace_the_other_sites_images_al
         image_path=np.array([str(tmp_path / f"{name}.nii.gz") for name in names]),
     )  # fmt: skip
     with pytest.raises(InputError, match="sub-a_desc-harmonized_T1w.nii.gz: not found"):
-        image_level.write_tables(cohort, tmp_path / "istn", tmp_path)
+        image_level.write_tables(cohort, 1, tmp_path / "istn", tmp_path)
     for name in "ac":
         path = tmp_path / f"istn/derivatives/eqpool/sub-{name}/anat/sub-{name}_desc-harmonized_T1w.nii.gz"
         path.parent.mkdir(parents=True)
         path.touch()
-    tables = image_level.write_tables(cohort, tmp_path / "istn", tmp_path)
+    tables = image_level.write_tables(cohort, 1, tmp_path / "istn", tmp_path)
     original, harmonised = (pd.read_csv(tables[name], sep="\t") for name in ("original", "harmonised"))
     assert original["path"].tolist() == cohort.image_path.tolist()
     pd.testing.assert_frame_equal(original.drop(columns="path"), harmonised.drop(columns="path"))

@@ -1,4 +1,4 @@
-"""Image-level against feature-level pooling on the same cohort: `python -m experiments.image_level`.
+"""Image-level against feature-level pooling on the same cohort: `python -m experiments.image_level [--shape=none]`.
 
 Paper B names the comparison as future work. An ISTN makes the images of one site look like the other's; ours makes
 latents that do not tell the site. Both end in the same metrics on the same held-out subjects: naive and ours are
@@ -9,6 +9,7 @@ SIMULATED brains of two sites by default (configs/brain_sex.py), or a table of v
 import datetime
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +21,10 @@ from eqpool.data.cohort import Cohort
 from eqpool.data.pipeline import load_cohort
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
+from eqpool.harmonise import reference_site
 from eqpool.run import pooled_table
-from experiments.cells import provenance, with_interval
-from experiments.runner import Setting, Task, config_of, run_all
+from experiments.cells import beside_the_config, provenance, with_interval
+from experiments.runner import Setting, Task, config_of, parse_settings, run_all
 
 # Label, key of results.json, digits.
 COLUMNS = (
@@ -57,32 +59,39 @@ def main() -> None:
     parser.add_argument("--participants", default="", help="own table with site, age and sex; default: simulated")
     parser.add_argument("--fraction", type=float, default=1.0, help="share of the simulated subjects")
     parser.add_argument("--shape", default="affine", help="of the ISTN: none, affine or bspline")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a config key for every run")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side; volumes use every core by themselves")
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"), help="where work directories go")
     options = parser.parse_args()
-    folder, cache = options.runs / "image_level" / f"{options.fraction:g}_{options.shape}", options.runs / "cache"
-    shared: Setting = {"cache_dir": str(cache), "output.harmonised": "decoded"}
-    istn = shared | {
-        "data.participants": options.participants,
-        "data.simulated_fraction": options.fraction,
-        "istn.shape": options.shape,
-    }
+    own = "own" if options.participants else "simulated"
+    folder = options.runs / "image_level" / f"{own}_{options.fraction:g}_{options.shape}"
+    cache = options.runs / "cache"
     try:
+        shared: Setting = {"cache_dir": str(cache)} | parse_settings(options.set)
+        istn = shared | {
+            "data.participants": options.participants,
+            "data.simulated_fraction": options.fraction,
+            "istn.shape": options.shape,
+        }
         first = Task("brain_sex", "", istn, folder / "istn")
         (harmonising,) = run_all([first], 1, "ISTN")
-        data = config_of(first).data
-        tables = write_tables(load_cohort(data, cache), first.folder, folder)
-        tasks = [Task("adni", "", shared | setting(row, tables, data), folder / _name(row)) for row in ROWS]
+        config = config_of(first)
+        cohort = load_cohort(config.data, cache)
+        tables = write_tables(cohort, reference_site(config, cohort), first.folder, folder)
+        tasks = [Task("adni", "", shared | setting(row, tables, config.data), folder / _name(row)) for row in ROWS]
         results = run_all(tasks, options.jobs, "image_level")
-    except InputError as error:
+    except (InputError, ValueError) as error:
         sys.exit(complain(error))
-    here = pathlib.Path(__file__).parent
+    path = pathlib.Path(__file__).parent / ("table_own" if options.participants else "table")
     rows = [{"row": row._asdict(), "results": result} for row, result in zip(ROWS, results, strict=True)]
-    write_json(here / "table.json", {"date": datetime.date.today().isoformat(), "istn": harmonising, "rows": rows})
-    write_text(here / "table.md", markdown(harmonising, results))
+    facts = {"date": datetime.date.today().isoformat(), "shape": options.shape, "set": options.set}
+    write_json(path.with_suffix(".json"), facts | {"istn": harmonising, "rows": rows})
+    write_text(path.with_suffix(".md"), markdown(harmonising, results, [f"istn.shape={options.shape}", *options.set]))
 
 
-def write_tables(cohort: Cohort, istn: pathlib.Path, folder: pathlib.Path) -> dict[str, pathlib.Path]:
+def write_tables(
+    cohort: Cohort, reference: int, istn: pathlib.Path, folder: pathlib.Path
+) -> dict[str, pathlib.Path]:
     """participants.tsv of the original and of the harmonised images, with the ISTN's own split in both.
 
     Raises:
@@ -90,7 +99,7 @@ def write_tables(cohort: Cohort, istn: pathlib.Path, folder: pathlib.Path) -> di
     """
     frame = pooled_table(cohort).assign(path=[str(pathlib.Path(path).absolute()) for path in cohort.image_path])
     made = derivative_paths(istn / FOLDER, cohort.participant_id.tolist(), cohort.session.tolist())
-    other = cohort.site != len(cohort.site_names) - 1  # the reference is the last site
+    other = cohort.site != reference
     missing = [path for path, is_other in zip(made, other, strict=True) if is_other and not path.is_file()]
     if missing:
         raise InputError(f"{missing[0]}: not found; expected what the run in {istn} harmonised")
@@ -114,7 +123,7 @@ def setting(row: Row, tables: dict[str, pathlib.Path], data: DataConfig) -> Sett
     }
 
 
-def markdown(istn: dict[str, Any], results: list[dict[str, Any]]) -> str:
+def markdown(istn: dict[str, Any], results: list[dict[str, Any]], changed: Sequence[str] = ()) -> str:
     """The table as text, a row for each of `ROWS`, with 95% intervals."""
     lines = [
         "# Image-level against feature-level pooling",
@@ -124,6 +133,7 @@ def markdown(istn: dict[str, Any], results: list[dict[str, Any]]) -> str:
         f"{istn['counts']['rows']} subjects, {results[0]['counts']['by_split']['test']} of them held out. The ISTN",
         "never saw the reference's labels; the encoders, after it and without it, saw all training labels. ACC is of",
         "the sex over both sites. With 95% intervals.",
+        *beside_the_config(changed),
         "",
         "| pooling | " + " | ".join(label for label, _, _ in COLUMNS) + " |",
         "|---" * (len(COLUMNS) + 1) + "|",
