@@ -63,10 +63,9 @@ def evaluate(
       seed: of bootstraps, permutations and probes.
     """
     test = cohort.rows("test")
-    num_sites = len(cohort.site_names)
     parts = (
         lambda: equivariance_metrics(cohort, scaling, embeddings, generators, group_map, seed),
-        lambda: site_distance_metrics(embeddings, cohort.site, test, num_sites, config, seed),
+        lambda: site_distance_metrics(cohort, embeddings, config, seed),
         lambda: probe_metrics(cohort, embeddings, config),
         lambda: target_metrics(cohort, scaling, embeddings.prediction[test], test, config, seed),
         lambda: kept_metrics(cohort, embeddings, config, seed),
@@ -115,23 +114,20 @@ def equivariance_metrics(
     return result
 
 
-def site_distance_metrics(
-    embeddings: Embeddings, site: np.ndarray, test: np.ndarray, num_sites: int, config: EvaluateConfig, seed: int
-) -> Metrics:
+def site_distance_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig, seed: int) -> Metrics:
     """M of Phi, and of tau^-1 Phi: where ages of sites differ, Phi's own M is large because it tells the age."""
-    result = _site_distance("mmd", embeddings.phi[test], site[test], num_sites, config, seed)
+    result = _site_distance("mmd", cohort, embeddings.phi, config, seed)
     if embeddings.covariate_free is not None:
-        features = embeddings.covariate_free[test]
-        result |= _site_distance("mmd_covariate_free", features, site[test], num_sites, config, seed)
+        result |= _site_distance("mmd_covariate_free", cohort, embeddings.covariate_free, config, seed)
     return result
 
 
-def _site_distance(
-    name: str, features: np.ndarray, site: np.ndarray, num_sites: int, config: EvaluateConfig, seed: int
-) -> Metrics:
-    """M = 100 MMD^2 two ways, with the permutation p-value of the normalised, unbiased one."""
-    known = site >= 0
-    latent, label = jnp.asarray(features[known]), jnp.asarray(site[known], jnp.int32)
+def _site_distance(name: str, cohort: Cohort, features: np.ndarray, config: EvaluateConfig, seed: int) -> Metrics:
+    """M = 100 MMD^2 two ways, with the permutation p-value, over subjects, of the normalised, unbiased one."""
+    rows = np.flatnonzero((cohort.split == "test") & (cohort.site >= 0))
+    latent, label = jnp.asarray(features[rows]), jnp.asarray(cohort.site[rows], jnp.int32)
+    num_sites = len(cohort.site_names)
+    people, subject = np.unique(cohort.participant_id[rows], return_inverse=True)
     normalised = metrics.minmax_normalize(latent)
     test = metrics.mmd_permutation_test(
         jax.random.key(seed),
@@ -142,6 +138,7 @@ def _site_distance(
         kernel="laplacian",
         bandwidth=1.0,
         estimator="unbiased",
+        subject=None if len(people) == len(rows) else subject,
     )
     published = mmd(latent, label, num_sites=num_sites, kernel="laplacian", bandwidth=1.0, estimator="biased")
     return {

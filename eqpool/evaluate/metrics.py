@@ -100,6 +100,7 @@ def mmd_permutation_test(
     bandwidth: Bandwidth = 1.0,
     estimator: Estimator = "biased",
     mask: ArrayLike | None = None,
+    subject: ArrayLike | None = None,
     tile_size: int = 1024,
 ) -> TwoSampleTest:
     """Tests whether the latents of all sites have one distribution: MMD^2 against its values at permuted sites.
@@ -112,23 +113,28 @@ def mmd_permutation_test(
       key: of the permutations.
       latent, site, num_sites, kernel, bandwidth, estimator, mask: as for `eqpool.mmd`.
       num_permutations: at least 1.
+      subject: (N,) integers, whose each row is, where people were scanned more than once: their rows are not
+        independent, so whole people change places with those of as many rows. None: each row is of its own.
       tile_size: rows of the kernel matrix kept at once.
 
     Returns:
       `TwoSampleTest(statistic, p_value)`, scalars; the statistic is that of `eqpool.mmd`.
 
     Raises:
-      ValueError: as `eqpool.mmd`, or fewer than one permutation.
+      ValueError: as `eqpool.mmd`, fewer than one permutation, or subjects of another shape than the sites.
     """
     if num_permutations < 1:
         raise ValueError(f"num_permutations is {num_permutations}, expected at least 1")
     latent, weight = site_weights(latent, site, num_sites=num_sites, mask=mask)
+    if subject is not None and jnp.shape(subject) != latent.shape[:1]:
+        raise ValueError(f"subject has shape {jnp.shape(subject)}, expected {latent.shape[:1]}, one for each row")
     bandwidths = resolve_bandwidths(bandwidth, latent, jnp.max(weight, axis=1))
     return _permutation_test(
         key,
         latent,
         weight,
         bandwidths,
+        None if subject is None else jnp.asarray(subject),
         num_permutations=num_permutations,
         kernel=kernel,
         estimator=estimator,
@@ -142,6 +148,7 @@ def _permutation_test(
     latent: Array,
     weight: Array,
     bandwidths: Array,
+    subject: Array | None,
     *,
     num_permutations: int,
     kernel: Kernel,
@@ -157,8 +164,11 @@ def _permutation_test(
             latent, permuted, kernel=kernel, bandwidths=bandwidths, estimator=estimator, tile_size=tile_size
         )[0]
 
+    def order(key: Array) -> Array:
+        return _permutation_of_rows(key, counts) if subject is None else permute_subjects(key, subject, counts)
+
     def permuted_statistics(keys: Array) -> Array:
-        return statistics(jax.vmap(_permutation_of_rows, in_axes=(0, None))(keys, counts))
+        return statistics(jax.vmap(order)(keys))
 
     chunk = max(1, min(num_permutations, _PERMUTED_COLUMNS // weight.shape[1]))
     chunks = -(-num_permutations // chunk)
@@ -178,6 +188,22 @@ def _permutation_of_rows(key: Array, counts: Array) -> Array:
     shuffled = jnp.argsort(jnp.where(counts, draw, jnp.iinfo(jnp.int32).max), stable=True)
     in_order = jnp.argsort(~counts, stable=True)
     return jnp.zeros_like(shuffled).at[in_order].set(shuffled, unique_indices=True)
+
+
+def permute_subjects(key: Array, subject: Array, counts: Array) -> Array:
+    """Indices (N,) that let whole subjects change places at random with those of as many rows that count.
+
+    Args:
+      key: of the permutation.
+      subject: (N,) integers.
+      counts: (N,) booleans; the other rows stay in place.
+    """
+    row = jnp.arange(subject.size)
+    _, of_row = jnp.unique(subject, return_inverse=True, size=subject.size)
+    size = jnp.where(counts, jnp.zeros_like(row).at[of_row].add(counts)[of_row], 0)
+    place = jax.random.permutation(key, row)[of_row]
+    in_order, shuffled = (jnp.lexsort((row, jnp.where(counts, by, 0), size)) for by in (of_row, place))
+    return jnp.zeros_like(row).at[in_order].set(shuffled, unique_indices=True)
 
 
 def _points_and_levels(

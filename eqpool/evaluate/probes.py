@@ -98,7 +98,8 @@ def strongest_by_chance(
     Args:
       panel: from (N,) sites to the scores of `probe_panel`.
       site, subject: (N,), as for `probe_panel`.
-      splits: row indices; each keeps its own subjects and its own numbers of sites.
+      splits: row indices; each keeps its own subjects and its own numbers of sites. The sites of a subject's rows go
+        together to another subject with as many rows.
       permutations: how many.
     """
     random = np.random.default_rng(0)
@@ -106,10 +107,20 @@ def strongest_by_chance(
     for _ in track(range(permutations), "Probing shuffled sites", unit="permutation"):
         shuffled = site.copy()
         for rows in splits:
-            _, first, of_row = np.unique(subject[rows], return_index=True, return_inverse=True)
-            shuffled[rows] = random.permutation(site[rows][first])[of_row]
+            shuffled[rows] = _dealt_anew(site[rows], subject[rows], random)
         scores.append(strongest(panel(shuffled)).balanced_accuracy)
     return np.array(scores)
+
+
+def _dealt_anew(site: np.ndarray, subject: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """The sites of whole subjects, each given to another one of as many rows."""
+    _, of_row, count = np.unique(subject, return_inverse=True, return_counts=True)
+    by_subject = np.argsort(of_row, kind="stable")
+    dealt = site.copy()
+    for size in np.unique(count):
+        rows = by_subject[np.repeat(count == size, count)].reshape(-1, size)
+        dealt[rows] = site[random.permutation(rows)]
+    return dealt
 
 
 def site_floor_features(covariates: np.ndarray, target: np.ndarray, target_classes: tuple[str, ...]) -> np.ndarray:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from eqpool.config import EvaluateConfig
+from eqpool.data.cohort import Cohort
+from eqpool.evaluate import evaluation
 from eqpool.evaluate.intervals import area_under_curve, balanced_accuracy
 from eqpool.evaluate.probes import ProbeScore, probe_panel, site_floor_features, strongest, strongest_by_chance
 
@@ -135,3 +137,47 @@ def test_shuffling_deals_one_site_to_a_subject():
         for rows in (train, test):
             np.testing.assert_array_equal(np.bincount(shuffled[rows]), np.bincount(site[rows]))
         assert all(len(set(shuffled[subject == one])) == 1 for one in range(12))
+
+
+def test_shuffling_keeps_a_travelling_subject_travelling():
+    """Ten people whose first visit is at one site and the second at the other, and six of one visit."""
+    subject = np.concatenate([np.repeat(np.arange(10), 2), np.arange(10, 16)])
+    site = np.concatenate([np.tile([0, 1], 5), np.tile([1, 0], 5), np.arange(6) % 2])
+    seen = []
+
+    def look(shuffled):
+        seen.append(shuffled.copy())
+        return [ProbeScore("logistic", "transfer", 0.5, 0.5, (0.4, 0.6), np.nan)]
+
+    strongest_by_chance(look, site, subject, (np.arange(26), np.arange(0)), 20)
+    assert len({tuple(shuffled) for shuffled in seen}) > 10
+    for shuffled in seen:
+        assert (shuffled[0:20:2] != shuffled[1:20:2]).all()
+        assert shuffled[:20:2].sum() == 5 and shuffled[20:].sum() == 3
+
+
+def test_how_often_shuffled_sites_are_read_as_well_is_the_p_value(monkeypatch):
+    site = (np.arange(40) % 2).astype(np.int32)
+    read = []
+
+    def panel(features, shuffled, subject, train, test, *, config, num_sites, within):
+        read.append(float(np.mean(shuffled[test] == site[test])) if len(test) else 0.5)
+        return [ProbeScore("mlp", "transfer", 0.5, read[-1], (0.4, 0.6), np.nan)]
+
+    monkeypatch.setattr(evaluation, "probe_panel", panel)
+    cohort = Cohort(
+        name="made_up", simulated=True, participant_id=np.arange(40).astype(str), inputs=np.zeros((40, 1), np.float32),
+        input_names=(), site=site, site_names=("GE", "Siemens"), covariates=np.full((40, 1), 60.0),
+        covariate_names=("age",), target=np.zeros(40, np.int32), target_name="dx", target_classes=("AD", "CN"),
+        split=np.repeat(["train", "test"], 20),
+    )  # fmt: skip
+    blank = np.zeros((40, 2), np.float32)
+    config = dataclasses.replace(CONFIG, probe_permutations=30)
+    found = evaluation.probe_metrics(cohort, evaluation.Embeddings(blank, None, blank, blank, blank), config)
+    told, shuffled = read[1], np.array(read[4:])  # Phi, without the covariate, before, validation; then the shuffled
+    assert told == 1 and shuffled.shape == (30,) and shuffled.std() > 0
+    assert found["strongest_probe_covariate_free_p_value"] == (1 + np.sum(shuffled >= told)) / 31
+    assert found["strongest_probe_covariate_free_shuffled"] == pytest.approx(shuffled.mean())
+    assert found["strongest_probe_covariate_free_shuffled_interval"] == pytest.approx(
+        np.quantile(shuffled, [0.025, 0.975])
+    )
