@@ -10,11 +10,12 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -105,8 +106,20 @@ def one_process(made: pathlib.Path) -> Iterator[None]:
     except OSError as error:
         raise cannot_write(made, error) from error
     with open(descriptor, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # the operating system lets go of it however the process ends
+        _lock(file, made)  # the operating system lets go of it however the process ends
         yield
+
+
+def _lock(file: TextIO, made: pathlib.Path) -> None:
+    """Waits for a lock on `file`, and says so; raises `InputError` where the file system has none."""
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"eqpool: waiting for another run, which prepares {made}", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        raise cannot_write(made, error) from error
 
 
 def remove_parts(folder: pathlib.Path) -> None:

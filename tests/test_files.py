@@ -97,6 +97,28 @@ def test_of_several_who_want_a_folder_one_makes_it_and_the_others_wait(tmp_path)
         assert sorted(executor.map(make, range(4))) == [False, False, False, True]
 
 
+def test_who_waits_says_so_and_a_disk_without_locks_is_one_line(tmp_path, monkeypatch, capsys):
+    def enter():
+        with files.one_process(tmp_path / "shards"):
+            pass
+
+    with ThreadPoolExecutor(1) as executor:
+        with files.one_process(tmp_path / "shards"):
+            waiting = executor.submit(enter)
+            while "waiting for another run" not in (said := capsys.readouterr().err):
+                time.sleep(0.01)
+            assert not waiting.done()
+        waiting.result(timeout=10)
+    assert str(tmp_path / "shards") in said
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with pytest.raises(InputError, match=r"shards: cannot be written \(No locks available\)"):
+        enter()
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff", b"9" * 5000])
 def test_what_is_no_json_names_the_file(tmp_path, content):
     (tmp_path / "a.json").write_bytes(content)

@@ -35,7 +35,7 @@ def check_available() -> None:
 
 
 def find_alignment(path: pathlib.Path, folder: pathlib.Path | None) -> np.ndarray:
-    """`align_to_template` of a file, found once: `folder` keeps it by the file's contents, for every grid.
+    """`align_to_template` of a file, found once: `folder` keeps it by the image's own voxels, for every grid.
 
     Raises:
       BadVolumeError: the file is missing or damaged.
@@ -44,7 +44,8 @@ def find_alignment(path: pathlib.Path, folder: pathlib.Path | None) -> np.ndarra
     image = read_volume(path)  # first, since it says what is wrong with a file
     if folder is None:
         return align_to_template(image)
-    kept = folder / f"{hashlib.sha256(path.read_bytes()).hexdigest()[:24]}-{VERSION}.json"
+    said = repr((VERSION, image.shape, image.affine.tolist())).encode()
+    kept = folder / f"{hashlib.sha256(said + np.asarray(image.dataobj).tobytes()).hexdigest()[:24]}.json"
     if kept.is_file():
         return _read_alignment(kept)
     found = align_to_template(image)

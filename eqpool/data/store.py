@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from eqpool.data.alignment import VERSION as ALIGNMENT_VERSION
 from eqpool.data.alignment import check_available, find_alignment
 from eqpool.data.cohort import Grid
 from eqpool.data.records import RecordedVolumes, link_dataset, write_shard
@@ -86,7 +87,7 @@ class Preparation:
         """SHA-256 of all of it and of this code's version."""
         digest = hashlib.sha256()
         said = (VERSION, self.squash, self.align, self.grid.shape, self.grid.affine.tolist())
-        digest.update(repr(said).encode())
+        digest.update(repr(said if self.align == "none" else (*said, ALIGNMENT_VERSION)).encode())
         digest.update(self.grid.mask.tobytes())
         return digest
 

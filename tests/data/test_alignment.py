@@ -68,6 +68,17 @@ def test_a_map_is_found_once_for_every_grid(tmp_path, monkeypatch):
     assert len(found) == 2  # another brain under the same name
 
 
+def test_images_whose_headers_are_alike_are_told_apart(tmp_path, monkeypatch):
+    """Of a pair of files the .hdr alone is named, and two of one protocol may be equal to the byte."""
+    found = []
+    monkeypatch.setattr(alignment, "align_to_template", lambda image: found.append(image) or np.eye(4))
+    for number, brain in enumerate((template_brain(), 2 * template_brain())):
+        pair = nibabel.Nifti1Pair(brain, GRID.affine)
+        nibabel.save(pair, tmp_path / f"{number}.hdr")
+        alignment.find_alignment(tmp_path / f"{number}.hdr", tmp_path / "cache")
+    assert (tmp_path / "0.hdr").read_bytes() == (tmp_path / "1.hdr").read_bytes() and len(found) == 2
+
+
 @pytest.mark.parametrize("written", ["{}", "[]", '{"millimetres_to_template": [[1, 2], [3]]}', "{"])
 def test_a_damaged_map_is_named(tmp_path, monkeypatch, written):
     path = tmp_path / "brain.nii.gz"
