@@ -81,7 +81,9 @@ def gradient_penalty(
       images: (N, ...), real ones.
       mask, axis_name: as for `adversarial_loss`.
     """
-    slopes = jax.grad(lambda images: jnp.sum(judge(images)))(as_float(images))
+    images = as_float(images)
+    images = images if mask is None else zero_masked_rows(images, jnp.asarray(mask))
+    slopes = jax.grad(lambda images: jnp.sum(judge(images)))(images)
     norms = jnp.sum(jnp.square(slopes), axis=tuple(range(1, slopes.ndim)))
     return masked_mean(norms, mask, axis_name=axis_name) / 2
 

@@ -181,7 +181,7 @@ def _total(settings: IstnConfig, terms: dict[str, jax.Array], through: jax.Array
         + terms["discriminator"] + terms.get("discriminator_back", 0)
         + settings.image_weight * distances
         + settings.bending_weight * terms["bending"]
-        + settings.change_weight * terms["change"]
+        + settings.change_weight * (terms["change"] + terms.get("change_back", 0))
         + settings.task_weight * through
         + sum(terms[name] for name in TASK_MODELS)
     )  # fmt: skip
@@ -192,13 +192,14 @@ def _way_back(
 ) -> dict[str, jax.Array]:
     """T2S with its own discriminator and identity, and both cycles (CycleGAN)."""
     inputs = jnp.concatenate([reference, source, to_reference])
-    back = game.transform("to_source", inputs, jnp.concatenate([masks[1], masks[0], masks[0]])).image
-    to_source, source_itself, cycled = jnp.split(back, [len(reference), len(reference) + len(source)])
+    output = game.transform("to_source", inputs, jnp.concatenate([masks[1], masks[0], masks[0]]))
+    to_source, source_itself, cycled = jnp.split(output.image, [len(reference), len(reference) + len(source)])
     again = game.transform("to_reference", to_source, masks[1]).image
     return {
         "generator_back": game.generator_loss("source_judge", to_source, masks[1]),
         "identity_back": image_distance(source_itself, source, mask=masks[0]),
         "discriminator_back": game.discriminator_loss("source_judge", to_source, source, masks[1], masks[0]),
+        "change_back": image_distance(output.appearance[: len(reference)], reference, mask=masks[1]),
         "cycle": image_distance(cycled, source, mask=masks[0]) + image_distance(again, reference, mask=masks[1]),
     }
 

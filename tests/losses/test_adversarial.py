@@ -72,6 +72,12 @@ def test_gradient_penalty_is_half_the_squared_slope_of_each_image():
     mask = np.array([1, 0, 1, 1])
     np.testing.assert_allclose(gradient_penalty(judge, images, mask=mask), np.mean([each[0], *each[2:]]), rtol=1e-4)
 
+    def penalty(weights: jax.Array, images: np.ndarray) -> jax.Array:
+        return gradient_penalty(lambda images: jnp.tanh(jnp.einsum("nij,ij->n", images, weights)), images, mask=mask)
+
+    spoilt = np.where(mask[:, None, None] > 0, images, np.nan)
+    np.testing.assert_array_equal(*(jax.grad(penalty)(jnp.asarray(weights), which) for which in (images, spoilt)))
+
 
 @pytest.mark.parametrize("shape", [(4, 5, 5), (4, 3, 3, 3, 1)])
 def test_image_distance_is_the_mean_absolute_difference(shape):

@@ -156,8 +156,8 @@ def test_the_loss_is_the_papers_sum(direction):
     expected += 7.0 * terms["identity"] / 2 + 2.0 * terms["bending"] + 3.0 * terms["change"]
     if direction == "two_way":
         expected += terms["generator_back"] + terms["discriminator_back"]
-        expected += 7.0 * (terms["identity_back"] / 2 + terms["cycle"])
-        assert terms["cycle"] > 0
+        expected += 7.0 * (terms["identity_back"] / 2 + terms["cycle"]) + 3.0 * terms["change_back"]
+        assert terms["cycle"] > 0 and terms["change_back"] > 0
     np.testing.assert_allclose(value.total, expected, rtol=1e-5)
 
 
