@@ -120,7 +120,14 @@ class KernelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class StageOneConfig(KernelConfig, TrainingConfig):
+class PoolingTrainingConfig(KernelConfig, TrainingConfig):
+    """Common to the stages of paper A and of its baselines."""
+
+    keep_epoch: Literal["best", "last"] = "best"  # by the validation loss, which is noise of few rows: then the last
+
+
+@dataclasses.dataclass(frozen=True)
+class StageOneConfig(PoolingTrainingConfig):
     """Stage one: E, tau and D (Algorithm 1, paper A.7)."""
 
     equivariance_weight: float = _number(1.0, 0.0)
@@ -130,7 +137,7 @@ class StageOneConfig(KernelConfig, TrainingConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class StageTwoConfig(KernelConfig, TrainingConfig):
+class StageTwoConfig(PoolingTrainingConfig):
     """Stage two: b, h and Psi, with E and tau frozen (eqs. 5-7)."""
 
     prediction_weight: float = _number(1.0, 0.0)
@@ -141,11 +148,10 @@ class StageTwoConfig(KernelConfig, TrainingConfig):
     mmd_ramp_ceiling: float = _number(1.0, 0.0)
     adversary_weight: float = _number(0.0, 0.0)  # of an adversary on the covariate-free latent, beside the MMD
     mmd_match: Literal["phi", "covariate_free", "conditional"] = "covariate_free"
-    keep_epoch: Literal["best", "last"] = "best"  # by the validation loss; of few rows its MMD is noise: then the last
 
 
 @dataclasses.dataclass(frozen=True)
-class BaselineConfig(KernelConfig, TrainingConfig):
+class BaselineConfig(PoolingTrainingConfig):
     """The one stage of the baselines naive, mmd, cai, ss and rm (paper A, section 4)."""
 
     prediction_weight: float = _number(1.0, 0.0)
@@ -337,6 +343,11 @@ def _check_together(config: RunConfig) -> None:
         raise InputError(f"config.data.test_fraction + config.data.validation_fraction = {held_out}: expected below 1")
     _check_code(config.model)
     _check_istn(config)
+    if 0 < config.evaluate.probe_permutations < 19:
+        raise InputError(
+            f"config.evaluate.probe_permutations = {config.evaluate.probe_permutations}: expected 0, or at least 19, "
+            "since of fewer no p-value reaches 0.05"
+        )
     if config.data.nuisances and config.method != "ours":
         raise InputError(f'config.data.nuisances = "{config.data.nuisances}": expected "" unless config.method is ours')
     if config.data.dataset == "participants" and not config.data.participants:

@@ -108,7 +108,7 @@ def make_baseline(config: RunConfig, input_shape: tuple[int, ...], num_sites: in
     def initialise(key: jax.Array) -> Variables:
         return init_variables(model, key, jnp.zeros((2, *input_shape), jnp.float32), train=False)
 
-    return Stage("baseline", initialise, loss, forward, validate)
+    return Stage("baseline", initialise, loss, forward, validate, keeps_last=weights.keep_epoch == "last")
 
 
 def _site_term(config: RunConfig, num_sites: int) -> Term:

@@ -108,7 +108,7 @@ def make_stage_one(
         example = jnp.zeros((2, *input_shape), jnp.float32)
         return init_variables(model, {"params": key, "dropout": key}, example, train=False)
 
-    return Stage("stage_one", initialise, loss, forward, validate)
+    return Stage("stage_one", initialise, loss, forward, validate, keeps_last=weights.keep_epoch == "last")
 
 
 def make_decoder(
