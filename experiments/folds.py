@@ -56,7 +56,7 @@ def main() -> None:
         print("|---" * (2 + len(PROBES)) + "|", flush=True)
         for text in options.set or [""]:
             print(_row(options, text), flush=True)
-    except (InputError, ValueError) as error:
+    except InputError as error:
         sys.exit(complain(error))
 
 

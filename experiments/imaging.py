@@ -17,7 +17,7 @@ from eqpool.commandline import complain, make_parser
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
 from experiments.cells import beside_the_config, in_words, mean_and_deviation, provenance, settings_to_try
-from experiments.runner import Setting, Task, folder_name, parse_settings, run_all
+from experiments.runner import Setting, Task, folder_name, parse_settings, run_all, some_of
 from experiments.table2 import METHODS, SITE_WEIGHTS, select
 
 SPLITS = 5  # random 80/20 splits (method.md section 6)
@@ -50,6 +50,7 @@ class Imaging:
       title: of its table.
       fixed: dotted config keys that every run shares.
       methods: by default compared.
+      own: what the data are, where one's own table has to be given; "": simulated by default.
       paper: method to the paper's cells as printed; "" where the paper has none.
     """
 
@@ -59,6 +60,7 @@ class Imaging:
     paper: dict[str, str]
     fixed: Setting = dataclasses.field(default_factory=dict)
     methods: tuple[str, ...] = METHODS
+    own: str = ""
 
     def settings(self, method: str) -> list[Setting]:
         """What to choose from, as dotted config keys."""
@@ -71,9 +73,11 @@ def main(experiment: Imaging) -> None:
         f"experiments.{experiment.folder}",
         f"{experiment.title}.\n\nExample: python -m experiments.{experiment.folder}\n\n{__doc__}",
     )
-    parser.add_argument("--participants", default="", help="participants.tsv of a real cohort; default: simulated")
+    of_data = "participants.tsv of " + ("the cohort" if experiment.own else "a real cohort; default: simulated")
+    parser.add_argument("--participants", default="", required=bool(experiment.own), help=of_data)
     parser.add_argument("--paper", action="store_true", help="the paper's protocol (:paper), for an accelerator")
-    parser.add_argument("--methods", default=",".join(experiment.methods), help="comma-separated")
+    methods = ",".join(experiment.methods)
+    parser.add_argument("--methods", type=some_of(METHODS), default=methods, help="comma-separated")
     parser.add_argument("--splits", type=int, default=SPLITS, help="random splits of the cohort")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a config key for every run")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side; volumes use every core by themselves")
@@ -81,7 +85,7 @@ def main(experiment: Imaging) -> None:
     options = parser.parse_args()
     try:
         table = compute(experiment, options)
-    except (InputError, ValueError) as error:
+    except InputError as error:
         sys.exit(complain(error))
     path = pathlib.Path(__file__).parent / experiment.folder / ("table_own" if options.participants else "table")
     facts = {"date": datetime.date.today().isoformat(), "set": options.set, "rows": table}
@@ -95,7 +99,7 @@ def compute(experiment: Imaging, options: argparse.Namespace) -> list[dict[str, 
     shared = {"cache_dir": str(options.runs / "cache"), "output.harmonised": "none"} | experiment.fixed
     shared |= {"data.participants": options.participants} if options.participants else {}
     shared |= parse_settings(options.set)
-    methods = options.methods.split(",")
+    methods = options.methods
 
     def task(method: str, setting: Setting, split: int) -> Task:
         folder = options.runs / experiment.folder / (variant or "small") / method / folder_name(setting) / str(split)
@@ -122,7 +126,7 @@ def compute(experiment: Imaging, options: argparse.Namespace) -> list[dict[str, 
 def markdown(experiment: Imaging, table: list[dict[str, Any]], changed: Sequence[str] = ()) -> str:
     """The table as text: mean (standard deviation) over the splits."""
     first = table[0]["results"][0]
-    kind = "SIMULATED data" if first["simulated"] else "Real data"
+    kind = experiment.own or ("SIMULATED data" if first["simulated"] else "Real data")
     lines = [
         f"# {experiment.title}",
         "",

@@ -1,5 +1,8 @@
 """Runs of an experiment side by side, each in a work directory of its own, so that the same command resumes."""
 
+import argparse
+import ast
+import contextlib
 import importlib.util
 import multiprocessing
 import os
@@ -7,9 +10,11 @@ import pathlib
 import signal
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
 
 from eqpool.config import RunConfig, from_config_dict
 from eqpool.errors import InputError
@@ -26,7 +31,7 @@ class Task(NamedTuple):
     Attributes:
       config: name of a file in configs/.
       variant: of that config.
-      setting: dotted config keys and their values.
+      setting: dotted config keys and their values, or the text of one.
       folder: the work directory.
     """
 
@@ -60,17 +65,29 @@ def parse_settings(texts: Iterable[str]) -> Setting:
     return dict(map(parse_setting, texts))
 
 
-def parse_setting(text: str) -> tuple[str, Any]:
-    """`"stage_one.epochs=3"` to a key and a number, or a text where it is none."""
+def parse_setting(text: str) -> tuple[str, str]:
+    """`"stage_one.epochs=3"` to a key and the text of its value, which `config_of` reads.
+
+    Raises:
+      InputError: there is no `=`.
+    """
     key, separator, value = text.partition("=")
     if not separator:
-        raise ValueError(f"--set={text}: expected KEY=VALUE, such as stage_one.epochs=3")
-    for kind in (int, float):
-        try:
-            return key, kind(value)
-        except ValueError:
-            continue
+        raise InputError(f"--set={text}: expected KEY=VALUE, such as stage_one.epochs=3")
     return key, value
+
+
+def some_of(known: Iterable[object]) -> Callable[[str], list[str]]:
+    """The type of a flag that takes comma-separated names, each of them `known`."""
+    names = [str(name) for name in known]
+
+    def parse(text: str) -> list[str]:
+        for name in text.split(","):
+            if name not in names:
+                raise argparse.ArgumentTypeError(f'{text}: "{name}", expected some of {", ".join(names)}')
+        return text.split(",")
+
+    return parse
 
 
 def prepare_worker(one_thread: bool) -> None:
@@ -105,9 +122,23 @@ def config_of(task: Task) -> RunConfig:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config(task.variant)
-    config.update_from_flattened_dict(task.setting)
-    return from_config_dict(config)
+    tree = module.get_config(task.variant).to_dict()
+    for key, value in task.setting.items():
+        _put(tree, key, value)
+    return from_config_dict(ConfigDict(tree))
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Sets one key; a text becomes what Python reads in it, unless the key takes texts."""
+    *sections, name = key.split(".")
+    for section in sections:
+        if not isinstance(tree.get(section), dict):
+            raise InputError(f"config.{key}: no such key")
+        tree = tree[section]
+    if isinstance(value, str) and not isinstance(tree.get(name), str):
+        with contextlib.suppress(ValueError, SyntaxError):  # a text after all, which the config's own check names
+            value = ast.literal_eval(value)
+    tree[name] = value
 
 
 def _run(task: Task) -> dict[str, Any]:

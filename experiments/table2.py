@@ -19,7 +19,7 @@ from eqpool.commandline import complain, make_parser
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
 from experiments.cells import in_words, mean_and_deviation, provenance, settings_to_try
-from experiments.runner import Setting, Task, folder_name, run_all
+from experiments.runner import Setting, Task, folder_name, run_all, some_of
 
 SEEDS = (685, 648, 535)
 SPLITS = ("raw", "published")
@@ -74,11 +74,11 @@ def main(experiment: Experiment) -> None:
     parser.add_argument("--published_dir", default="", help="folder with the published npz; without it, raw alone")
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"), help="where work directories go")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side; default: one a core")
-    parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
+    parser.add_argument("--methods", type=some_of(METHODS), default=",".join(METHODS), help="comma-separated")
     arguments = parser.parse_args()
     folders = {"raw": arguments.raw_dir, "published": arguments.published_dir}
     splits = [split for split in SPLITS if split == "raw" or folders[split]]
-    cells = list(itertools.product(splits, arguments.methods.split(",")))
+    cells = list(itertools.product(splits, arguments.methods))
     here = pathlib.Path(__file__).parent / f"table2_{experiment.name}"
     started = time.monotonic()
 

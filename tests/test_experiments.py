@@ -5,6 +5,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from experiments.image_level import __main__ as image_level
 from experiments.istn_brain import __main__ as istn_brain
 from experiments.istn_table1 import __main__ as istn_table1
 from experiments.recovery import __main__ as recovery
-from experiments.runner import Task, config_of, folder_name, parse_setting, run_all
+from experiments.runner import Task, config_of, folder_name, parse_settings, run_all
 from experiments.small_support import __main__ as small_support
 from experiments.table2 import WINDOW, select
 
@@ -173,23 +174,65 @@ def test_imaging_chooses_on_the_first_split_and_tabulates_all(monkeypatch, tmp_p
 
     monkeypatch.setattr("experiments.imaging.run_all", run_all)
     options = argparse.Namespace(
-        paper=False, methods="naive,ours", splits=3, set=["stage_one.epochs=2"], jobs=1, runs=tmp_path, participants=""
-    )
+        paper=False, methods=["naive", "ours"], splits=3, set=["stage_one.epochs=2"], jobs=1, runs=tmp_path,
+        participants="",
+    )  # fmt: skip
     table = imaging.compute(small_support.EXPERIMENT, options)
     assert [row["setting"] for row in table] == [{}, {"stage_two.mmd_weight": 20.0}]
     assert [len(row["results"]) for row in table] == [3, 3]
     assert all(task.setting["data.dataset"] == "adni_small_support" for task in asked)
-    assert all(task.setting["stage_one.epochs"] == 2 for task in asked)
+    assert all(task.setting["stage_one.epochs"] == "2" for task in asked)
     assert len({task.folder for task in asked}) == len(asked) == 1 + 3 + 2 + 2
     text = imaging.markdown(small_support.EXPERIMENT, table)
     assert "SIMULATED" in text and "| 4.00 (1.00) |" in text and text.rstrip().endswith("M 16 |")
 
 
 def test_keys_of_every_run():
-    assert parse_setting("a.b=3") == ("a.b", 3) and parse_setting("a=0.5") == ("a", 0.5)
-    assert parse_setting("data.grid=24x28x24") == ("data.grid", "24x28x24")
-    with pytest.raises(ValueError, match="--set=x: expected KEY=VALUE"):
-        parse_setting("x")
+    texts = ["istn.epochs=3", "istn.residual=False", "istn.discriminator=(8,16)", "istn.spacing=4", "istn.dropout=0.25"]
+    texts += ["data.grid=24x28x24", "data.site_column=1", "stage_one.bandwidth=0.05,0.1"]
+    config = config_of(Task("brain_sex", "", parse_settings(texts), pathlib.Path()))
+    assert config.istn.epochs == 3 and config.istn.residual is False and config.istn.discriminator == (8, 16)
+    assert config.istn.spacing == 4 and config.istn.dropout == 0.25
+    assert config.data.grid == "24x28x24" and config.data.site_column == "1"
+    assert config.stage_one.bandwidth == "0.05,0.1"
+    with pytest.raises(InputError, match="--set=x: expected KEY=VALUE"):
+        parse_settings(["x"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("istn.epochs=abc", "config.istn.epochs = 'abc': expected a whole number"),
+        ("istn.epochs=1e2", "config.istn.epochs = 100.0: expected a whole number"),
+        ("istn.epoch=1", "config.istn.epoch: no such key; did you mean config.istn.epochs"),
+        ("nothing.epochs=1", "config.nothing.epochs: no such key"),
+        ("seed.x=1", "config.seed.x: no such key"),
+        ("evaluate.probe_permutations=5", "probe_permutations = 5: expected 0, or at least 19"),
+    ],
+)
+def test_a_key_that_does_not_go_is_named(text, message):
+    with pytest.raises(InputError, match=message):
+        config_of(Task("brain_sex", "", parse_settings([text]), pathlib.Path()))
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "message"),
+    [
+        ("istn_brain", ["--rows=7"], 'argument --rows: 7: "7", expected some of 0, 1, 2, 3'),
+        ("istn_brain", ["--configs=brain"], "expected some of brain_sex, brain_age"),
+        ("istn_brain", ["--configs=brain_age", "--directions=two_way"], "brain_age goes one_way"),
+        ("istn_brain", ["--set=x"], "--set=x: expected KEY=VALUE"),
+        ("istn_table1", ["--targets=thik"], "expected some of thick, slanted, thick_slanted"),
+        ("small_support", ["--methods=nave"], "expected some of naive, mmd, cai, ss, rm, ours"),
+        ("rescanned", [], "--participants"),
+    ],
+)
+def test_bad_flags_of_experiments_are_one_line_and_exit_code_two(module, arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [module, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"experiments.{module}", run_name="__main__")
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and message in said and said.count("\n") == 1
 
 
 def test_image_level_tables_keep_the_split_and_replace_the_other_sites_images_alone(tmp_path):
@@ -209,6 +252,10 @@ def test_image_level_tables_keep_the_split_and_replace_the_other_sites_images_al
         path.parent.mkdir(parents=True)
         path.touch()
     tables = image_level.write_tables(cohort, 1, tmp_path / "istn", tmp_path)
+    with pytest.raises(InputError, match="sub-b_desc-harmonized_T1w.nii.gz: not found"):
+        image_level.write_tables(cohort, 0, tmp_path / "istn", tmp_path)  # the other way: b and d are to be harmonised
+    stranger = dataclasses.replace(cohort, site=np.array([0, -1, 0, -1], np.int32))
+    image_level.write_tables(stranger, 1, tmp_path / "istn", tmp_path / "stranger")
     original, harmonised = (pd.read_csv(tables[name], sep="\t") for name in ("original", "harmonised"))
     assert original["path"].tolist() == cohort.image_path.tolist()
     pd.testing.assert_frame_equal(original.drop(columns="path"), harmonised.drop(columns="path"))

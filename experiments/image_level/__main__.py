@@ -67,20 +67,22 @@ def main() -> None:
     folder = options.runs / "image_level" / f"{own}_{options.fraction:g}_{options.shape}"
     cache = options.runs / "cache"
     try:
-        shared: Setting = {"cache_dir": str(cache)} | parse_settings(options.set)
-        istn = shared | {
+        shared: Setting = {"cache_dir": str(cache)}
+        istn = {
             "data.participants": options.participants,
             "data.simulated_fraction": options.fraction,
             "istn.shape": options.shape,
         }
-        first = Task("brain_sex", "", istn, folder / "istn")
+        changed = parse_settings(options.set)
+        first = Task("brain_sex", "", shared | istn | changed, folder / "istn")
         (harmonising,) = run_all([first], 1, "ISTN")
         config = config_of(first)
         cohort = load_cohort(config.data, cache)
         tables = write_tables(cohort, reference_site(config, cohort), first.folder, folder)
+        shared |= changed  # what the runs are of, their own tables, goes before
         tasks = [Task("adni", "", shared | setting(row, tables, config.data), folder / _name(row)) for row in ROWS]
         results = run_all(tasks, options.jobs, "image_level")
-    except (InputError, ValueError) as error:
+    except InputError as error:
         sys.exit(complain(error))
     path = pathlib.Path(__file__).parent / ("table_own" if options.participants else "table")
     rows = [{"row": row._asdict(), "results": result} for row, result in zip(ROWS, results, strict=True)]
@@ -99,7 +101,7 @@ def write_tables(
     """
     frame = pooled_table(cohort).assign(path=[str(pathlib.Path(path).absolute()) for path in cohort.image_path])
     made = derivative_paths(istn / FOLDER, cohort.participant_id.tolist(), cohort.session.tolist())
-    other = cohort.site != reference
+    other = (cohort.site >= 0) & (cohort.site != reference)  # who is of no known site has been left as they are
     missing = [path for path, is_other in zip(made, other, strict=True) if is_other and not path.is_file()]
     if missing:
         raise InputError(f"{missing[0]}: not found; expected what the run in {istn} harmonised")
@@ -117,6 +119,7 @@ def setting(row: Row, tables: dict[str, pathlib.Path], data: DataConfig) -> Sett
         "data.dataset": "participants",
         "data.participants": str(tables[row.images]),
         "data.outside_root": "allow",
+        "data.site_column": "site",
         "data.target": data.target,
         "data.grid": data.grid,
         "output.harmonised": "none",

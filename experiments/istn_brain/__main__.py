@@ -20,7 +20,7 @@ from eqpool.data.participants import parse_classes, read_participants
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
 from experiments.cells import beside_the_config, provenance, with_interval
-from experiments.runner import Setting, Task, parse_settings, run_all
+from experiments.runner import Setting, Task, parse_settings, run_all, some_of
 
 # Appearance, shape, spacing at 64^3. At 32^3 half the spacing is as many control points.
 ROWS = (("itn", "none", 8), ("itn", "affine", 8), ("itn", "bspline", 8), ("itn", "bspline", 16))
@@ -42,10 +42,11 @@ def main() -> None:
     """Runs or resumes the tables and writes them beside this file."""
     parser = make_parser("experiments.istn_brain", __doc__)
     parser.add_argument("--participants", default="", help="own table with site, age and sex; default: simulated")
-    parser.add_argument("--configs", default="brain_sex,brain_age", help="comma-separated")
-    parser.add_argument("--directions", default="one_way,two_way", help="comma-separated")
+    configs, directions, rows = some_of(DIRECTIONS), some_of(DIRECTIONS["brain_sex"]), some_of(range(len(ROWS)))
+    parser.add_argument("--configs", type=configs, default="brain_sex,brain_age", help="comma-separated")
+    parser.add_argument("--directions", type=directions, default="one_way,two_way", help="comma-separated")
     parser.add_argument("--sources", default="", help="names of sites to start from, comma-separated; default: both")
-    parser.add_argument("--rows", default="0,1,2,3", help="which rows: 0 ITN alone, 1 affine, 2 and 3 B-spline")
+    parser.add_argument("--rows", type=rows, default="0,1,2,3", help="0 ITN alone, 1 affine, 2 and 3 B-spline")
     parser.add_argument("--full", action="store_true", help="64^3 and the paper's epochs, for an accelerator")
     parser.add_argument("--fraction", type=float, default=1.0, help="share of the simulated subjects")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a config key for every run")
@@ -57,15 +58,17 @@ def main() -> None:
         sources = _sources(arguments.sources, sites)
         cells = [
             (config, direction, source, row)
-            for config in arguments.configs.split(",")
+            for config in arguments.configs
             for direction in DIRECTIONS[config]
-            if direction in arguments.directions.split(",")
-            for source, row in itertools.product(sources, map(int, arguments.rows.split(",")))
+            if direction in arguments.directions
+            for source, row in itertools.product(sources, map(int, arguments.rows))
         ]
+        if not cells:
+            raise InputError("--directions=two_way: brain_age goes one_way")
         shared = parse_settings(arguments.set)
         tasks = [_task(arguments, sites, shared, *cell) for cell in cells]
         results = run_all(tasks, arguments.jobs, "istn_brain")
-    except (InputError, ValueError) as error:
+    except InputError as error:
         sys.exit(complain(error))
     table = [{"cell": cell, "results": result} for cell, result in zip(cells, results, strict=True)]
     here = pathlib.Path(__file__).parent

@@ -17,7 +17,7 @@ from eqpool.commandline import complain, make_parser
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
 from experiments.cells import provenance, with_interval
-from experiments.runner import Task, config_of, folder_name, run_all
+from experiments.runner import Task, config_of, folder_name, run_all, some_of
 
 # Appearance, shape, spacing; and the paper's Acc_s / Acc_f for thick, slanted and thick slanted digits.
 ROWS = (
@@ -40,20 +40,21 @@ def main() -> None:
     parser = make_parser("experiments.istn_table1", __doc__)
     parser.add_argument("--raw_dir", default="", help="folder with MNIST's image files, instead of downloading them")
     parser.add_argument("--full", action="store_true", help="the paper's setting, for an accelerator")
-    parser.add_argument("--targets", default=",".join(TARGETS), help="comma-separated")
+    parser.add_argument("--targets", type=some_of(TARGETS), default=",".join(TARGETS), help="comma-separated")
     parser.add_argument("--one_way", action="store_true", help="from thin alone, not back")
     numbers = "; ".join(f"{number} {' '.join(_names(number))}" for number in range(len(ROWS)))
     every_row = ",".join(map(str, range(len(ROWS))))
-    parser.add_argument("--rows", default=every_row, help=f"comma-separated: {numbers}; default: all")
+    rows = some_of(range(len(ROWS)))
+    parser.add_argument("--rows", type=rows, default=every_row, help=f"comma-separated: {numbers}; default: all")
     parser.add_argument("--learning_rates", default="", help="comma-separated, to choose from")
     parser.add_argument("--lambdas", default="", help="comma-separated, to choose from")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side; default: one a core")
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"), help="where work directories go")
     arguments = parser.parse_args()
     variant, size = ("paper", "full") if arguments.full else ("", "small")
-    ways = [("thin", target) for target in arguments.targets.split(",")]
+    ways = [("thin", target) for target in arguments.targets]
     ways += [] if arguments.one_way else [(target, source) for source, target in ways]
-    cells = list(itertools.product(ways, map(int, arguments.rows.split(","))))
+    cells = list(itertools.product(ways, map(int, arguments.rows)))
     own = config_of(Task("morpho_mnist", variant, {}, arguments.runs)).istn
     rates, weights = FULL_GRID if arguments.full else ((own.learning_rate,), (own.image_weight,))
     grid = list(itertools.product(_numbers(arguments.learning_rates, rates), _numbers(arguments.lambdas, weights)))
