@@ -246,10 +246,10 @@ FIGURES = (
         "images",
         lambda work: work.examples is not None,
         _transformations,
-        "Held-out subjects on the way to the reference site: before, after appearance, after shape, what changed, how "
-        "it was deformed (log2 Jacobian: 1 where it was shrunk to half its volume), and other people's images of the "
+        "Held-out subjects on the way to the reference site, one row a step, then what changed and, where shape moves, "
+        "its deformation (log2 Jacobian: 1 where it was shrunk to half its volume); last, other people's images of the "
         "reference.",
-        lambda work: "Images of held-out subjects before and after, their difference and deformation, one column each.",
+        lambda work: "Images of held-out subjects before and after, and what changed, one column each.",
     ),
     FigureKind(
         "training_curves",
