@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -123,6 +124,19 @@ def test_the_tables_of_brains_set_the_papers_numbers_beside_ours():
     assert "from CamCAN to UKBB" in text and "SIMULATED" in text
     own = istn_brain.markdown(table, ("Guys", "simulated_scanner"), own=True, changed=["istn.epochs=60"])
     assert "67.8" not in own and "Beside the config: istn.epochs=60." in own and "Beside" not in text
+
+
+def test_cells_of_brains_that_are_run_apart_join_one_table(tmp_path):
+    def row(config: str, number: int, made: str):
+        return {"cell": [config, "one_way", 0, number], "results": made}
+
+    path, facts = tmp_path / "table.json", {"sites": ["UKBB", "CamCAN"], "set": [], "fraction": 1.0}
+    first = [row("brain_sex", 0, "old"), row("brain_age", 0, "old")]
+    assert istn_brain.joined(path, facts, first) == first
+    path.write_text(json.dumps(facts | {"date": "2026-11-22", "rows": first}))
+    new = [row("brain_sex", 1, "new"), row("brain_age", 0, "new")]
+    assert istn_brain.joined(path, facts, new) == [first[0], *new]
+    assert istn_brain.joined(path, facts | {"set": ["istn.epochs=60"]}, new) == new
 
 
 def test_the_scanner_probe_finds_what_is_planted_and_nothing_else():

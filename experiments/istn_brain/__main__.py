@@ -3,7 +3,7 @@
 Sex classification (one way and both ways) and age regression (one way) between two sites, either one as the source:
 every row of the tables, on the SIMULATED cohorts of configs/brain_sex.py and configs/brain_age.py, or on a table of
 volumes of one's own, such as real ones with a known second scanner (`python -m eqpool.data.rescanned`). Without --full
-at 32^3 voxels, which a CPU can do; with it the paper's 64^3.
+at 32^3 voxels, which a CPU can do; with it the paper's 64^3. Rows that are run apart join one table.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any
 from eqpool.commandline import complain, make_parser
 from eqpool.data.participants import parse_classes, read_participants
 from eqpool.errors import InputError
-from eqpool.files import write_json, write_text
+from eqpool.files import read_json, write_json, write_text
 from experiments.cells import beside_the_config, provenance, with_interval
 from experiments.runner import Setting, Task, parse_settings, run_all, some_of
 
@@ -71,11 +71,21 @@ def main() -> None:
     except InputError as error:
         sys.exit(complain(error))
     table = [{"cell": cell, "results": result} for cell, result in zip(cells, results, strict=True)]
-    here = pathlib.Path(__file__).parent
     name = f"table_{'own' if arguments.participants else 'simulated'}_{'full' if arguments.full else 'small'}"
-    facts = {"date": datetime.date.today().isoformat(), "sites": sites, "set": arguments.set, "rows": table}
-    write_json(here / f"{name}.json", facts)
-    write_text(here / f"{name}.md", markdown(table, sites, bool(arguments.participants), arguments.set))
+    path = pathlib.Path(__file__).parent / name
+    facts = {"sites": list(sites), "set": arguments.set, "fraction": arguments.fraction}
+    table = joined(path.with_suffix(".json"), facts, table)
+    write_json(path.with_suffix(".json"), {"date": datetime.date.today().isoformat()} | facts | {"rows": table})
+    write_text(path.with_suffix(".md"), markdown(table, sites, bool(arguments.participants), arguments.set))
+
+
+def joined(path: pathlib.Path, facts: dict[str, Any], table: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The new cells, and those of an earlier table of the same `facts` that were not run again, in order."""
+    earlier = read_json(path) if path.is_file() else {}
+    same = all(earlier.get(key) == value for key, value in facts.items())
+    cells = {tuple(row["cell"]): row for row in [*(earlier["rows"] if same else []), *table]}
+    order = list(DIRECTIONS)
+    return [cells[cell] for cell in sorted(cells, key=lambda cell: (order.index(cell[0]), *cell[1:]))]
 
 
 def _sites(participants: str) -> tuple[str, str]:
