@@ -13,6 +13,7 @@ from eqpool.config import RunConfig
 from eqpool.data.cohort import SPLITS, Cohort, Scaling
 from eqpool.data.store import PreparedScan
 from eqpool.errors import InputError
+from eqpool.evaluate.evaluation import only_finite
 from eqpool.evaluate.harmonisation import look_metrics, task_metrics
 from eqpool.files import write_arrays, write_atomically
 from eqpool.geometry.warp import jacobian_determinant
@@ -62,7 +63,7 @@ def harmonise(session: Session, folder: pathlib.Path, cohort: Cohort, scaling: S
         _write_volumes(session, folder, cohort, state.best_variables)
     look["selection_score"] = float(state.best_score)
     look |= {name: float(made[name].mean()) for name in ("folded_voxels", "mean_displacement")}
-    return task_metrics(cohort, scaling, predictions, judged, config.evaluate, config.seed) | look, 0
+    return only_finite(task_metrics(cohort, scaling, predictions, judged, config.evaluate, config.seed) | look), 0
 
 
 def reference_site(config: RunConfig, cohort: Cohort) -> int:

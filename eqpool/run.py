@@ -21,7 +21,7 @@ from eqpool.data.cohort import SPLITS, Cohort, Scaling
 from eqpool.data.findings import examine, refuse
 from eqpool.data.fingerprint import data_hash, rows_digest
 from eqpool.data.pipeline import load_cohort
-from eqpool.evaluate.evaluation import Embeddings, evaluate, site_floor_metrics, without_nan
+from eqpool.evaluate.evaluation import Embeddings, evaluate, only_finite, site_floor_metrics
 from eqpool.harmonise import harmonise
 from eqpool.plan import describe_plan
 from eqpool.report.page import write_report
@@ -148,7 +148,7 @@ def _site_floor(cohort: Cohort, config: EvaluateConfig, cache: pathlib.Path) -> 
     path = cache / "site_floor" / f"{digest.hexdigest()[:16]}.json"
     if path.exists():
         return files.read_json(path)
-    metrics = without_nan(site_floor_metrics(cohort, config))
+    metrics = only_finite(site_floor_metrics(cohort, config))
     files.write_json(path, metrics)
     return metrics
 

@@ -74,7 +74,7 @@ def evaluate(
     result: Metrics = {}
     for compute in track(parts, "Evaluating", unit="part"):
         result |= compute()
-    return without_nan(result)
+    return only_finite(result)
 
 
 def equivariance_metrics(
@@ -314,9 +314,10 @@ def selection_metrics(cohort: Cohort, prediction: np.ndarray) -> Metrics:
     return {"selection_accuracy": 100 * float(np.mean(prediction[rows].argmax(axis=1) == cohort.target[rows]))}
 
 
-def without_nan(values: Metrics) -> Metrics:
-    """NaN, which JSON lacks, as None: a metric that is not defined on these rows."""
-    return {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in values.items()}
+def only_finite(values: Metrics) -> Metrics:
+    """What is not finite, which JSON lacks, as None: a metric that is not defined on these rows."""
+    undefined = {name for name, value in values.items() if isinstance(value, float) and not np.isfinite(value)}
+    return {name: None if name in undefined else value for name, value in values.items()}
 
 
 def _site_and_target_known(cohort: Cohort) -> np.ndarray:

@@ -10,7 +10,7 @@ from eqpool import equivariance_loss_pairwise, mmd
 from eqpool.config import EvaluateConfig
 from eqpool.data.cohort import Cohort
 from eqpool.evaluate import metrics
-from eqpool.evaluate.evaluation import Embeddings, site_distance_metrics
+from eqpool.evaluate.evaluation import Embeddings, only_finite, site_distance_metrics
 from eqpool.geometry import so
 from eqpool.losses.equivariance import equivariance_error
 
@@ -242,3 +242,8 @@ def test_subjects_change_places_whole_and_every_order_is_as_likely():
         assert (given[:, 0] < given[:, 1]).all()
     _, seen = np.unique(subject[orders[:, [0, 1, 3, 7]]], axis=0, return_counts=True)
     assert len(seen) == 24 and scipy.stats.chisquare(seen).pvalue > 0.001
+
+
+def test_what_json_lacks_is_none():
+    values = {"nan": float("nan"), "inf": float("inf"), "number": 1.5, "name": "mlp", "interval": (0.1, 0.2)}
+    assert only_finite(values) == values | {"nan": None, "inf": None}
