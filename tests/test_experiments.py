@@ -11,16 +11,19 @@ import subprocess
 import sys
 import time
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
 
 from eqpool.data.cohort import SPLITS, Cohort
 from eqpool.data.grids import named_grid
+from eqpool.data.simulated import SPECIFICATIONS, build_simulated_cohort, scanner_free_path
 from eqpool.errors import InputError
 from experiments import folds, imaging
 from experiments.image_level import __main__ as image_level
 from experiments.istn_brain import __main__ as istn_brain
+from experiments.istn_brain import oracle
 from experiments.istn_table1 import __main__ as istn_table1
 from experiments.recovery import __main__ as recovery
 from experiments.runner import Task, config_of, folder_name, parse_settings, run_all
@@ -137,6 +140,23 @@ def test_cells_of_brains_that_are_run_apart_join_one_table(tmp_path):
     new = [row("brain_sex", 1, "new"), row("brain_age", 0, "new")]
     assert istn_brain.joined(path, facts, new) == [first[0], *new]
     assert istn_brain.joined(path, facts | {"set": ["istn.epochs=60"]}, new) == new
+
+
+def test_the_oracle_scans_the_sources_own_brains_by_the_references_scanner(tmp_path):
+    task = oracle._task("brain_age", 0.01, tmp_path)
+    alike = pathlib.Path(task.setting["data.participants"]).parent
+    specification = SPECIFICATIONS["brain_age"]
+    plain = build_simulated_cohort(tmp_path / "plain", specification, named_grid("32x32x32"), fraction=0.01)
+    assert (alike / "participants.tsv").read_text() == (plain / "participants.tsv").read_text()
+    for row in pd.read_csv(plain / "participants.tsv", sep="\t").itertuples():
+        image = pathlib.Path(row.participant_id, "anat", f"{row.participant_id}_T1w.nii.gz")
+        before, after = (nibabel.load(folder / image).get_fdata() for folder in (plain, alike))
+        free = [nibabel.load(scanner_free_path(folder / image)).get_fdata() for folder in (plain, alike)]
+        np.testing.assert_array_equal(*free)
+        assert np.array_equal(before, after) == (row.site == "CamCAN")
+    result = {"metrics": {"source_mae": 3.5, "before_mae": 4.25, "before_mae_interval": (3.5, 5.0)}, "seed": 0}
+    result |= {"versions": {"jax": "1"}, "device": "1 x cpu"}
+    assert "| brain_age | 3.50 | 4.25 [3.50, 5.00] |" in oracle.markdown(["brain_age"], [result])
 
 
 def test_the_scanner_probe_finds_what_is_planted_and_nothing_else():
