@@ -130,7 +130,8 @@ def harmonise_cohort(trained: TrainedRun, cohort: Cohort, folder: pathlib.Path, 
     ) as r:
         measured = [metrics for metrics in r if metrics is not None]
     _write_samples(cohort, [drawn[row] for row in chosen], folder)
-    return summarise(measured, trained.config.evaluate, trained.config.seed)
+    subject = cohort.participant_id[[row for row in rows if row in test]]
+    return summarise(measured, subject, trained.config.evaluate, trained.config.seed)
 
 
 def sample_rows(cohort: Cohort) -> list[int]:
@@ -177,12 +178,12 @@ def measure(cohort: Cohort, pooled: Pooled) -> Metrics:
     return result
 
 
-def summarise(measured: list[Metrics], config: EvaluateConfig, seed: int) -> Metrics:
-    """Means over volumes, each with its bootstrap interval."""
+def summarise(measured: list[Metrics], subject: np.ndarray, config: EvaluateConfig, seed: int) -> Metrics:
+    """Means over volumes, each with its bootstrap interval over subjects."""
     result: Metrics = {}
     for name in measured[0] if measured else ():
         values = np.array([metrics[name] for metrics in measured])
-        interval = bootstrap_interval(_mean_of(values), len(values), config.bootstraps, seed)
+        interval = bootstrap_interval(_mean_of(values), len(values), config.bootstraps, seed, subject)
         result |= {name: float(values.mean()), f"{name}_interval": interval}
     return result
 

@@ -1,6 +1,7 @@
 """Every metric of a run, on its held-out split (method.md section 5)."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -105,7 +106,7 @@ def equivariance_metrics(
 
     ratio = metrics.equivariance_gap_ratio(jax.random.key(seed), vectors, age, maximum=largest)
     scores = {"delta_eq": gap} | ({} if embeddings.tau is None else {"equivariance_error": error})
-    masks = jnp.asarray(jackknife_masks(len(test), seed))
+    masks = jnp.asarray(jackknife_masks(len(test), seed, subject=cohort.participant_id[test]))
     result: Metrics = {"delta_eq_ratio_to_permuted": float(ratio)}
     for name, score in scores.items():
         each = jax.jit(lambda vectors, masks, score=score: jax.lax.map(partial(score, vectors), masks))
@@ -199,11 +200,12 @@ def nuisance_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateCon
 
 
 def site_floor_metrics(cohort: Cohort, config: EvaluateConfig) -> Metrics:
-    """The strongest probe on covariates and target alone; the same for every method and seed on one cohort."""
-    known = _site_and_target_known(cohort)
+    """The strongest probe on covariates and target alone, where both are known; of one cohort, whatever the method."""
+    known = (cohort.site >= 0) & cohort.target_known
     floor = np.zeros((len(known), cohort.covariates.shape[1] + max(len(cohort.target_classes), 1)), np.float32)
     floor[known] = site_floor_features(cohort.covariates[known], cohort.target[known], cohort.target_classes)
-    return _strongest_metrics("site_floor", _panel(cohort, floor, config))
+    labelled = dataclasses.replace(cohort, site=np.where(known, cohort.site, -1).astype(cohort.site.dtype))
+    return _strongest_metrics("site_floor", _panel(labelled, floor, config))
 
 
 def _panel(
@@ -238,8 +240,8 @@ def _chance_metrics(cohort: Cohort, covariate_free: np.ndarray, config: Evaluate
 
 
 def _rows_for_probes(cohort: Cohort, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """(training rows, rows of `split`) whose site and target are known."""
-    known = _site_and_target_known(cohort)
+    """(training rows, rows of `split`) whose site is known."""
+    known = cohort.site >= 0
     return np.flatnonzero((cohort.split == "train") & known), np.flatnonzero((cohort.split == split) & known)
 
 
@@ -263,7 +265,7 @@ def target_metrics(
     """
     known = cohort.target_known[test]
     truth, prediction = cohort.target[test][known], prediction[known]
-    score = partial(_with_interval, config=config, seed=seed)
+    score = partial(_with_interval, subject=cohort.participant_id[test][known], config=config, seed=seed)
     if cohort.target_classes:
         predicted = prediction.argmax(axis=1)
         return {
@@ -272,6 +274,8 @@ def target_metrics(
             "majority_accuracy": 100 * float(np.bincount(truth).max() / len(truth)) if len(truth) else float("nan"),
             "target_chance": 100 / len(cohort.target_classes),
         }
+    if not len(truth):
+        return dict.fromkeys(("mae", "r_squared", "constant_mae"), float("nan"))
     predicted = prediction[:, 0] * scaling.target_deviation + scaling.target_mean
     return {
         **score("mae", mean_absolute_error, truth, predicted),
@@ -289,7 +293,8 @@ def kept_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig,
     result: Metrics = {}
     for column, name in enumerate(cohort.covariate_names):
         values = cohort.covariates[:, column]
-        score = partial(_with_interval, truth=values[test], config=config, seed=seed)
+        subject = cohort.participant_id[test]
+        score = partial(_with_interval, truth=values[test], subject=subject, config=config, seed=seed)
         after = read_covariate(embeddings.phi[train], values[train], embeddings.phi[test])
         result |= score(f"kept_{name}_mae", mean_absolute_error, predicted=after)
         result |= score(f"kept_{name}_r_squared", r2_score, predicted=after)
@@ -300,9 +305,21 @@ def kept_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig,
     return result
 
 
-def _with_interval(name: str, score, truth: np.ndarray, predicted: np.ndarray, config: EvaluateConfig, seed: int):
-    """`name` and `name_interval` of score(truth, predicted), by the bootstrap over rows."""
-    interval = bootstrap_interval(lambda rows: score(truth[rows], predicted[rows]), len(truth), config.bootstraps, seed)
+def _with_interval(
+    name: str,
+    score: Callable[[np.ndarray, np.ndarray], float],
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    subject: np.ndarray,
+    config: EvaluateConfig,
+    seed: int,
+) -> Metrics:
+    """`name` and `name_interval` of score(truth, predicted), by the bootstrap over subjects."""
+
+    def drawn(rows: np.ndarray) -> float:
+        return score(truth[rows], predicted[rows])
+
+    interval = bootstrap_interval(drawn, len(truth), config.bootstraps, seed, subject)
     return {name: float(score(truth, predicted)), f"{name}_interval": interval}
 
 
@@ -318,7 +335,3 @@ def only_finite(values: Metrics) -> Metrics:
     """What is not finite, which JSON lacks, as None: a metric that is not defined on these rows."""
     undefined = {name for name, value in values.items() if isinstance(value, float) and not np.isfinite(value)}
     return {name: None if name in undefined else value for name, value in values.items()}
-
-
-def _site_and_target_known(cohort: Cohort) -> np.ndarray:
-    return (cohort.site >= 0) & cohort.target_known

@@ -50,17 +50,25 @@ def task_metrics(
 
 
 def look_metrics(
-    source: np.ndarray, transformed: np.ndarray, reference: np.ndarray, config: EvaluateConfig, seed: int
+    source: np.ndarray,
+    transformed: np.ndarray,
+    reference: np.ndarray,
+    subject: np.ndarray,
+    config: EvaluateConfig,
+    seed: int,
 ) -> Metrics:
     """100 MMD^2 between the images of both sites, before and after, each with its permutation p-value.
 
     Args:
       source, transformed: (N, *shape), the source's held-out images and what the ISTN makes of them.
       reference: (M, *shape), the reference's held-out images.
+      subject: (N + M,), whose each image is.
       config: of the permutations.
       seed: of the permutations.
     """
     result: Metrics = {}
+    people, of_row = np.unique(subject, return_inverse=True)
+    person = None if len(people) == len(subject) else of_row
     for name, images in (("before", source), ("after", transformed)):
         flat = jnp.asarray(np.concatenate([images, reference]).reshape(len(images) + len(reference), -1))
         side = jnp.asarray(np.repeat([0, 1], [len(images), len(reference)]), jnp.int32)
@@ -73,6 +81,7 @@ def look_metrics(
             kernel="gaussian",
             bandwidth="median",
             estimator="unbiased",
+            subject=person,
         )
         result |= {f"image_mmd_{name}": 100 * float(test.statistic), f"image_mmd_{name}_p_value": float(test.p_value)}
     return result

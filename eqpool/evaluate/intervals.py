@@ -9,11 +9,39 @@ from sklearn.metrics import roc_auc_score
 Interval = tuple[float, float] | None  # None where the score is not defined
 
 
-def bootstrap_interval(score: Callable[[np.ndarray], float], num_rows: int, bootstraps: int, seed: int) -> Interval:
-    """The percentile interval of `score(rows)` over resampled row indices (num_rows,); undefined draws are skipped."""
+def bootstrap_interval(
+    score: Callable[[np.ndarray], float],
+    num_rows: int,
+    bootstraps: int,
+    seed: int,
+    subject: np.ndarray | None = None,
+) -> Interval:
+    """The percentile interval of `score(rows)` over resampled subjects; undefined draws are skipped.
+
+    Args:
+      score: of row indices, in which a row stands as often as its subject was drawn.
+      num_rows: how many rows there are.
+      bootstraps: draws.
+      seed: of the draws.
+      subject: (num_rows,) whose each row is; None: each is of its own.
+    """
     generator = np.random.default_rng(seed)
-    draws = [score(generator.integers(0, num_rows, num_rows)) for _ in range(bootstraps)]
-    return percentile_interval(np.asarray(draws))
+    of_row = _subject_of_row(num_rows, subject)
+    by_subject, count = np.argsort(of_row, kind="stable"), np.bincount(of_row)
+    rows = np.split(by_subject, np.cumsum(count)[:-1])
+
+    def draw() -> np.ndarray:
+        drawn = generator.integers(0, len(count), len(count))
+        return drawn if len(count) == num_rows else np.concatenate([rows[one] for one in drawn])
+
+    return percentile_interval(np.asarray([score(draw()) for _ in range(bootstraps)]))
+
+
+def _subject_of_row(num_rows: int, subject: np.ndarray | None) -> np.ndarray:
+    """(num_rows,) subjects as numbers from 0; the rows' own where each is of another subject."""
+    if subject is None or len(np.unique(subject)) == num_rows:
+        return np.arange(num_rows)
+    return np.unique(subject, return_inverse=True)[1]
 
 
 def percentile_interval(draws: np.ndarray) -> Interval:
@@ -25,10 +53,15 @@ def percentile_interval(draws: np.ndarray) -> Interval:
     return float(low), float(high)
 
 
-def jackknife_masks(num_rows: int, seed: int, groups: int = 50) -> np.ndarray:
-    """(1 + G, num_rows) bool: all rows, then all rows but one random group, for each of G = min(groups, num_rows)."""
-    groups = min(groups, num_rows)
-    group = np.random.default_rng(seed).permutation(num_rows) % groups
+def jackknife_masks(num_rows: int, seed: int, groups: int = 50, subject: np.ndarray | None = None) -> np.ndarray:
+    """(1 + G, num_rows) bool: all rows, then all rows but one random group of subjects, for each of G groups at most.
+
+    `subject` (num_rows,) says whose each row is; None: each is of its own.
+    """
+    of_row = _subject_of_row(num_rows, subject)
+    subjects = int(of_row.max(initial=-1)) + 1
+    groups = min(groups, subjects)
+    group = (np.random.default_rng(seed).permutation(subjects) % groups)[of_row]
     return np.concatenate([np.ones((1, num_rows), bool), group[None] != np.arange(groups)[:, None]])
 
 

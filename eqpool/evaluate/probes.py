@@ -28,7 +28,7 @@ class ProbeScore(NamedTuple):
       design: "transfer", trained on the training split; or "within", cross-validated inside the held-out split.
       accuracy: share of rows whose site was told.
       balanced_accuracy: mean recall over sites; its chance level is 1 / sites.
-      balanced_accuracy_interval: 95%, over rows.
+      balanced_accuracy_interval: 95%, over subjects.
       auc: max(AUC, 1 - AUC) for two sites, else NaN.
     """
 
@@ -68,14 +68,15 @@ def probe_panel(
     Returns:
       Scores of logistic regression, the paper's adversary and gradient-boosted trees.
     """
-    folds = _folds(site[test], subject[test], config.probe_folds) if within else []
+    inside = test[_of_larger_sites(site[test], subject[test])]
+    folds = _folds(site[inside], subject[inside], config.probe_folds) if within else []
     scores = []
     for name, probe in track(_probes(config, num_sites).items(), "Probing for the site", unit="probe"):
         transferred = probe(features[train], site[train], features[test])
-        scores.append(_score(name, "transfer", site[test], transferred, config))
+        scores.append(_score(name, "transfer", site[test], subject[test], transferred, config))
         if folds:
-            validated = _cross_validated(probe, features[test], site[test], folds, num_sites)
-            scores.append(_score(name, "within", site[test], validated, config))
+            validated = _cross_validated(probe, features[inside], site[inside], folds, num_sites)
+            scores.append(_score(name, "within", site[inside], subject[inside], validated, config))
     return scores
 
 
@@ -161,10 +162,16 @@ def _of_library(model: Any, num_sites: int) -> Probe:
     return probe
 
 
+def _of_larger_sites(site: np.ndarray, subject: np.ndarray) -> np.ndarray:
+    """(N,) bool: rows of sites with two subjects at least, among which one can be held out."""
+    larger = [label for label in np.unique(site) if len(np.unique(subject[site == label])) > 1]
+    return np.isin(site, larger)
+
+
 def _folds(site: np.ndarray, subject: np.ndarray, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(training rows, held-out rows) without a subject on both sides; none where a site is too small to be split."""
+    """(training rows, held-out rows) without a subject on both sides; none where there are fewer than two sites."""
     subjects_a_site = [len(np.unique(subject[site == label])) for label in np.unique(site)]
-    count = min(count, min(subjects_a_site))
+    count = min([count, *subjects_a_site])
     if count < 2 or len(subjects_a_site) < 2:
         return []
     return list(StratifiedGroupKFold(count, shuffle=True, random_state=0).split(site, site, subject))
@@ -177,17 +184,27 @@ def _cross_validated(
     # One size for all folds, so that the compiled adversary serves them all; no row is held out twice.
     size = min(len(train) for train, _ in folds)
     largest = max(len(test) for _, test in folds)
-    parts = [
-        probe(features[train[:size]], site[train[:size]], features[np.resize(test, largest)])[:, : len(test)]
-        for train, test in track(folds, "Cross-validating", unit="fold")
-    ]
+    parts = []
+    for train, test in track(folds, "Cross-validating", unit="fold"):
+        used = _of_every_site(train, site, size)
+        parts.append(probe(features[used], site[used], features[np.resize(test, largest)])[:, : len(test)])
     scores = np.zeros((len(parts[0]), len(site), num_sites), np.float32)
     for (_, test), part in zip(folds, parts, strict=True):
         scores[:, test] = part
     return scores
 
 
-def _score(name: str, design: str, site: np.ndarray, scores: np.ndarray, config: EvaluateConfig) -> ProbeScore:
+def _of_every_site(rows: np.ndarray, site: np.ndarray, size: int) -> np.ndarray:
+    """The first `size` rows; or, where a site would be without any, as many that begin with the first of each site."""
+    _, first = np.unique(site[rows], return_index=True)
+    if first.max() < size:
+        return rows[:size]
+    return np.concatenate([rows[first], np.delete(rows, first)])[:size]
+
+
+def _score(
+    name: str, design: str, site: np.ndarray, subject: np.ndarray, scores: np.ndarray, config: EvaluateConfig
+) -> ProbeScore:
     predicted = scores.argmax(axis=2)
 
     def mean_over_seeds(rows: np.ndarray) -> float:
@@ -200,6 +217,6 @@ def _score(name: str, design: str, site: np.ndarray, scores: np.ndarray, config:
         design=design,
         accuracy=float(np.mean(predicted == site)),
         balanced_accuracy=mean_over_seeds(everyone),
-        balanced_accuracy_interval=bootstrap_interval(mean_over_seeds, len(site), config.bootstraps, 0),
+        balanced_accuracy_interval=bootstrap_interval(mean_over_seeds, len(site), config.bootstraps, 0, subject),
         auc=float(np.mean(aucs)),
     )

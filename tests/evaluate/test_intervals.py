@@ -39,6 +39,42 @@ def test_the_grouped_jackknife_covers_a_mean_over_pairs():
     assert 0.9 <= covered / 200 <= 0.985
 
 
+def visits(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """One to four visits of 50 people, who differ more from each other than their visits do; the true mean is 1."""
+    random = np.random.default_rng(seed)
+    subject = np.repeat(np.arange(50), random.integers(1, 5, 50))
+    values = 1 + random.normal(size=50)[subject] + 0.2 * random.normal(size=len(subject))
+    order = random.permutation(len(subject))
+    return values[order], np.array([f"sub-{one}" for one in subject])[order]
+
+
+def test_intervals_are_over_people_and_not_over_their_visits():
+    covered = np.zeros(3)
+    for seed in range(150):
+        values, subject = visits(seed)
+
+        def mean(rows, values=values):
+            return values[rows].mean()
+
+        masks = jackknife_masks(len(values), seed, subject=subject)
+        jackknifed = jackknife_interval(values.mean(), np.array([values[mask].mean() for mask in masks[1:]]))
+        intervals = (
+            bootstrap_interval(mean, len(values), 300, seed, subject),
+            jackknifed,
+            bootstrap_interval(mean, len(values), 300, seed),
+        )
+        covered += [low <= 1 <= high for low, high in intervals]
+    assert (covered[:2] > 0.88 * 150).all() and covered[2] < 0.85 * 150  # the last takes visits for people
+
+
+def test_a_jackknife_leaves_out_whole_people():
+    _, subject = visits(0)
+    masks = jackknife_masks(len(subject), 0, groups=10, subject=subject)
+    assert len(masks) == 11 and masks[0].all() and (~masks[1:]).sum(axis=0).tolist() == [1] * len(subject)
+    for mask in masks[1:]:
+        assert not set(subject[mask]) & set(subject[~mask])
+
+
 def test_what_is_not_defined_has_no_interval():
     assert percentile_interval(np.full(5, np.nan)) is None
     assert jackknife_interval(1.0, np.array([1.0, np.nan])) is None

@@ -79,6 +79,9 @@ def test_three_sites_and_one_too_small_to_split():
     features[:, 0] += 3 * site
     assert strongest(panel(features, site, num_sites=3)).balanced_accuracy > 0.8
     site = np.where(np.arange(1000) == 999, 2, np.arange(1000) % 2)
+    assert {score.design for score in panel(features, site, num_sites=3)} == {"transfer", "within"}
+    site = np.arange(1000) % 3
+    site[TEST] = np.where(TEST < 998, 0, TEST - 997)  # of the held-out rows one site alone can be split
     assert {score.design for score in panel(features, site, num_sites=3)} == {"transfer"}
 
 
@@ -181,3 +184,45 @@ def test_how_often_shuffled_sites_are_read_as_well_is_the_p_value(monkeypatch):
     assert found["strongest_probe_covariate_free_shuffled_interval"] == pytest.approx(
         np.quantile(shuffled, [0.025, 0.975])
     )
+
+
+def test_a_site_of_one_held_out_subject_leaves_the_others_their_cross_validation():
+    """Features that are blind on the rows they were trained on, and tell the site on the held-out ones."""
+    random = np.random.default_rng(0)
+    site = np.concatenate([np.arange(120) % 3, np.arange(60) % 2, [2]])
+    features = random.normal(size=(181, 3)).astype(np.float32)
+    features[120:, 0] += 4 * site[120:]
+    train, test = np.arange(120), np.arange(120, 181)
+    scores = panel(features, site, train=train, test=test, num_sites=3)
+    best = strongest(scores)
+    assert {score.design for score in scores} == {"transfer", "within"}
+    assert best.design == "within" and best.balanced_accuracy > 0.9
+
+
+def test_a_fold_keeps_every_site_where_rows_stand_sorted_by_site():
+    site = np.concatenate([np.zeros(37, int), np.ones(2, int)])
+    features = np.random.default_rng(0).normal(size=(78, 2)).astype(np.float32)
+    sites = np.concatenate([np.arange(39) % 2, site])
+    scores = panel(features, sites, train=np.arange(39), test=np.arange(39, 78))
+    assert {score.design for score in scores} == {"transfer", "within"}
+
+
+def test_sites_without_any_target_are_probed_too_and_the_floor_is_of_those_with():
+    """The third site has no diagnosis at all, and Phi lies far off there."""
+    random = np.random.default_rng(1)
+    site = (np.arange(150) % 3).astype(np.int32)
+    phi = random.normal(size=(150, 3)).astype(np.float32)
+    phi[site == 2] += 10
+    cohort = Cohort(
+        name="made_up", simulated=True, participant_id=np.arange(150).astype(str),
+        inputs=np.zeros((150, 1), np.float32), input_names=(), site=site, site_names=("GE", "Philips", "Siemens"),
+        covariates=random.uniform(60, 80, (150, 1)), covariate_names=("age",),
+        target=np.where(site == 2, -1, random.integers(0, 2, 150)).astype(np.int32), target_name="dx",
+        target_classes=("AD", "CN"), split=np.repeat(["train", "validation", "test"], 50),
+    )  # fmt: skip
+    blank = np.zeros((150, 2), np.float32)
+    config = dataclasses.replace(CONFIG, adversary_epochs=5)
+    found = evaluation.probe_metrics(cohort, evaluation.Embeddings(phi, None, phi, None, blank), config)
+    assert found["strongest_probe"] > 0.6  # one of three sites is always told; by chance 0.33
+    floor = evaluation.site_floor_metrics(cohort, config)
+    assert 0.3 < floor["site_floor"] < 0.8  # of the two sites where the diagnosis is known
