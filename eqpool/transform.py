@@ -19,9 +19,10 @@ import pandas as pd
 from eqpool import __version__
 from eqpool.apply.decoding import Pooled, pool_volumes, volume_writer
 from eqpool.apply.derivatives import FOLDER, check_not_inputs, derivative_paths, write_description
-from eqpool.apply.trained import Outputs, TrainedRun, load_trained, read_config
+from eqpool.apply.trained import ModelFacts, Outputs, TrainedRun, load_trained, read_config
 from eqpool.apply.trained_istn import transform_by_istn
 from eqpool.commandline import complain, make_parser
+from eqpool.config import RunConfig
 from eqpool.data.images import find_images
 from eqpool.data.participants import (
     ID_COLUMN,
@@ -29,8 +30,8 @@ from eqpool.data.participants import (
     check_duplicates,
     parse_numbers,
     read_participants,
-    session_column,
     sessions,
+    who,
 )
 from eqpool.data.store import Preparation, PreparedScan, in_parallel, preparing
 from eqpool.data.tables import FeatureEncoding, NumberColumn
@@ -68,6 +69,8 @@ def transform(
       InputError: one line, naming the file, row and column.
     """
     config = read_config(folder)
+    if not (folder / "results.json").is_file():
+        raise InputError(f"--workdir={folder}: results.json not found; expected the folder of a finished run")
     use_compilation_cache(config, folder)
     table = read_participants(participants)
     check_duplicates(table)
@@ -76,14 +79,14 @@ def transform(
         return find_images(table, root or participants.parent, outside_root=outside_root)
 
     check_not_inputs([output / name for name in ("embeddings.tsv", "harmonised.tsv", "written.tsv")], [participants])
+    for note in _notes(config, ModelFacts.read(folder), table):
+        say(note)
     if config.method == "istn":
         written = transform_by_istn(folder, config, table, images(), output, say)
         _write_tsv(output / "written.tsv", written)
         return written
     trained = load_trained(folder)
     harmonised = (harmonised or config.output.harmonised) if trained.decode else "none"
-    for note in _notes(trained, table):
-        say(note)
     if trained.grid is None:
         embeddings = _transform_table(trained, table, output, harmonised)
     else:
@@ -92,12 +95,12 @@ def transform(
     return embeddings
 
 
-def _notes(trained: TrainedRun, table: ParticipantsTable) -> Iterator[str]:
-    column = trained.config.data.site_column
+def _notes(config: RunConfig, facts: ModelFacts, table: ParticipantsTable) -> Iterator[str]:
+    column = config.data.site_column
     if column not in table.frame:
         yield f"no column {column}: not needed"
         return
-    known = trained.facts.site_names
+    known = facts.site_names
     for site, count in table.frame[column].value_counts().items():
         if site and site not in known:
             yield (
@@ -186,7 +189,7 @@ def _calibrated(trained: TrainedRun, table: ParticipantsTable, inputs: np.ndarra
 def harmonised_features(
     table: ParticipantsTable, frame: pd.DataFrame, encoding: FeatureEncoding, change: np.ndarray
 ) -> pd.DataFrame:
-    """participant_id and every feature column in its own units: numbers plus their change, categories as they were.
+    """Who, and every feature column in its own units: numbers plus their change, categories as they were.
 
     Args:
       table: N rows.
@@ -195,7 +198,7 @@ def harmonised_features(
       change: (N, F) in the encoded features' units, z-scores.
     """
     place = {name: index for index, name in enumerate(encoding.input_names)}
-    columns = {ID_COLUMN: table.frame[ID_COLUMN]}
+    columns = who(table)
     for column in encoding.columns:
         values = frame[column.name]
         if isinstance(column, NumberColumn):
@@ -211,10 +214,7 @@ def _feature(table: ParticipantsTable, name: str, column: object) -> np.ndarray:
 
 def _embeddings(trained: TrainedRun, table: ParticipantsTable, outputs: Outputs) -> pd.DataFrame:
     """participant_id, session where there is one, site, the prediction, l_*, phi_*."""
-    facts, column = trained.facts, session_column(table)
-    first = pd.DataFrame({ID_COLUMN: table.frame[ID_COLUMN]})
-    if column:
-        first[column] = table.frame[column]
+    facts, first = trained.facts, pd.DataFrame(who(table))
     site = table.frame.get(trained.config.data.site_column)
     first["site"] = "n/a" if site is None else site.replace("", "n/a")
     if facts.target_classes:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import pathlib
 from collections.abc import Iterator
@@ -55,13 +56,46 @@ def claim(workdir: pathlib.Path, config: RunConfig) -> None:
     """
     path = workdir / "config.json"
     now = to_dict(config)
-    if not path.exists() or not any((workdir / name).exists() for name in COMPUTED):
+    if not path.exists() or not _has_computed(workdir):
         write_json(path, now)
         return
     before = _filled(read_json(path), to_dict(RunConfig()))
     differing = list(differing_keys(_without_neutral(before), _without_neutral(now)))
     if differing:
         raise InputError(f"--workdir={workdir} was made with another config: {'; '.join(differing)}")
+
+
+def claim_data(workdir: pathlib.Path, data_hash: str, pooled: str) -> None:
+    """Writes data.json and pooled.tsv, or checks that what was computed there was computed from the same data.
+
+    Networks that go on with another split would be tested on people whom they were trained on.
+
+    Args:
+      workdir: claimed.
+      data_hash: by `eqpool.data.fingerprint`.
+      pooled: the text of pooled.tsv.
+
+    Raises:
+      InputError: naming the first row that differs.
+    """
+    path, table = workdir / "data.json", workdir / "pooled.tsv"
+    if path.exists() and _has_computed(workdir) and read_json(path).get("data_hash") != data_hash:
+        before = table.read_text("utf-8").splitlines() if table.exists() else []
+        where = _first_difference(before, pooled.splitlines())
+        raise InputError(f"--workdir={workdir} was made with other data: {where}")
+    write_json(path, {"data_hash": data_hash})
+    write_text(table, pooled)
+
+
+def _first_difference(before: list[str], now: list[str]) -> str:
+    for line, (old, new) in enumerate(itertools.zip_longest(before, now, fillvalue="nothing"), start=1):
+        if old != new:
+            return f'pooled.tsv, line {line}: "{old}" then, "{new}" now'.replace("\t", " ")
+    return "the same rows, but other features or images"
+
+
+def _has_computed(workdir: pathlib.Path) -> bool:
+    return any((workdir / name).exists() for name in COMPUTED)
 
 
 def cache_folder(config: RunConfig, workdir: pathlib.Path) -> pathlib.Path:

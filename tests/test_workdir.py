@@ -33,6 +33,21 @@ def test_another_config_is_refused_by_key(tmp_path):
         workdir.claim(tmp_path, RunConfig(seed=2))
 
 
+def test_other_data_are_refused_by_row(tmp_path):
+    pooled = "participant_id\tsplit\nsub-1\ttrain\nsub-2\ttest\n"
+    workdir.claim_data(tmp_path, "a", pooled)
+    workdir.claim_data(tmp_path, "b", pooled)  # nothing was computed yet
+    (tmp_path / "metrics.jsonl").touch()
+    workdir.claim_data(tmp_path, "b", pooled)
+    with pytest.raises(InputError, match='other data: pooled.tsv, line 3: "sub-2 test" then, "sub-2 train" now'):
+        workdir.claim_data(tmp_path, "c", pooled.replace("test", "train"))
+    with pytest.raises(InputError, match='line 4: "nothing" then, "sub-3 test" now'):
+        workdir.claim_data(tmp_path, "c", pooled + "sub-3\ttest\n")
+    with pytest.raises(InputError, match="the same rows, but other features or images"):
+        workdir.claim_data(tmp_path, "c", pooled)
+    assert (tmp_path / "pooled.tsv").read_text() == pooled
+
+
 def test_a_path_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"), workdir.locked(tmp_path / "file"):

@@ -1,6 +1,7 @@
 """Harmonised volumes as a BIDS derivative: named, described, on the input's own voxels, never over an input."""
 
 import collections
+import hashlib
 import json
 import pathlib
 import re
@@ -22,10 +23,12 @@ _INSIDE_SQUASH = 0.9999  # of tanh, where its inverse is still finite
 def derivative_paths(folder: pathlib.Path, participant_id: Sequence[str], session: Sequence[str]) -> list[pathlib.Path]:
     """Where each row's volume goes: `<folder>/sub-X/[ses-Y/]anat/sub-X[_ses-Y][_run-1]_desc-harmonized_T1w.nii.gz`.
 
-    Labels keep letters and digits alone, as BIDS wants them. Rows that would share a name, such as scans of one
-    participant without sessions, are told apart by a run number in the table's order.
+    Labels keep letters and digits alone, as BIDS wants them. Scans of one participant that would share a name are told
+    apart by a run number in the table's order; participants who would, by digits of their name's SHA-256.
     """
-    stems = [_stem(name, visit) for name, visit in zip(participant_id, session, strict=True)]
+    names = [name.removeprefix("sub-") for name in participant_id]
+    count = collections.Counter(map(_label, set(names)))
+    stems = [_stem(_subject(name, count), visit) for name, visit in zip(names, session, strict=True)]
     counts, seen = collections.Counter(stems), collections.Counter[tuple[str, str]]()
     paths = []
     for parent, prefix in stems:
@@ -110,8 +113,13 @@ def write_jacobian(
     _save(values, image, source, tissue, path.with_name(path.name.replace(SUFFIX, JACOBIAN_SUFFIX)))
 
 
-def _stem(participant_id: str, session: str) -> tuple[str, str]:
-    subject = f"sub-{_label(participant_id.removeprefix('sub-'))}"
+def _subject(name: str, count: collections.Counter[str]) -> str:
+    label = _label(name)
+    alone = label and count[label] == 1
+    return f"sub-{label}" if alone else f"sub-{label}{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _stem(subject: str, session: str) -> tuple[str, str]:
     if not session:
         return subject, subject
     visit = f"ses-{_label(session.removeprefix('ses-'))}"

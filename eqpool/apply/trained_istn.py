@@ -11,7 +11,7 @@ from eqpool.apply.istn_volumes import Harmonise, make_harmonise, write_harmonise
 from eqpool.apply.trained import ModelFacts, selected_variables
 from eqpool.config import RunConfig
 from eqpool.data.grids import named_grid
-from eqpool.data.participants import ID_COLUMN, ParticipantsTable, sessions
+from eqpool.data.participants import ID_COLUMN, ParticipantsTable, sessions, who
 from eqpool.data.store import Preparation, preparing
 from eqpool.errors import InputError
 from eqpool.train.istn import make_istn
@@ -46,7 +46,7 @@ def transform_by_istn(
     Between two sites the ISTN does not ask which one a scan is of; of more sites it has to be told.
 
     Returns:
-      participant_id and site of the rows that were written.
+      participant_id, session and site of the rows that were written.
 
     Raises:
       InputError: a run on digits, a bad volume, or a site that is needed and not known.
@@ -70,9 +70,9 @@ def transform_by_istn(
             sessions(table),
             facts.simulated,
         )
-    written = table.take(np.array(kept, np.int64)).frame
-    site = written.get(config.data.site_column)
-    return pd.DataFrame({ID_COLUMN: written[ID_COLUMN], "site": "n/a" if site is None else site.replace("", "n/a")})
+    written = table.take(np.array(kept, np.int64))
+    site = written.frame.get(config.data.site_column)
+    return pd.DataFrame(who(written) | {"site": "n/a" if site is None else site.replace("", "n/a")})
 
 
 def _sites(table: ParticipantsTable, column: str, known: tuple[str, ...]) -> np.ndarray:

@@ -65,7 +65,7 @@ class Cohort:
       calibration: of a table's features, which `inputs` have gone through; None where they have not.
       findings: what the pre-flight check found in the features when they were read.
       image_path: (N,) str, the file of each volume; (0,) for tables and digits.
-      session: (N,) str, "" where a table tells no sessions apart; (0,) for tables and digits.
+      session: (N,) str, "" where a table tells no sessions apart; (0,) for digits and published tables.
       alignment: (N, 4, 4) float64, each image's millimetres to the template's; (0, 4, 4) where they are the same.
     """
 
@@ -156,13 +156,13 @@ class Scaling:
     target_deviation: float
 
     @classmethod
-    def fit(cls, cohort: Cohort) -> Scaling:
-        """From a cohort's training rows alone."""
+    def fit(cls, cohort: Cohort, labelled: np.ndarray | None = None) -> Scaling:
+        """From a cohort's training rows alone; the target's of the rows `labelled`, where not all may be looked at."""
         rows = cohort.rows("train")
         covariates = CovariateScaling.fit(cohort.covariates[rows])
         if cohort.target_classes:
             return cls(covariates, 0.0, 1.0)
-        target = cohort.target[rows].astype(np.float64)
+        target = cohort.target[rows if labelled is None else labelled].astype(np.float64)
         return cls(covariates, float(np.nanmean(target)), float(np.nanstd(target)) or 1.0)
 
     def columns(self, cohort: Cohort) -> dict[str, np.ndarray]:

@@ -18,16 +18,23 @@ def find_images(table: ParticipantsTable, root: pathlib.Path, *, outside_root: s
     `<root>/<participant_id>[/ses-*]/anat/*_T1w.nii[.gz]`, where a session column narrows the choice.
 
     Raises:
-      InputError: a path outside `root`, or several images for one row. An image that is not there is not told here
-        but when it is read, so that `config.data.on_bad_volume` applies to it.
+      InputError: a path outside `root`, several images for one row or one for several. An image that is not there is
+        not told here but when it is read, so that `config.data.on_bad_volume` applies to it.
     """
     if not root.is_dir():
         raise InputError(
             f"{root}: no such folder (config.data.root, by default the folder of config.data.participants)"
         )
-    if "path" in table.frame:
-        return [_named(table, row, root, outside_root) for row in range(len(table.frame))]
-    return [_in_bids(table, row, root) for row in range(len(table.frame))]
+    rows = range(len(table.frame))
+    named = "path" in table.frame
+    images = [_named(table, row, root, outside_root) if named else _in_bids(table, row, root) for row in rows]
+    first: dict[str, int] = {}
+    for row, image in enumerate(images):
+        before = first.setdefault(os.path.realpath(image), row)
+        if before != row:
+            twice = f"its image {image.name} is that of line {table.line[before]} too"
+            raise InputError(f"{table.where(row)}: {twice}, expected one row a scan")
+    return images
 
 
 def _named(table: ParticipantsTable, row: int, root: pathlib.Path, outside_root: str) -> pathlib.Path:

@@ -100,6 +100,7 @@ def _read_design(config: DataConfig, simulated: bool) -> tuple[ParticipantsTable
         nuisance_levels=levels,
         described=read_described(table, described) if described else None,
         described_names=described,
+        session=np.array(sessions(table), dtype=np.str_),
     )
     return table, dataclasses.replace(cohort, notes=(*notes, *_missing_notes(cohort, config)))
 
@@ -274,6 +275,5 @@ def _with_volumes(
         grid=grid,
         notes=(*cohort.notes, *prepared.notes),
         image_path=np.array([str(path) for path in images])[kept],
-        session=np.array(sessions(table), dtype=np.str_)[kept],
         alignment=prepared.alignment,
     )

@@ -181,6 +181,12 @@ def sessions(table: ParticipantsTable) -> list[str]:
     return table.frame[column].tolist() if column else [""] * len(table.frame)
 
 
+def who(table: ParticipantsTable) -> dict[str, pd.Series]:
+    """The columns that name a row: participant_id, and the session where there is such a column."""
+    column = session_column(table)
+    return {name: table.frame[name] for name in (ID_COLUMN, column) if name}
+
+
 def check_duplicates(table: ParticipantsTable) -> None:
     """Raises `InputError` where a scan stands twice: same participant and session, or same path."""
     columns = [ID_COLUMN, *(name for name in (session_column(table), "path") if name and name in table.frame)]
@@ -199,24 +205,30 @@ def _rows(path: pathlib.Path) -> tuple[list[int], list[list[str]]]:
     separator = "," if path.suffix.lower() == ".csv" else "\t"
     lines: list[int] = []
     rows: list[list[str]] = []
+    previous = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=separator)
-            previous = 0
+            reader = csv.reader(file, delimiter=separator, strict=True)
             for row in reader:
+                # A quote that is never closed, or by another one lines below, would swallow the rows between them.
+                if reader.line_num > previous + 1:
+                    raise InputError(f"{path}, line {previous + 1}: a field of several lines, is a quote not closed?")
                 if any(field.strip() for field in row):
                     lines.append(previous + 1)
                     rows.append(row)
                 previous = reader.line_num
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
-    except (csv.Error, OSError) as error:
+    except csv.Error as error:
+        raise InputError(f"{path}, line {previous + 1}: cannot be read ({error}); is a quote not closed?") from error
+    except OSError as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     return lines, rows
 
 
 def _check_names(table: ParticipantsTable) -> None:
     names = table.require(ID_COLUMN, "required by BIDS")
+    written: dict[str, str] = {}
     for row, name in enumerate(names):
         if not name:
             raise InputError(f"{table.where(row, ID_COLUMN)}: missing, expected a name such as sub-01")
@@ -224,6 +236,9 @@ def _check_names(table: ParticipantsTable) -> None:
             raise InputError(f"{table.where(row, ID_COLUMN)}: expected a name of at most {LONGEST_NAME} bytes")
         if name in {".", ".."} or "/" in name or "\\" in name:
             raise InputError(f'{table.where(row, ID_COLUMN)}: "{name}", expected a name without slashes')
+        before = written.setdefault(name.removeprefix("sub-"), name)
+        if before != name:
+            raise InputError(f"{table.where(row, ID_COLUMN)}: {name} beside {before}, expected one name a participant")
 
 
 def _number(text: str) -> float:

@@ -2,8 +2,8 @@
 
     python -m eqpool.data.rescanned --participants=ixi/participants.tsv --output=ixi_rescanned
 
-What harmonisation takes away can then be measured on real anatomy. The images stay on their own grid and in their own
-orientation; the site column becomes "<site>" or "simulated_scanner", so that every table and figure says so.
+What harmonisation takes away can then be measured on real anatomy. The images stay on their own grid; the site column
+becomes "<site>" or "simulated_scanner", so that every table and figure says so.
 """
 
 import functools

@@ -151,7 +151,7 @@ def prepare_volumes(
     if len(bad) == len(paths):
         raise InputError(f"none of {len(paths)} volumes can be used; the first: {next(iter(bad.values()))}")
     kept = np.array([index for index in range(len(paths)) if index not in bad], np.int64)
-    apart = [f"{paths[i].name} {facts[i]['overlap']:.2f}" for i in kept if facts[i]["overlap"] < ALIGNED_OVERLAP]
+    apart = [said for index in kept for said in _apart(paths[index], facts[index])]
     alignment = [facts[index]["alignment"] for index in kept if facts[index]["alignment"] is not None]
     return PreparedVolumes(
         _dataset(folder, shards, kept, set(bad), preparation.grid.shape),
@@ -180,7 +180,8 @@ def preparing(
 ) -> Iterator[Iterator[PreparedScan]]:
     """Within it: every volume as `prepare_volumes` would keep it, in order, a few at a time, kept nowhere.
 
-    Under `on_bad_volume` "skip" `say` gets a line for each that is left out.
+    Under `on_bad_volume` "skip" `say` gets a line for each that is left out, and in the end one on those that overlap
+    the brain mask badly.
 
     Raises:
       BadVolumeError: a bad volume, under "stop".
@@ -188,12 +189,13 @@ def preparing(
     """
 
     def usable(results: Iterator[Any]) -> Iterator[PreparedScan]:
-        count = 0
+        count, apart = 0, []
         for row, result in enumerate(results):
             if not isinstance(result, BadVolumeError):
                 count += 1
                 volume, fact = result
                 alignment = fact["alignment"]
+                apart += _apart(paths[row], fact)
                 yield PreparedScan(row, volume, None if alignment is None else np.array(alignment))
             elif on_bad_volume == "stop":
                 raise BadVolumeError(_said(labels[row], str(result)))
@@ -201,6 +203,8 @@ def preparing(
                 say(f"left out: {_said(labels[row], str(result))}")
         if not count:
             raise InputError(f"none of {len(paths)} volumes can be used; the last: {_said(labels[-1], str(result))}")
+        for note in _notes([], apart):
+            say(note)
 
     with in_parallel(
         preparation.attempt, paths, workers=workers, progress=False, label="", total=len(paths)
@@ -232,7 +236,8 @@ def _name_of(shards: Iterable[_Shard]) -> str:
 
 
 def _missing(shards: list[_Shard]) -> list[_Shard]:
-    return [shard for shard in shards if not shard.facts.is_file()]
+    """Those that were never written, or with a fault that may have passed since."""
+    return [shard for shard in shards if not shard.facts.is_file() or read_json(shard.facts).get("passing")]
 
 
 def _write_shards(
@@ -255,8 +260,11 @@ def _write_shards(
     ) as results:
         for shard in shards:
             facts: list[dict[str, Any]] = []
+            passing: list[bool] = []
 
-            def volumes(shard: _Shard = shard, facts: list[dict[str, Any]] = facts) -> Iterator[np.ndarray]:
+            def volumes(
+                shard: _Shard = shard, facts: list[dict[str, Any]] = facts, passing: list[bool] = passing
+            ) -> Iterator[np.ndarray]:
                 for index, result in zip(shard.members, results, strict=False):
                     if not isinstance(result, BadVolumeError):
                         volume, fact = result
@@ -265,11 +273,12 @@ def _write_shards(
                     elif stop:
                         raise BadVolumeError(_said(labels[index], str(result)))
                     else:
+                        passing.append(result.passes)
                         facts.append({"bad": str(result)})
 
             write_shard(shard.file, volumes(), preparation.grid.shape)
             records = sum(fact["bad"] is None for fact in facts)
-            write_json(shard.facts, {"records": records, "volumes": facts})
+            write_json(shard.facts, {"records": records, "passing": any(passing), "volumes": facts})
 
 
 def _read_facts(shard: _Shard) -> list[dict[str, Any]]:
@@ -342,6 +351,10 @@ def in_parallel(
         finally:
             for future in pending:
                 future.cancel()
+
+
+def _apart(path: pathlib.Path, fact: dict[str, Any]) -> list[str]:
+    return [f"{path.name} {fact['overlap']:.2f}"] if fact["overlap"] < ALIGNED_OVERLAP else []
 
 
 def _notes(left_out: list[str], apart: list[str]) -> list[str]:

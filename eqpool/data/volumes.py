@@ -1,5 +1,6 @@
 """One T1 volume: read, turned to RAS+, laid on the grid and scaled; every fault told in one line."""
 
+import contextlib
 import gzip
 import math
 import os
@@ -42,7 +43,15 @@ _UNREADABLE = (
 
 
 class BadVolumeError(InputError):
-    """A volume that cannot be used; `config.data.on_bad_volume` decides whether it stops the run."""
+    """A volume that cannot be used; `config.data.on_bad_volume` decides whether it stops the run.
+
+    Attributes:
+      passes: the fault may be the machine's, such as permissions or memory, and not the file's.
+    """
+
+    def __init__(self, message: object = "", passes: bool = False):
+        super().__init__(message)
+        self.passes = passes
 
 
 def read_volume(path: pathlib.Path) -> nibabel.Nifti1Image:
@@ -80,13 +89,14 @@ def read_image(path: pathlib.Path) -> nibabel.Nifti1Image:
         with np.errstate(all="ignore"):  # what overflows becomes infinite and is told below
             array = np.asanyarray(image.dataobj, dtype=np.float32)
     except _UNREADABLE as error:
-        raise BadVolumeError(f"{path}: the image data cannot be read ({_one_line(error)}); is it truncated?") from error
+        raise _unreadable(f"{path}: the image data cannot be read", error) from error
     array = array.reshape(array.shape[:3])
     _check_values(array, path)
     plain = nibabel.Nifti1Image(array, image.affine)
-    if isinstance(image, nibabel.Nifti1Image):  # what space the affine leads to: scanner, template, ...
+    if isinstance(image, nibabel.Nifti1Pair):  # what space the affine leads to: scanner, template, ...
         plain.set_sform(*image.get_sform(coded=True))
-        plain.set_qform(*image.get_qform(coded=True))
+        with contextlib.suppress(ValueError, HeaderDataError):  # a quaternion rounded beyond 1, beside a good sform
+            plain.set_qform(*image.get_qform(coded=True))
     return plain
 
 
@@ -156,11 +166,19 @@ def _open(path: pathlib.Path) -> nibabel.Nifti1Image:
     try:
         if path.name.lower().endswith(".nii.gz"):
             return _open_compressed(path)
-        return cast(nibabel.Nifti1Image, nibabel.load(path))  # other formats that nibabel knows work alike
+        image = nibabel.load(path)
     except BadVolumeError:
         raise
     except _UNREADABLE as error:
-        raise BadVolumeError(f"{path}: not a readable image ({_one_line(error)}); is it truncated?") from error
+        raise _unreadable(f"{path}: not a readable image", error) from error
+    if not isinstance(image, nibabel.spatialimages.SpatialImage):
+        raise BadVolumeError(f"{path}: {type(image).__name__}, expected a volume")
+    return cast(nibabel.Nifti1Image, image)  # other formats that nibabel knows work alike
+
+
+def _unreadable(said: str, error: BaseException) -> BadVolumeError:
+    passes = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
+    return BadVolumeError(f"{said} ({_one_line(error)}){'' if passes else '; is it truncated?'}", passes)
 
 
 def _open_compressed(path: pathlib.Path) -> nibabel.Nifti1Image:
@@ -190,7 +208,10 @@ def _claimed_bytes(header: nibabel.Nifti1Header) -> int:
 
 
 def _check_header(header: nibabel.Nifti1Header, path: pathlib.Path) -> None:
-    shape = header.get_data_shape()
+    try:
+        shape = header.get_data_shape()
+    except _UNREADABLE as error:
+        raise _unreadable(f"{path}: not a readable header", error) from error
     if np.dtype(header.get_data_dtype()).kind not in "iuf":
         raise BadVolumeError(f"{path}: voxels of type {header.get_data_dtype()}, expected real numbers")
     if len(shape) < 3 or any(side != 1 for side in shape[3:]):
@@ -209,8 +230,11 @@ def _check_header(header: nibabel.Nifti1Header, path: pathlib.Path) -> None:
 def _check_orientation(image: nibabel.Nifti1Image, path: pathlib.Path) -> None:
     if not _is_orientation(image.affine):
         raise BadVolumeError(f"{path}: its affine is no orientation, expected invertible, voxels of 0.01 to 100 mm")
-    if isinstance(image, nibabel.Nifti1Image) and not (image.header["qform_code"] or image.header["sform_code"]):
+    is_nifti = isinstance(image, nibabel.Nifti1Pair)  # a single file, and version 2, too
+    if is_nifti and not (image.header["qform_code"] or image.header["sform_code"]):
         raise BadVolumeError(f"{path}: sform and qform codes are both 0, so left and right are unknown")
+    if isinstance(image, nibabel.AnalyzeImage) and not is_nifti:
+        raise BadVolumeError(f"{path}: {type(image).__name__} has no orientation, so left and right are unknown")
 
 
 def _is_orientation(affine: np.ndarray | None) -> bool:

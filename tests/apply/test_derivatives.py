@@ -49,7 +49,17 @@ def save(path: pathlib.Path, values: np.ndarray, affine: np.ndarray = GRID.affin
             ["sub-01/ses-a/anat/sub-01_ses-a", "sub-01/ses-b/anat/sub-01_ses-b"],
         ),
         (["sub-01", "sub-01"], ["", ""], ["sub-01/anat/sub-01_run-1", "sub-01/anat/sub-01_run-2"]),
-        (["a_b.c", "ab_c"], ["", ""], ["sub-abc/anat/sub-abc_run-1", "sub-abc/anat/sub-abc_run-2"]),
+        (["a_b.c", "d"], ["", ""], ["sub-abc/anat/sub-abc", "sub-d/anat/sub-d"]),
+        (
+            ["1_11", "sub-11_1", "1_11"],  # two people whom BIDS's letters and digits do not tell apart
+            ["", "", ""],
+            [
+                "sub-1118afb3f0f/anat/sub-1118afb3f0f_run-1",
+                "sub-111119dbaa8/anat/sub-111119dbaa8",
+                "sub-1118afb3f0f/anat/sub-1118afb3f0f_run-2",
+            ],
+        ),
+        (["名"], [""], ["sub-51a5d681/anat/sub-51a5d681"]),
     ],
 )
 def test_names_are_those_of_bids(tmp_path, names, sessions, expected):

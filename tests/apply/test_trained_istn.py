@@ -47,6 +47,7 @@ def istn(tmp_path_factory):
         checkpoints.save(1, state)
     files.write_json(folder / "run" / "config.json", to_dict(config))
     ModelFacts.of(cohort, Scaling.fit(cohort)).write(folder / "run")
+    files.write_json(folder / "run" / "results.json", {})
     return folder / "run", config, cohort
 
 

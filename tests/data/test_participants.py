@@ -233,3 +233,32 @@ def test_described_columns_are_read_and_are_no_features(tmp_path):
     for columns, problem in wrong:
         with pytest.raises(InputError, match=problem):
             load_cohort(config(path, features="thickness", described=columns), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('sub-24\tA\t60\till\t2\t"moved a lot', "line 3: .*is a quote not closed"),
+        ('sub-24\tA\t60\till\t2\t"3"x', "line 3: .*is a quote not closed"),
+    ],
+)
+def test_a_stray_quote_swallows_no_rows(tmp_path, line, expected):
+    lines = rows()
+    with pytest.raises(InputError, match=expected):
+        read_participants(write(tmp_path, [lines[0], line, *lines[1:]]))
+    closed_later = [lines[0], line.replace("x", ""), *lines[1:6], lines[6] + '"', *lines[7:]]
+    if '"moved' in line:
+        with pytest.raises(InputError, match="line 3: a field of several lines"):
+            read_participants(write(tmp_path, closed_later))
+
+
+def test_quoted_fields_of_r_and_pandas_are_read(tmp_path):
+    quoted = ["\t".join(f'"{field}"' for field in line.split("\t")) for line in rows()]
+    header = "\t".join(f'"{name}"' for name in HEADER.split("\t"))
+    plain = read_participants(write(tmp_path, rows())).frame
+    assert read_participants(write(tmp_path, quoted, header, "quoted.tsv")).frame.equals(plain)
+
+
+def test_one_participant_has_one_name(tmp_path):
+    with pytest.raises(InputError, match="column participant_id: 00 beside sub-00, expected one name"):
+        read_participants(write(tmp_path, change(2, "participant_id", "00")))

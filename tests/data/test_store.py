@@ -12,6 +12,8 @@ import tensorflow_datasets as tfds
 from eqpool.config import DataConfig
 from eqpool.data import records, store
 from eqpool.data.grids import named_grid
+from eqpool.data.images import find_images
+from eqpool.data.participants import read_participants
 from eqpool.data.pipeline import load_cohort
 from eqpool.data.records import write_shard
 from eqpool.data.store import Preparation, in_parallel, prepare_volumes
@@ -286,3 +288,38 @@ def test_a_missing_image_names_row_and_file(tmp_path):
         load_cohort(config, tmp_path / "cache")
     cohort = load_cohort(dataclasses.replace(config, on_bad_volume="skip"), tmp_path / "cache")
     assert "sub-03" not in cohort.participant_id and len(cohort.split) == 11 == cohort.inputs.shape[0]
+
+
+def test_one_image_for_two_rows_is_refused(tmp_path):
+    save(tmp_path / "a.nii.gz", 0)
+    (tmp_path / "link.nii.gz").symlink_to(tmp_path / "a.nii.gz")
+    (tmp_path / "participants.tsv").write_text("participant_id\tpath\nx\ta.nii.gz\ny\tlink.nii.gz\n")
+    with pytest.raises(InputError, match="line 3 .y.: its image link.nii.gz is that of line 2 too"):
+        find_images(read_participants(tmp_path / "participants.tsv"), tmp_path)
+
+
+def test_a_fault_that_may_pass_is_looked_at_again(tmp_path, paths, monkeypatch):
+    loading = store.prepare_volume
+
+    def refused(path, *rest, **options):
+        if path == paths[2]:
+            raise BadVolumeError(f"{path}: not a readable image (Permission denied)", passes=True)
+        return loading(path, *rest, **options)
+
+    monkeypatch.setattr(store, "prepare_volume", refused)
+    first = prepare_volumes(paths, PREPARATION, tmp_path / "cache", on_bad_volume="skip")
+    assert len(first.kept) == 5 and "Permission denied" in first.notes[0]
+    monkeypatch.setattr(store, "prepare_volume", loading)
+    assert len(prepare_volumes(paths, PREPARATION, tmp_path / "cache", on_bad_volume="skip").kept) == 6
+
+
+def test_scans_used_at_once_are_told_apart_too(tmp_path, paths):
+    """A brain cut in half covers too little of the mask to be aligned."""
+    image = nibabel.load(paths[1])
+    half = np.asarray(image.dataobj).copy()
+    half[12:] = 0
+    nibabel.save(nibabel.Nifti1Image(half, image.affine), paths[1])
+    said = []
+    with store.preparing(paths, PREPARATION, [""] * 6, "stop", 1, said.append) as scans:
+        assert len(list(scans)) == 6
+    assert len(said) == 1 and said[0].startswith("1 volumes overlap") and "1.nii.gz 0." in said[0]

@@ -226,3 +226,35 @@ def test_ixi_comes_out_as_nibabel_and_nilearn_say(shared_data):
         tissue = GRID.mask & (reference != 0)
         scaled = (reference - reference[tissue].mean()) / reference[tissue].std()
         np.testing.assert_allclose(volume[tissue], scaled[tissue], atol=2e-3)
+
+
+def test_a_quaternion_rounded_beyond_one_beside_a_good_sform_is_no_fault(tmp_path):
+    image = nibabel.Nifti1Image(brain().astype(np.float32), GRID.affine)
+    image.set_sform(GRID.affine, code=4)
+    image.set_qform(GRID.affine, code=1)
+    image.header["quatern_b"], image.header["quatern_c"], image.header["quatern_d"] = 1.00002, 0, 0
+    image.header["pixdim"][0] = 1
+    image.to_filename(tmp_path / "a.nii.gz")
+    with pytest.raises(ValueError, match="w2 should be positive"):
+        nibabel.load(tmp_path / "a.nii.gz").get_qform(coded=True)
+    np.testing.assert_allclose(read_volume(tmp_path / "a.nii.gz").affine, GRID.affine, atol=1e-5)
+
+
+def test_without_left_and_right_no_format_is_taken(tmp_path):
+    nibabel.save(nibabel.AnalyzeImage(brain().astype(np.float32), GRID.affine), tmp_path / "analyze.hdr")
+    pair = nibabel.Nifti1Pair(brain().astype(np.float32), GRID.affine)
+    nibabel.save(pair, tmp_path / "good.hdr")
+    pair.set_sform(None, code=0)
+    pair.set_qform(None, code=0)
+    nibabel.save(pair, tmp_path / "bad.hdr")
+    for name in ("analyze.hdr", "bad.hdr"):
+        with pytest.raises(BadVolumeError, match="left and right are unknown"):
+            read_volume(tmp_path / name)
+    np.testing.assert_allclose(read_volume(tmp_path / "good.hdr").affine, GRID.affine, atol=1e-5)
+
+
+def test_a_surface_is_no_volume(tmp_path):
+    points = nibabel.gifti.GiftiDataArray(np.zeros((4, 3), np.float32), "NIFTI_INTENT_POINTSET")
+    nibabel.save(nibabel.gifti.GiftiImage(darrays=[points]), tmp_path / "lh.surf.gii")
+    with pytest.raises(BadVolumeError, match="GiftiImage, expected a volume"):
+        read_volume(tmp_path / "lh.surf.gii")
