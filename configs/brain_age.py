@@ -3,7 +3,7 @@
 Command:  python -m eqpool.main --config=configs/brain_age.py
 Needs:    nothing: a SIMULATED cohort shaped like UK Biobank and Cam-CAN with matched ages, or your own by
           --config.data.participants=participants.tsv (columns site, age, sex; skull-stripped T1 near MNI)
-Source:   --config.istn.reference=UKBB harmonises Cam-CAN to UK Biobank; default: the other way
+Source:   Cam-CAN, harmonised to UK Biobank; --config.istn.reference=CamCAN goes the other way
 Time:     23 minutes on one core of two that other work shared.
 Score:    seed 0, --config.istn.reference=CamCAN, ITN alone (--config.istn.shape=none), 90 held-out brains: mean error
           3.66 years on the source, 4.48 on the reference before, 4.36 fine-tuned and 4.84 from scratch on S2T.

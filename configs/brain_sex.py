@@ -3,7 +3,7 @@
 Command:  python -m eqpool.main --config=configs/brain_sex.py
 Needs:    nothing: a SIMULATED cohort shaped like UK Biobank and Cam-CAN, whose ages differ (population shift), or
           your own by --config.data.participants=participants.tsv (columns site, age, sex; skull-stripped T1 near MNI)
-Source:   --config.istn.reference=UKBB harmonises Cam-CAN to UK Biobank; default: the other way
+Source:   Cam-CAN, harmonised to UK Biobank; --config.istn.reference=CamCAN goes the other way
 Time:     20 minutes on one core of two that other work shared.
 Score:    seed 0, --config.istn.reference=CamCAN, ITN alone (--config.istn.shape=none), 90 held-out brains: accuracy
           71.1 % on the source, 54.4 % on the reference before, 74.4 % fine-tuned and 71.1 % from scratch on S2T.

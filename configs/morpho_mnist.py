@@ -51,8 +51,9 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "paper":
         config.name = "morpho_mnist_paper"
         config.data.update(train_digits=60_000, test_digits=10_000)
-        config.task.epochs = 100
+        config.task.update(epochs=100, learning_rate_decay=1.0)
         config.istn.update(
-            task_weight=0.0, epochs=100, batch_size=16, learning_rate=1e-4, image_weight=50.0, validate_every_epochs=5
-        )
+            task_weight=0.0, epochs=100, batch_size=16, learning_rate=1e-4, momentum=0.5, task_learning_rate=1e-4,
+            image_weight=50.0, validate_every_epochs=5,
+        )  # fmt: skip
     return config

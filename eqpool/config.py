@@ -343,6 +343,8 @@ def _check_together(config: RunConfig) -> None:
         raise InputError(f"config.data.test_fraction + config.data.validation_fraction = {held_out}: expected below 1")
     _check_code(config.model)
     _check_istn(config)
+    if not config.model.rotation_ranges and config.model.rotation_range <= 0:
+        raise InputError(f"config.model.rotation_range = {config.model.rotation_range}: expected above 0")
     if 0 < config.evaluate.probe_permutations < 19:
         raise InputError(
             f"config.evaluate.probe_permutations = {config.evaluate.probe_permutations}: expected 0, or at least 19, "
@@ -372,6 +374,12 @@ def _check_code(model: ModelConfig) -> None:
 
 
 def _check_istn(config: RunConfig) -> None:
+    skips = tuple(config.istn.encoder[-2::-1])
+    if config.istn.appearance == "itn" and config.istn.decoder != skips:
+        raise InputError(
+            f"config.istn.decoder = {config.istn.decoder}: expected {skips}, as wide as the layers of "
+            "config.istn.encoder that are added to it"
+        )
     if config.istn.appearance == config.istn.shape == "none":
         raise InputError('config.istn.appearance and config.istn.shape are both "none": expected one of them to act')
     if config.data.dataset == "morpho_mnist" and config.method != "istn":

@@ -16,8 +16,10 @@ from eqpool.apply.linear_decoder import complete_decoder
 from eqpool.apply.trained import ModelFacts
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort, Scaling
+from eqpool.data.fingerprint import data_hash
 from eqpool.data.own import balanced_strata
 from eqpool.data.splits import assign_folds, assign_splits
+from eqpool.errors import InputError
 from eqpool.progress import track
 from eqpool.run import train
 from eqpool.train.stages import Session
@@ -46,8 +48,12 @@ def cross_fitted_decodes(config: RunConfig, cohort: Cohort, folder: pathlib.Path
       cohort: of volumes; its own split is not used.
       folder: gets `fold-1` ... with their checkpoints, and decodes.npy.
       folds: K, at least 2.
+
+    Raises:
+      InputError: what a stopped call left there was made of another cohort, whose folds and rows are others.
     """
     assert cohort.grid is not None
+    _claim(folder, data_hash(cohort))
     strata = balanced_strata(cohort.site, cohort.target, cohort.target_classes)
     fold = assign_folds(cohort.participant_id, strata, folds=folds, seed=config.data.split_seed)
     path = folder / "decodes.npy"
@@ -65,6 +71,13 @@ def cross_fitted_decodes(config: RunConfig, cohort: Cohort, folder: pathlib.Path
                 decodes.flush()
                 files.write_json(part / "decoded.json", {"volumes": int((fold == number).sum())})
     return Decodes(decodes, fold)
+
+
+def _claim(folder: pathlib.Path, fingerprint: str) -> None:
+    path = folder / "data.json"
+    if path.exists() and files.read_json(path).get("data_hash") != fingerprint:
+        raise InputError(f"{folder}: made with other data; remove it, and the folds are trained again")
+    files.write_json(path, {"data_hash": fingerprint})
 
 
 def _hold_out(cohort: Cohort, fold: np.ndarray, number: int, config: RunConfig) -> Cohort:

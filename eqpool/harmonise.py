@@ -35,6 +35,7 @@ def harmonise(session: Session, folder: pathlib.Path, cohort: Cohort, scaling: S
       InputError: no such reference site, or a split of either side without rows.
     """
     config, num_classes = session.config, len(cohort.target_classes)
+    check_images(config, cohort)
     rows = rows_of_sides(config, cohort)
     columns = scaling.columns(cohort) | {"inputs": np.asarray(cohort.inputs)}
 
@@ -53,17 +54,48 @@ def harmonise(session: Session, folder: pathlib.Path, cohort: Cohort, scaling: S
     for name in TASK_MODELS:
         predictions[name] = predict(of_network(state.best_variables, name), "reference")
     judged = {name: rows["source" if name == "source" else "reference", "test"] for name in predictions}
-    source = _take(columns, rows["source", "test"][:MOST_COMPARED])
+    compared = [rows[side, "test"][:MOST_COMPARED] for side in ("source", "reference")]
+    source = _take(columns, compared[0])
     made = forward_on_images(session, stage, state.best_variables, source)
-    target_images = columns["inputs"][rows["reference", "test"][:MOST_COMPARED]]
+    target_images = columns["inputs"][compared[1]]
     _write_examples(session, folder, cohort, state.best_variables, source, target_images)
     _write_predictions(folder, cohort, predictions, judged)
-    look = look_metrics(source["inputs"], made["image"], target_images, config.evaluate, config.seed)
+    subject = cohort.participant_id[np.concatenate(compared)]
+    look = look_metrics(source["inputs"], made["image"], target_images, subject, config.evaluate, config.seed)
     if cohort.grid is not None and config.output.harmonised != "none":
         _write_volumes(session, folder, cohort, state.best_variables)
     look["selection_score"] = float(state.best_score)
     look |= {name: float(made[name].mean()) for name in ("folded_voxels", "mean_displacement")}
     return only_finite(task_metrics(cohort, scaling, predictions, judged, config.evaluate, config.seed) | look), 0
+
+
+def fit_scaling(config: RunConfig, cohort: Cohort) -> Scaling:
+    """Covariates of all training rows, the target of the source's alone: the reference's labels are not looked at.
+
+    Raises:
+      InputError: as `rows_of_sides`.
+    """
+    return Scaling.fit(cohort, labelled=rows_of_sides(config, cohort)["source", "train"])
+
+
+def check_images(config: RunConfig, cohort: Cohort) -> None:
+    """Whether the networks of `config` go with a cohort's images and target.
+
+    Raises:
+      InputError: naming the key that does not.
+    """
+    shape, model, settings = cohort.inputs.shape[1:], config.task.model, config.istn
+    if len(shape) < 2:
+        raise InputError('config.method = "istn": expected images, found a table')
+    if (model == "age_regressor") == bool(cohort.target_classes):
+        kind = f"{len(cohort.target_classes)} classes" if cohort.target_classes else "a number"
+        raise InputError(f'config.task.model = "{model}": config.data.target = "{cohort.target_name}" is {kind}')
+    least = 2 ** (len(settings.discriminator) - 1) + 1
+    if max(shape) < least:
+        raise InputError(
+            f"config.istn.discriminator = {settings.discriminator}: halves too often for images of "
+            f"{'x'.join(map(str, shape))}, expected an axis of at least {least}"
+        )
 
 
 def reference_site(config: RunConfig, cohort: Cohort) -> int:

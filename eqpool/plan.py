@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from eqpool import parallel
 from eqpool.config import RunConfig, TrainingConfig
 from eqpool.data.cohort import Cohort, Scaling
-from eqpool.harmonise import rows_of_sides
+from eqpool.harmonise import check_images, rows_of_sides
 from eqpool.train.baselines import covariate_deciles, make_baseline, match_groups, rows_with_partner
 from eqpool.train.istn import make_istn
 from eqpool.train.pairs import REFERENCE_COLUMNS, make_game_optimizer
@@ -60,6 +60,7 @@ def plan(config: RunConfig, cohort: Cohort) -> list[PlannedStage]:
     """The stages that `config.method` trains on a cohort, in order."""
     columns = Scaling.fit(cohort).columns(cohort) | {"inputs": cohort.inputs}
     if config.method == "istn":
+        check_images(config, cohort)
         return _plan_istn(config, cohort, columns)
     shape, num_sites, num_classes = cohort.inputs.shape[1:], len(cohort.site_names), len(cohort.target_classes)
     if config.method != "ours":

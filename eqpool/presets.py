@@ -43,7 +43,11 @@ def use_brain_istn(config: ConfigDict, variant: str) -> None:
     if variant == "paper":
         config.name = f"{config.name}_paper"
         config.data.grid = "64"
-        config.istn.update(epochs=50, batch_size=16, learning_rate=1e-4, checkpoint_every_epochs=5)
+        config.task.learning_rate_decay = 1.0
+        config.istn.update(
+            epochs=50, batch_size=16, learning_rate=1e-4, learning_rate_decay=1.0, momentum=0.5,
+            task_learning_rate=1e-4, checkpoint_every_epochs=5,
+        )  # fmt: skip
         return
     config.data.grid = "32x32x32"
     config.task.epochs = 60

@@ -22,7 +22,7 @@ from eqpool.data.findings import examine, refuse
 from eqpool.data.fingerprint import data_hash, rows_digest
 from eqpool.data.pipeline import load_cohort
 from eqpool.evaluate.evaluation import Embeddings, evaluate, only_finite, site_floor_metrics
-from eqpool.harmonise import harmonise
+from eqpool.harmonise import fit_scaling, harmonise
 from eqpool.plan import describe_plan
 from eqpool.report.page import write_report
 from eqpool.summary import describe_cohort, describe_findings, describe_results
@@ -86,13 +86,13 @@ def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]
     files.write_text(folder / "log.txt", f"{description}\n{warnings}\n")
     refuse(findings)
     check_splits(cohort)
-    scaling = Scaling.fit(cohort)
+    fingerprint = data_hash(cohort)
+    workdir.claim_data(folder, fingerprint, pooled_table(cohort).to_csv(sep="\t", index=False))
+    scaling = fit_scaling(config, cohort) if config.method == "istn" else Scaling.fit(cohort)
     ModelFacts.of(cohort, scaling).write(folder)
-
     if cohort.calibration is not None:
         files.write_arrays(folder / CALIBRATION_FILE, cohort.calibration.to_arrays())
 
-    files.write_atomically(folder / "pooled.tsv", lambda path: pooled_table(cohort).to_csv(path, sep="\t", index=False))
     work = harmonise if config.method == "istn" else pool
     session = dataclasses.replace(session, names=cohort.participant_id)
     metrics, dropped = work(session, folder, cohort, scaling)
@@ -106,7 +106,7 @@ def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]
         "versions": {"eqpool": __version__} | {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "wall_seconds": round(time.monotonic() - started, 1),
-        "data_hash": data_hash(cohort),
+        "data_hash": fingerprint,
         "notes": list(cohort.notes),
         "preflight": [finding.to_dict() for finding in findings],
     }
@@ -192,9 +192,14 @@ def _train_baseline(session: Session, cohort: Cohort, columns: Columns, train_ro
 
 
 def pooled_table(cohort: Cohort) -> pd.DataFrame:
-    """pooled.tsv, one row a scan: participant_id, split, site, covariates, target, described columns."""
+    """pooled.tsv, one row a scan: participant_id, session_id, split, site, covariates, target, described columns.
+
+    Without session_id where a cohort has no sessions.
+    """
     sites = np.array([*cohort.site_names, "n/a"])[cohort.site]
     table = pd.DataFrame({"participant_id": cohort.participant_id, "split": cohort.split, "site": sites})
+    if (cohort.session != "").any():
+        table.insert(1, "session_id", np.where(cohort.session == "", "n/a", cohort.session))
     table[list(cohort.covariate_names)] = cohort.covariates
     classes = np.array([*cohort.target_classes, "n/a"])
     table[cohort.target_name] = classes[cohort.target] if cohort.target_classes else cohort.target
@@ -204,8 +209,10 @@ def pooled_table(cohort: Cohort) -> pd.DataFrame:
 
 
 def embeddings_table(cohort: Cohort, embeddings: Embeddings) -> pd.DataFrame:
-    """embeddings.tsv: participant_id, split, site, covariates, l_*, phi_*."""
-    who = pooled_table(cohort)[["participant_id", "split", "site", *cohort.covariate_names]]
+    """embeddings.tsv: participant_id, session_id where there are sessions, split, site, covariates, l_*, phi_*."""
+    pooled = pooled_table(cohort)
+    names = ["participant_id", "session_id", "split", "site", *cohort.covariate_names]
+    who = pooled[[name for name in names if name in pooled]]
     latent = pd.DataFrame(embeddings.latent).add_prefix("l_")
     phi = pd.DataFrame(embeddings.phi).add_prefix("phi_")
     return pd.concat([who, latent, phi], axis=1)

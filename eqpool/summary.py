@@ -37,6 +37,9 @@ def _site_lines(cohort: Cohort) -> list[str]:
     lines = []
     for index, name in enumerate(cohort.site_names):
         here = cohort.site == index
+        if not here.any():  # all its volumes were left out
+            lines.append(f"  site {name:<{width}}       0 rows")
+            continue
         ranges = ", ".join(
             f"{covariate} {values.min():g} to {values.max():g} (median {np.median(values):g})"
             for covariate, values in zip(cohort.covariate_names, cohort.covariates[here].T, strict=True)
@@ -49,7 +52,8 @@ def _target_text(cohort: Cohort, here: np.ndarray) -> str:
     if cohort.target_classes:
         counts = (f"{label} {np.sum(cohort.target[here] == i)}" for i, label in enumerate(cohort.target_classes))
         return f"{cohort.target_name}: " + " / ".join(counts)
-    return f"{cohort.target_name}: mean {np.nanmean(cohort.target[here]):.3g}"
+    known = cohort.target[here][np.isfinite(cohort.target[here])]
+    return f"{cohort.target_name}: mean {known.mean():.3g}" if len(known) else f"{cohort.target_name}: unknown"
 
 
 def describe_results(results: dict[str, Any], folder: pathlib.Path) -> str:

@@ -1,5 +1,6 @@
 """Maps of cross-fitted decodes: who decoded whom, what the files hold, and that a second call only reads."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -11,8 +12,10 @@ import statsmodels.api as sm
 from eqpool import files
 from eqpool.apply.trained import load_trained, read_config, selected_variables
 from eqpool.config import to_dict
+from eqpool.crossfit import cross_fitted_decodes
 from eqpool.data.pipeline import load_cohort
 from eqpool.data.simulated import effect_path
+from eqpool.errors import InputError
 from eqpool.maps import FORMS, describe_maps, main, make_maps
 from eqpool.report.brain_maps import FORM_TITLES, draw_site_maps, draw_t_maps
 from eqpool.train.stage_one import make_stage_one
@@ -107,6 +110,13 @@ def test_a_second_call_trains_nothing(mapped, monkeypatch):
     folder, _, facts = mapped
     monkeypatch.setattr("eqpool.crossfit.train", lambda *_: pytest.fail("trained again"))
     assert make_maps(folder, folds=2) == facts
+
+
+def test_decodes_of_other_data_are_not_taken(mapped):
+    folder, cohort, _ = mapped
+    older = dataclasses.replace(cohort, covariates=cohort.covariates + 1)
+    with pytest.raises(InputError, match="2: made with other data; remove it"):
+        cross_fitted_decodes(tiny_config(folder), older, folder / "folds" / "2", 2)
 
 
 def test_the_figures_are_drawn(mapped, tmp_path):

@@ -24,7 +24,7 @@ from eqpool.losses.task import task_loss
 from eqpool.models.discriminator import Discriminator
 from eqpool.models.istn import ISTN, IstnOutput
 from eqpool.models.task import make_task_model
-from eqpool.numerics import safe_norm
+from eqpool.numerics import masked_mean, safe_norm
 from eqpool.train.state import Batch, LossValue, Stage, Variables, init_variables
 from eqpool.train.task import apply_task, as_images
 
@@ -146,7 +146,8 @@ def make_istn(
             "change": image_distance(output.appearance[: len(source)], source, mask=masks[0]),
         }
         if settings.bending_weight and output.deformation is not None:
-            terms["bending"] = jnp.mean(bending_energy(output.deformation.displacement(input_shape)))
+            energy = bending_energy(output.deformation.displacement(input_shape))
+            terms["bending"] = masked_mean(energy, jnp.concatenate(masks))
         if two_way:
             terms |= _way_back(game, source, reference, to_reference, masks)
         known = masks[0] * batch["target_known"]

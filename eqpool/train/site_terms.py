@@ -52,8 +52,8 @@ def mean_over_chunks(term: Callable[[Batch], jax.Array], rows: Batch) -> jax.Arr
     size = -(-num_rows // chunks)
     columns = rows | {"mask": jnp.ones(num_rows, jnp.float32)}
 
-    def split(column: jax.Array) -> jax.Array:
+    def split(column: jax.Array) -> jax.Array:  # dealt out in turn: of rows sorted by site each chunk has every site
         padded = jnp.pad(column, ((0, chunks * size - num_rows),) + ((0, 0),) * (column.ndim - 1))
-        return padded.reshape(chunks, size, *column.shape[1:])
+        return padded.reshape(size, chunks, *column.shape[1:]).swapaxes(0, 1)
 
     return jax.lax.map(term, {name: split(column) for name, column in columns.items()}).mean()

@@ -182,6 +182,15 @@ def test_padding_of_either_side_changes_nothing():
     # Dropout and soft labels draw by shape, so the terms without either are compared.
     short, long = (stage.loss(variables, rows, jax.random.key(2), jnp.int32(0)).terms for rows in (batch(), padded))
     np.testing.assert_allclose(short["identity"], long["identity"], rtol=1e-5)
+    settings = config(shape="bspline", spacing=6, bending_weight=1.0)
+    stage, variables = stage_and_variables(settings)
+    random = np.random.default_rng(0)  # off the identity
+    variables["params"] = jax.tree.map(
+        lambda weight: weight + 0.1 * random.normal(size=weight.shape), variables["params"]
+    )
+    short, long = (stage.loss(variables, rows, jax.random.key(2), jnp.int32(0)).terms for rows in (batch(), padded))
+    np.testing.assert_allclose(short["bending"], long["bending"], rtol=1e-4)
+    assert short["bending"] > 0
 
 
 def test_every_row_of_the_reference_comes_once_before_any_comes_again():
@@ -255,6 +264,46 @@ def test_labels_of_the_reference_change_no_prediction(monkeypatch, tmp_path):
     a, b = (dict(np.load(tmp_path / side / "images" / "examples.npz")) for side in "ab")
     for name in a:
         np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_numbers_of_an_unlabelled_reference_change_no_prediction_and_end_no_run(monkeypatch, tmp_path):
+    """A number is standardised, which has to look at the source alone."""
+    made = cohort()
+    age = np.random.default_rng(3).uniform(50, 80, len(made.site)).astype(np.float32)
+    made = dataclasses.replace(made, target=age, target_classes=())
+    settings = dataclasses.replace(config(shape="none"), cache_dir=str(tmp_path / "cache"))
+    settings = dataclasses.replace(settings, task=dataclasses.replace(settings.task, model="age_regressor"))
+    known = run_on(monkeypatch, made, settings, tmp_path / "a")["metrics"]
+    unlabelled = dataclasses.replace(made, target=np.where(made.site == 1, np.nan, age).astype(np.float32))
+    blind = run_on(monkeypatch, unlabelled, settings, tmp_path / "b")["metrics"]
+    assert known["before_mae"] > 0 and known["source_mae"] == blind["source_mae"]
+    assert blind["before_mae"] is None and blind["gain_scratch"] is None
+    first, second = (pd.read_csv(tmp_path / side / "predictions.tsv", sep="\t") for side in "ab")
+    pd.testing.assert_frame_equal(first.drop(columns="target"), second.drop(columns="target"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "task.model",
+            "age_regressor",
+            'config.task.model = "age_regressor": config.data.target = "place" is 3 classes',
+        ),
+        (
+            "istn.discriminator",
+            (4,) * 7,
+            r"config.istn.discriminator = \(4, .*of 20x20, expected an axis of at least 65",
+        ),
+    ],
+)
+def test_networks_that_do_not_go_with_the_images_are_named_before_training(monkeypatch, tmp_path, key, value, message):
+    group, name = key.split(".")
+    settings = dataclasses.replace(config(), cache_dir=str(tmp_path / "cache"))
+    settings = dataclasses.replace(settings, **{group: dataclasses.replace(getattr(settings, group), **{name: value})})
+    with pytest.raises(InputError, match=message):
+        run_on(monkeypatch, cohort(), settings, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_a_run_fills_its_work_directory_resumes_and_stops_early(monkeypatch, tmp_path):
