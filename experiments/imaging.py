@@ -1,8 +1,8 @@
 """The imaging half of paper A's experiments: several methods over several splits of one cohort of volumes.
 
 Shared by table2_adni, table2_adcp, small_support and rescanned. A method's setting is chosen on the first split's
-validation rows by the paper's rule (`experiments.table2.select`); test rows choose nothing. Every run has a work
-directory of its own, so that an interrupted experiment goes on where it was.
+validation rows by the paper's rule (`experiments.table2.select`); some of them are test rows of the later splits, the
+same for every method. Every run has a work directory of its own, so that an interrupted experiment goes on.
 """
 
 import argparse
@@ -87,7 +87,8 @@ def main(experiment: Imaging) -> None:
         table = compute(experiment, options)
     except InputError as error:
         sys.exit(complain(error))
-    path = pathlib.Path(__file__).parent / experiment.folder / ("table_own" if options.participants else "table")
+    name = f"table{'_own' if options.participants else ''}{'_paper' if options.paper else ''}"
+    path = pathlib.Path(__file__).parent / experiment.folder / name
     facts = {"date": datetime.date.today().isoformat(), "set": options.set, "rows": table}
     write_json(path.with_suffix(".json"), facts)
     write_text(path.with_suffix(".md"), markdown(experiment, table, options.set))

@@ -242,6 +242,8 @@ def test_keys_of_every_run():
         ("nothing.epochs=1", "config.nothing.epochs: no such key"),
         ("seed.x=1", "config.seed.x: no such key"),
         ("evaluate.probe_permutations=5", "probe_permutations = 5: expected 0, or at least 19"),
+        ("model.rotation_range=0.0", "config.model.rotation_range = 0.0: expected above 0"),
+        ("istn.decoder=(16,8)", r"config.istn.decoder = \(16, 8\): expected \(32, 16, 8\)"),
     ],
 )
 def test_a_key_that_does_not_go_is_named(text, message):

@@ -8,6 +8,7 @@ at 32^3 voxels, which a CPU can do; with it the paper's 64^3. Rows that are run 
 
 import argparse
 import datetime
+import hashlib
 import itertools
 import os
 import pathlib
@@ -74,6 +75,8 @@ def main() -> None:
     name = f"table_{'own' if arguments.participants else 'simulated'}_{'full' if arguments.full else 'small'}"
     path = pathlib.Path(__file__).parent / name
     facts = {"sites": list(sites), "set": arguments.set, "fraction": arguments.fraction}
+    if arguments.participants:
+        facts["participants"] = hashlib.sha256(pathlib.Path(arguments.participants).read_bytes()).hexdigest()[:16]
     table = joined(path.with_suffix(".json"), facts, table)
     write_json(path.with_suffix(".json"), {"date": datetime.date.today().isoformat()} | facts | {"rows": table})
     write_text(path.with_suffix(".md"), markdown(table, sites, bool(arguments.participants), arguments.set))
