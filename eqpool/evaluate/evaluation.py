@@ -164,7 +164,7 @@ def probe_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig
     result: Metrics = {
         "adversary": 100 * adversary.accuracy,
         "adversary_auc": adversary.auc,
-        "site_chance": 1 / len(cohort.site_names),
+        "site_chance": _chance(cohort.site[_rows_for_probes(cohort, "test")[1]]),
         "selection_probe": strongest(selection).balanced_accuracy,
     }
     for name, scores in panels.items():
@@ -194,7 +194,7 @@ def nuisance_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateCon
         result |= {
             f"nuisance_{name}": best.balanced_accuracy,
             f"nuisance_{name}_interval": best.balanced_accuracy_interval,
-            f"nuisance_{name}_chance": 1 / len(cohort.nuisance_levels[index]),
+            f"nuisance_{name}_chance": _chance(label[test]),
         }
     return result
 
@@ -245,6 +245,11 @@ def _rows_for_probes(cohort: Cohort, split: str) -> tuple[np.ndarray, np.ndarray
     return np.flatnonzero((cohort.split == "train") & known), np.flatnonzero((cohort.split == split) & known)
 
 
+def _chance(labels: np.ndarray) -> float:
+    """Balanced accuracy of any guess: one over the labels that occur, which is what it averages over."""
+    return 1 / max(1, len(np.unique(labels)))
+
+
 def _strongest_metrics(name: str, scores: list[ProbeScore]) -> Metrics:
     best = strongest(scores)
     return {
@@ -272,7 +277,7 @@ def target_metrics(
             **score("accuracy", lambda t, p: 100 * float(np.mean(t == p)), truth, predicted),
             **score("balanced_accuracy", lambda t, p: 100 * balanced_accuracy(t, p), truth, predicted),
             "majority_accuracy": 100 * float(np.bincount(truth).max() / len(truth)) if len(truth) else float("nan"),
-            "target_chance": 100 / len(cohort.target_classes),
+            "target_chance": 100 * _chance(truth),
         }
     if not len(truth):
         return dict.fromkeys(("mae", "r_squared", "constant_mae"), float("nan"))

@@ -222,7 +222,8 @@ FIGURES = (
         "kept",
         lambda work: work.maps is not None,
         _t_maps,
-        "Where the target shows: voxels that pass FDR, on decodes by networks that never saw the volume.",
+        "Where the target shows: voxels that pass FDR, on decodes by networks that never saw the volume. A pure decode "
+        "spreads what its latent tells over every voxel: its places are those of the latent and not of disease.",
         _t_maps_alt,
     ),
     FigureKind(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eqpool.config import EvaluateConfig
-from eqpool.data.cohort import Cohort
+from eqpool.data.cohort import Cohort, Scaling
 from eqpool.evaluate import evaluation
 from eqpool.evaluate.intervals import area_under_curve, balanced_accuracy
 from eqpool.evaluate.probes import ProbeScore, probe_panel, site_floor_features, strongest, strongest_by_chance
@@ -226,3 +226,23 @@ def test_sites_without_any_target_are_probed_too_and_the_floor_is_of_those_with(
     assert found["strongest_probe"] > 0.6  # one of three sites is always told; by chance 0.33
     floor = evaluation.site_floor_metrics(cohort, config)
     assert 0.3 < floor["site_floor"] < 0.8  # of the two sites where the diagnosis is known
+
+
+def test_chance_is_that_of_the_labels_that_are_there():
+    """Of four sites two have held-out rows: balanced accuracy averages over these, and noise reads one half."""
+    random = np.random.default_rng(0)
+    site = np.concatenate([np.arange(200) % 4, np.arange(100) % 2]).astype(np.int32)
+    phi = random.normal(size=(300, 3)).astype(np.float32)
+    cohort = Cohort(
+        name="made_up", simulated=True, participant_id=np.arange(300).astype(str),
+        inputs=np.zeros((300, 1), np.float32), input_names=(), site=site, site_names=("A", "B", "C", "D"),
+        covariates=np.full((300, 1), 60.0), covariate_names=("age",), target=np.zeros(300, np.int32), target_name="dx",
+        target_classes=("AD", "CN"), split=np.repeat(["train", "validation", "test"], 100),
+    )  # fmt: skip
+    blank = np.zeros((300, 2), np.float32)
+    config = dataclasses.replace(CONFIG, adversary_epochs=5)
+    found = evaluation.probe_metrics(cohort, evaluation.Embeddings(phi, None, phi, None, blank), config)
+    assert found["site_chance"] == 0.5 and found["strongest_probe"] < 0.7
+    scaling = Scaling.fit(cohort)
+    scores = evaluation.target_metrics(cohort, scaling, np.eye(2)[np.zeros(100, int)], np.arange(200, 300), config, 0)
+    assert scores["balanced_accuracy"] == 100 == scores["target_chance"]  # of one class any guess is right
