@@ -92,13 +92,19 @@ def form_tiles(decodes: Decodes, form: str, rows: np.ndarray) -> Iterator[np.nda
         yield tile
 
 
+def first_scans(cohort: Cohort, rows: np.ndarray) -> np.ndarray:
+    """Of some rows the first one of each person, in order."""
+    return rows[np.sort(np.unique(cohort.participant_id[rows], return_index=True)[1])]
+
+
 def _test_form(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path) -> Facts:
     """Writes one form's maps: t of the target, and partial R^2 of site, covariates and target.
 
-    Beside the covariates every model holds the folds: K networks decode with K offsets, which are no effect.
+    Beside the covariates every model holds the folds: K networks decode with K offsets, which are no effect. Each
+    person counts once: a t-test that took visits for people would find effects that are not there.
     """
     assert cohort.grid is not None
-    rows = np.flatnonzero(cohort.target_known)
+    rows = first_scans(cohort, np.flatnonzero(cohort.target_known))
     target = _contrast(cohort)[rows][:, None]
     covariates, folds = cohort.covariates[rows], indicators(decodes.fold[rows])
     t = t_map(form_tiles(decodes, form, rows), target[:, 0], np.hstack([covariates, folds]))

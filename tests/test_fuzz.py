@@ -141,7 +141,7 @@ def participants(folder: pathlib.Path, images: bool) -> bytes:
     for number in range(24):
         cells = [f"sub-{number:02d}", "AB"[number % 2], f"{generator.uniform(20, 80):.1f}", "FM"[number // 4 % 2]]
         cells += [str(number // 2 % 2), *(f"{value:.3f}" for value in generator.normal(size=2))]
-        rows.append("\t".join(cells) + (f"\timages/{number % 3}.nii.gz" if images else ""))
+        rows.append("\t".join(cells) + (f"\timages/{number}.nii.gz" if images else ""))
     return ("\n".join(rows) + "\n").encode()
 
 
@@ -191,7 +191,7 @@ def test_a_table_may_lead_out_of_its_root_where_the_config_allows_it(tmp_path):
     inside = tmp_path / "cohort"
     inside.mkdir()
     (tmp_path / "images").mkdir()
-    for number in range(3):
+    for number in range(24):
         (tmp_path / "images" / f"{number}.nii.gz").write_bytes(gzip.compress(volume("mni")))
     table = participants(inside, images=True).decode().replace("\timages/", "\t../images/")
     rows = [row + ("\tsession_id" if not number else f"\t{number}") for number, row in enumerate(table.splitlines())]

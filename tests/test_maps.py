@@ -16,7 +16,7 @@ from eqpool.crossfit import cross_fitted_decodes
 from eqpool.data.pipeline import load_cohort
 from eqpool.data.simulated import effect_path
 from eqpool.errors import InputError
-from eqpool.maps import FORMS, describe_maps, main, make_maps
+from eqpool.maps import FORMS, describe_maps, first_scans, main, make_maps
 from eqpool.report.brain_maps import FORM_TITLES, draw_site_maps, draw_t_maps
 from eqpool.train.stage_one import make_stage_one
 from tests.conftest import quickly_compiled, tiny_config
@@ -110,6 +110,13 @@ def test_a_second_call_trains_nothing(mapped, monkeypatch):
     folder, _, facts = mapped
     monkeypatch.setattr("eqpool.crossfit.train", lambda *_: pytest.fail("trained again"))
     assert make_maps(folder, folds=2) == facts
+
+
+def test_a_person_with_several_visits_counts_once(mapped):
+    _, cohort, facts = mapped
+    visits = dataclasses.replace(cohort, participant_id=np.array(["b", "a", "b", "c", "a", "d"] + ["e"] * 100)[:18])
+    assert first_scans(visits, np.array([0, 1, 2, 4, 5, 3, 7, 6])).tolist() == [0, 1, 5, 3, 7]
+    assert facts["forms"]["before"]["rows"] == len(np.unique(cohort.participant_id[cohort.target_known]))
 
 
 def test_decodes_of_other_data_are_not_taken(mapped):

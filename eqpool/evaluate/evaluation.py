@@ -155,6 +155,8 @@ def probe_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig
     `selection_*` are those of the validation split, for choosing among settings.
     """
     of_phi = _panel(cohort, embeddings.phi, config)
+    if not of_phi:
+        return nuisance_metrics(cohort, embeddings, config)
     panels = {"strongest_probe": of_phi}
     if embeddings.covariate_free is not None:
         panels["strongest_probe_covariate_free"] = _panel(cohort, embeddings.covariate_free, config)
@@ -165,7 +167,7 @@ def probe_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig
         "adversary": 100 * adversary.accuracy,
         "adversary_auc": adversary.auc,
         "site_chance": _chance(cohort.site[_rows_for_probes(cohort, "test")[1]]),
-        "selection_probe": strongest(selection).balanced_accuracy,
+        "selection_probe": strongest(selection).balanced_accuracy if selection else float("nan"),
     }
     for name, scores in panels.items():
         result |= _strongest_metrics(name, scores)
@@ -190,6 +192,8 @@ def nuisance_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateCon
             config=config,
             num_sites=len(cohort.nuisance_levels[index]),
         )
+        if not scores:
+            continue
         best = strongest(scores)
         result |= {
             f"nuisance_{name}": best.balanced_accuracy,
@@ -251,6 +255,8 @@ def _chance(labels: np.ndarray) -> float:
 
 
 def _strongest_metrics(name: str, scores: list[ProbeScore]) -> Metrics:
+    if not scores:
+        return {}
     best = strongest(scores)
     return {
         name: best.balanced_accuracy,

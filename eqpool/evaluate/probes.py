@@ -66,8 +66,11 @@ def probe_panel(
       within: False leaves out the second design, which takes most of the time.
 
     Returns:
-      Scores of logistic regression, the paper's adversary and gradient-boosted trees.
+      Scores of logistic regression, the paper's adversary and gradient-boosted trees; none where either of `train` and
+      `test` has fewer than two sites, so that there is nothing to be told.
     """
+    if min(len(np.unique(site[rows])) for rows in (train, test)) < 2:
+        return []
     inside = test[_of_larger_sites(site[test], subject[test])]
     folds = _folds(site[inside], subject[inside], config.probe_folds) if within else []
     scores = []

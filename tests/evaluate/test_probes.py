@@ -246,3 +246,21 @@ def test_chance_is_that_of_the_labels_that_are_there():
     scaling = Scaling.fit(cohort)
     scores = evaluation.target_metrics(cohort, scaling, np.eye(2)[np.zeros(100, int)], np.arange(200, 300), config, 0)
     assert scores["balanced_accuracy"] == 100 == scores["target_chance"]  # of one class any guess is right
+
+
+def test_where_there_is_one_site_nothing_is_probed():
+    site = np.concatenate([np.arange(30) % 2, np.zeros(30)]).astype(np.int32)
+    phi = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    cohort = Cohort(
+        name="made_up", simulated=True, participant_id=np.arange(60).astype(str), inputs=np.zeros((60, 1), np.float32),
+        input_names=(), site=site, site_names=("A", "B"), covariates=np.full((60, 1), 60.0), covariate_names=("age",),
+        target=np.zeros(60, np.int32), target_name="dx", target_classes=("AD", "CN"),
+        split=np.repeat(["train", "test"], 30),
+    )  # fmt: skip
+    blank = np.zeros((60, 2), np.float32)
+    assert evaluation.probe_metrics(cohort, evaluation.Embeddings(phi, None, phi, phi, blank), CONFIG) == {}
+    assert evaluation.site_floor_metrics(cohort, CONFIG) == {}
+    both = dataclasses.replace(cohort, site=(np.arange(60) % 2).astype(np.int32))  # no validation rows at all
+    config = dataclasses.replace(CONFIG, adversary_epochs=5)
+    found = evaluation.probe_metrics(both, evaluation.Embeddings(phi, None, phi, None, blank), config)
+    assert found["strongest_probe"] > 0 and np.isnan(found["selection_probe"])
