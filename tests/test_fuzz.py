@@ -275,3 +275,12 @@ def test_covariates_as_typed(text):
         parse_specs(text)
     except InputError as error:
         one_line(error)
+
+
+def test_a_name_that_no_file_can_have_is_one_line(tmp_path):
+    table = participants(tmp_path, images=True).decode().replace("images/0.nii.gz", "images/\x000.nii.gz")
+    (tmp_path / "participants.tsv").write_text(table)
+    config = DataConfig(participants=str(tmp_path / "participants.tsv"), grid="16x18x16")
+    with pytest.raises(InputError) as told:
+        load_cohort(config, tmp_path / "cache", progress=False)
+    one_line(told.value)

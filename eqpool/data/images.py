@@ -30,11 +30,19 @@ def find_images(table: ParticipantsTable, root: pathlib.Path, *, outside_root: s
     images = [_named(table, row, root, outside_root) if named else _in_bids(table, row, root) for row in rows]
     first: dict[str, int] = {}
     for row, image in enumerate(images):
-        before = first.setdefault(os.path.realpath(image), row)
+        before = first.setdefault(_resolved(image), row)
         if before != row:
             twice = f"its image {image.name} is that of line {table.line[before]} too"
             raise InputError(f"{table.where(row)}: {twice}, expected one row a scan")
     return images
+
+
+def _resolved(image: pathlib.Path) -> str:
+    """The file that a name leads to; a name that no file can have, which is told when it is read, as it stands."""
+    try:
+        return os.path.realpath(image)
+    except (OSError, ValueError):
+        return str(image)
 
 
 def _named(table: ParticipantsTable, row: int, root: pathlib.Path, outside_root: str) -> pathlib.Path:
