@@ -260,11 +260,8 @@ def _write_shards(
     ) as results:
         for shard in shards:
             facts: list[dict[str, Any]] = []
-            passing: list[bool] = []
 
-            def volumes(
-                shard: _Shard = shard, facts: list[dict[str, Any]] = facts, passing: list[bool] = passing
-            ) -> Iterator[np.ndarray]:
+            def volumes(shard: _Shard = shard, facts: list[dict[str, Any]] = facts) -> Iterator[np.ndarray]:
                 for index, result in zip(shard.members, results, strict=False):
                     if not isinstance(result, BadVolumeError):
                         volume, fact = result
@@ -273,12 +270,12 @@ def _write_shards(
                     elif stop:
                         raise BadVolumeError(_said(labels[index], str(result)))
                     else:
-                        passing.append(result.passes)
-                        facts.append({"bad": str(result)})
+                        facts.append({"bad": str(result), "passes": result.passes})
 
             write_shard(shard.file, volumes(), preparation.grid.shape)
             records = sum(fact["bad"] is None for fact in facts)
-            write_json(shard.facts, {"records": records, "passing": any(passing), "volumes": facts})
+            passing = any(fact.get("passes") for fact in facts)
+            write_json(shard.facts, {"records": records, "passing": passing, "volumes": facts})
 
 
 def _read_facts(shard: _Shard) -> list[dict[str, Any]]:
