@@ -17,8 +17,7 @@ from eqpool.apply.trained import ModelFacts
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.fingerprint import data_hash
-from eqpool.data.own import balanced_strata
-from eqpool.data.splits import assign_folds, assign_splits
+from eqpool.data.splits import assign_folds, assign_splits, balanced_strata
 from eqpool.errors import InputError
 from eqpool.progress import track
 from eqpool.run import train

@@ -25,12 +25,10 @@ from eqpool.data.participants import (
     select_features,
     sessions,
 )
-from eqpool.data.splits import assign_splits
+from eqpool.data.splits import assign_splits, balanced_strata
 from eqpool.data.store import Preparation, prepare_volumes
 from eqpool.data.tables import fit_encoding
 from eqpool.errors import InputError
-
-_TARGET_LEVELS = 3  # a numeric target is stratified by thirds
 
 
 def load_participants(
@@ -164,19 +162,6 @@ def _splits(
         test_fraction=config.test_fraction,
         seed=config.split_seed,
     )
-
-
-def balanced_strata(site: np.ndarray, target: np.ndarray, classes: tuple[str, ...]) -> list[tuple[int, int]]:
-    """What a split balances: each row's site, and its class or the third that its number falls in."""
-    return list(zip(site.tolist(), _levels(target, classes).tolist(), strict=True))
-
-
-def _levels(target: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
-    """What to balance: the class, or the third that a number falls in."""
-    if classes or not np.isfinite(target).any():
-        return target.astype(np.int64) if classes else np.zeros(target.shape, np.int64)
-    edges = np.nanquantile(target, np.arange(1, _TARGET_LEVELS) / _TARGET_LEVELS)
-    return np.where(np.isfinite(target), np.searchsorted(edges, target), -1)
 
 
 def _given_splits(table: ParticipantsTable) -> np.ndarray:

@@ -6,6 +6,21 @@ import numpy as np
 
 from eqpool.data.cohort import SPLITS
 
+_TARGET_LEVELS = 3  # a numeric target is stratified by thirds
+
+
+def balanced_strata(site: np.ndarray, target: np.ndarray, classes: tuple[str, ...]) -> list[tuple[int, int]]:
+    """What a split balances: each row's site, and its class or the third that its number falls in."""
+    return list(zip(site.tolist(), target_levels(target, classes).tolist(), strict=True))
+
+
+def target_levels(target: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+    """(N,) integers: the class, or the third that a number falls in; -1 where there is none."""
+    if classes or not np.isfinite(target).any():
+        return target.astype(np.int64) if classes else np.zeros(target.shape, np.int64)
+    edges = np.nanquantile(target, np.arange(1, _TARGET_LEVELS) / _TARGET_LEVELS)
+    return np.where(np.isfinite(target), np.searchsorted(edges, target), -1)
+
 
 def assign_splits(
     participant_id: Sequence[str] | np.ndarray,

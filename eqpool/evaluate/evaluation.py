@@ -12,8 +12,15 @@ from sklearn.metrics import mean_absolute_error, r2_score
 
 from eqpool.config import EvaluateConfig
 from eqpool.data.cohort import Cohort, Scaling
+from eqpool.data.splits import target_levels
 from eqpool.evaluate import metrics
-from eqpool.evaluate.intervals import balanced_accuracy, bootstrap_interval, jackknife_interval, jackknife_masks
+from eqpool.evaluate.intervals import (
+    balanced_accuracy,
+    bootstrap_interval,
+    jackknife_interval,
+    jackknife_masks,
+    number_subjects,
+)
 from eqpool.evaluate.probes import ProbeScore, probe_panel, site_floor_features, strongest, strongest_by_chance
 from eqpool.evaluate.readout import read_covariate
 from eqpool.geometry.so import GroupMap
@@ -116,19 +123,24 @@ def equivariance_metrics(
 
 
 def site_distance_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig, seed: int) -> Metrics:
-    """M of Phi, and of tau^-1 Phi: where ages of sites differ, Phi's own M is large because it tells the age."""
-    result = _site_distance("mmd", cohort, embeddings.phi, config, seed)
+    """M of Phi, and of tau^-1 Phi: where ages of sites differ, Phi's own M is large because it tells the age.
+
+    Sites that differ in the target differ in tau^-1 Phi too, which tells it: there p is of permutations within it.
+    """
+    result = _site_distance("mmd", cohort, embeddings.phi, None, config, seed)
     if embeddings.covariate_free is not None:
-        result |= _site_distance("mmd_covariate_free", cohort, embeddings.covariate_free, config, seed)
+        level = target_levels(cohort.target, cohort.target_classes)
+        result |= _site_distance("mmd_covariate_free", cohort, embeddings.covariate_free, level, config, seed)
     return result
 
 
-def _site_distance(name: str, cohort: Cohort, features: np.ndarray, config: EvaluateConfig, seed: int) -> Metrics:
+def _site_distance(
+    name: str, cohort: Cohort, features: np.ndarray, level: np.ndarray | None, config: EvaluateConfig, seed: int
+) -> Metrics:
     """M = 100 MMD^2 two ways, with the permutation p-value, over subjects, of the normalised, unbiased one."""
     rows = np.flatnonzero((cohort.split == "test") & (cohort.site >= 0))
     latent, label = jnp.asarray(features[rows]), jnp.asarray(cohort.site[rows], jnp.int32)
     num_sites = len(cohort.site_names)
-    people, subject = np.unique(cohort.participant_id[rows], return_inverse=True)
     normalised = metrics.minmax_normalize(latent)
     test = metrics.mmd_permutation_test(
         jax.random.key(seed),
@@ -139,7 +151,8 @@ def _site_distance(name: str, cohort: Cohort, features: np.ndarray, config: Eval
         kernel="laplacian",
         bandwidth=1.0,
         estimator="unbiased",
-        subject=None if len(people) == len(rows) else subject,
+        subject=number_subjects(cohort.participant_id[rows]),
+        stratum=None if level is None else level[rows],
     )
     published = mmd(latent, label, num_sites=num_sites, kernel="laplacian", bandwidth=1.0, estimator="biased")
     return {
@@ -227,14 +240,15 @@ def _panel(
 
 
 def _chance_metrics(cohort: Cohort, covariate_free: np.ndarray, config: EvaluateConfig, told: float) -> Metrics:
-    """What the strongest probe reads where sites are shuffled, and how often that is as much as it told."""
+    """What the strongest probe reads where sites are shuffled within the target, and how often as much as it told."""
     quick = dataclasses.replace(config, bootstraps=1)  # of an interval that nobody reads
 
     def panel(site: np.ndarray) -> list[ProbeScore]:
         return _panel(dataclasses.replace(cohort, site=site), covariate_free, quick)
 
     splits = _rows_for_probes(cohort, "test")
-    chance = strongest_by_chance(panel, cohort.site, cohort.participant_id, splits, config.probe_permutations)
+    level = target_levels(cohort.target, cohort.target_classes)
+    chance = strongest_by_chance(panel, cohort.site, cohort.participant_id, level, splits, config.probe_permutations)
     low, high = np.quantile(chance, (0.025, 0.975)).tolist()
     return {
         "strongest_probe_covariate_free_shuffled": float(chance.mean()),
@@ -301,10 +315,10 @@ def kept_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig,
     `kept_<covariate>_r_squared_before` is read from the latent l; a baseline has nothing before.
     """
     train, test = cohort.rows("train"), cohort.rows("test")
+    subject = cohort.participant_id[test]
     result: Metrics = {}
     for column, name in enumerate(cohort.covariate_names):
         values = cohort.covariates[:, column]
-        subject = cohort.participant_id[test]
         score = partial(_with_interval, truth=values[test], subject=subject, config=config, seed=seed)
         after = read_covariate(embeddings.phi[train], values[train], embeddings.phi[test])
         result |= score(f"kept_{name}_mae", mean_absolute_error, predicted=after)

@@ -9,6 +9,7 @@ import numpy as np
 from eqpool.config import EvaluateConfig
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.evaluate.evaluation import target_metrics
+from eqpool.evaluate.intervals import number_subjects
 from eqpool.evaluate.metrics import mmd_permutation_test
 
 Metrics = dict[str, Any]
@@ -67,8 +68,6 @@ def look_metrics(
       seed: of the permutations.
     """
     result: Metrics = {}
-    people, of_row = np.unique(subject, return_inverse=True)
-    person = None if len(people) == len(subject) else of_row
     for name, images in (("before", source), ("after", transformed)):
         flat = jnp.asarray(np.concatenate([images, reference]).reshape(len(images) + len(reference), -1))
         side = jnp.asarray(np.repeat([0, 1], [len(images), len(reference)]), jnp.int32)
@@ -81,7 +80,7 @@ def look_metrics(
             kernel="gaussian",
             bandwidth="median",
             estimator="unbiased",
-            subject=person,
+            subject=number_subjects(subject),
         )
         result |= {f"image_mmd_{name}": 100 * float(test.statistic), f"image_mmd_{name}_p_value": float(test.p_value)}
     return result

@@ -37,11 +37,16 @@ def bootstrap_interval(
     return percentile_interval(np.asarray([score(draw()) for _ in range(bootstraps)]))
 
 
+def number_subjects(subject: np.ndarray) -> np.ndarray | None:
+    """(N,) subjects as numbers from 0; None where each row is of another one, so that rows may pass for subjects."""
+    people, of_row = np.unique(subject, return_inverse=True)
+    return None if len(people) == len(subject) else of_row
+
+
 def _subject_of_row(num_rows: int, subject: np.ndarray | None) -> np.ndarray:
     """(num_rows,) subjects as numbers from 0; the rows' own where each is of another subject."""
-    if subject is None or len(np.unique(subject)) == num_rows:
-        return np.arange(num_rows)
-    return np.unique(subject, return_inverse=True)[1]
+    numbers = None if subject is None else number_subjects(subject)
+    return np.arange(num_rows) if numbers is None else numbers
 
 
 def percentile_interval(draws: np.ndarray) -> Interval:

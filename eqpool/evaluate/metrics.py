@@ -84,7 +84,7 @@ def equivariance_gap_ratio(
     points, level, weight = _points_and_levels(vectors, covariate, maximum, mask)
 
     def permuted(key: Array) -> Array:
-        return _gap(points, level[_permutation_of_rows(key, weight != 0)], weight)
+        return _gap(points, level[permute_rows(key, weight != 0)], weight)
 
     return _gap(points, level, weight) / jnp.mean(jax.lax.map(permuted, jax.random.split(key, num_permutations)))
 
@@ -101,6 +101,7 @@ def mmd_permutation_test(
     estimator: Estimator = "biased",
     mask: ArrayLike | None = None,
     subject: ArrayLike | None = None,
+    stratum: ArrayLike | None = None,
     tile_size: int = 1024,
 ) -> TwoSampleTest:
     """Tests whether the latents of all sites have one distribution: MMD^2 against its values at permuted sites.
@@ -115,19 +116,22 @@ def mmd_permutation_test(
       num_permutations: at least 1.
       subject: (N,) integers, whose each row is, where people were scanned more than once: their rows are not
         independent, so whole people change places with those of as many rows. None: each row is of its own.
+      stratum: (N,) integers, such as a diagnosis that sites have in other shares: rows change places within one alone,
+        people within the largest of their rows'. None: among all.
       tile_size: rows of the kernel matrix kept at once.
 
     Returns:
       `TwoSampleTest(statistic, p_value)`, scalars; the statistic is that of `eqpool.mmd`.
 
     Raises:
-      ValueError: as `eqpool.mmd`, fewer than one permutation, or subjects of another shape than the sites.
+      ValueError: as `eqpool.mmd`, fewer than one permutation, or subjects or strata of another shape than the sites.
     """
     if num_permutations < 1:
         raise ValueError(f"num_permutations is {num_permutations}, expected at least 1")
     latent, weight = site_weights(latent, site, num_sites=num_sites, mask=mask)
-    if subject is not None and jnp.shape(subject) != latent.shape[:1]:
-        raise ValueError(f"subject has shape {jnp.shape(subject)}, expected {latent.shape[:1]}, one for each row")
+    for name, given in (("subject", subject), ("stratum", stratum)):
+        if given is not None and jnp.shape(given) != latent.shape[:1]:
+            raise ValueError(f"{name} has shape {jnp.shape(given)}, expected {latent.shape[:1]}, one for each row")
     bandwidths = resolve_bandwidths(bandwidth, latent, jnp.max(weight, axis=1))
     return _permutation_test(
         key,
@@ -135,6 +139,7 @@ def mmd_permutation_test(
         weight,
         bandwidths,
         None if subject is None else jnp.asarray(subject),
+        None if stratum is None else jnp.asarray(stratum),
         num_permutations=num_permutations,
         kernel=kernel,
         estimator=estimator,
@@ -149,6 +154,7 @@ def _permutation_test(
     weight: Array,
     bandwidths: Array,
     subject: Array | None,
+    stratum: Array | None,
     *,
     num_permutations: int,
     kernel: Kernel,
@@ -165,7 +171,9 @@ def _permutation_test(
         )[0]
 
     def order(key: Array) -> Array:
-        return _permutation_of_rows(key, counts) if subject is None else permute_subjects(key, subject, counts)
+        if subject is None:
+            return permute_rows(key, counts, stratum)
+        return permute_subjects(key, subject, counts, stratum)
 
     def permuted_statistics(keys: Array) -> Array:
         return statistics(jax.vmap(order)(keys))
@@ -181,28 +189,42 @@ def _permutation_test(
     return TwoSampleTest(observed, (1 + at_least) / (1 + num_permutations))
 
 
-def _permutation_of_rows(key: Array, counts: Array) -> Array:
-    """Indices (N,) that permute the rows that count at random among themselves and leave the others in place."""
+def permute_rows(key: Array, counts: Array, stratum: ArrayLike | None = None) -> Array:
+    """Indices (N,) that permute the rows that count at random, and leave the others in place.
+
+    Args:
+      key: of the permutation.
+      counts: (N,) booleans.
+      stratum: (N,) integers, within each of which rows change places; None: among all.
+    """
     # 31 random bits break nearly all ties; the others fall back on the order of the rows.
     draw = (jax.random.bits(key, counts.shape) >> 1).astype(jnp.int32)
-    shuffled = jnp.argsort(jnp.where(counts, draw, jnp.iinfo(jnp.int32).max), stable=True)
-    in_order = jnp.argsort(~counts, stable=True)
+    draw = jnp.where(counts, draw, jnp.iinfo(jnp.int32).max)
+    strata = () if stratum is None else (jnp.asarray(stratum),)
+    in_order, shuffled = (jnp.lexsort((by, *strata)) for by in (~counts, draw))
     return jnp.zeros_like(shuffled).at[in_order].set(shuffled, unique_indices=True)
 
 
-def permute_subjects(key: Array, subject: Array, counts: Array) -> Array:
+def permute_subjects(key: Array, subject: Array, counts: Array, stratum: ArrayLike | None = None) -> Array:
     """Indices (N,) that let whole subjects change places at random with those of as many rows that count.
 
     Args:
       key: of the permutation.
       subject: (N,) integers.
       counts: (N,) booleans; the other rows stay in place.
+      stratum: (N,) integers; subjects change places where the largest of their rows that count is the same.
     """
     row = jnp.arange(subject.size)
     _, of_row = jnp.unique(subject, return_inverse=True, size=subject.size)
     size = jnp.where(counts, jnp.zeros_like(row).at[of_row].add(counts)[of_row], 0)
-    place = jax.random.permutation(key, row)[of_row]
-    in_order, shuffled = (jnp.lexsort((row, jnp.where(counts, by, 0), size)) for by in (of_row, place))
+    place = jnp.where(counts, jax.random.permutation(key, row)[of_row], 0)
+    alike = [size]
+    if stratum is not None:
+        stratum = jnp.asarray(stratum)
+        lowest = jnp.iinfo(stratum.dtype).min
+        largest = jnp.full_like(stratum, lowest).at[of_row].max(jnp.where(counts, stratum, lowest))
+        alike.append(jnp.where(counts, largest[of_row], lowest))
+    in_order, shuffled = (jnp.lexsort((row, by, *alike)) for by in (jnp.where(counts, of_row, 0), place))
     return jnp.zeros_like(row).at[in_order].set(shuffled, unique_indices=True)
 
 

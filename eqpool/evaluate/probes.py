@@ -92,6 +92,7 @@ def strongest_by_chance(
     panel: Callable[[np.ndarray], list[ProbeScore]],
     site: np.ndarray,
     subject: np.ndarray,
+    stratum: np.ndarray,
     splits: Sequence[np.ndarray],
     permutations: int,
 ) -> np.ndarray:
@@ -102,8 +103,10 @@ def strongest_by_chance(
     Args:
       panel: from (N,) sites to the scores of `probe_panel`.
       site, subject: (N,), as for `probe_panel`.
+      stratum: (N,) what features may tell and sites have in other shares, as a diagnosis, of which nothing is to be
+        learnt about scanners.
       splits: row indices; each keeps its own subjects and its own numbers of sites. The sites of a subject's rows go
-        together to another subject with as many rows.
+        together to another subject with as many rows, of the same stratum.
       permutations: how many.
     """
     random = np.random.default_rng(0)
@@ -111,18 +114,21 @@ def strongest_by_chance(
     for _ in track(range(permutations), "Probing shuffled sites", unit="permutation"):
         shuffled = site.copy()
         for rows in splits:
-            shuffled[rows] = _dealt_anew(site[rows], subject[rows], random)
+            shuffled[rows] = _dealt_anew(site[rows], subject[rows], stratum[rows], random)
         scores.append(strongest(panel(shuffled)).balanced_accuracy)
     return np.array(scores)
 
 
-def _dealt_anew(site: np.ndarray, subject: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The sites of whole subjects, each given to another one of as many rows."""
+def _dealt_anew(site: np.ndarray, subject: np.ndarray, stratum: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """The sites of whole subjects, each given to another one of as many rows whose largest stratum is the same."""
     _, of_row, count = np.unique(subject, return_inverse=True, return_counts=True)
+    largest = np.full(len(count), stratum.min(initial=0), stratum.dtype)
+    np.maximum.at(largest, of_row, stratum)
     by_subject = np.argsort(of_row, kind="stable")
     dealt = site.copy()
-    for size in np.unique(count):
-        rows = by_subject[np.repeat(count == size, count)].reshape(-1, size)
+    for size, level in sorted(set(zip(count.tolist(), largest.tolist(), strict=True))):
+        alike = (count == size) & (largest == level)
+        rows = by_subject[np.repeat(alike, count)].reshape(-1, size)
         dealt[rows] = site[random.permutation(rows)]
     return dealt
 

@@ -91,9 +91,7 @@ def main() -> None:
     write_text(path.with_suffix(".md"), markdown(harmonising, results, [f"istn.shape={options.shape}", *options.set]))
 
 
-def write_tables(
-    cohort: Cohort, reference: int, istn: pathlib.Path, folder: pathlib.Path
-) -> dict[str, pathlib.Path]:
+def write_tables(cohort: Cohort, reference: int, istn: pathlib.Path, folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """participants.tsv of the original and of the harmonised images, with the ISTN's own split in both.
 
     Raises:

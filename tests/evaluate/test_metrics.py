@@ -244,6 +244,47 @@ def test_subjects_change_places_whole_and_every_order_is_as_likely():
     assert len(seen) == 24 and scipy.stats.chisquare(seen).pvalue > 0.001
 
 
+def test_within_strata_every_order_is_as_likely_and_no_row_leaves():
+    stratum = np.array([1, 0, 1, 0, 1, 1, 0])
+    counts = np.array([1, 1, 1, 1, 0, 1, 1], bool)
+    keys = jax.random.split(jax.random.key(0), 3600)
+    rows = np.asarray(jax.vmap(lambda key: metrics.permute_rows(key, counts, stratum))(keys))
+    people = np.asarray(jax.vmap(lambda key: metrics.permute_subjects(key, np.arange(7), counts, stratum))(keys))
+    for orders in (rows, people):
+        np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(7), (3600, 1)))
+        np.testing.assert_array_equal(stratum[orders], np.tile(stratum, (3600, 1)))
+        assert (orders[:, 4] == 4).all()
+        _, seen = np.unique(orders, axis=0, return_counts=True)
+        assert len(seen) == 36 and scipy.stats.chisquare(seen).pvalue > 0.001
+
+
+def test_people_of_several_rows_stay_within_their_stratum():
+    subject = np.repeat(np.arange(6), 2)
+    stratum = np.array([0, 0, 0, 1, 1, 1, 0, 0, 1, 0, 1, 1])  # 0 and 3 are of stratum 0; the others' largest is 1
+    keys = jax.random.split(jax.random.key(0), 200)
+    orders = jax.vmap(lambda key: metrics.permute_subjects(key, subject, np.ones(12, bool), stratum))(keys)
+    given = subject[np.asarray(orders)]
+    np.testing.assert_array_equal(given[:, ::2], given[:, 1::2])
+    of_low = given[:, [0, 6]]
+    assert set(of_low.ravel()) == {0, 3} and set(np.delete(given, [0, 1, 6, 7], axis=1).ravel()) == {1, 2, 4, 5}
+
+
+def test_a_class_that_sites_have_in_other_shares_does_not_make_them_differ_within_it():
+    generator = np.random.default_rng(0)
+    small = []
+    for seed in range(40):
+        site = np.arange(80) % 2
+        level = (generator.random(80) < np.where(site == 1, 0.8, 0.2)).astype(int)
+        latent = generator.normal(size=(80, 3)) + 3 * level[:, None]
+        options = {"num_sites": 2, "num_permutations": 99, "estimator": "unbiased"}
+        within = metrics.mmd_permutation_test(jax.random.key(seed), latent, site, stratum=level, **options)
+        among_all = metrics.mmd_permutation_test(jax.random.key(seed), latent, site, **options)
+        small.append((float(within.p_value), float(among_all.p_value)))
+    within, among_all = np.array(small).T
+    assert np.max(np.abs(np.sort(within) - (np.arange(40) + 0.5) / 40)) < 1.63 / np.sqrt(40)
+    assert np.mean(among_all <= 0.05) > 0.5
+
+
 def test_what_json_lacks_is_none():
     values = {"nan": float("nan"), "inf": float("inf"), "number": 1.5, "name": "mlp", "interval": (0.1, 0.2)}
     assert only_finite(values) == values | {"nan": None, "inf": None}

@@ -114,12 +114,12 @@ def test_shuffled_sites_say_what_the_best_of_several_probes_reads_by_chance():
     def look(site):
         return probe_panel(features, site, subject, train, test, config=config, num_sites=2)
 
-    chance = strongest_by_chance(look, site, subject, (train, test), 8)
+    chance = strongest_by_chance(look, site, subject, np.zeros(240, int), (train, test), 8)
     assert chance.shape == (8,)
     assert 0.5 < chance.mean() < 0.68  # above one half: it is the best of six
     assert chance.std() > 0
     features[:, 0] += 3 * site
-    again = strongest_by_chance(look, site, subject, (train, test), 8)
+    again = strongest_by_chance(look, site, subject, np.zeros(240, int), (train, test), 8)
     told = strongest(look(site)).balanced_accuracy
     assert told > 0.85 > again.max()  # a site that is there is not in what shuffled ones read
 
@@ -134,7 +134,7 @@ def test_shuffling_deals_one_site_to_a_subject():
         seen.append(shuffled.copy())
         return [ProbeScore("logistic", "transfer", 0.5, 0.5, (0.4, 0.6), np.nan)]
 
-    strongest_by_chance(look, site, subject, (train, test), 5)
+    strongest_by_chance(look, site, subject, np.zeros(36, int), (train, test), 5)
     assert len({tuple(shuffled) for shuffled in seen}) > 1
     for shuffled in seen:
         for rows in (train, test):
@@ -152,11 +152,49 @@ def test_shuffling_keeps_a_travelling_subject_travelling():
         seen.append(shuffled.copy())
         return [ProbeScore("logistic", "transfer", 0.5, 0.5, (0.4, 0.6), np.nan)]
 
-    strongest_by_chance(look, site, subject, (np.arange(26), np.arange(0)), 20)
+    strongest_by_chance(look, site, subject, np.zeros(26, int), (np.arange(26), np.arange(0)), 20)
     assert len({tuple(shuffled) for shuffled in seen}) > 10
     for shuffled in seen:
         assert (shuffled[0:20:2] != shuffled[1:20:2]).all()
         assert shuffled[:20:2].sum() == 5 and shuffled[20:].sum() == 3
+
+
+def test_a_diagnosis_that_sites_have_in_other_shares_is_not_taken_for_a_scanner():
+    """Features that tell the diagnosis alone, of which one site has 80 % and the other 20 %."""
+    generator = np.random.default_rng(0)
+    site = np.arange(400) % 2
+    diagnosis = (generator.random(400) < np.where(site == 1, 0.8, 0.2)).astype(int)
+    features = np.stack([diagnosis, generator.normal(size=400)], axis=1).astype(np.float32)
+    subject, splits = np.arange(400), (np.arange(200), np.arange(200, 400))
+    config = dataclasses.replace(CONFIG, adversary_epochs=20)
+
+    def look(site):
+        return probe_panel(features, site, subject, *splits, config=config, num_sites=2)
+
+    told = strongest(look(site)).balanced_accuracy
+    among_all = strongest_by_chance(look, site, subject, np.zeros(400, int), splits, 6)
+    within = strongest_by_chance(look, site, subject, diagnosis, splits, 6)
+    assert told > 0.7 > among_all.max()
+    np.testing.assert_allclose(within, told, atol=0.06)
+
+
+def test_shuffling_within_strata_deals_within_them_alone():
+    subject = np.concatenate([np.repeat(np.arange(8), 2), np.arange(8, 16)])
+    stratum = np.concatenate([np.repeat(np.arange(8) % 2, 2), np.arange(8) % 2])
+    site = np.arange(24) // 2 % 3
+    seen = []
+
+    def look(shuffled):
+        seen.append(shuffled.copy())
+        return [ProbeScore("logistic", "transfer", 0.5, 0.5, (0.4, 0.6), np.nan)]
+
+    strongest_by_chance(look, site, subject, stratum, (np.arange(24),), 20)
+    assert len({tuple(shuffled) for shuffled in seen}) > 10
+    for shuffled in seen:
+        for level in (0, 1):
+            for rows in (np.arange(16), np.arange(16, 24)):
+                chosen = rows[stratum[rows] == level]
+                np.testing.assert_array_equal(np.sort(shuffled[chosen]), np.sort(site[chosen]))
 
 
 def test_how_often_shuffled_sites_are_read_as_well_is_the_p_value(monkeypatch):
