@@ -86,7 +86,6 @@ def _plan_istn(config: RunConfig, cohort: Cohort, columns: Mapping[str, Any]) ->
     stage = make_istn(config, shape, len(cohort.site_names), num_classes, pretrained)
     paired = dict(columns) | {f"reference_{name}": columns[name] for name in REFERENCE_COLUMNS}
     planned = _planned(stage, config.istn, paired, rows)
-    planned.batch["reference_mask"] = planned.batch["mask"]
     optimizer = make_game_optimizer(config.istn, planned.steps)
     return [_planned(task, config.task, columns, rows), dataclasses.replace(planned, optimizer=optimizer)]
 

@@ -95,8 +95,8 @@ def make_istn(
 ) -> Stage:
     """The stage "istn". `pretrained` are the variables of the task model trained on the source.
 
-    Batches hold the source's `inputs` (N, *input_shape) in [-1, 1], `site`, `target`, `target_known` and `mask` (N,),
-    and the reference's `reference_inputs`, `reference_site` and `reference_mask`: nothing tells its targets.
+    Batches hold the source's `inputs` (N, *input_shape) in [-1, 1], `site`, `target`, `target_known` (N,), the
+    reference's `reference_inputs` and `reference_site`, nothing that tells its targets, and the `mask` of both.
     The validation score is the MMD between S2T and T (unbiased, Gaussian, median distance): it too needs no label of T.
 
     Raises:
@@ -131,27 +131,28 @@ def make_istn(
     def loss(variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
         del epoch
         source, reference = as_images(batch["inputs"]), as_images(batch["reference_inputs"])
-        masks = batch["mask"], batch["reference_mask"]
+        mask = batch["mask"]
+        masks = jnp.concatenate([mask, mask])
         game = Game(config, variables, key)
 
         both = jnp.concatenate([source, reference])
         condition = site_condition(jnp.concatenate([batch["site"], batch["reference_site"]]), num_sites)
-        output = game.transform("to_reference", both, jnp.concatenate(masks), condition)
+        output = game.transform("to_reference", both, masks, condition)
         to_reference, reference_itself = jnp.split(output.image, [len(source)])
         terms = {
-            "generator": game.generator_loss("reference_judge", to_reference, masks[0]),
-            "identity": image_distance(reference_itself, reference, mask=masks[1]),
-            "discriminator": game.discriminator_loss("reference_judge", to_reference, reference, *masks),
+            "generator": game.generator_loss("reference_judge", to_reference, mask),
+            "identity": image_distance(reference_itself, reference, mask=mask),
+            "discriminator": game.discriminator_loss("reference_judge", to_reference, reference, mask),
             "bending": jnp.zeros(()),
-            "change": image_distance(output.appearance[: len(source)], source, mask=masks[0]),
+            "change": image_distance(output.appearance[: len(source)], source, mask=mask),
         }
         if settings.bending_weight and output.deformation is not None:
             energy = bending_energy(output.deformation.displacement(input_shape))
-            terms["bending"] = masked_mean(energy, jnp.concatenate(masks))
+            terms["bending"] = masked_mean(energy, masks)
         if two_way:
-            terms |= _way_back(game, source, reference, to_reference, masks)
-        known = masks[0] * batch["target_known"]
-        task_terms, through = game.task_losses(task, to_reference, batch["target"], masks[0], known, num_classes)
+            terms |= _way_back(game, source, reference, to_reference, mask)
+        known = mask * batch["target_known"]
+        task_terms, through = game.task_losses(task, to_reference, batch["target"], mask, known, num_classes)
         terms |= task_terms
 
         return LossValue(_total(settings, terms, through), terms, {"batch_stats": game.batch_stats})
@@ -189,19 +190,19 @@ def _total(settings: IstnConfig, terms: dict[str, jax.Array], through: jax.Array
 
 
 def _way_back(
-    game: "Game", source: jax.Array, reference: jax.Array, to_reference: jax.Array, masks: tuple[jax.Array, jax.Array]
+    game: "Game", source: jax.Array, reference: jax.Array, to_reference: jax.Array, mask: jax.Array
 ) -> dict[str, jax.Array]:
     """T2S with its own discriminator and identity, and both cycles (CycleGAN)."""
     inputs = jnp.concatenate([reference, source, to_reference])
-    output = game.transform("to_source", inputs, jnp.concatenate([masks[1], masks[0], masks[0]]))
+    output = game.transform("to_source", inputs, jnp.concatenate([mask, mask, mask]))
     to_source, source_itself, cycled = jnp.split(output.image, [len(reference), len(reference) + len(source)])
-    again = game.transform("to_reference", to_source, masks[1]).image
+    again = game.transform("to_reference", to_source, mask, averaged=False).image
     return {
-        "generator_back": game.generator_loss("source_judge", to_source, masks[1]),
-        "identity_back": image_distance(source_itself, source, mask=masks[0]),
-        "discriminator_back": game.discriminator_loss("source_judge", to_source, source, masks[1], masks[0]),
-        "change_back": image_distance(output.appearance[: len(reference)], reference, mask=masks[1]),
-        "cycle": image_distance(cycled, source, mask=masks[0]) + image_distance(again, reference, mask=masks[1]),
+        "generator_back": game.generator_loss("source_judge", to_source, mask),
+        "identity_back": image_distance(source_itself, source, mask=mask),
+        "discriminator_back": game.discriminator_loss("source_judge", to_source, source, mask),
+        "change_back": image_distance(output.appearance[: len(reference)], reference, mask=mask),
+        "cycle": image_distance(cycled, source, mask=mask) + image_distance(again, reference, mask=mask),
     }
 
 
@@ -214,9 +215,17 @@ class Game:
         self.batch_stats = dict(variables["batch_stats"])
 
     def transform(
-        self, name: str, images: jax.Array, mask: jax.Array, condition: jax.Array | None = None
+        self,
+        name: str,
+        images: jax.Array,
+        mask: jax.Array,
+        condition: jax.Array | None = None,
+        averaged: bool = True,
     ) -> IstnOutput:
-        """One transformer in training mode; batch statistics are those of all the images it is given."""
+        """One transformer in training mode; batch statistics are those of all the images it is given.
+
+        `averaged` says whether they enter the running ones, which have to be of images as later ones will be.
+        """
         own = {"params": self._variables["params"][name], "batch_stats": self.batch_stats[name]}
         output, updated = self._transformer.apply(
             own,
@@ -227,7 +236,8 @@ class Game:
             rngs={"dropout": self._next_key()},
             mutable=["batch_stats"],
         )
-        self.batch_stats[name] = updated["batch_stats"]
+        if averaged:
+            self.batch_stats[name] = updated["batch_stats"]
         return output  # type: ignore
 
     def generator_loss(self, judge: str, generated: jax.Array, mask: jax.Array) -> jax.Array:
@@ -235,9 +245,7 @@ class Game:
         logits = self._logits(jax.lax.stop_gradient(self._variables["params"][judge]), generated)
         return adversarial_loss(logits, self._labels(len(generated), real=True), mask=mask)
 
-    def discriminator_loss(
-        self, judge: str, generated: jax.Array, real: jax.Array, generated_mask: jax.Array, real_mask: jax.Array
-    ) -> jax.Array:
+    def discriminator_loss(self, judge: str, generated: jax.Array, real: jax.Array, mask: jax.Array) -> jax.Array:
         """Eq. (1): the judge learns; the images are given."""
         params = self._variables["params"][judge]
         images = jnp.concatenate([jax.lax.stop_gradient(generated), real])
@@ -247,13 +255,13 @@ class Game:
             real_logits,
             self._labels(len(generated), real=False),
             self._labels(len(real), real=True),
-            generated_mask=generated_mask,
-            real_mask=real_mask,
+            generated_mask=mask,
+            real_mask=mask,
         )
         weight = self._settings.gradient_penalty
         if not weight:
             return told
-        return told + weight * gradient_penalty(lambda images: self._logits(params, images), real, mask=real_mask)
+        return told + weight * gradient_penalty(lambda images: self._logits(params, images), real, mask=mask)
 
     def task_losses(
         self, task: Any, images: jax.Array, target: jax.Array, mask: jax.Array, known: jax.Array, num_classes: int

@@ -32,7 +32,6 @@ class PairOrder(NamedTuple):
 
     source: EpochOrder
     drawn: jax.Array
-    reference_mask: jax.Array
 
 
 def make_game_optimizer(config: IstnConfig, steps_per_epoch: int) -> optax.GradientTransformation:
@@ -48,7 +47,10 @@ def make_game_optimizer(config: IstnConfig, steps_per_epoch: int) -> optax.Gradi
 
 
 def pairs_in_order(num_source: int, num_reference: int, batch_size: int, mesh: Mesh) -> Order:
-    """One pass over the source; the reference's rows in an order of their own, each once before any comes again."""
+    """One pass over the source; the reference's rows in an order of their own, each once before any comes again.
+
+    As many of the reference count as of the source, in the last, ragged batch too: the two share batch statistics.
+    """
     padded_batch = parallel.padded_size(batch_size, mesh)
 
     def order(key: jax.Array) -> PairOrder:
@@ -58,16 +60,14 @@ def pairs_in_order(num_source: int, num_reference: int, batch_size: int, mesh: M
         rounds = jax.random.split(reference_key, -(-steps * batch_size // num_reference))
         turns = jax.vmap(lambda key: jax.random.permutation(key, num_reference))(rounds)
         drawn = turns.reshape(-1)[: steps * batch_size].reshape(steps, batch_size)
-        drawn = jnp.pad(drawn, ((0, 0), (0, padded_batch - batch_size)))
-        real = (jnp.arange(padded_batch) < batch_size).astype(jnp.float32)
-        return PairOrder(source, drawn, jnp.broadcast_to(real, drawn.shape))
+        return PairOrder(source, jnp.pad(drawn, ((0, 0), (0, padded_batch - batch_size))))
 
     return order
 
 
 def pick_pairs(tables: tuple[Batch, Batch], picked: PairOrder) -> Batch:
-    """The batch: the source's columns and `mask`; the reference's `reference_inputs`, `_site` and `_mask`."""
+    """The batch: the source's columns, the reference's `reference_inputs` and `_site`, and the `mask` of both."""
     source, reference = tables
     batch = {name: column[picked.source.rows] for name, column in source.items()}
     batch |= {f"reference_{name}": reference[name][picked.drawn] for name in REFERENCE_COLUMNS}
-    return batch | {"mask": jnp.asarray(picked.source.mask), "reference_mask": jnp.asarray(picked.reference_mask)}
+    return batch | {"mask": jnp.asarray(picked.source.mask)}

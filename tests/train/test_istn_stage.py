@@ -66,7 +66,6 @@ def batch(rows: int = 6, seed: int = 0) -> dict[str, jax.Array]:
         "mask": jnp.ones(rows),
         "reference_inputs": jnp.asarray(images[1]),
         "reference_site": jnp.ones(rows, jnp.int32),
-        "reference_mask": jnp.ones(rows),
     }
 
 
@@ -177,8 +176,7 @@ def test_padding_of_either_side_changes_nothing():
     stage, variables = stage_and_variables(settings)
     filler = batch(2, seed=9)
     padded = {name: jnp.concatenate([column, filler[name]]) for name, column in batch().items()}
-    for name in ("mask", "reference_mask"):
-        padded[name] = padded[name].at[6:].set(0)
+    padded["mask"] = padded["mask"].at[6:].set(0)
     # Dropout and soft labels draw by shape, so the terms without either are compared.
     short, long = (stage.loss(variables, rows, jax.random.key(2), jnp.int32(0)).terms for rows in (batch(), padded))
     np.testing.assert_allclose(short["identity"], long["identity"], rtol=1e-5)
@@ -191,6 +189,39 @@ def test_padding_of_either_side_changes_nothing():
     short, long = (stage.loss(variables, rows, jax.random.key(2), jnp.int32(0)).terms for rows in (batch(), padded))
     np.testing.assert_allclose(short["bending"], long["bending"], rtol=1e-4)
     assert short["bending"] > 0
+
+
+def test_as_many_of_the_reference_count_as_of_the_source():
+    """Five sources in batches of four: the second batch is normalised by one image of either side, not one of four."""
+    order = pairs_in_order(5, 7, 4, parallel.make_mesh(1))(jax.random.key(0))
+    settings = config(shape="none")
+    stage, variables = stage_and_variables(settings)
+    rows = batch(8)
+    source = {name: column for name, column in rows.items() if not name.startswith("reference") and name != "mask"}
+    reference = {"inputs": rows["reference_inputs"], "site": rows["reference_site"]}
+    last = pick_pairs((source, reference), jax.tree.map(lambda column: column[1], order))
+    np.testing.assert_array_equal(last["mask"], [1, 0, 0, 0])
+    alone = {name: column[:1] for name, column in last.items()}
+    for ragged, single in zip(
+        *(
+            jax.tree.leaves(stage.loss(variables, one, jax.random.key(2), jnp.int32(0)).batch_stats["batch_stats"])
+            for one in (last, alone)
+        ),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ragged, single, rtol=1e-4, atol=1e-5)
+
+
+def test_the_way_back_leaves_the_running_averages_to_images_as_later_ones_will_be():
+    averages = []
+    for direction in ("one_way", "two_way"):
+        stage, variables = stage_and_variables(config(shape="affine", direction=direction))
+        found = stage.loss(variables, batch(), jax.random.key(2), jnp.int32(0))
+        averages.append(jax.tree.leaves(found.batch_stats["batch_stats"]["to_reference"]))
+        before = jax.tree.leaves(variables["batch_stats"]["to_reference"])
+        assert any(np.abs(new - old).max() > 1e-3 for new, old in zip(averages[-1], before, strict=True))
+    for one_way, two_way in zip(*averages, strict=True):
+        np.testing.assert_allclose(one_way, two_way, rtol=1e-5, atol=1e-6)
 
 
 def test_every_row_of_the_reference_comes_once_before_any_comes_again():
