@@ -53,8 +53,7 @@ def cross_fitted_decodes(config: RunConfig, cohort: Cohort, folder: pathlib.Path
     """
     assert cohort.grid is not None
     _claim(folder, data_hash(cohort))
-    strata = balanced_strata(cohort.site, cohort.target, cohort.target_classes)
-    fold = assign_folds(cohort.participant_id, strata, folds=folds, seed=config.data.split_seed)
+    fold = deal_folds(config, cohort, folds)
     path = folder / "decodes.npy"
     shape = (3, len(fold), int(cohort.grid.mask.sum()))
     if not path.exists():
@@ -70,6 +69,12 @@ def cross_fitted_decodes(config: RunConfig, cohort: Cohort, folder: pathlib.Path
                 decodes.flush()
                 files.write_json(part / "decoded.json", {"volumes": int((fold == number).sum())})
     return Decodes(decodes, fold)
+
+
+def deal_folds(config: RunConfig, cohort: Cohort, folds: int) -> np.ndarray:
+    """(N,) which of `folds` each scan is in: whole subjects, balanced over sites and classes."""
+    strata = balanced_strata(cohort.site, cohort.target, cohort.target_classes)
+    return assign_folds(cohort.participant_id, strata, folds=folds, seed=config.data.split_seed)
 
 
 def _claim(folder: pathlib.Path, fingerprint: str) -> None:

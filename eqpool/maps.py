@@ -17,7 +17,7 @@ from eqpool.apply.derivatives import read_map, write_map
 from eqpool.apply.trained import read_config
 from eqpool.commandline import complain, make_parser
 from eqpool.config import RunConfig
-from eqpool.crossfit import Decodes, cross_fitted_decodes
+from eqpool.crossfit import Decodes, cross_fitted_decodes, deal_folds
 from eqpool.data.cohort import Cohort
 from eqpool.data.pipeline import load_cohort
 from eqpool.data.simulated import effect_path, scanner_free_path
@@ -27,6 +27,7 @@ from eqpool.evaluate.recovery import detection_scores, matched_detection
 from eqpool.evaluate.statistics import (
     TILE_VOXELS,
     indicators,
+    is_estimable,
     partial_r_squared,
     significant,
     t_map,
@@ -63,8 +64,9 @@ def make_maps(folder: pathlib.Path, folds: int) -> Facts:
             f"{cohort.target_name}: {len(cohort.target_classes)} classes ({', '.join(cohort.target_classes)}), "
             "expected two or a number for a t-map"
         )
+    check_contrast(cohort, deal_folds(config, cohort, folds))  # before hours of training
     decodes = cross_fitted_decodes(config, cohort, folder / "folds" / str(folds), folds)
-    report = _with_recovery if cohort.simulated else _test_form
+    report = _with_recovery if cohort.simulated else map_form
     facts: Facts = {
         "folds": folds,
         "simulated": cohort.simulated,
@@ -97,11 +99,12 @@ def first_scans(cohort: Cohort, rows: np.ndarray) -> np.ndarray:
     return rows[np.sort(np.unique(cohort.participant_id[rows], return_index=True)[1])]
 
 
-def _test_form(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path) -> Facts:
+def map_form(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path) -> Facts:
     """Writes one form's maps: t of the target, and partial R^2 of site, covariates and target.
 
     Beside the covariates every model holds the folds: K networks decode with K offsets, which are no effect. Each
-    person counts once: a t-test that took visits for people would find effects that are not there.
+    person counts once: a t-test that took visits for people would find effects that are not there. What the others
+    explain, as the site where one site alone has targets, has no partial R^2 and is named in `not_estimable`.
     """
     assert cohort.grid is not None
     rows = first_scans(cohort, np.flatnonzero(cohort.target_known))
@@ -123,20 +126,25 @@ def _test_form(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path
     known = rows[cohort.site[rows] >= 0]
     design = {"site": indicators(cohort.site[known]), cohort.target_name: _contrast(cohort)[known][:, None]}
     design |= {name: cohort.covariates[known, index, None] for index, name in enumerate(cohort.covariate_names)}
+    left_out = []
     for name, regressors in design.items():
         others = np.hstack([values for other, values in design.items() if other != name])
         nuisance = np.hstack([others, indicators(decodes.fold[known])])
+        if not is_estimable(regressors, nuisance):
+            left_out.append(name)
+            continue
         share = partial_r_squared(form_tiles(decodes, form, known), regressors, nuisance)
         write_map(folder / f"{form}_r2_{name}.nii.gz", share.r_squared, cohort.grid)
         facts[f"r2_{name}_mean"] = float(share.r_squared.mean())
+        facts[f"r2_{name}_by_chance"] = share.by_chance
         facts[f"r2_{name}_voxels_bonferroni"] = int(significant(share.p, "bonferroni", THRESHOLD).sum())
-    return facts
+    return facts | {"not_estimable": left_out}
 
 
 def _with_recovery(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path) -> Facts:
-    """`_test_form` of a simulated cohort, with what of the truth its map finds and how far off its volumes are."""
+    """`map_form` of a simulated cohort, with what of the truth its map finds and how far off its volumes are."""
     assert cohort.grid is not None
-    facts, mask = _test_form(cohort, decodes, form, folder), cohort.grid.mask
+    facts, mask = map_form(cohort, decodes, form, folder), cohort.grid.mask
     images = [pathlib.Path(path) for path in cohort.image_path]
     truth = lay_on_grid(read_volume(effect_path(images[0], "disease_mask")), cohort.grid)[mask] > 0.5
     name = f"{form}_t_{contrast_name(cohort)}"
@@ -159,6 +167,17 @@ def _check(config: RunConfig, folds: int) -> None:
         raise InputError(f'config.method = "{config.method}": expected "ours", which alone decodes what it pooled')
     if folds < 2:
         raise InputError(f"--folds={folds}: expected at least 2")
+
+
+def check_contrast(cohort: Cohort, fold: np.ndarray) -> None:
+    """Raises `InputError` where the target's t-map is not defined beside covariates and folds (N,)."""
+    rows = first_scans(cohort, np.flatnonzero(cohort.target_known))
+    nuisance = np.hstack([cohort.covariates[rows], indicators(fold[rows])])
+    if not is_estimable(_contrast(cohort)[rows][:, None], nuisance):
+        raise InputError(
+            f"{cohort.target_name}: constant, or told by {', '.join(cohort.covariate_names)}, in the {len(rows)} "
+            "people whose own is known, expected a target that a t-map can tell from the covariates"
+        )
 
 
 def _contrast(cohort: Cohort) -> np.ndarray:
@@ -191,12 +210,16 @@ def main(arguments: list[str]) -> int:
 def describe_maps(facts: Facts) -> str:
     """A table with a line a form."""
     kind = "SIMULATED data" if facts["simulated"] else "real data"
-    columns = [name for name in next(iter(facts["forms"].values())) if name not in ("rows", "voxels")]
+    first = next(iter(facts["forms"].values()))
+    columns = [name for name in first if name not in ("rows", "voxels", "not_estimable")]
     lines = [f"{facts['contrast']} ({kind}), {facts['folds']} folds, p < {facts['threshold']:g} corrected:"]
     lines.append(f"  {'':<34}" + "".join(f"{form:>16}" for form in facts["forms"]))
     for name in columns:
         cells = "".join(f"{form[name]:>16.4g}" for form in facts["forms"].values())
         lines.append(f"  {name:<34}{cells}")
+    if first["not_estimable"]:
+        names = ", ".join(first["not_estimable"])
+        lines.append(f"  {names}: told by the others in the {first['rows']} people with a known target, hence no map")
     return "\n".join(lines)
 
 

@@ -12,11 +12,11 @@ import statsmodels.api as sm
 from eqpool import files
 from eqpool.apply.trained import load_trained, read_config, selected_variables
 from eqpool.config import to_dict
-from eqpool.crossfit import cross_fitted_decodes
+from eqpool.crossfit import Decodes, cross_fitted_decodes, deal_folds
 from eqpool.data.pipeline import load_cohort
 from eqpool.data.simulated import effect_path
 from eqpool.errors import InputError
-from eqpool.maps import FORMS, describe_maps, first_scans, main, make_maps
+from eqpool.maps import FORMS, check_contrast, describe_maps, first_scans, main, make_maps, map_form
 from eqpool.report.brain_maps import FORM_TITLES, draw_site_maps, draw_t_maps
 from eqpool.train.stage_one import make_stage_one
 from tests.conftest import quickly_compiled, tiny_config
@@ -104,6 +104,34 @@ def test_the_input_form_does_not_depend_on_the_networks(mapped):
     decodes = np.load(folder / "folds" / "2" / "decodes.npy")
     for row in (0, 9, 17):
         np.testing.assert_array_equal(decodes[0, row], cohort.inputs[row][cohort.grid.mask])
+
+
+def test_what_the_others_explain_has_no_map_and_is_named(mapped, tmp_path):
+    """Targets of two sites alone are known, and of one of them no healthy one: class and site are one thing."""
+    folder, cohort, _ = mapped
+    decodes = Decodes(np.load(folder / "folds" / "2" / "decodes.npy"), deal_folds(tiny_config(folder), cohort, 2))
+    known = ((cohort.site == 0) & (cohort.target == 0)) | ((cohort.site == 1) & (cohort.target == 1))
+    blind = dataclasses.replace(cohort, target=np.where(known, cohort.target, -1).astype(np.int32))
+    facts = map_form(blind, decodes, "before", tmp_path)
+    assert facts["not_estimable"] == ["site", "dx"] and "r2_site_mean" not in facts
+    assert sorted(path.name for path in tmp_path.glob("*_r2_*")) == ["before_r2_age.nii.gz"]
+    said = describe_maps(
+        {"forms": {"before": facts}}
+        | {name: mapped[2][name] for name in ("contrast", "simulated", "folds", "threshold")}
+    )
+    assert "site, dx: told by the others" in said
+
+
+def test_a_target_that_age_tells_is_refused_before_anything_is_trained(mapped):
+    _, cohort, _ = mapped
+    old = (cohort.covariates[:, 0] > np.median(cohort.covariates[:, 0])).astype(np.int32)
+    by_age = dataclasses.replace(cohort, target=old, covariates=old[:, None].astype(float))
+    fold = np.arange(len(old)) % 2
+    with pytest.raises(InputError, match="dx: constant, or told by age, in the 18 people"):
+        check_contrast(by_age, fold)
+    with pytest.raises(InputError, match="constant"):
+        check_contrast(dataclasses.replace(cohort, target=np.zeros_like(cohort.target)), fold)
+    check_contrast(cohort, fold)
 
 
 def test_a_second_call_trains_nothing(mapped, monkeypatch):

@@ -38,6 +38,8 @@ def test_it_prints_every_finding_and_writes_them(tmp_path, capsys):
         ({"participant_id": "sub-1"}, [], "line 3 (sub-1): the same participant_id as line 2"),
         ({"age": "old"}, [], "column age"),
         ({}, ["--covariates=years"], "no column years"),
+        ({"site": "n/a"}, [], "0 site (none), expected at least two to pool"),
+        ({"site": "A"}, [], "1 site (A), expected at least two to pool"),
         ({}, ["--features=depth"], "no column depth"),
     ],
 )

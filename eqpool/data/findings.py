@@ -65,6 +65,10 @@ def refuse(findings: list[Finding]) -> None:
 
 def examine_design(cohort: Cohort) -> list[Finding]:
     """Sites, covariates and target against each other; the features are not looked at."""
+    if len(cohort.site_names) < 2:
+        found = ", ".join(cohort.site_names) or "none"
+        message = f"{len(cohort.site_names)} site ({found}), expected at least two to pool"
+        return [Finding("refusal", "subjects_per_site", message, {"sites": list(cohort.site_names)})]
     findings = [*_subjects(cohort), *_classes(cohort), *_unknown(cohort)]
     for index in range(len(cohort.covariate_names)):
         findings += [*_covariate_and_site(cohort, index), *_covariate_overlap(cohort, index)]

@@ -137,8 +137,13 @@ def site_distance_metrics(cohort: Cohort, embeddings: Embeddings, config: Evalua
 def _site_distance(
     name: str, cohort: Cohort, features: np.ndarray, level: np.ndarray | None, config: EvaluateConfig, seed: int
 ) -> Metrics:
-    """M = 100 MMD^2 two ways, with the permutation p-value, over subjects, of the normalised, unbiased one."""
+    """M = 100 MMD^2 two ways, with the permutation p-value, over subjects, of the normalised, unbiased one.
+
+    Nothing where held-out rows are of one site, or of none that is known.
+    """
     rows = np.flatnonzero((cohort.split == "test") & (cohort.site >= 0))
+    if len(np.unique(cohort.site[rows])) < 2:
+        return {}
     latent, label = jnp.asarray(features[rows]), jnp.asarray(cohort.site[rows], jnp.int32)
     num_sites = len(cohort.site_names)
     normalised = metrics.minmax_normalize(latent)

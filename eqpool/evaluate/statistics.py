@@ -38,10 +38,12 @@ class PartialR2(NamedTuple):
     Attributes:
       r_squared: (V,) float64 in [0, 1]; 0 where a voxel is constant.
       p: (V,) float64, of the F-test, uncorrected.
+      by_chance: its mean over voxels that the regressors have nothing to do with.
     """
 
     r_squared: np.ndarray
     p: np.ndarray
+    by_chance: float
 
 
 def voxel_tiles(volumes: Sequence[np.ndarray] | np.ndarray, tile_voxels: int = TILE_VOXELS) -> Iterator[np.ndarray]:
@@ -108,7 +110,7 @@ def partial_r_squared(tiles: Iterable[np.ndarray], of_interest: np.ndarray, nuis
     share = np.concatenate(parts)
     with np.errstate(divide="ignore"):
         f = (share / own.shape[1]) / ((1 - share) / freedom)
-    return PartialR2(share, stats.f.sf(f, own.shape[1], freedom))
+    return PartialR2(share, stats.f.sf(f, own.shape[1], freedom), own.shape[1] / (own.shape[1] + freedom))
 
 
 def significant(p: np.ndarray, correction: Correction = "bonferroni", threshold: float = 1e-3) -> np.ndarray:
@@ -138,6 +140,14 @@ def indicators(labels: np.ndarray) -> np.ndarray:
     return (labels[:, None] == np.unique(labels)[None, 1:]).astype(np.float64)
 
 
+def is_estimable(of_interest: np.ndarray, nuisance: np.ndarray) -> bool:
+    """Whether `t_map` and `partial_r_squared` can take these regressors: (N, K) beside (N, C) and an intercept."""
+    basis = _nuisance_basis(nuisance, len(of_interest))
+    residual = _beyond(basis, of_interest.astype(np.float64))
+    parameters = basis.shape[1] + of_interest.shape[1]
+    return len(of_interest) > parameters and _is_independent(residual, of_interest)
+
+
 def _nuisance_basis(nuisance: np.ndarray, rows: int) -> np.ndarray:
     """Orthonormal columns that span the intercept and the nuisance regressors, (N, rank)."""
     if nuisance.ndim != 2 or len(nuisance) != rows:
@@ -154,9 +164,15 @@ def _beyond(basis: np.ndarray, values: np.ndarray) -> np.ndarray:
     return values - basis @ (basis.T @ values)
 
 
-def _check_independent(residual: np.ndarray, regressors: np.ndarray) -> None:
+def _is_independent(residual: np.ndarray, regressors: np.ndarray) -> bool:
+    if not np.isfinite(residual).all() or not regressors.shape[1]:
+        return False
     scale = float(np.linalg.norm(regressors))
-    if not np.isfinite(residual).all() or np.linalg.svd(residual, compute_uv=False).min() <= 1e-9 * max(scale, 1e-300):
+    return float(np.linalg.svd(residual, compute_uv=False).min()) > 1e-9 * max(scale, 1e-300)
+
+
+def _check_independent(residual: np.ndarray, regressors: np.ndarray) -> None:
+    if not _is_independent(residual, regressors):
         raise ValueError("the regressors of interest are not finite, constant, or explained by the others")
 
 

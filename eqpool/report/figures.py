@@ -150,6 +150,10 @@ def _site_maps(work: WorkFolder) -> Figure:
     return draw_site_maps(work.folder, work.maps)
 
 
+def _has_site_maps(work: WorkFolder) -> bool:
+    return work.maps is not None and all("r2_site_mean" in facts for facts in work.maps["forms"].values())
+
+
 def _site_maps_alt(work: WorkFolder) -> str:
     assert work.maps is not None
     means = ", ".join(f"{form.replace('_', ' ')} {f['r2_site_mean']:.3f}" for form, f in work.maps["forms"].items())
@@ -229,7 +233,7 @@ FIGURES = (
     FigureKind(
         "site_maps",
         "removed",
-        lambda work: work.maps is not None,
+        _has_site_maps,
         _site_maps,
         "Where the scanner shows: partial R^2 of the site beyond covariates and target.",
         _site_maps_alt,

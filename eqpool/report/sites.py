@@ -111,7 +111,9 @@ def draw_embeddings(
 
 
 def embed(vectors: np.ndarray) -> np.ndarray:
-    """(N, 2) places of (N, n) vectors by t-SNE."""
+    """(N, 2) places of (N, n) vectors by t-SNE; of three at most, on a line, as there is no neighbourhood to keep."""
+    if len(vectors) < 4:
+        return np.stack([np.arange(len(vectors)), np.zeros(len(vectors))], axis=1)
     perplexity = min(30, max(2, (len(vectors) - 1) // 4))
     with threadpool_limits(limits=1):  # OpenMP's busy waiting: 57 s instead of 13 s where two cores are shared
         return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(vectors.astype(np.float32))

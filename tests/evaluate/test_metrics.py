@@ -206,6 +206,13 @@ def test_ages_that_differ_are_seen_in_phi_and_not_without_the_covariate():
     assert "mmd_covariate_free" not in site_distance_metrics(cohort, baseline, EvaluateConfig(permutations=9), 0)
 
 
+@pytest.mark.parametrize("site", [np.zeros(6), np.full(6, -1)])
+def test_held_out_rows_of_one_site_or_none_have_no_distance(site):
+    blank = np.zeros((6, 4), np.float32)
+    cohort = held_out(site, np.arange(6).astype(str))
+    assert site_distance_metrics(cohort, Embeddings(blank, None, blank, blank, blank), EvaluateConfig(), 0) == {}
+
+
 def sessions(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Three visits of 20 people each, who differ from each other and not by site."""
     random = np.random.default_rng(seed)

@@ -9,6 +9,7 @@ from statsmodels.stats.multitest import multipletests
 
 from eqpool.evaluate.statistics import (
     indicators,
+    is_estimable,
     partial_r_squared,
     significant,
     t_map,
@@ -66,6 +67,27 @@ def test_partial_r_squared_is_what_the_nested_models_differ_by():
         full, reduced = fitted(voxel, AGE, GROUP, indicators(SITE)), fitted(voxel, AGE, GROUP)
         np.testing.assert_allclose(result.r_squared[voxel], 1 - full.ssr / reduced.ssr, rtol=1e-6, atol=1e-10)
         np.testing.assert_allclose(result.p[voxel], full.compare_f_test(reduced)[1], rtol=1e-6)
+
+
+def test_voxels_of_noise_have_the_share_that_chance_gives():
+    random = np.random.default_rng(0)
+    site, age = indicators(np.arange(40) % 4), random.normal(size=(40, 1))
+    found = partial_r_squared([random.normal(size=(40, 20_000))], site, age)
+    assert found.r_squared.mean() == pytest.approx(found.by_chance, rel=0.02)
+    assert found.by_chance == pytest.approx(3 / (40 - 2))
+
+
+def test_what_can_be_estimated_is_what_is_not_refused():
+    random = np.random.default_rng(0)
+    age, noise = random.normal(size=(12, 1)), random.normal(size=(12, 2))
+    assert is_estimable(noise, age)
+    for of_interest, nuisance in (
+        (2 * age + 1, age),
+        (np.ones((12, 1)), age),
+        (noise[:, :0], age),
+        (noise[:3], age[:3]),
+    ):
+        assert not is_estimable(of_interest, nuisance)
 
 
 @pytest.mark.parametrize("size", [1, 5, VOXELS, 100])

@@ -5,7 +5,7 @@ import pandas as pd
 
 from eqpool.report.figures import FIGURES
 from eqpool.report.people import covariate_groups, draw_samples
-from eqpool.report.sites import draw_by_site
+from eqpool.report.sites import draw_by_site, embed
 from eqpool.report.workfolder import read_workfolder
 
 
@@ -63,3 +63,9 @@ def test_a_site_without_a_value_is_a_line_without_a_density():
     table = pd.DataFrame({"score": [1.0, 2, 3, 4, 5, 6, np.nan]})
     figure = draw_by_site(table, np.array([*"AAAAAAB"]))
     assert len(figure.axes[0].get_yticklabels()) == 2 and len(figure.axes[0].collections) == 1
+
+
+def test_few_rows_have_places_too():
+    for rows in (2, 3, 4, 6):
+        places = embed(np.random.default_rng(0).normal(size=(rows, 5)))
+        assert places.shape == (rows, 2) and np.isfinite(places).all() and len(np.unique(places, axis=0)) == rows
