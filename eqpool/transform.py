@@ -88,7 +88,7 @@ def transform(
     trained = load_trained(folder)
     harmonised = (harmonised or config.output.harmonised) if trained.decode else "none"
     if trained.grid is None:
-        embeddings = _transform_table(trained, table, output, harmonised)
+        embeddings = _transform_table(trained, table, output, harmonised, say)
     else:
         embeddings = _transform_volumes(trained, table, images(), output, harmonised, say)
     _write_tsv(output / "embeddings.tsv", embeddings)
@@ -107,6 +107,10 @@ def _notes(config: RunConfig, facts: ModelFacts, table: ParticipantsTable) -> It
                 f"{column} {site}: not among those trained on ({', '.join(known)}); its {count} rows are transformed "
                 "all the same, and how well pooling carries over to it is not known"
             )
+    reference = (config.istn.reference or known[-1]) if config.method == "istn" else ""
+    rows = int((table.frame[column] == reference).sum()) if reference else 0
+    if rows:
+        yield f"{column} {reference}: the reference, whose look its {rows} rows have; they are transformed all the same"
 
 
 def _transform_volumes(
@@ -156,12 +160,14 @@ def _transform_volumes(
 
 
 def _transform_table(
-    trained: TrainedRun, table: ParticipantsTable, output: pathlib.Path, harmonised: str
+    trained: TrainedRun, table: ParticipantsTable, output: pathlib.Path, harmonised: str, say: Say
 ) -> pd.DataFrame:
     encoding, dataset = trained.facts.features, trained.facts.dataset
     if encoding is None:
         raise InputError(f"the run was trained on {dataset}; expected one on a participants table or on volumes")
     frame = pd.DataFrame({column.name: _feature(table, column.name, column) for column in encoding.columns})
+    for note in encoding.unlike_training(frame):
+        say(note)
     uncalibrated = encoding.apply(frame)
     inputs = _calibrated(trained, table, uncalibrated)
     parts, changes = [], []

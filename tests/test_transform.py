@@ -151,10 +151,14 @@ def test_tables_come_back_in_their_own_units(trained_table, tmp_path, capsys):
     table = pd.read_csv(trained_table / "participants.tsv", sep="\t").iloc[:5].drop(columns=["site", "age", "dx"])
     table["thick_a"] = table["thick_a"].astype(object)
     table.loc[2, "thick_a"] = "n/a"
+    table.loc[[0, 2], "scanner_mode"] = "w"
     table.to_csv(tmp_path / "new.tsv", sep="\t", index=False)
     arguments = [f"--workdir={trained_table / 'run'}", f"--participants={tmp_path / 'new.tsv'}"]
     assert main([*arguments, f"--output={tmp_path / 'out'}"]) == 0
-    assert "no column site: not needed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "no column site: not needed" in said
+    assert "thick_a: missing in 1 of 5 rows, where the training rows' mean is taken" in said
+    assert 'scanner_mode: "w" in 2 rows, which no training row has; they are of no category' in said
     made = pd.read_csv(tmp_path / "out" / "harmonised.tsv", sep="\t")
     assert list(made) == ["participant_id", "thick_a", "thick_b", "scanner_mode"]
     assert list(made["scanner_mode"]) == list(table["scanner_mode"]) and np.isnan(made["thick_a"][2])

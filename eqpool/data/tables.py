@@ -1,6 +1,7 @@
 """Feature columns to float32: categories to one-hot, numbers to z-scores, both learnt from training rows only."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,21 @@ class FeatureEncoding:
         """
         blocks = [_encode(frame[column.name], column) for column in self.columns]
         return np.concatenate(blocks, axis=1).astype(np.float32) if blocks else np.zeros((len(frame), 0), np.float32)
+
+    def unlike_training(self, frame: pd.DataFrame) -> Iterator[str]:
+        """A line for each column of N rows in which something is missing, or is what no training row has."""
+        for column in self.columns:
+            values = frame[column.name]
+            if isinstance(column, NumberColumn):
+                missing = int((~np.isfinite(values.to_numpy(np.float64))).sum())
+                if missing:
+                    rows = f"{missing} of {len(frame)} rows"
+                    yield f"{column.name}: missing in {rows}, where the training rows' mean is taken"
+                continue
+            of_row = np.array([_category(value) for value in values])
+            for category in sorted(set(of_row.tolist()) - set(column.categories)):
+                rows = f"{np.sum(of_row == category)} rows"
+                yield f'{column.name}: "{category}" in {rows}, which no training row has; they are of no category'
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `from_dict` is the inverse."""

@@ -82,6 +82,14 @@ def test_new_scans_get_the_change_of_their_looks(istn, tmp_path):
     ]  # fmt: skip
 
 
+def test_scans_of_the_reference_are_told_of(istn, tmp_path, capsys):
+    folder, _, cohort = istn
+    table = newcomers(cohort, tmp_path, ("site3", "site1", "site3"))
+    assert main([f"--workdir={folder}", f"--participants={table}", f"--output={tmp_path / 'out'}"]) == 0
+    said = capsys.readouterr().out
+    assert "site site3: the reference, whose look its 2 rows have; they are transformed all the same" in said
+
+
 def test_of_more_than_two_sites_it_has_to_know_which(istn, tmp_path, capsys):
     folder, _, cohort = istn
     table = newcomers(cohort, tmp_path, ("site1", "Toshiba"))
