@@ -10,7 +10,7 @@ import pathlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from eqpool.errors import InputError
 from eqpool.progress import track
 from eqpool.run import run
 from eqpool.train.loop import Preempted, TrainingDiverged
+from experiments.shared_stage import before_stage_two, take_stage_one
 
 Setting = dict[str, Any]
 
@@ -44,15 +45,29 @@ class Task(NamedTuple):
 def run_all(tasks: Sequence[Task], jobs: int, label: str) -> list[dict[str, Any]]:
     """The results of every task, in order; `jobs` run at a time, those that are finished already are only read.
 
+    Of tasks that differ only after stage one the first trains it for all, and the others wait for it.
+
     Raises:
       InputError: of the first task that fails, with its folder; no other task starts after it.
     """
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), prepare_worker, (jobs > 1,)) as pool:
         try:
-            return list(track(pool.map(_run, tasks), label, unit="run", total=len(tasks), leave=True))
+            done = track(_in_waves(pool, tasks), label, unit="run", total=len(tasks), leave=True)
+            results = {task.folder: result for task, result in done}
         except BaseException:
             pool.shutdown(cancel_futures=True)  # or it would be told after all the others
             raise
+    return [results[task.folder] for task in tasks]
+
+
+def _in_waves(pool: ProcessPoolExecutor, tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, Any]]]:
+    """Every task with its results: first those that train a stage one, then those that take it from one of them."""
+    first: dict[object, Task] = {}
+    leader = [first.setdefault((*task[:2], before_stage_two(task.setting)), task) for task in tasks]
+    yield from zip(first.values(), pool.map(_run, first.values()), strict=True)
+    others = [(task, lead.folder) for task, lead in zip(tasks, leader, strict=True) if task is not lead]
+    for (task, _), result in zip(others, pool.map(_run_after, others), strict=True):
+        yield task, result
 
 
 def folder_name(setting: Setting) -> str:
@@ -139,6 +154,12 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
         with contextlib.suppress(ValueError, SyntaxError):  # a text after all, which the config's own check names
             value = ast.literal_eval(value)
     tree[name] = value
+
+
+def _run_after(task_and_leader: tuple[Task, pathlib.Path]) -> dict[str, Any]:
+    task, leader = task_and_leader
+    take_stage_one(leader, task.folder)
+    return _run(task)
 
 
 def _run(task: Task) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from experiments.istn_brain import oracle
 from experiments.istn_table1 import __main__ as istn_table1
 from experiments.recovery import __main__ as recovery
 from experiments.runner import Task, config_of, folder_name, parse_settings, run_all
+from experiments.shared_stage import before_stage_two, take_stage_one
 from experiments.small_support import __main__ as small_support
 from experiments.table2 import WINDOW, select
 
@@ -52,6 +53,63 @@ def test_a_run_that_fails_is_named_and_ends_the_experiment(tmp_path):
     tasks = [Task("german", "", {"data.raw_dir": "/nowhere"}, tmp_path / name) for name in ("first", "second")]
     with pytest.raises(InputError, match=f"{tmp_path}/first: .*/nowhere"):
         run_all(tasks, 1, "two runs")
+
+
+@pytest.mark.slow
+def test_settings_of_stage_two_share_a_stage_one_and_end_where_they_would_alone(tmp_path):
+    random = np.random.default_rng(0)
+    table = pd.DataFrame({"participant_id": [f"p{row}" for row in range(90)], "site": ["A", "B", "B"] * 30})
+    table = table.assign(age=random.uniform(20, 80, 90), sex=["F", "M"] * 45, x_1=random.normal(size=90))
+    table.assign(x_2=random.normal(size=90)).to_csv(tmp_path / "participants.tsv", sep="\t", index=False)
+    fixed = {"data.participants": str(tmp_path / "participants.tsv"), "data.features": "x_*", "stage_one.epochs": 2}
+    fixed |= {"stage_two.epochs": 2, "evaluate.permutations": 9, "evaluate.bootstraps": 5}
+    fixed |= {"evaluate.adversary_epochs": 2, "cache_dir": str(tmp_path / "cache")}
+
+    def tasks(folder: str) -> list[Task]:
+        weights = (1.0, 50.0)
+        settings = [fixed | {"stage_two.mmd_weight": weight} for weight in weights]
+        return [Task("ixi_thickness", "", one, tmp_path / folder / f"{number}") for number, one in enumerate(settings)]
+
+    shared = run_all(tasks("shared"), 1, "two runs")
+    alone = [run_all([task], 1, "one run")[0] for task in tasks("alone")]
+    for one, other in zip(shared, alone, strict=True):
+        assert json.dumps(one["metrics"]) == json.dumps(other["metrics"])
+    assert shared[0]["metrics"] != shared[1]["metrics"]
+
+    def log(folder: str, stage: str) -> list[str]:
+        lines = (tmp_path / folder / "metrics.jsonl").read_text().splitlines()
+        return [line for line in lines if json.loads(line)["stage"] == stage]
+
+    assert len(log("shared/0", "stage_one")) == 2 and len(log("shared/1", "stage_two")) == 2
+    assert log("shared/0", "stage_one") == log("shared/1", "stage_one")  # to the second: trained once
+    assert log("alone/0", "stage_one") != log("alone/1", "stage_one")
+
+
+def test_what_is_finished_or_has_no_stage_one_is_left_alone(tmp_path):
+    take_stage_one(tmp_path / "none", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    for name, epoch in (("leader", "3"), ("own", "1")):
+        (tmp_path / name / "checkpoints" / "stage_one" / epoch).mkdir(parents=True)
+    (tmp_path / "leader" / "metrics.jsonl").write_text('{"stage": "stage_one", "epoch": 1}\n{"stage": "stage_two"}\n')
+    for name in ("data.json", "pooled.tsv"):
+        (tmp_path / "leader" / name).write_text(name)
+    take_stage_one(tmp_path / "leader", tmp_path / "own")
+    assert not (tmp_path / "own" / "metrics.jsonl").exists()
+    (tmp_path / "new" / "stage_one.copy" / "half").mkdir(parents=True)  # of a copy that was cut short
+    take_stage_one(tmp_path / "leader", tmp_path / "new")
+    assert [path.name for path in (tmp_path / "new" / "checkpoints" / "stage_one").iterdir()] == ["3"]
+    assert (tmp_path / "new" / "metrics.jsonl").read_text() == '{"stage": "stage_one", "epoch": 1}\n'
+    assert (tmp_path / "new" / "data.json").read_text() == "data.json"
+
+
+def test_stage_one_is_shared_by_what_it_does_not_read_alone():
+    alike = [
+        {"stage_two.mmd_weight": 1.0, "seed": 1},
+        {"seed": 1, "stage_two.mmd_weight": 2.0, "evaluate.bootstraps": 3},
+    ]
+    assert len({before_stage_two(setting) for setting in alike}) == 1
+    assert before_stage_two({"seed": 2}) != before_stage_two(alike[0])
+    assert before_stage_two(alike[0] | {"stage_one.epochs": 3}) != before_stage_two(alike[0])
 
 
 PARENT = """
