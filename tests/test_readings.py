@@ -55,7 +55,9 @@ def test_less_than_before_only_where_the_intervals_are_apart(high, said):
 def test_without_the_covariate_shuffled_sites_are_the_chance_level(p, verdict, said):
     name = "strongest_probe_covariate_free"
     metrics = SITES | {name: 0.4, f"{name}_interval": (0.35, 0.45)}
-    assert read(metrics, name).verdict == "bad"  # beyond 1 / sites, which few rows and six probes exceed by themselves
+    assert read(metrics, name).verdict == "bad" and "can still be told" in read(metrics, name).text
+    near = read(metrics | {name: 0.3, f"{name}_interval": (0.26, 0.34)}, name)  # 1 / sites is 0.25
+    assert near.verdict == "open" and "the best of several probes may lie there by itself" in near.text
     reading = read(metrics | {f"{name}_shuffled": 0.385, f"{name}_p_value": p}, name)
     assert reading.verdict == verdict
     assert said in reading.text and "0.385" in reading.text
