@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from eqpool import parallel
-from eqpool.config import RunConfig, from_config_dict
+from eqpool.checked_config import from_config_dict
+from eqpool.config import RunConfig
 from eqpool.train.stage_one import make_stage_one
 from eqpool.train.stage_two import make_stage_two
 from eqpool.train.state import Batch, Stage, TrainState, create_state, make_optimizer

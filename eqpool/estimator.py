@@ -17,7 +17,8 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from eqpool.config import RunConfig, default_config, from_config_dict
+from eqpool.checked_config import from_config_dict
+from eqpool.config import RunConfig, default_config
 from eqpool.data.arrays import UNKNOWN, TargetCoding, as_covariates, as_names, as_nuisances, check_numeric, reordered
 from eqpool.data.calibration import SiteCalibration
 from eqpool.data.cohort import CovariateScaling

@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from eqpool.checked_config import from_config_dict
 from eqpool.commandline import complain, show
-from eqpool.config import default_config, from_config_dict
+from eqpool.config import default_config
 from eqpool.errors import InputError, check_is_path
 from eqpool.shipped import config_folder, find_config
 

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from eqpool.config import RunConfig, from_config_dict
+from eqpool.checked_config import from_config_dict
+from eqpool.config import RunConfig
 from eqpool.errors import InputError
 from eqpool.progress import track
 from eqpool.run import run

@@ -15,6 +15,7 @@ ALLOWED = {
     "errors": set(),
     "numerics": set(),
     "config": {"errors"},
+    "checked_config": {"config", "errors"},
     "presets": set(),
     "files": {"errors"},
     "workdir": {"config", "errors", "files"},
@@ -41,6 +42,7 @@ ALLOWED = {
     },
     "evaluate": {"config", "errors", "numerics", "data", "geometry", "models", "losses", "progress"},
     "apply": {
+        "checked_config",
         "config",
         "errors",
         "files",

@@ -6,11 +6,11 @@ import pathlib
 
 import pytest
 
+from eqpool.checked_config import from_config_dict
 from eqpool.config import (
     RunConfig,
     default_config,
     differing_keys,
-    from_config_dict,
     parse_bandwidth,
     rotation_ranges,
     to_dict,

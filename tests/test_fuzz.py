@@ -11,7 +11,8 @@ import pytest
 
 from eqpool import workdir
 from eqpool.apply.trained import ModelFacts, read_config
-from eqpool.config import DataConfig, RunConfig, from_config_dict, to_dict
+from eqpool.checked_config import from_config_dict
+from eqpool.config import DataConfig, RunConfig, to_dict
 from eqpool.data.covariates import parse_specs
 from eqpool.data.grids import named_grid
 from eqpool.data.pipeline import load_cohort

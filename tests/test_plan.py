@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from eqpool import parallel
-from eqpool.config import RunConfig, from_config_dict
+from eqpool.checked_config import from_config_dict
+from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.grids import named_grid
 from eqpool.plan import describe_plan, measure, plan

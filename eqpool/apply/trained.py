@@ -13,8 +13,9 @@ import optax
 from ml_collections import ConfigDict
 
 from eqpool import files
+from eqpool.checked_config import from_config_dict
 from eqpool.checkpointing import Checkpoints
-from eqpool.config import RunConfig, from_config_dict
+from eqpool.config import RunConfig
 from eqpool.data.calibration import SiteCalibration
 from eqpool.data.cohort import Cohort, Grid, Scaling
 from eqpool.data.grids import named_grid

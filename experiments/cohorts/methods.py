@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from eqpool.config import default_config, from_config_dict
+from eqpool.checked_config import from_config_dict
+from eqpool.config import default_config
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.splits import assign_splits
 from eqpool.errors import InputError

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from eqpool import parallel
-from eqpool.config import DataConfig, EvaluateConfig, IstnConfig, RunConfig, TaskConfig, from_config_dict
+from eqpool.checked_config import from_config_dict
+from eqpool.config import DataConfig, EvaluateConfig, IstnConfig, RunConfig, TaskConfig
 from eqpool.data.cohort import Cohort
 from eqpool.errors import InputError
 from eqpool.report.workfolder import read_workfolder

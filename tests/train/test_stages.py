@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from eqpool import parallel
+from eqpool.checked_config import from_config_dict
 from eqpool.config import (
     ModelConfig,
     RunConfig,
     StageOneConfig,
     StageTwoConfig,
-    from_config_dict,
     parse_bandwidth,
 )
 from eqpool.data.pipeline import load_cohort

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from eqpool import files, parallel
-from eqpool.config import RunConfig, default_config, from_config_dict
+from eqpool.checked_config import from_config_dict
+from eqpool.config import RunConfig, default_config
 from eqpool.data.cohort import Cohort, Grid, Scaling
 from eqpool.run import train
 from eqpool.train.stages import Session
