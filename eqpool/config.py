@@ -63,6 +63,7 @@ class DataConfig:
     train_digits: int = _number(60_000, 20)  # morpho_mnist: half for each domain, a tenth of them for validation
     test_digits: int = _number(10_000, 10)  # morpho_mnist: each stands in both domains
     split_seed: int = 0  # the split is part of the data; it does not follow config.seed
+    balance: Literal["site_and_target", "site"] = "site_and_target"  # of splits; "site" lets no target into them
     test_fraction: float = _number(0.2, 0.0, 0.9)
     validation_fraction: float = _number(0.1, 0.0, 0.9)
     simulated_fraction: float = _number(1.0, 0.0, 1.0)  # share of each simulated site that is built (tests use little)

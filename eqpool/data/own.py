@@ -155,9 +155,10 @@ def _splits(
 ) -> np.ndarray:
     if "split" in table.frame:
         return _given_splits(table)
+    by_both = config.balance == "site_and_target"
     return assign_splits(
         table.frame[ID_COLUMN].to_numpy(dtype=np.str_),
-        balanced_strata(site, target, classes),
+        balanced_strata(site, target, classes) if by_both else [(one,) for one in site.tolist()],
         validation_fraction=config.validation_fraction,
         test_fraction=config.test_fraction,
         seed=config.split_seed,

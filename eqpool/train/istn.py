@@ -20,13 +20,12 @@ from eqpool.losses.adversarial import (
     soft_labels,
 )
 from eqpool.losses.mmd import mmd
-from eqpool.losses.task import task_loss
 from eqpool.models.discriminator import Discriminator
 from eqpool.models.istn import ISTN, IstnOutput
-from eqpool.models.task import make_task_model
 from eqpool.numerics import masked_mean, safe_norm
+from eqpool.train.prediction import prediction_loss
 from eqpool.train.state import Batch, LossValue, Stage, Variables, init_variables
-from eqpool.train.task import apply_task, as_images
+from eqpool.train.task import apply_task, as_images, task_network
 
 TASK_MODELS = ("scratch", "finetuned")
 
@@ -51,7 +50,8 @@ def make_transformer(config: RunConfig) -> ISTN:
 
 def make_discriminator(config: RunConfig) -> Discriminator:
     """The discriminator that `config.istn` describes."""
-    return Discriminator(config.istn.discriminator, norm=config.istn.discriminator_norm)
+    dtype = jnp.dtype(config.model.compute_dtype)
+    return Discriminator(config.istn.discriminator, norm=config.istn.discriminator_norm, dtype=dtype)
 
 
 def site_condition(site: jax.Array, num_sites: int) -> jax.Array | None:
@@ -109,7 +109,7 @@ def make_istn(
     transformers = ("to_reference", "to_source") if two_way else ("to_reference",)
     judges = {"to_reference": "reference_judge", "to_source": "source_judge"}
     transformer, judge = make_transformer(config), make_discriminator(config)
-    task: Any = make_task_model(config.task.model, num_classes)
+    task = task_network(config, num_classes)
 
     def initialise(key: jax.Array) -> Variables:
         images = jnp.zeros((2, *input_shape, 1))
@@ -146,13 +146,11 @@ def make_istn(
             "bending": jnp.zeros(()),
             "change": image_distance(output.appearance[: len(source)], source, mask=mask),
         }
-        if settings.bending_weight and output.deformation is not None:
-            energy = bending_energy(output.deformation.displacement(input_shape))
-            terms["bending"] = masked_mean(energy, masks)
+        if settings.bending_weight:
+            terms["bending"] = _bending(output, input_shape, masks)
         if two_way:
-            terms |= _way_back(game, source, reference, to_reference, mask)
-        known = mask * batch["target_known"]
-        task_terms, through = game.task_losses(task, to_reference, batch["target"], mask, known, num_classes)
+            terms |= _way_back(settings, game, source, reference, to_reference, mask)
+        task_terms, through = game.task_losses(task, to_reference, batch, num_classes)
         terms |= task_terms
 
         return LossValue(_total(settings, terms, through), terms, {"batch_stats": game.batch_stats})
@@ -166,10 +164,7 @@ def make_istn(
 
     def validate(outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
         distance = look_distance(outputs["image"], rows["reference_inputs"])
-        known = rows["target_known"]
-        task_terms = {
-            name: task_loss(outputs[name], rows["target"], num_classes=num_classes, mask=known) for name in TASK_MODELS
-        }
+        task_terms = {name: prediction_loss(config, outputs[name], rows, num_classes) for name in TASK_MODELS}
         return {"score": distance} | task_terms
 
     return Stage("istn", initialise, loss, forward, validate)
@@ -182,7 +177,7 @@ def _total(settings: IstnConfig, terms: dict[str, jax.Array], through: jax.Array
         terms["generator"] + terms.get("generator_back", 0)
         + terms["discriminator"] + terms.get("discriminator_back", 0)
         + settings.image_weight * distances
-        + settings.bending_weight * terms["bending"]
+        + settings.bending_weight * (terms["bending"] + terms.get("bending_back", 0))
         + settings.change_weight * (terms["change"] + terms.get("change_back", 0))
         + settings.task_weight * through
         + sum(terms[name] for name in TASK_MODELS)
@@ -190,14 +185,22 @@ def _total(settings: IstnConfig, terms: dict[str, jax.Array], through: jax.Array
 
 
 def _way_back(
-    game: "Game", source: jax.Array, reference: jax.Array, to_reference: jax.Array, mask: jax.Array
+    settings: IstnConfig,
+    game: "Game",
+    source: jax.Array,
+    reference: jax.Array,
+    to_reference: jax.Array,
+    mask: jax.Array,
 ) -> dict[str, jax.Array]:
     """T2S with its own discriminator and identity, and both cycles (CycleGAN)."""
     inputs = jnp.concatenate([reference, source, to_reference])
     output = game.transform("to_source", inputs, jnp.concatenate([mask, mask, mask]))
     to_source, source_itself, cycled = jnp.split(output.image, [len(reference), len(reference) + len(source)])
     again = game.transform("to_reference", to_source, mask, averaged=False).image
-    return {
+    bending = {}
+    if settings.bending_weight:
+        bending["bending_back"] = _bending(output, source.shape[1:-1], jnp.concatenate([mask, mask, mask]))
+    return bending | {
         "generator_back": game.generator_loss("source_judge", to_source, mask),
         "identity_back": image_distance(source_itself, source, mask=mask),
         "discriminator_back": game.discriminator_loss("source_judge", to_source, source, mask),
@@ -206,11 +209,17 @@ def _way_back(
     }
 
 
+def _bending(output: IstnOutput, shape: tuple[int, ...], mask: jax.Array) -> jax.Array:
+    if output.deformation is None:
+        return jnp.zeros(())
+    return masked_mean(bending_energy(output.deformation.displacement(shape)), mask)
+
+
 class Game:
     """One batch's pass through the networks: gathers batch statistics and draws soft labels as it goes."""
 
     def __init__(self, config: RunConfig, variables: Variables, key: jax.Array):
-        self._settings, self._variables, self._key = config.istn, variables, key
+        self._config, self._settings, self._variables, self._key = config, config.istn, variables, key
         self._transformer, self._judge = make_transformer(config), make_discriminator(config)
         self.batch_stats = dict(variables["batch_stats"])
 
@@ -264,22 +273,22 @@ class Game:
         return told + weight * gradient_penalty(lambda images: self._logits(params, images), real, mask=mask)
 
     def task_losses(
-        self, task: Any, images: jax.Array, target: jax.Array, mask: jax.Array, known: jax.Array, num_classes: int
+        self, task: Any, images: jax.Array, batch: Batch, num_classes: int
     ) -> tuple[dict[str, jax.Array], jax.Array]:
         """Both task models' losses on S2T as given; and end to end: the fine-tuned one's, its weights held."""
-        losses = {}
+        losses, mask = {}, batch["mask"]
         for name in TASK_MODELS:
             own = {"params": self._variables["params"][name], "batch_stats": self.batch_stats.get(name, {})}
             options = {"train": True, "mask": mask, "rngs": {"dropout": self._next_key()}, "mutable": ["batch_stats"]}
             prediction, updated = apply_task(task, own, jax.lax.stop_gradient(images), **options)
             if name in self.batch_stats:  # the age regressor has none
                 self.batch_stats[name] = updated["batch_stats"]
-            losses[name] = task_loss(prediction, target, num_classes=num_classes, mask=known)
+            losses[name] = prediction_loss(self._config, prediction, batch, num_classes, mask)
         through = jnp.zeros(())
         if self._settings.task_weight:
             held = jax.lax.stop_gradient(of_network(self._variables, "finetuned"))
             prediction = apply_task(task, held, images, train=False)
-            through = task_loss(prediction, target, num_classes=num_classes, mask=known)
+            through = prediction_loss(self._config, prediction, batch, num_classes, mask)
         return losses, through
 
     def _logits(self, params: Any, images: jax.Array) -> jax.Array:

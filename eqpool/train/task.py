@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from eqpool.config import RunConfig
-from eqpool.losses.task import task_loss
 from eqpool.models.task import make_task_model
+from eqpool.train.prediction import prediction_loss
 from eqpool.train.state import Batch, LossValue, Stage, Variables, init_variables
 
 
@@ -24,27 +24,30 @@ def apply_task(model: Any, variables: Variables, images: jax.Array, **options: A
     return prediction if updated is None else (prediction, updated)
 
 
+def task_network(config: RunConfig, num_classes: int) -> Any:
+    """The task model that `config.task` describes; `num_classes` 0 means a numeric target."""
+    return make_task_model(config.task.model, num_classes, jnp.dtype(config.model.compute_dtype))
+
+
 def make_task(config: RunConfig, input_shape: tuple[int, ...], num_classes: int) -> Stage:
     """The stage "task". `num_classes` 0 means a numeric target.
 
     Batches hold `inputs` (N, *input_shape) in [-1, 1], `target` and `target_known` (N,), and `mask` (N,).
     """
-    model: Any = make_task_model(config.task.model, num_classes)
+    model = task_network(config, num_classes)
 
     def loss(variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
         del epoch
         options = {"train": True, "mask": batch["mask"], "rngs": {"dropout": key}, "mutable": ["batch_stats"]}
         prediction, updated = apply_task(model, variables, as_images(batch["inputs"]), **options)
-        known = batch["mask"] * batch["target_known"]
-        value = task_loss(prediction, batch["target"], num_classes=num_classes, mask=known)
+        value = prediction_loss(config, prediction, batch, num_classes, batch["mask"])
         return LossValue(value, {"prediction": value}, dict(updated))
 
     def forward(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
         return {"prediction": apply_task(model, variables, as_images(batch["inputs"]), train=False)}
 
     def validate(outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
-        known = rows["target_known"]
-        return {"score": task_loss(outputs["prediction"], rows["target"], num_classes=num_classes, mask=known)}
+        return {"score": prediction_loss(config, outputs["prediction"], rows, num_classes)}
 
     def initialise(key: jax.Array) -> Variables:
         return init_variables(model, key, jnp.zeros((2, *input_shape, 1)), train=False)

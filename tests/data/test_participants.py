@@ -108,6 +108,25 @@ def with_splits(splits, names=None):
     return lines if names is None else [line.replace(old, new) for line in lines for old, new in [names]]
 
 
+def test_labels_do_not_enter_splits_that_are_balanced_by_site_alone(tmp_path):
+    """As an ISTN needs it: which images of the reference it sees must not depend on their labels."""
+
+    def split(balance: str, labels: list[str]) -> list[str]:
+        lines = [line.split("\t") for line in rows()]
+        column = HEADER.split("\t").index("dx")
+        text = [
+            "\t".join([*fields[:column], label, *fields[column + 1 :]])
+            for fields, label in zip(lines, labels, strict=True)
+        ]
+        read = dataclasses.replace(config(write(tmp_path, text)), balance=balance)
+        return load_cohort(read, tmp_path).split.tolist()
+
+    as_given = [line.split("\t")[HEADER.split("\t").index("dx")] for line in rows()]
+    turned = as_given[5:] + as_given[:5]
+    assert split("site", as_given) == split("site", turned)
+    assert split("site_and_target", as_given) != split("site_and_target", turned)
+
+
 def test_a_given_split_is_used_and_checked(tmp_path):
     header = HEADER + "\tsplit"
     good = ["train"] * 16 + ["validation"] * 4 + ["test"] * 4

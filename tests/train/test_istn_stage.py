@@ -157,8 +157,43 @@ def test_the_loss_is_the_papers_sum(direction):
     if direction == "two_way":
         expected += terms["generator_back"] + terms["discriminator_back"]
         expected += 7.0 * (terms["identity_back"] / 2 + terms["cycle"]) + 3.0 * terms["change_back"]
+        expected += 2.0 * terms["bending_back"]
         assert terms["cycle"] > 0 and terms["change_back"] > 0
     np.testing.assert_allclose(value.total, expected, rtol=1e-5)
+
+
+def test_bending_holds_both_ways():
+    held = {}
+    for weight in (0.0, 1e5):
+        stage, variables = stage_and_variables(
+            config(direction="two_way", shape="bspline", spacing=6, bending_weight=weight)
+        )
+        random = np.random.default_rng(0)  # off the identity, which does not bend
+        params = jax.tree.map(
+            lambda leaf, random=random: leaf + 0.1 * random.normal(size=leaf.shape), variables["params"]
+        )
+
+        def total(params, stage=stage, variables=variables):
+            return stage.loss(variables | {"params": params}, batch(), jax.random.key(2), jnp.int32(0)).total
+
+        held[weight] = jax.grad(total)(params)
+    for name in ("to_reference", "to_source"):
+        assert size(held[1e5][name]["stn"]) > 2 * size(held[0.0][name]["stn"]), name
+
+
+def test_rare_classes_count_as_much_where_asked_for():
+    rows = batch() | {"target": jnp.array([0, 0, 0, 0, 1, 2], jnp.int32)}
+    plain = config(shape="none")
+    balanced = dataclasses.replace(plain, class_weights="balanced")
+    first, second = (
+        stage_and_variables(one)[0].loss(stage_and_variables(one)[1], rows, jax.random.key(2), jnp.int32(0)).terms
+        for one in (plain, balanced)
+    )
+    for name in TASK_MODELS:
+        assert abs(first[name] - second[name]) > 1e-3
+    tasks = [make_task(one, SHAPE, 3) for one in (plain, balanced)]
+    losses = [float(task.loss(task.initialise(jax.random.key(5)), rows, jax.random.key(2), 0).total) for task in tasks]
+    assert abs(losses[0] - losses[1]) > 1e-3
 
 
 def test_several_sites_go_to_the_reference_by_one_conditioned_network():
