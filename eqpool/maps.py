@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from eqpool import files
+from eqpool import files, workdir
 from eqpool.apply.derivatives import read_map, write_map
 from eqpool.apply.trained import read_config
 from eqpool.commandline import complain, make_parser
 from eqpool.config import RunConfig
 from eqpool.crossfit import Decodes, cross_fitted_decodes, deal_folds
 from eqpool.data.cohort import Cohort
+from eqpool.data.fingerprint import data_hash
 from eqpool.data.pipeline import load_cohort
 from eqpool.data.simulated import effect_path, scanner_free_path
 from eqpool.data.volumes import lay_on_grid, prepare_volume, read_volume
@@ -55,8 +56,14 @@ def make_maps(folder: pathlib.Path, folds: int) -> Facts:
     """
     config = read_config(folder)
     _check(config, folds)
+    with workdir.locked(folder):
+        return _make_maps(config, folder, folds)
+
+
+def _make_maps(config: RunConfig, folder: pathlib.Path, folds: int) -> Facts:
     cache = use_compilation_cache(config, folder)
     cohort = load_cohort(config.data, cache)
+    _check_data(folder, cohort)
     if cohort.grid is None:
         raise InputError(f"--workdir={folder}: a run on a table, expected one on volumes")
     if len(cohort.target_classes) not in (0, 2):
@@ -167,6 +174,15 @@ def _check(config: RunConfig, folds: int) -> None:
         raise InputError(f'config.method = "{config.method}": expected "ours", which alone decodes what it pooled')
     if folds < 2:
         raise InputError(f"--folds={folds}: expected at least 2")
+
+
+def _check_data(folder: pathlib.Path, cohort: Cohort) -> None:
+    path = folder / "data.json"  # runs of before it was written lack it
+    if path.is_file() and files.read_json(path).get("data_hash") != data_hash(cohort):
+        raise InputError(
+            f"--workdir={folder} was made with other data than there are now, so that maps would not be of that run; "
+            "name another --workdir and run again"
+        )
 
 
 def check_contrast(cohort: Cohort, fold: np.ndarray) -> None:

@@ -137,7 +137,9 @@ def pool(session: Session, folder: pathlib.Path, cohort: Cohort, scaling: Scalin
     metrics = evaluate(cohort, scaling, embeddings, generators, config.model.group_map, config.evaluate, config.seed)
     metrics |= _site_floor(cohort, config.evaluate, workdir.cache_folder(config, folder))
     if config.method == "ours" and cohort.grid is not None:
-        metrics |= harmonise_cohort(complete_decoder(folder, cohort), cohort, folder, config.output.harmonised)
+        metrics |= only_finite(
+            harmonise_cohort(complete_decoder(folder, cohort), cohort, folder, config.output.harmonised)
+        )
     return metrics, len(cohort.rows("train")) - len(train_rows)
 
 

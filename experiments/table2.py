@@ -8,6 +8,7 @@ the strongest site probe) among those within five points of the best validation 
 import dataclasses
 import datetime
 import itertools
+import math
 import os
 import pathlib
 import sys
@@ -139,10 +140,23 @@ def _cell(
 
 
 def select(tried: list[tuple[Setting, dict[str, Any]]]) -> tuple[Setting, dict[str, Any]]:
-    """The paper's rule: the most invariant among those within five points of the best validation accuracy."""
+    """The paper's rule: the most invariant among those within five points of the best validation accuracy.
+
+    Where validation rows are of one site, none is more invariant than another, and the first of them is chosen.
+
+    Raises:
+      InputError: a target without accuracy.
+    """
+    if any("selection_accuracy" not in results["metrics"] for _, results in tried):
+        raise InputError("config.data.target: a number, expected classes: settings are chosen by their accuracy")
     best = max(results["metrics"]["selection_accuracy"] for _, results in tried)
     within = [one for one in tried if one[1]["metrics"]["selection_accuracy"] >= best - WINDOW]
-    return min(within, key=lambda one: one[1]["metrics"]["selection_probe"])
+
+    def told(results: dict[str, Any]) -> float:
+        probe = results["metrics"].get("selection_probe")
+        return math.inf if probe is None else probe
+
+    return min(within, key=lambda one: told(one[1]))
 
 
 def _values(results: list[dict[str, Any]], key: str) -> list[float | None]:

@@ -32,7 +32,7 @@ from experiments.small_support import __main__ as small_support
 from experiments.table2 import WINDOW, select
 
 
-def tried(accuracy: float, probe: float):
+def tried(accuracy: float, probe: float | None):
     return {"setting": accuracy}, {"metrics": {"selection_accuracy": accuracy, "selection_probe": probe}}
 
 
@@ -40,6 +40,10 @@ def test_the_most_invariant_within_five_points_is_chosen():
     best, invariant, careless = tried(85.0, 0.8), tried(85.0 - WINDOW, 0.6), tried(85.0 - WINDOW - 0.1, 0.5)
     assert select([best, careless, invariant]) is invariant
     assert select([best, careless]) is best
+    unknown = [tried(85.0, None), tried(84.0, None)]
+    assert select(unknown) is unknown[0]
+    with pytest.raises(InputError, match="config.data.target: a number, expected classes"):
+        select([({}, {"metrics": {"mae": 3.0}})])
 
 
 def test_folder_names_tell_the_setting():

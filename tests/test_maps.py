@@ -154,6 +154,14 @@ def test_decodes_of_other_data_are_not_taken(mapped):
         cross_fitted_decodes(tiny_config(folder), older, folder / "folds" / "2", 2)
 
 
+def test_maps_are_of_the_data_that_the_run_was_of(mapped, tmp_path):
+    files.write_json(tmp_path / "config.json", files.read_json(mapped[0] / "config.json"))
+    files.write_json(tmp_path / "data.json", {"data_hash": "another"})
+    with pytest.raises(InputError, match="was made with other data than there are now"):
+        make_maps(tmp_path, folds=2)
+    assert not (tmp_path / "folds").exists()
+
+
 def test_the_figures_are_drawn(mapped, tmp_path):
     folder, _, facts = mapped
     for draw in (draw_t_maps, draw_site_maps):

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from eqpool.apply.decoding import harmonise_cohort
 from eqpool.apply.trained import load_trained, read_config, selected_variables
 from eqpool.config import DataConfig
 from eqpool.data.pipeline import load_cohort
@@ -52,6 +53,13 @@ def test_a_run_leaves_a_harmonised_volume_for_every_input(trained_volumes, cohor
         expected = np.where(mask & (values != 0), values + deviation * change, values)
         np.testing.assert_allclose(written.get_fdata(), expected, rtol=1e-3, atol=1e-2 * deviation)
     assert len(list(output.glob("sub-*/anat/*_desc-harmonized_T1w.nii.gz"))) == len(cohort.site)
+
+
+def test_held_out_volumes_of_no_known_site_are_measured_and_not_drawn(trained_volumes, cohort, tmp_path):
+    unknown = np.where(cohort.split == "test", -1, cohort.site).astype(cohort.site.dtype)
+    blind = dataclasses.replace(cohort, site=unknown)
+    found = harmonise_cohort(load_trained(trained_volumes), blind, tmp_path, "none")
+    assert found["ssim_change"] > 0 and not (tmp_path / "images").exists()
 
 
 def test_results_tell_how_like_the_input_both_forms_are(trained_volumes):

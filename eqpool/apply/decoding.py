@@ -143,8 +143,10 @@ def sample_rows(cohort: Cohort) -> list[int]:
 
 
 def _write_samples(cohort: Cohort, drawn: list[Pooled], folder: pathlib.Path) -> None:
-    """images/samples.npz: the axial slice through the middle of the brain mask."""
+    """images/samples.npz: the axial slice through the middle of the brain mask; none where none is drawn."""
     assert cohort.grid is not None
+    if not drawn:  # no held-out volume is of a known site
+        return
     mask = cohort.grid.mask
     middle = round(float(np.average(np.arange(mask.shape[2]), weights=mask.sum(axis=(0, 1)))))
     rows = [pooled.row for pooled in drawn]

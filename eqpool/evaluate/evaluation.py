@@ -362,6 +362,7 @@ def selection_metrics(cohort: Cohort, prediction: np.ndarray) -> Metrics:
 
 
 def only_finite(values: Metrics) -> Metrics:
-    """What is not finite, which JSON lacks, as None: a metric that is not defined on these rows."""
-    undefined = {name for name, value in values.items() if isinstance(value, float) and not np.isfinite(value)}
+    """What is not finite, which JSON lacks, as None: a metric or interval that is not defined on these rows."""
+    numbers = {name: value for name, value in values.items() if isinstance(value, float | tuple)}
+    undefined = {name for name, value in numbers.items() if not np.isfinite(value).all()}
     return {name: None if name in undefined else value for name, value in values.items()}

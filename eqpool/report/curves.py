@@ -1,5 +1,7 @@
 """How training went: loss and validation score of every stage."""
 
+from collections.abc import Collection
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -9,11 +11,12 @@ from eqpool.report.style import SITE_COLOURS
 PANELS_A_LINE = 2
 
 
-def draw_training_curves(metrics: pd.DataFrame) -> Figure:
+def draw_training_curves(metrics: pd.DataFrame, keeps_last: Collection[str] = ()) -> Figure:
     """One panel a stage and quantity: loss terms differ in scale, and a stage may be validated at few epochs.
 
     Args:
       metrics: one row an epoch, with `stage`, `epoch`, `loss` and, where it was validated, `validation_score`.
+      keeps_last: stages of which the last epoch was kept and not the best; a ring marks the epoch that was.
     """
     stages = list(dict.fromkeys(metrics["stage"]))
     figure = Figure(figsize=(7.6, 2.5 * max(len(stages), 1)), layout="constrained")
@@ -28,8 +31,8 @@ def draw_training_curves(metrics: pd.DataFrame) -> Figure:
             axes.set(title=f"{stage.replace('_', ' ')}: {title}", xlabel="epoch")
             axes.spines[["top", "right"]].set_visible(False)
         if len(known):
-            best = known.loc[known["validation_score"].idxmin()]
-            line[1].plot(best["epoch"], best["validation_score"], "o", color="black", fillstyle="none", markersize=9)
+            kept = known.iloc[-1] if stage in keeps_last else known.loc[known["validation_score"].idxmin()]
+            line[1].plot(kept["epoch"], kept["validation_score"], "o", color="black", fillstyle="none", markersize=9)
     for axes in np.ravel(grid):
         axes.xaxis.get_major_locator().set_params(integer=True)
     return figure

@@ -260,8 +260,9 @@ FIGURES = (
         "training_curves",
         "training",
         lambda work: len(work.log) > 0,
-        lambda work: draw_training_curves(work.log),
-        "Training loss and validation score; the epoch with the lowest validation score (ring) was kept.",
+        lambda work: draw_training_curves(work.log, work.keeps_last),
+        "Training loss and validation score. The ring is the epoch that was kept: that of the lowest score, or the "
+        "last where the stage's keep_epoch says so.",
         _curves_alt,
     ),
 )

@@ -54,6 +54,12 @@ class WorkFolder:
         return numbers.loc[:, numbers.nunique() > 2].iloc[:, :MOST_SPREADS]
 
     @property
+    def keeps_last(self) -> list[str]:
+        """The stages of which the last epoch was kept, whatever its validation score."""
+        groups = {name: group for name, group in self.config.items() if isinstance(group, dict)}
+        return [name for name, group in groups.items() if group.get("keep_epoch") == "last"]
+
+    @property
     def table(self) -> pd.DataFrame:
         """The embeddings, where there are any."""
         assert self.embeddings is not None
@@ -116,7 +122,11 @@ def read_workfolder(folder: pathlib.Path) -> WorkFolder:
 
 
 def _table_if_there(path: pathlib.Path) -> pd.DataFrame | None:
-    return pd.read_csv(path, sep="\t", keep_default_na=False, na_values=[""]) if path.is_file() else None
+    """Who, split, site, then numbers; without the sessions, which some tables alone have and no figure shows."""
+    if not path.is_file():
+        return None
+    table = pd.read_csv(path, sep="\t", keep_default_na=False, na_values=[""])
+    return table.drop(columns="session_id", errors="ignore")
 
 
 def _arrays_if_there(path: pathlib.Path) -> dict[str, np.ndarray] | None:

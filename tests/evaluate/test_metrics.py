@@ -294,4 +294,5 @@ def test_a_class_that_sites_have_in_other_shares_does_not_make_them_differ_withi
 
 def test_what_json_lacks_is_none():
     values = {"nan": float("nan"), "inf": float("inf"), "number": 1.5, "name": "mlp", "interval": (0.1, 0.2)}
-    assert only_finite(values) == values | {"nan": None, "inf": None}
+    values |= {"wide": (0.1, float("inf")), "missing": None}
+    assert only_finite(values) == values | {"nan": None, "inf": None, "wide": None}

@@ -1,8 +1,11 @@
 """The pictures of people, from a finished run's files."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 
+from eqpool.report.curves import draw_training_curves
 from eqpool.report.figures import FIGURES
 from eqpool.report.people import covariate_groups, draw_samples
 from eqpool.report.sites import draw_by_site, embed
@@ -38,6 +41,29 @@ def test_a_run_keeps_tau_and_samples_of_held_out_rows(trained_volumes, tmp_path)
     drawn = {kind.name: kind for kind in FIGURES if kind.exists(work)}
     for name in ("tau_by_group", "sample_images"):
         drawn[name].draw(work).savefig(tmp_path / f"{name}.png")
+
+
+def test_sessions_do_not_pass_for_the_site_nor_the_site_for_the_covariate(trained_volumes, tmp_path):
+    shutil.copytree(trained_volumes, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "derivatives"))
+    before = read_workfolder(tmp_path / "run")
+    for name in ("pooled.tsv", "embeddings.tsv"):
+        table = pd.read_csv(tmp_path / "run" / name, sep="\t", keep_default_na=False)
+        table.insert(1, "session_id", "2")
+        table.to_csv(tmp_path / "run" / name, sep="\t", index=False)
+    work = read_workfolder(tmp_path / "run")
+    assert work.covariate == before.covariate == "age"
+    assert list(work.spreads.columns) == list(before.spreads.columns)
+    np.testing.assert_array_equal(work.covariate_values, before.covariate_values)
+    assert [kind.name for kind in FIGURES if kind.exists(work)] == [
+        kind.name for kind in FIGURES if kind.exists(before)
+    ]
+    {kind.name: kind for kind in FIGURES}["latent_maps"].draw(work).savefig(tmp_path / "figure.png")
+
+
+def test_the_ring_is_the_epoch_that_was_kept():
+    log = pd.DataFrame({"stage": "stage_two", "epoch": [1, 2, 3], "loss": [3.0, 2, 1], "validation_score": [2.0, 1, 3]})
+    rings = [draw_training_curves(log, keeps).axes[1].lines[-1].get_xdata()[0] for keeps in ([], ["stage_two"])]
+    assert rings == [2, 3]
 
 
 def test_one_line_a_site_and_three_panels_a_person():
