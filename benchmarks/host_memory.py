@@ -2,9 +2,9 @@
 
     python -m benchmarks.host_memory
 
-A manifest of simulated subjects (12 volumes and links to them) goes through `load_cohort`, which prepares every row,
-and through one shuffled epoch of `volume_batches`. Each size runs in a process of its own, whose peak is told; it
-should not grow by a volume's size (0.6 MB at 4 mm) a row.
+A manifest of simulated subjects (12 volumes, with a hard link for each row) goes through `load_cohort`, which prepares
+every row, and through one shuffled epoch of `volume_batches`. Each size runs in a process of its own, whose peak is
+told; it should not grow by a volume's size (0.6 MB at 4 mm) a row.
 """
 
 import pathlib
@@ -32,7 +32,7 @@ def write_manifest(folder: pathlib.Path, rows: int) -> DataConfig:
         nibabel.save(nibabel.Nifti1Image(values.astype(np.float32), grid.affine), folder / f"image{number}.nii.gz")
     lines = ["participant_id\tsite\tage\tdx\tpath"]
     for row in range(rows):
-        (folder / f"{row}.nii.gz").symlink_to(f"image{row % IMAGES}.nii.gz")
+        (folder / f"{row}.nii.gz").hardlink_to(folder / f"image{row % IMAGES}.nii.gz")
         lines.append(f"sub-{row:05d}\t{'AB'[row % 2]}\t{50 + row % 40}\t{('AD', 'CN')[row // 2 % 2]}\t{row}.nii.gz")
     (folder / "participants.tsv").write_text("\n".join(lines))
     return DataConfig(participants=str(folder / "participants.tsv"), grid=GRID)

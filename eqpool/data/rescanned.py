@@ -7,6 +7,7 @@ becomes "<site>" or "simulated_scanner", so that every table and figure says so.
 """
 
 import functools
+import os
 import pathlib
 import sys
 
@@ -57,9 +58,12 @@ def rescan_cohort(
     table = read_participants(participants)
     table.require("site", "site")
     images = find_images(table, participants.parent)
+    places = [_place(image, participants.parent) for image in images]
     again = _chosen(table, seed)
 
     frame = table.frame.replace("", "n/a")
+    if "path" in frame:
+        frame["path"] = [place.as_posix() for place in places]
     frame["original_site"] = frame["site"]
     frame["site"] = np.where(again, SITE, frame["site"])
     description = {
@@ -74,7 +78,7 @@ def rescan_cohort(
         if again[row]:
             random = np.random.default_rng((seed, row))
             image = nibabel.Nifti1Image(rescan(image, scanner, random, images[row]), image.affine)
-        path = folder / images[row].relative_to(participants.parent)
+        path = folder / places[row]
         path.parent.mkdir(parents=True, exist_ok=True)
         nibabel.save(image, path)
 
@@ -90,6 +94,15 @@ def rescan_cohort(
         if partial is not None:
             write(partial)
     return output / "participants.tsv"
+
+
+def _place(image: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
+    """Where in the new folder an image goes: where it is in the old one, whichever way either is written."""
+    for form in (os.path.abspath, os.path.realpath):
+        place = pathlib.Path(form(image))
+        if place.is_relative_to(form(root)):
+            return place.relative_to(form(root))
+    raise InputError(f"{image}: not inside {root}, expected every image there")
 
 
 def rescan(

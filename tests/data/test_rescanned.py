@@ -1,10 +1,14 @@
 """Real-shaped volumes scanned again: who, what changes, and what must not."""
 
+import pathlib
+
 import nibabel
 import numpy as np
 import pandas as pd
 import pytest
 
+from eqpool.data.images import find_images
+from eqpool.data.participants import read_participants
 from eqpool.data.rescanned import SCANNER, SITE, main, rescan, rescan_cohort
 from eqpool.data.volumes import read_volume
 
@@ -48,6 +52,28 @@ def test_half_of_the_people_are_scanned_again_and_the_others_are_untouched(cohor
         a, b = before.get_fdata(), after.get_fdata()
         np.testing.assert_array_equal(a == 0, b == 0)
         assert np.array_equal(a, b) == (row.site != SITE)
+
+
+@pytest.mark.parametrize("absolute_paths", [True, False])
+@pytest.mark.parametrize("absolute_table", [True, False])
+def test_a_path_column_leads_to_the_new_images(tmp_path, monkeypatch, absolute_paths, absolute_table):
+    folder = tmp_path / "cohort"
+    (folder / "scans").mkdir(parents=True)
+    lines = ["participant_id\tsite\tage\tpath"]
+    for number in range(4):
+        nibabel.save(nibabel.Nifti1Image(brain(number), AFFINE), folder / "scans" / f"{number}.nii.gz")
+        where = f"{folder}/scans/{number}.nii.gz" if absolute_paths else f"scans/{number}.nii.gz"
+        lines.append(f"p{number}\tGuys\t{30 + number}\t{where}")
+    (folder / "participants.tsv").write_text("\n".join(lines) + "\n")
+    monkeypatch.chdir(tmp_path)
+    table = folder / "participants.tsv" if absolute_table else pathlib.Path("cohort/participants.tsv")
+    written = rescan_cohort(table, tmp_path / "out", progress=False)
+    made = read_participants(written)
+    for row, image in enumerate(find_images(made, written.parent)):
+        assert image.is_relative_to(written.parent)
+        before = read_volume(folder / "scans" / f"{row}.nii.gz").get_fdata()
+        same = np.array_equal(read_volume(image).get_fdata(), before)
+        assert same == (made.frame["site"][row] == "Guys")
 
 
 def test_the_contrast_is_the_scanners():
