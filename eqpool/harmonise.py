@@ -3,11 +3,10 @@
 import pathlib
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from eqpool.apply.istn_steps import EXAMPLES, istn_steps
 from eqpool.apply.istn_volumes import make_harmonise, write_harmonised
 from eqpool.config import RunConfig
 from eqpool.data.cohort import SPLITS, Cohort, Scaling
@@ -16,13 +15,11 @@ from eqpool.errors import InputError
 from eqpool.evaluate.evaluation import only_finite
 from eqpool.evaluate.harmonisation import look_metrics, task_metrics
 from eqpool.files import write_arrays, write_atomically
-from eqpool.geometry.warp import jacobian_determinant
-from eqpool.train.istn import TASK_MODELS, make_istn, of_network, transform
+from eqpool.train.istn import TASK_MODELS, make_istn, of_network
 from eqpool.train.pairs import Pairs
 from eqpool.train.stages import Columns, Session, forward_on_images, train_on_images, train_on_pairs
 from eqpool.train.task import make_task
 
-EXAMPLES = 6
 MOST_COMPARED = 2000  # images of each site whose distance is told
 
 
@@ -58,7 +55,10 @@ def harmonise(session: Session, folder: pathlib.Path, cohort: Cohort, scaling: S
     source = _take(columns, compared[0])
     made = forward_on_images(session, stage, state.best_variables, source)
     target_images = columns["inputs"][compared[1]]
-    _write_examples(session, folder, cohort, state.best_variables, source, target_images)
+    shown, sites = compared[0][:EXAMPLES], len(cohort.site_names)
+    steps = istn_steps(config, state.best_variables, columns["inputs"][shown], columns["site"][shown], sites)
+    steps |= {"reference": target_images[:EXAMPLES], "name": cohort.participant_id[shown].astype(np.str_)}
+    write_arrays(folder / "images" / "examples.npz", steps)
     _write_predictions(folder, cohort, predictions, judged)
     subject = cohort.participant_id[np.concatenate(compared)]
     look = look_metrics(source["inputs"], made["image"], target_images, subject, config.evaluate, config.seed)
@@ -152,26 +152,6 @@ def _write_volumes(session: Session, folder: pathlib.Path, cohort: Cohort, varia
         cohort.session.tolist(),
         cohort.simulated,
     )
-
-
-def _write_examples(
-    session: Session, folder: pathlib.Path, cohort: Cohort, variables: Any, source: Columns, reference: np.ndarray
-) -> None:
-    """A few held-out subjects before and after, with the deformation and its Jacobian, for the report."""
-
-    @jax.jit
-    def steps(variables: Any, images: jax.Array, site: jax.Array) -> dict[str, jax.Array]:
-        output = transform(session.config, variables, images, site, len(cohort.site_names))
-        made = {"source": images, "appearance": output.appearance[..., 0], "image": output.image[..., 0]}
-        if output.deformation is None:
-            return made
-        displacement = output.deformation.displacement(images.shape[1:])
-        return made | {"displacement": displacement, "jacobian": jacobian_determinant(displacement)}
-
-    images, site = (jnp.asarray(source[name][:EXAMPLES]) for name in ("inputs", "site"))
-    arrays = steps(variables, images, site) | {"reference": reference[:EXAMPLES]}
-    host = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
-    write_arrays(folder / "images" / "examples.npz", host)
 
 
 def _write_predictions(

@@ -5,10 +5,11 @@ site, what is predicted, l_*, phi_*) and, where the method decodes, the harmonis
 derivatives/eqpool, or harmonised.tsv. Needs neither site nor target nor covariates: the networks see the image alone.
 A site that the run was not trained on is told, not refused.
 
-A run of config.method = istn has no latent: it writes S2T (`eqpool.apply.trained_istn`) and, in place of
-embeddings.tsv, written.tsv.
+A run of config.method = istn has no latent: it writes S2T (`eqpool.apply.trained_istn`), in place of embeddings.tsv
+written.tsv, and figures/transformations.png, which shows step by step what was done to the first few scans.
 """
 
+import functools
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ from eqpool.data.participants import (
 from eqpool.data.store import Preparation, PreparedScan, in_parallel, preparing
 from eqpool.data.tables import FeatureEncoding, NumberColumn
 from eqpool.errors import InputError
-from eqpool.files import write_atomically
+from eqpool.files import read_arrays, write_atomically
 from eqpool.run import use_compilation_cache
 
 HARMONISED = ("change", "decoded", "none")
@@ -82,8 +83,11 @@ def transform(
     for note in _notes(config, ModelFacts.read(folder), table):
         say(note)
     if config.method == "istn":
+        if harmonised is not None:
+            raise InputError(f"--harmonised={harmonised}: an ISTN has one form, which its shape decides; leave it out")
         written = transform_by_istn(folder, config, table, images(), output, say)
         _write_tsv(output / "written.tsv", written)
+        _draw_steps(output)
         return written
     trained = load_trained(folder)
     harmonised = (harmonised or config.output.harmonised) if trained.decode else "none"
@@ -93,6 +97,14 @@ def transform(
         embeddings = _transform_volumes(trained, table, images(), output, harmonised, say)
     _write_tsv(output / "embeddings.tsv", embeddings)
     return embeddings
+
+
+def _draw_steps(output: pathlib.Path) -> None:
+    """figures/transformations.png: what the ISTN did to the first few scans."""
+    from eqpool.report.transformations import draw_transformations
+
+    figure = draw_transformations(read_arrays(output / "images" / "examples.npz"))
+    write_atomically(output / "figures" / "transformations.png", functools.partial(figure.savefig, dpi=150))
 
 
 def _notes(config: RunConfig, facts: ModelFacts, table: ParticipantsTable) -> Iterator[str]:

@@ -6,12 +6,13 @@ import json
 import pathlib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import nibabel
 import numpy as np
 
 from eqpool.data.cohort import Grid
-from eqpool.data.volumes import lay_on_grid, measure_tissue, read_image, resample_linearly, to_ras
+from eqpool.data.volumes import Tissue, lay_on_grid, measure_tissue, read_image, resample_linearly, to_ras
 from eqpool.errors import InputError
 from eqpool.files import write_atomically, write_json, write_text
 
@@ -89,7 +90,7 @@ def write_change(
     image, tissue = _read_with_tissue(source, grid, alignment)
     values = np.asarray(image.dataobj, dtype=np.float32)
     added = _on_voxels_of(image, np.where(grid.mask, tissue.deviation * change, 0), grid, alignment)
-    _save(np.where(values != 0, values + added, 0), image, source, tissue, path)
+    _save(np.where(values != 0, values + added, 0), image, source, _intensities(tissue), path)
 
 
 def write_decoded(
@@ -98,7 +99,7 @@ def write_decoded(
     """A decode, in the input's units on the input's voxels; 0 outside the brain mask. Arguments as `write_change`."""
     image, tissue = _read_with_tissue(source, grid, alignment)
     volume = np.where(grid.mask, tissue.mean + tissue.deviation * decoded, 0)
-    _save(_on_voxels_of(image, volume, grid, alignment), image, source, tissue, path)
+    _save(_on_voxels_of(image, volume, grid, alignment), image, source, _intensities(tissue), path)
 
 
 def write_jacobian(
@@ -108,9 +109,10 @@ def write_jacobian(
 
     `path` is that of the harmonised volume; the map stands beside it under `JACOBIAN_SUFFIX`.
     """
-    image, tissue = _read_with_tissue(source, grid, alignment)
+    image = read_image(source)
     values = 1 + _on_voxels_of(image, jacobian - 1, grid, alignment)
-    _save(values, image, source, tissue, path.with_name(path.name.replace(SUFFIX, JACOBIAN_SUFFIX)))
+    facts = {"Quantity": "Jacobian determinant of the deformation; 2 where the source was shrunk to half its volume"}
+    _save(values, image, source, facts, path.with_name(path.name.replace(SUFFIX, JACOBIAN_SUFFIX)))
 
 
 def _subject(name: str, count: collections.Counter[str]) -> str:
@@ -146,19 +148,24 @@ def _on_voxels_of(
     return resample_linearly(moving, affine, image.shape)
 
 
-def _save(values: np.ndarray, like: nibabel.Nifti1Image, source: pathlib.Path, tissue, path: pathlib.Path) -> None:
+def _intensities(tissue: Tissue) -> dict[str, Any]:
+    return {
+        "IntensityUnits": "those of the source; (value - TissueMean) / TissueDeviation compares across scanners",
+        "TissueMean": tissue.mean,
+        "TissueDeviation": tissue.deviation,
+    }
+
+
+def _save(
+    values: np.ndarray, like: nibabel.Nifti1Image, source: pathlib.Path, facts: dict[str, Any], path: pathlib.Path
+) -> None:
     image = nibabel.Nifti1Image(values.astype(np.float32), like.affine)
     image.set_sform(*like.get_sform(coded=True))
     image.set_qform(*like.get_qform(coded=True))
     image.header.set_xyzt_units("mm")
     write_atomically(path, lambda temporary: nibabel.save(image, temporary))
-    facts = {
-        "Sources": [source.name],
-        "IntensityUnits": "those of the source; (value - TissueMean) / TissueDeviation compares across scanners",
-        "TissueMean": tissue.mean,
-        "TissueDeviation": tissue.deviation,
-    }
-    write_text(path.with_name(path.name.removesuffix(".nii.gz") + ".json"), json.dumps(facts, indent=2) + "\n")
+    sidecar = json.dumps({"Sources": [source.name]} | facts, indent=2)
+    write_text(path.with_name(path.name.removesuffix(".nii.gz") + ".json"), sidecar + "\n")
 
 
 def write_map(path: pathlib.Path, values: np.ndarray, grid: Grid) -> None:

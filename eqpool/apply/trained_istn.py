@@ -1,26 +1,29 @@
 """A trained ISTN applied to new volumes: S2T, which has the reference site's look, and shape where an STN acts."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
 import pandas as pd
 
-from eqpool.apply.istn_volumes import Harmonise, make_harmonise, write_harmonised
+from eqpool.apply.istn_steps import EXAMPLES, istn_steps
+from eqpool.apply.istn_volumes import make_harmonise, write_harmonised
 from eqpool.apply.trained import ModelFacts, selected_variables
 from eqpool.config import RunConfig
 from eqpool.data.grids import named_grid
 from eqpool.data.participants import ID_COLUMN, ParticipantsTable, sessions, who
-from eqpool.data.store import Preparation, preparing
+from eqpool.data.store import Preparation, PreparedScan, preparing
 from eqpool.errors import InputError
+from eqpool.files import write_arrays
 from eqpool.train.istn import make_istn
 from eqpool.train.pairs import make_game_optimizer
+from eqpool.train.state import Variables
 from eqpool.train.task import make_task
 
 
-def load_istn(folder: pathlib.Path, config: RunConfig, facts: ModelFacts) -> Harmonise:
-    """The selected epoch of a work directory.
+def load_istn(folder: pathlib.Path, config: RunConfig, facts: ModelFacts) -> Variables:
+    """The variables of the selected epoch of a work directory.
 
     Raises:
       InputError: no checkpoint, or a damaged one.
@@ -29,8 +32,7 @@ def load_istn(folder: pathlib.Path, config: RunConfig, facts: ModelFacts) -> Har
     pretrained = make_task(config, shape, classes).initialise(jax.random.key(config.seed))
     stage = make_istn(config, shape, sites, classes, pretrained)
     optimizer = make_game_optimizer(config.istn, 1)
-    variables = selected_variables(config, stage, folder / "checkpoints", optimizer)
-    return make_harmonise(config, variables, sites)
+    return selected_variables(config, stage, folder / "checkpoints", optimizer)
 
 
 def transform_by_istn(
@@ -43,6 +45,7 @@ def transform_by_istn(
 ) -> pd.DataFrame:
     """Writes S2T of every row, whose images are `sources`, as `eqpool.apply.istn_volumes.write_harmonised` does.
 
+    Of the first few `output`/images/examples.npz holds what was done to them, step by step.
     Between two sites the ISTN does not ask which one a scan is of; of more sites it has to be told.
 
     Returns:
@@ -56,13 +59,21 @@ def transform_by_istn(
         raise InputError(f"the run was trained on {facts.dataset}, expected one on volumes")
     sites = _sites(table, config.data.site_column, facts.site_names)
     preparation = Preparation(named_grid(config.data.grid), config.data.squash, config.data.align)
-    data = config.data
+    data, num_sites, variables = config.data, len(facts.site_names), load_istn(folder, config, facts)
+    shown: list[PreparedScan] = []
+
+    def noting_the_first(scans: Iterable[PreparedScan]) -> Iterator[PreparedScan]:
+        for scan in scans:
+            if len(shown) < EXAMPLES:
+                shown.append(scan)
+            yield scan
+
     with preparing(sources, preparation, table.labels, data.on_bad_volume, data.workers, say) as prepared:
         kept = write_harmonised(
             output,
             config,
-            load_istn(folder, config, facts),
-            prepared,
+            make_harmonise(config, variables, num_sites),
+            noting_the_first(prepared),
             len(sources),
             sites,
             sources,
@@ -70,6 +81,10 @@ def transform_by_istn(
             sessions(table),
             facts.simulated,
         )
+    rows = [scan.row for scan in shown]
+    steps = istn_steps(config, variables, np.stack([scan.volume for scan in shown]), sites[rows], num_sites)
+    names = np.array([table.frame[ID_COLUMN].iloc[row] for row in rows], np.str_)
+    write_arrays(output / "images" / "examples.npz", steps | {"name": names})
     written = table.take(np.array(kept, np.int64))
     site = written.frame.get(config.data.site_column)
     return pd.DataFrame(who(written) | {"site": "n/a" if site is None else site.replace("", "n/a")})

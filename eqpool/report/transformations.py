@@ -8,38 +8,47 @@ GRID_LINES = 14  # of the warped grid, across the image
 
 
 def draw_transformations(examples: dict[str, np.ndarray]) -> Figure:
-    """One column a subject, one row a step.
+    """One column a subject, one row a step; each difference on a scale of its own, which its row's label says.
 
     Args:
-      examples: `source`, `appearance` (after the ITN), `image` (after the STN) and `reference` (other people's images
-        of the reference site), each (N, *shape) in [-1, 1]; where an STN acted `displacement` (N, *shape, D) in voxels
-        and `jacobian` (N, *shape). Of volumes the middle axial slice is drawn, the front of the head up.
+      examples: of `eqpool.apply.istn_steps`; `name` (N,) where subjects have names; `reference` (M, *shape), other
+        people's images of the reference site, where there are any. Of volumes the middle axial slice is drawn, the
+        front of the head up.
     """
     source, appearance, image = (examples[name] for name in ("source", "appearance", "image"))
-    rows = [("source S", source, "gray"), ("after ITN", appearance, "gray")]
+    rows = [("source S", source, "gray", 1.0)]
+    if not np.array_equal(appearance, source):
+        rows += [("after ITN", appearance, "gray", 1.0), _difference("ITN(S) - S", appearance - source)]
     if "displacement" in examples:
-        rows.append(("after STN: S2T", image, "gray"))
-    rows += [("S2T - S", image - source, "RdBu_r")]
-    if "displacement" in examples:
-        rows += [("deformation", examples["displacement"], "grid"), ("log2 Jacobian", examples["jacobian"], "PuOr")]
-    rows.append(("reference T", examples["reference"], "gray"))
-    count = min(len(images) for _, images, _ in rows)
+        rows += [("after STN: S2T", image, "gray", 1.0), _difference("S2T - ITN(S)", image - appearance)]
+        logarithm = np.log2(np.maximum(examples["jacobian"], 1e-3))
+        rows += [("deformation", examples["displacement"], "grid", 1.0), ("log2 Jacobian", logarithm, "PuOr", 1.0)]
+    if "reference" in examples:
+        rows.append(("reference T", examples["reference"], "gray", 1.0))
+    count = min(len(images) for _, images, _, _ in rows)
     figure = Figure(figsize=(1.5 * count + 0.8, 1.55 * len(rows)), layout="constrained")
-    for line, (label, images, kind) in zip(figure.subplots(len(rows), count, squeeze=False), rows, strict=True):
+    panels = figure.subplots(len(rows), count, squeeze=False)
+    for line, (label, images, kind, most) in zip(panels, rows, strict=True):
         for axes, volume in zip(line, images, strict=False):
-            _draw(axes, volume, kind)
+            _draw(axes, volume, kind, most)
             axes.set(xticks=[], yticks=[])
         line[0].set_ylabel(label, fontsize=9)
+    for axes, name in zip(panels[0], examples.get("name", ()), strict=False):
+        axes.set_title(name, fontsize=8)
     return figure
 
 
-def _draw(axes: Axes, volume: np.ndarray, kind: str) -> None:
+def _difference(label: str, images: np.ndarray) -> tuple[str, np.ndarray, str, float]:
+    most = float(np.quantile(np.abs(images[images != 0]), 0.99)) if images.any() else 1.0
+    return f"{label}\n\N{PLUS-MINUS SIGN}{most:.2g}", images, "RdBu_r", most
+
+
+def _draw(axes: Axes, volume: np.ndarray, kind: str, most: float) -> None:
     if kind == "grid":
         _draw_grid(axes, volume)
         return
-    values = np.log2(np.maximum(volume, 1e-3)) if kind == "PuOr" else volume
-    plane = values if values.ndim == 2 else np.rot90(values[:, :, values.shape[2] // 2])
-    axes.imshow(plane, cmap=kind, vmin=-1, vmax=1, interpolation="nearest")
+    plane = volume if volume.ndim == 2 else np.rot90(volume[:, :, volume.shape[2] // 2])
+    axes.imshow(plane, cmap=kind, vmin=-most, vmax=most, interpolation="nearest")
 
 
 def _draw_grid(axes: Axes, displacement: np.ndarray) -> None:

@@ -16,6 +16,7 @@ from eqpool.apply.derivatives import (
     write_change,
     write_decoded,
     write_description,
+    write_jacobian,
     write_map,
 )
 from eqpool.data.grids import named_grid
@@ -127,6 +128,29 @@ def test_a_finer_oblique_input_keeps_its_detail(tmp_path):
     added = deviation * ndimage.map_coordinates(masked, places[:3], order=1, mode="grid-constant").reshape(shape)
     np.testing.assert_allclose(written.get_fdata() - values, added, atol=2e-2)
     np.testing.assert_allclose(written.affine, affine, rtol=1e-6)
+
+
+def test_a_jacobian_stands_where_it_was_on_voxels_of_other_axes(tmp_path):
+    """A determinant that rises along each axis of the world by another slope, on a P-S-R input of other voxels."""
+    slope = np.array([0.004, -0.003, 0.002])
+
+    def at(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        return (
+            1 + np.tensordot(slope, np.moveaxis(nibabel.affines.apply_affine(affine, np.indices(shape).T), -1, 0), 1).T
+        )
+
+    affine = np.array([[0, 0, 6.0, -50], [-5.0, 0, 0, 60], [0, -5.0, 0, 70], [0, 0, 0, 1]])
+    source = save(
+        tmp_path / "in.nii.gz", np.random.default_rng(0).uniform(1, 2, (26, 24, 18)).astype(np.float32), affine
+    )
+    write_jacobian(source, at(GRID.affine, GRID.shape), GRID, tmp_path / "sub-1_desc-harmonized_T1w.nii.gz")
+    written = nibabel.load(tmp_path / "sub-1_desc-harmonized_jacobian.nii.gz")
+    np.testing.assert_array_equal(written.affine, affine)
+    places = nibabel.affines.apply_affine(np.linalg.inv(GRID.affine) @ affine, np.indices((26, 24, 18)).T).T
+    inside = np.all((places >= 0) & (places <= np.array(GRID.shape).reshape(3, 1, 1, 1) - 1), axis=0)
+    assert inside.sum() > 3000
+    np.testing.assert_allclose(written.get_fdata()[inside], at(affine, (26, 24, 18))[inside], atol=1e-5)
+    assert "Jacobian" in json.loads((tmp_path / "sub-1_desc-harmonized_jacobian.json").read_text())["Quantity"]
 
 
 def test_a_decode_replaces_the_input(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from eqpool import files
+from eqpool.apply.istn_volumes import make_harmonise
 from eqpool.apply.trained import ModelFacts
 from eqpool.apply.trained_istn import load_istn
 from eqpool.checkpointing import Checkpoints
@@ -64,7 +65,7 @@ def test_new_scans_get_the_change_of_their_looks(istn, tmp_path):
     folder, config, cohort = istn
     table = newcomers(cohort, tmp_path, ("site1", "site3"))
     assert main([f"--workdir={folder}", f"--participants={table}", f"--output={tmp_path / 'out'}"]) == 0
-    harmonise = load_istn(folder, config, ModelFacts.read(folder))
+    harmonise = make_harmonise(config, load_istn(folder, config, ModelFacts.read(folder)), 3)
     mask = cohort.grid.mask
     for row, site in ((0, 0), (1, 2)):
         path = tmp_path / f"out/derivatives/eqpool/sub-new{row}/anat/sub-new{row}_desc-harmonized_T1w.nii.gz"
@@ -77,9 +78,21 @@ def test_new_scans_get_the_change_of_their_looks(istn, tmp_path):
         deviation = values[mask & (values != 0)].std()
         expected = np.where(mask & (values != 0), values + deviation * change, values)
         np.testing.assert_allclose(written.get_fdata(), expected, rtol=1e-3, atol=1e-2 * deviation)
+    steps = dict(np.load(tmp_path / "out" / "images" / "examples.npz"))
+    np.testing.assert_allclose(steps["image"][1], harmonise(np.array(cohort.inputs[1]), 2).image, atol=1e-6)
+    assert steps["name"].tolist() == ["new0", "new1"]
+    assert (tmp_path / "out" / "figures" / "transformations.png").stat().st_size > 10_000
     assert (tmp_path / "out" / "written.tsv").read_text().splitlines() == [
         "participant_id\tsite", "new0\tsite1", "new1\tsite3"
     ]  # fmt: skip
+
+
+def test_the_form_is_not_to_be_chosen(istn, tmp_path, capsys):
+    folder, _, cohort = istn
+    table = newcomers(cohort, tmp_path, ("site1",))
+    arguments = [f"--workdir={folder}", f"--participants={table}", f"--output={tmp_path / 'out'}"]
+    assert main([*arguments, "--harmonised=none"]) == 2
+    assert "--harmonised=none: an ISTN has one form" in capsys.readouterr().err
 
 
 def test_scans_of_the_reference_are_told_of(istn, tmp_path, capsys):
