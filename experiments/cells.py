@@ -1,10 +1,12 @@
 """What the experiments' tables have in common: cells, settings in words, and where the numbers come from."""
 
 import datetime
+import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from eqpool.files import read_json
 from experiments.runner import Setting
 
 
@@ -40,6 +42,27 @@ def provenance(results: Mapping[str, Any]) -> str:
     """ "on <date>, <device>, <package version, ...>", of the run that `results` are of."""
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     return f"on {datetime.date.today().isoformat()}, {results['device']}, {versions}"
+
+
+def joined(
+    path: pathlib.Path, facts: Mapping[str, Any], rows: Sequence[dict[str, Any]], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The new rows of a table, and those of an earlier one of the same `facts` that were not run again, in no order.
+
+    Args:
+      path: of the table's JSON, which may not be there yet.
+      facts: what all rows of one table share, as the JSON holds it.
+      rows: the new ones.
+      names: the keys by which a row is the same as another.
+    """
+    earlier = read_json(path) if path.is_file() else {}
+    same = all(earlier.get(key) == value for key, value in facts.items())
+    by_key = {repr([_listed(row[name]) for name in names]): row for row in [*(earlier["rows"] if same else []), *rows]}
+    return list(by_key.values())
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value  # as it comes back from JSON
 
 
 def settings_to_try(

@@ -17,7 +17,7 @@ from eqpool.commandline import complain, make_parser
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
 from experiments.cells import beside_the_config, in_words, mean_and_deviation, provenance, settings_to_try
-from experiments.runner import Setting, Task, folder_name, parse_settings, run_all, some_of
+from experiments.runner import Setting, Task, add_run_flags, count, folder_name, parse_settings, run_all, some_of
 from experiments.table2 import METHODS, SITE_WEIGHTS, select
 
 SPLITS = 5  # random 80/20 splits (method.md section 6)
@@ -78,10 +78,9 @@ def main(experiment: Imaging) -> None:
     parser.add_argument("--paper", action="store_true", help="the paper's protocol (:paper), for an accelerator")
     methods = ",".join(experiment.methods)
     parser.add_argument("--methods", type=some_of(METHODS), default=methods, help="comma-separated")
-    parser.add_argument("--splits", type=int, default=SPLITS, help="random splits of the cohort")
+    parser.add_argument("--splits", type=count, default=SPLITS, help="random splits of the cohort")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a config key for every run")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side; volumes use every core by themselves")
-    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"), help="where work directories go")
+    add_run_flags(parser, jobs=1)
     options = parser.parse_args()
     try:
         table = compute(experiment, options)

@@ -4,6 +4,7 @@ import argparse
 import ast
 import contextlib
 import importlib.util
+import math
 import multiprocessing
 import os
 import pathlib
@@ -91,6 +92,32 @@ def parse_setting(text: str) -> tuple[str, str]:
     if not separator:
         raise InputError(f"--set={text}: expected KEY=VALUE, such as stage_one.epochs=3")
     return key, value
+
+
+def add_run_flags(parser: argparse.ArgumentParser, jobs: int | None = None) -> None:
+    """--jobs and --runs; by default a run a core, or `jobs` of runs that use every core by themselves."""
+    said = "one a core" if jobs is None else f"{jobs}: a run uses every core by itself"
+    default = os.cpu_count() if jobs is None else jobs
+    parser.add_argument("--jobs", type=count, default=default, help=f"runs side by side; default: {said}")
+    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"), help="where work directories go")
+
+
+def count(text: str) -> int:
+    """The type of a flag that takes a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'"{text}", expected a whole number of at least 1')
+    return int(text)
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """The type of a flag that takes comma-separated numbers above 0."""
+    try:
+        values = tuple(float(number) for number in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(0 < value < math.inf for value in values):
+        raise argparse.ArgumentTypeError(f'"{text}", expected numbers above 0, separated by commas')
+    return values
 
 
 def some_of(known: Iterable[object]) -> Callable[[str], list[str]]:

@@ -9,7 +9,6 @@ import dataclasses
 import datetime
 import itertools
 import math
-import os
 import pathlib
 import sys
 import time
@@ -20,7 +19,7 @@ from eqpool.commandline import complain, make_parser
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
 from experiments.cells import in_words, mean_and_deviation, provenance, settings_to_try
-from experiments.runner import Setting, Task, folder_name, run_all, some_of
+from experiments.runner import Setting, Task, add_run_flags, folder_name, run_all, some_of
 
 SEEDS = (685, 648, 535)
 SPLITS = ("raw", "published")
@@ -73,8 +72,7 @@ def main(experiment: Experiment) -> None:
     )
     parser.add_argument("--raw_dir", default="", help="folder with UCI's raw files, instead of downloading them")
     parser.add_argument("--published_dir", default="", help="folder with the published npz; without it, raw alone")
-    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"), help="where work directories go")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side; default: one a core")
+    add_run_flags(parser)
     parser.add_argument("--methods", type=some_of(METHODS), default=",".join(METHODS), help="comma-separated")
     arguments = parser.parse_args()
     folders = {"raw": arguments.raw_dir, "published": arguments.published_dir}

@@ -21,6 +21,7 @@ from eqpool.data.grids import named_grid
 from eqpool.data.simulated import SPECIFICATIONS, build_simulated_cohort, scanner_free_path
 from eqpool.errors import InputError
 from experiments import folds, imaging
+from experiments.cells import joined
 from experiments.image_level import __main__ as image_level
 from experiments.istn_brain import __main__ as istn_brain
 from experiments.istn_brain import oracle
@@ -166,7 +167,9 @@ def test_table_1_sets_the_papers_numbers_beside_ours():
     metrics |= {f"{name}_accuracy_interval": [40.0, 60.0] for name in istn_table1.SCORES}
     results = {"metrics": metrics, "wall_seconds": 12.3, "versions": {"jax": "1"}, "device": "1 x cpu", "seed": 0}
     row = {"row": 6, "setting": (1e-4, 10.0), "results": results}
-    text = istn_table1._markdown([row | {"way": ("thin", "slanted")}, row | {"way": ("slanted", "thin")}])
+    ways = [row | {"way": ("thin", "slanted")}, row | {"way": ("slanted", "thin")}]
+    text = istn_table1._markdown(ways, 1.0)
+    assert "future work" in text and "future work" not in istn_table1._markdown(ways, 0.0)
     there, back = (line for line in text.splitlines() if line.startswith("| itn | B-spline (8) |"))
     assert "50.0 [40.0, 60.0]" in there and there.endswith("| 0.0001, 10 | 12 | 45.7, 91.8 / 93.4 |")
     assert back.endswith("| 12 |  |")
@@ -197,11 +200,13 @@ def test_cells_of_brains_that_are_run_apart_join_one_table(tmp_path):
 
     path, facts = tmp_path / "table.json", {"sites": ["UKBB", "CamCAN"], "set": [], "fraction": 1.0}
     first = [row("brain_sex", 0, "old"), row("brain_age", 0, "old")]
-    assert istn_brain.joined(path, facts, first) == first
+    assert joined(path, facts, first, ["cell"]) == first
     path.write_text(json.dumps(facts | {"date": "2026-11-22", "rows": first}))
     new = [row("brain_sex", 1, "new"), row("brain_age", 0, "new")]
-    assert istn_brain.joined(path, facts, new) == [first[0], *new]
-    assert istn_brain.joined(path, facts | {"set": ["istn.epochs=60"]}, new) == new
+    assert joined(path, facts, new, ["cell"]) == [first[0], new[1], new[0]]
+    assert joined(path, facts | {"set": ["istn.epochs=60"]}, new, ["cell"]) == new
+    again = [{"cell": ("brain_age", "one_way", 0, 0), "results": "tuples are lists in JSON"}]
+    assert joined(path, facts, again, ["cell"]) == [first[0], *again]
 
 
 def test_the_oracle_scans_the_sources_own_brains_by_the_references_scanner(tmp_path):

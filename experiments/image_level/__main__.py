@@ -24,7 +24,7 @@ from eqpool.files import write_json, write_text
 from eqpool.harmonise import reference_site
 from eqpool.run import pooled_table
 from experiments.cells import beside_the_config, provenance, with_interval
-from experiments.runner import Setting, Task, config_of, parse_settings, run_all
+from experiments.runner import Setting, Task, add_run_flags, config_of, parse_settings, run_all
 
 # Label, key of results.json, digits.
 COLUMNS = (
@@ -60,8 +60,7 @@ def main() -> None:
     parser.add_argument("--fraction", type=float, default=1.0, help="share of the simulated subjects")
     parser.add_argument("--shape", default="affine", help="of the ISTN: none, affine or bspline")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a config key for every run")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side; volumes use every core by themselves")
-    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"), help="where work directories go")
+    add_run_flags(parser, jobs=1)
     options = parser.parse_args()
     own = "own" if options.participants else "simulated"
     folder = options.runs / "image_level" / f"{own}_{options.fraction:g}_{options.shape}"

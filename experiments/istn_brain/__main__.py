@@ -10,7 +10,6 @@ import argparse
 import datetime
 import hashlib
 import itertools
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -19,9 +18,9 @@ from typing import Any
 from eqpool.commandline import complain, make_parser
 from eqpool.data.participants import parse_classes, read_participants
 from eqpool.errors import InputError
-from eqpool.files import read_json, write_json, write_text
-from experiments.cells import beside_the_config, provenance, with_interval
-from experiments.runner import Setting, Task, parse_settings, run_all, some_of
+from eqpool.files import write_json, write_text
+from experiments.cells import beside_the_config, joined, provenance, with_interval
+from experiments.runner import Setting, Task, add_run_flags, config_of, parse_settings, run_all, some_of
 
 # Appearance, shape, spacing at 64^3. At 32^3 half the spacing is as many control points.
 ROWS = (("itn", "none", 8), ("itn", "affine", 8), ("itn", "bspline", 8), ("itn", "bspline", 16))
@@ -51,8 +50,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="64^3 and the paper's epochs, for an accelerator")
     parser.add_argument("--fraction", type=float, default=1.0, help="share of the simulated subjects")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a config key for every run")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side; default: one a core")
-    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"), help="where work directories go")
+    add_run_flags(parser)
     arguments = parser.parse_args()
     try:
         sites = _sites(arguments.participants)
@@ -75,20 +73,18 @@ def main() -> None:
     name = f"table_{'own' if arguments.participants else 'simulated'}_{'full' if arguments.full else 'small'}"
     path = pathlib.Path(__file__).parent / name
     facts = {"sites": list(sites), "set": arguments.set, "fraction": arguments.fraction}
+    facts["balance"] = config_of(tasks[0]).data.balance
     if arguments.participants:
         facts["participants"] = hashlib.sha256(pathlib.Path(arguments.participants).read_bytes()).hexdigest()[:16]
-    table = joined(path.with_suffix(".json"), facts, table)
+    table = sorted(joined(path.with_suffix(".json"), facts, table, ["cell"]), key=_place)
     write_json(path.with_suffix(".json"), {"date": datetime.date.today().isoformat()} | facts | {"rows": table})
-    write_text(path.with_suffix(".md"), markdown(table, sites, bool(arguments.participants), arguments.set))
+    text = markdown(table, sites, bool(arguments.participants), arguments.set, arguments.full)
+    write_text(path.with_suffix(".md"), text)
 
 
-def joined(path: pathlib.Path, facts: dict[str, Any], table: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The new cells, and those of an earlier table of the same `facts` that were not run again, in order."""
-    earlier = read_json(path) if path.is_file() else {}
-    same = all(earlier.get(key) == value for key, value in facts.items())
-    cells = {tuple(row["cell"]): row for row in [*(earlier["rows"] if same else []), *table]}
-    order = list(DIRECTIONS)
-    return [cells[cell] for cell in sorted(cells, key=lambda cell: (order.index(cell[0]), *cell[1:]))]
+def _place(row: dict[str, Any]) -> tuple[Any, ...]:
+    config, *rest = row["cell"]
+    return list(DIRECTIONS).index(config), *rest
 
 
 def _sites(participants: str) -> tuple[str, str]:
@@ -135,7 +131,9 @@ def _task(
     return Task(config, variant, setting | shared, folder)
 
 
-def markdown(table: list[dict[str, Any]], sites: tuple[str, str], own: bool, changed: Sequence[str] = ()) -> str:
+def markdown(
+    table: list[dict[str, Any]], sites: tuple[str, str], own: bool, changed: Sequence[str] = (), full: bool = False
+) -> str:
     """The tables as text: one a config, direction and source."""
     first = table[0]["results"]
     lines = [
@@ -148,6 +146,11 @@ def markdown(table: list[dict[str, Any]], sites: tuple[str, str], own: bool, cha
         "model on its own site, `before` the same model on the other one; then the models retrained on S2T, from",
         "scratch and fine-tuned. The paper's cells are on its own cohorts: before, then Acc_s / Acc_f or MAE_s.",
     ]
+    if not full:
+        lines += [
+            "Not the paper's game: a residual ITN, a loss on its change, a gradient penalty, instance noise and a small",
+            "discriminator without norm (`eqpool.presets.use_brain_istn`), without which it ran away; `--full` is.",
+        ]
     for config, direction, source in dict.fromkeys(tuple(row["cell"][:3]) for row in table):
         paper = PAPER[config, direction, source]
         lines += ["", f"## {config}, {direction.replace('_', ' ')}, from {sites[source]} to {sites[1 - source]}", ""]

@@ -17,7 +17,7 @@ from eqpool.errors import InputError
 from eqpool.files import write_text
 from experiments.cells import provenance, with_interval
 from experiments.istn_brain.__main__ import DIRECTIONS
-from experiments.runner import Task, config_of, run_all, some_of
+from experiments.runner import Task, add_run_flags, config_of, run_all, some_of
 
 
 def main() -> None:
@@ -26,8 +26,7 @@ def main() -> None:
     configs = ",".join(DIRECTIONS)
     parser.add_argument("--configs", type=some_of(DIRECTIONS), default=configs, help="comma-separated")
     parser.add_argument("--fraction", type=float, default=1.0, help="share of the simulated subjects")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
-    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"), help="where work directories go")
+    add_run_flags(parser, jobs=1)
     arguments = parser.parse_args()
     try:
         tasks = [_task(name, arguments.fraction, arguments.runs) for name in arguments.configs]
