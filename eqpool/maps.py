@@ -24,15 +24,15 @@ from eqpool.data.pipeline import load_cohort
 from eqpool.data.simulated import effect_path, scanner_free_path
 from eqpool.data.volumes import lay_on_grid, prepare_volume, read_volume
 from eqpool.errors import InputError
-from eqpool.evaluate.recovery import detection_scores, matched_detection
+from eqpool.evaluate.recovery import detection_gain, detection_scores, is_unaffected, matched_detection
 from eqpool.evaluate.statistics import (
-    TILE_VOXELS,
     indicators,
     is_estimable,
     partial_r_squared,
     significant,
     t_map,
     t_threshold,
+    tile_width,
 )
 from eqpool.progress import track
 from eqpool.run import use_compilation_cache
@@ -81,6 +81,8 @@ def _make_maps(config: RunConfig, folder: pathlib.Path, folds: int) -> Facts:
         "threshold": THRESHOLD,
         "forms": {name: report(cohort, decodes, name, folder / "maps") for name in track(FORMS, "Maps", unit="form")},
     }
+    if cohort.simulated:
+        facts |= _gain(cohort, decodes)
     files.write_json(folder / "maps" / "maps.json", facts)
     return facts
 
@@ -92,12 +94,12 @@ def contrast_name(cohort: Cohort) -> str:
 
 def form_tiles(decodes: Decodes, form: str, rows: np.ndarray) -> Iterator[np.ndarray]:
     """(R, T) tiles of the brain's voxels in one of `FORMS`, read from the memory map as they are asked for."""
-    weights = FORMS[form]
-    for start in track(range(0, decodes.values.shape[2], TILE_VOXELS), f"Testing {form}", unit="tile"):
-        tile = np.zeros((len(rows), min(TILE_VOXELS, decodes.values.shape[2] - start)))
+    weights, count, width = FORMS[form], decodes.values.shape[2], tile_width(len(rows))
+    for start in track(range(0, count, width), f"Testing {form}", unit="tile"):
+        tile = np.zeros((len(rows), min(width, count - start)))
         for weight, values in zip(weights, decodes.values, strict=True):
             if weight:
-                tile += weight * values[:, start : start + TILE_VOXELS][rows]
+                tile += weight * values[:, start : start + width][rows]
         yield tile
 
 
@@ -153,10 +155,10 @@ def _with_recovery(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.
     assert cohort.grid is not None
     facts, mask = map_form(cohort, decodes, form, folder), cohort.grid.mask
     images = [pathlib.Path(path) for path in cohort.image_path]
-    truth = lay_on_grid(read_volume(effect_path(images[0], "disease_mask")), cohort.grid)[mask] > 0.5
+    judged, truth = _truth(cohort)
     name = f"{form}_t_{contrast_name(cohort)}"
-    t, found = (read_map(folder / f"{end}.nii.gz")[mask] for end in (name, f"{name}_fdr"))
-    facts["truth_voxels"] = int(truth.sum())
+    t, found = (read_map(folder / f"{end}.nii.gz")[mask][judged] for end in (name, f"{name}_fdr"))
+    facts |= {"truth_voxels": int(truth.sum()), "unaffected_voxels": int((~truth).sum())}
     facts |= matched_detection(np.abs(t), truth)
     facts |= {f"{score}_fdr": value for score, value in detection_scores(found != 0, truth).items()}
     strict = np.abs(t) > facts["t_threshold_bonferroni"]
@@ -167,6 +169,32 @@ def _with_recovery(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.
         volume = np.tensordot(FORMS[form], decodes.values[:, row].astype(np.float64), axes=1)
         errors.append(float(np.sqrt(np.mean((volume - brain) ** 2))))
     return facts | {"recovery_error": float(np.mean(errors))}
+
+
+def _truth(cohort: Cohort) -> tuple[np.ndarray, np.ndarray]:
+    """Of the brain's voxels those that a map is judged by (V,), and which of them are truly affected.
+
+    The simulated disease thins all cortex a little. A map is judged by the voxels that it changes much (disease_mask)
+    and those that it leaves as they are; what lies between is neither a hit nor a false alarm.
+    """
+    assert cohort.grid is not None
+    affected, effect = (
+        np.abs(lay_on_grid(read_volume(effect_path(pathlib.Path(cohort.image_path[0]), name)), cohort.grid))
+        for name in ("disease_mask", "disease_effect")
+    )
+    mask = cohort.grid.mask
+    judged = (affected[mask] > 0.5) | is_unaffected(effect[mask])
+    return judged, affected[mask][judged] > 0.5
+
+
+def _gain(cohort: Cohort, decodes: Decodes) -> Facts:
+    """What pooling has added to the truly affected voxels that are found, with its interval over people."""
+    rows = first_scans(cohort, np.flatnonzero(cohort.target_known))
+    judged, truth = _truth(cohort)
+    voxels = decodes.values[:, rows][:, :, judged].astype(np.float64)
+    before, after = (np.tensordot(FORMS[form], voxels, axes=1) for form in ("before", "after"))
+    nuisance = np.hstack([cohort.covariates[rows], indicators(decodes.fold[rows])])
+    return detection_gain(before, after, _contrast(cohort)[rows], nuisance, truth)
 
 
 def _check(config: RunConfig, folds: int) -> None:
@@ -233,6 +261,11 @@ def describe_maps(facts: Facts) -> str:
     for name in columns:
         cells = "".join(f"{form[name]:>16.4g}" for form in facts["forms"].values())
         lines.append(f"  {name:<34}{cells}")
+    if "sensitivity_gain" in facts:
+        low, high = facts["sensitivity_gain_interval"] or (float("nan"),) * 2
+        lines.append(
+            f"  after less before, found at the matched rate: {facts['sensitivity_gain']:.3f} [{low:.3f}, {high:.3f}]"
+        )
     if first["not_estimable"]:
         names = ", ".join(first["not_estimable"])
         lines.append(f"  {names}: told by the others in the {first['rows']} people with a known target, hence no map")

@@ -1,7 +1,7 @@
 """Voxelwise statistics: t-maps and partial R^2 of a linear model, corrected for the number of voxels.
 
-Voxels come in tiles, so that a cohort's volumes never stand in memory together: a tile is all N rows of a few thousand
-voxels. Everything is float64 on the host.
+Voxels come in tiles, so that a cohort's volumes never stand in memory together: a tile is all N rows of as many voxels
+as keep it of one size. Everything is float64 on the host.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
-TILE_VOXELS = 8192  # 450 rows of them are 30 MB in float64
+TILE_VALUES = 2**22  # 32 MB in float64
 _NEGLIGIBLE = 1e-12  # of a voxel's own scale: variance below it is rounding
 
 Correction = Literal["none", "bonferroni", "fdr"]
@@ -46,9 +46,14 @@ class PartialR2(NamedTuple):
     by_chance: float
 
 
-def voxel_tiles(volumes: Sequence[np.ndarray] | np.ndarray, tile_voxels: int = TILE_VOXELS) -> Iterator[np.ndarray]:
-    """(N, V) rows, such as a memory map, in (N, T) float64 tiles, in order."""
-    count = volumes[0].shape[-1]
+def tile_width(rows: int) -> int:
+    """How many voxels of so many rows make a tile."""
+    return max(1, TILE_VALUES // max(1, rows))
+
+
+def voxel_tiles(volumes: Sequence[np.ndarray] | np.ndarray, tile_voxels: int = 0) -> Iterator[np.ndarray]:
+    """(N, V) rows, such as a memory map, in (N, T) float64 tiles, in order; T by `tile_width` where it is 0."""
+    count, tile_voxels = volumes[0].shape[-1], tile_voxels or tile_width(len(volumes))
     for start in range(0, count, tile_voxels):
         yield np.stack([row[start : start + tile_voxels] for row in volumes]).astype(np.float64)
 
@@ -185,9 +190,9 @@ def _freedom(rows: int, parameters: int) -> int:
 def _checked(tile: np.ndarray, rows: int) -> np.ndarray:
     if tile.ndim != 2 or len(tile) != rows:
         raise ValueError(f"a tile is {tile.shape}, expected ({rows}, T)")
-    return tile.astype(np.float64)
+    return np.asarray(tile, np.float64)
 
 
 def _is_flat(remaining: np.ndarray, tile: np.ndarray) -> np.ndarray:
-    scale = np.maximum((tile.astype(np.float64) ** 2).sum(axis=0), 1e-300)
+    scale = np.maximum(np.einsum("nt,nt->t", tile, tile, dtype=np.float64), 1e-300)
     return (remaining**2).sum(axis=0) <= _NEGLIGIBLE**2 * scale

@@ -39,10 +39,12 @@ ROWS = (
     ("r2_age_mean", "partial R^2 of age, mean"),
     ("r2_dx_mean", "partial R^2 of the diagnosis, mean"),
     ("voxels_fdr", "voxels found, FDR p < 0.001"),
+    ("truth_voxels", "truly affected voxels"),
+    ("unaffected_voxels", "truly unaffected voxels"),
     ("sensitivity_fdr", "of the truly affected, FDR"),
-    ("specificity_fdr", "of the others left alone, FDR"),
+    ("specificity_fdr", "of the unaffected left alone, FDR"),
     ("sensitivity_bonferroni", "of the truly affected, Bonferroni"),
-    ("sensitivity_at_matched_rate", "of the truly affected, with 5 % of the others"),
+    ("sensitivity_at_matched_rate", "of the truly affected, with 5 % of the unaffected"),
     ("auc", "AUC of |t| for the truth"),
 )
 
