@@ -115,7 +115,8 @@ def mmd_permutation_test(
       latent, site, num_sites, kernel, bandwidth, estimator, mask: as for `eqpool.mmd`.
       num_permutations: at least 1.
       subject: (N,) integers, whose each row is, where people were scanned more than once: their rows are not
-        independent, so whole people change places with those of as many rows. None: each row is of its own.
+        independent, so whole people change places with those of as many rows, and their rows among themselves.
+        None: each row is of its own.
       stratum: (N,) integers, such as a diagnosis that sites have in other shares: rows change places within one alone,
         people within the largest of their rows'. None: among all.
       tile_size: rows of the kernel matrix kept at once.
@@ -208,6 +209,9 @@ def permute_rows(key: Array, counts: Array, stratum: ArrayLike | None = None) ->
 def permute_subjects(key: Array, subject: Array, counts: Array, stratum: ArrayLike | None = None) -> Array:
     """Indices (N,) that let whole subjects change places at random with those of as many rows that count.
 
+    Their rows change places among themselves as well: of a subject who was scanned at two sites either scan may as well
+    have been the other's, and where all are such, nothing else tells the sites apart.
+
     Args:
       key: of the permutation.
       subject: (N,) integers.
@@ -224,7 +228,9 @@ def permute_subjects(key: Array, subject: Array, counts: Array, stratum: ArrayLi
         lowest = jnp.iinfo(stratum.dtype).min
         largest = jnp.full_like(stratum, lowest).at[of_row].max(jnp.where(counts, stratum, lowest))
         alike.append(jnp.where(counts, largest[of_row], lowest))
-    in_order, shuffled = (jnp.lexsort((row, by, *alike)) for by in (jnp.where(counts, of_row, 0), place))
+    within = jnp.where(counts, jax.random.permutation(jax.random.fold_in(key, 1), row), row)
+    in_order = jnp.lexsort((row, jnp.where(counts, of_row, 0), *alike))
+    shuffled = jnp.lexsort((within, place, *alike))
     return jnp.zeros_like(row).at[in_order].set(shuffled, unique_indices=True)
 
 

@@ -120,7 +120,10 @@ def strongest_by_chance(
 
 
 def _dealt_anew(site: np.ndarray, subject: np.ndarray, stratum: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The sites of whole subjects, each given to another one of as many rows whose largest stratum is the same."""
+    """The sites of whole subjects, each given to another one of as many rows whose largest stratum is the same.
+
+    A subject of several sites has them in any order: either scan may as well have been the other scanner's.
+    """
     _, of_row, count = np.unique(subject, return_inverse=True, return_counts=True)
     largest = np.full(len(count), stratum.min(initial=0), stratum.dtype)
     np.maximum.at(largest, of_row, stratum)
@@ -129,7 +132,7 @@ def _dealt_anew(site: np.ndarray, subject: np.ndarray, stratum: np.ndarray, rand
     for size, level in sorted(set(zip(count.tolist(), largest.tolist(), strict=True))):
         alike = (count == size) & (largest == level)
         rows = by_subject[np.repeat(alike, count)].reshape(-1, size)
-        dealt[rows] = site[random.permutation(rows)]
+        dealt[rows] = site[random.permuted(random.permutation(rows), axis=1)]
     return dealt
 
 

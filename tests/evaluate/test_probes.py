@@ -156,7 +156,8 @@ def test_shuffling_keeps_a_travelling_subject_travelling():
     assert len({tuple(shuffled) for shuffled in seen}) > 10
     for shuffled in seen:
         assert (shuffled[0:20:2] != shuffled[1:20:2]).all()
-        assert shuffled[:20:2].sum() == 5 and shuffled[20:].sum() == 3
+        assert shuffled[:20].sum() == 10 and shuffled[20:].sum() == 3
+    assert len({int(shuffled[:20:2].sum()) for shuffled in seen}) > 2  # whose first scan was where is shuffled too
 
 
 def test_a_diagnosis_that_sites_have_in_other_shares_is_not_taken_for_a_scanner():
