@@ -2,6 +2,7 @@
 
 import functools
 import re
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -14,6 +15,7 @@ from eqpool.errors import InputError
 MNI_2MM_SHAPE = (91, 109, 91)
 MNI_2MM_ORIGIN_MM = (-90.0, -126.0, -72.0)  # FSL stores x from +90 downwards; turned to RAS+ it starts at -90
 SMALLEST_SIDE, LARGEST_SIDE = 8, 256
+LARGEST_VOXEL_MM = 20.0
 _MARGIN_MM = 4.0
 
 
@@ -23,13 +25,15 @@ def named_grid(text: str) -> Grid:
 
     Args:
       text: "mni_4mm" (nilearn's 50x59x48), "mni_2mm" (FSL's 91x109x91), one number such as "64" (a cube), or a shape
-        such as "32x40x32". Cubes and shapes cover the brain with equal voxel sides and a margin of 4 mm.
+        such as "32x40x32". Cubes and shapes cover the brain with equal voxel sides and a margin of 4 mm;
+        "32x40x32@5" or "32x40x32@5x5x6" has these voxel sides in mm instead, the brain in its middle, whether it holds
+        all of it or not.
 
     Returns:
       A RAS+ `Grid` whose mask is the packaged MNI152 brain mask on it; its arrays are read-only.
 
     Raises:
-      InputError: another text, or a side outside 8 to 256 voxels.
+      InputError: another text, a side outside 8 to 256 voxels, or a voxel of 0 mm or above 20.
     """
     if text == "mni_4mm":
         mask = load_mni152_brain_mask(resolution=4)
@@ -38,31 +42,42 @@ def named_grid(text: str) -> Grid:
         affine = np.diag([2.0, 2.0, 2.0, 1.0])
         affine[:3, 3] = MNI_2MM_ORIGIN_MM
         return _grid_over_brain(text, MNI_2MM_SHAPE, affine)
-    shape = _shape(text)
-    return _grid_over_brain(text, shape, _covering_affine(shape))
+    shape, sides_mm = _shape_and_sides(text)
+    return _grid_over_brain(text, shape, _covering_affine(shape, sides_mm))
 
 
-def _shape(text: str) -> tuple[int, int, int]:
-    if not re.fullmatch(r"\d{1,4}(x\d{1,4}x\d{1,4})?", text):
+def _shape_and_sides(text: str) -> tuple[tuple[int, int, int], tuple[float, ...]]:
+    """The shape, and three voxel sides in mm or none."""
+    number = r"\d{1,3}(?:\.\d{1,4})?"
+    if not re.fullmatch(rf"\d{{1,4}}(x\d{{1,4}}x\d{{1,4}})?(@{number}(x{number}x{number})?)?", text, re.ASCII):
         raise InputError(
-            f'config.data.grid = "{text}": expected mni_4mm, mni_2mm, a side such as 64 or a shape such as 32x40x32'
+            f'config.data.grid = "{text}": expected mni_4mm, mni_2mm, a side such as 64, a shape such as 32x40x32, or '
+            "one with its voxels' sides in mm such as 32x40x32@5"
         )
-    sides = [int(side) for side in text.split("x")]
-    if not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in sides):
+    shape, _, sides_mm = text.partition("@")
+    voxels = _three([int(side) for side in shape.split("x")])
+    if not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in voxels):
         raise InputError(f'config.data.grid = "{text}": expected sides of {SMALLEST_SIDE} to {LARGEST_SIDE} voxels')
-    first, second, third = sides * 3 if len(sides) == 1 else sides
+    given = _three([float(side) for side in sides_mm.split("x")]) if sides_mm else ()
+    if not all(0 < side <= LARGEST_VOXEL_MM for side in given):
+        raise InputError(f'config.data.grid = "{text}": expected voxels above 0 and up to {LARGEST_VOXEL_MM:g} mm')
+    return voxels, given
+
+
+def _three(values: list[Any]) -> tuple[Any, Any, Any]:
+    first, second, third = values * 3 if len(values) == 1 else values
     return first, second, third
 
 
-def _covering_affine(shape: tuple[int, int, int]) -> np.ndarray:
-    """Equal voxel sides, the brain's bounding box in the middle."""
+def _covering_affine(shape: tuple[int, int, int], sides_mm: tuple[float, ...]) -> np.ndarray:
+    """The brain's bounding box in the middle; voxels with equal sides that make it fit, unless they are given."""
     mask = load_mni152_brain_mask(resolution=2)
     inside = np.argwhere(mask.get_fdata() > 0.5)
     corners = nibabel.affines.apply_affine(mask.affine, np.stack([inside.min(axis=0), inside.max(axis=0)]))
     extent_mm = corners[1] - corners[0] + 2 * _MARGIN_MM
-    side_mm = float(np.max(extent_mm / np.array(shape)))
-    affine = np.diag([side_mm, side_mm, side_mm, 1.0])
-    affine[:3, 3] = corners.mean(axis=0) - side_mm * (np.array(shape) - 1) / 2
+    sides = np.array(sides_mm or (np.max(extent_mm / np.array(shape)),) * 3)
+    affine = np.diag([*sides, 1.0])
+    affine[:3, 3] = corners.mean(axis=0) - sides * (np.array(shape) - 1) / 2
     return affine
 
 

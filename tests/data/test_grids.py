@@ -41,6 +41,25 @@ def test_named_grids(text, shape, voxel_mm, origin):
     assert grid.mask.sum() * sides.prod() == pytest.approx(brain_mm3, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("text", "shape", "sides"),
+    [("91x109x91@2", (91, 109, 91), (2, 2, 2)), ("30x40x32@5.5x5x6", (30, 40, 32), (5.5, 5, 6))],
+)
+def test_any_shape_and_voxel(text, shape, sides):
+    grid = named_grid(text)
+    assert grid.shape == shape and tuple(np.diag(grid.affine)[:3]) == sides
+    found, covering = apply_affine(grid.affine, np.argwhere(grid.mask)), named_grid("64")
+    there = apply_affine(covering.affine, np.argwhere(covering.mask))
+    for end in (np.min, np.max):
+        np.testing.assert_allclose(end(found, axis=0), end(there, axis=0), atol=max(sides))
+    brain_mm3 = load_mni152_brain_mask(resolution=2).get_fdata().sum() * 8
+    assert grid.mask.sum() * np.prod(sides) == pytest.approx(brain_mm3, rel=0.02)
+
+
+def test_a_grid_may_hold_a_part_of_the_brain():
+    assert named_grid("16x16x16@2").mask.mean() > 0.9  # its middle
+
+
 @pytest.mark.parametrize("text", ["64", "32x40x32", "mni_2mm"])
 def test_the_mask_lies_where_the_brain_is(text):
     grid = named_grid(text)
@@ -53,7 +72,28 @@ def test_the_mask_lies_where_the_brain_is(text):
     assert (voxels > -0.5).all() and (voxels < np.array(grid.shape) - 0.5).all()
 
 
-@pytest.mark.parametrize("text", ["", "mni", "4mm", "32x32", "32x32x32x32", "4", "5000", "-64", "32.5", "32X32X32"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "mni",
+        "4mm",
+        "32x32",
+        "32x32x32x32",
+        "4",
+        "5000",
+        "-64",
+        "32.5",
+        "32X32X32",
+        "32@",
+        "32@0",
+        "32@21",
+        "32@4x4",
+        "32@-4",
+        "32@1e9",
+        "mni_4mm@4",
+    ],
+)
 def test_other_texts_are_refused(text):
     with pytest.raises(InputError, match="config.data.grid"):
         named_grid(text)
