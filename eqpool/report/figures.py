@@ -107,6 +107,8 @@ def _tau_by_group(work: WorkFolder) -> Figure:
         "latent l": embed(work.vectors("l")[rows]),
         "tau": embed(work.tau["tau"].reshape(len(rows), -1)),
     }
+    baselines = [other for other in work.compared if other.tau is None and other.embeddings is not None]
+    points |= {f"latent of {other.results['method']}": embed(other.vectors("l")[rows]) for other in baselines}
     return draw_groups(points, work.covariate_values[rows], work.covariate)
 
 
@@ -218,8 +220,9 @@ FIGURES = (
         "kept",
         lambda work: work.tau is not None,
         _tau_by_group,
-        "Held-out rows by group of the covariate (t-SNE): tau should order them, whatever the scanner.",
-        lambda work: f"Scatter plots of l and of tau on held-out rows, by group of {work.covariate}.",
+        "Held-out rows by group of the covariate (t-SNE): tau should order them, whatever the scanner, more than the "
+        "latent of a baseline, where one is compared.",
+        lambda work: f"Scatter plots of l, of tau and of compared baselines' latents, by group of {work.covariate}.",
     ),
     FigureKind(
         "t_maps",

@@ -1,6 +1,7 @@
 """report.html: one file with its pictures, style and words inside; it loads nothing from anywhere."""
 
 import base64
+import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
@@ -38,13 +39,14 @@ def write_report(folder: pathlib.Path, compared: Sequence[pathlib.Path] = ()) ->
 
     Args:
       folder: the work directory.
-      compared: those of other runs on the same data, which a table sets beside it.
+      compared: those of other runs on the same data, which a table sets beside it; of baselines among them the latent
+        is drawn beside tau.
 
     Raises:
       InputError: if a run is not finished, or one that is compared was made from other data.
     """
-    work = read_workfolder(folder)
     comparison = compare_runs(folder, compared)
+    work = dataclasses.replace(read_workfolder(folder), compared=tuple(map(read_workfolder, compared)))
     path = folder / "report.html"
     write_text(path, _render(work, write_figures(work), comparison))
     return path

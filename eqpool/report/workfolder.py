@@ -28,6 +28,7 @@ class WorkFolder:
       tau: images/tau.npz, `rows` (T,) of the embeddings and their `tau` (T, n, n); None for a baseline.
       samples: images/samples.npz, slices of a few held-out volumes; None for tables and baselines.
       maps: maps/maps.json where `eqpool.maps` was run; else None.
+      compared: runs on the same rows, in the same order.
     """
 
     folder: pathlib.Path
@@ -40,6 +41,7 @@ class WorkFolder:
     maps: dict[str, Any] | None = None
     tau: dict[str, np.ndarray] | None = None
     samples: dict[str, np.ndarray] | None = None
+    compared: tuple["WorkFolder", ...] = ()
 
     @property
     def metrics(self) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def test_runs_on_the_same_data_stand_in_one_table(workdir, tmp_path, capsys, mon
     monkeypatch.setattr("eqpool.report.page.write_figures", lambda work: [])
     results = json.loads((workdir / "results.json").read_text())
     naive = tmp_path / "naive"
-    naive.mkdir()
+    shutil.copytree(workdir, naive, ignore=shutil.ignore_patterns("checkpoints", "derivatives", "images"))
     changed = results | {"method": "naive", "metrics": {"strongest_probe": 0.95, "strongest_probe_interval": None}}
     (naive / "results.json").write_text(json.dumps(changed))
     text = write_report(workdir, [naive]).read_text()
@@ -118,4 +118,4 @@ def test_runs_on_the_same_data_stand_in_one_table(workdir, tmp_path, capsys, mon
     assert main([f"--workdir={workdir}", "--compare", str(naive)]) == 2
     assert "other data" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"results.json not found"):
-        write_report(workdir, [tmp_path])
+        write_report(workdir, [tmp_path / "none"])

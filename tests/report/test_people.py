@@ -1,5 +1,6 @@
 """The pictures of people, from a finished run's files."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -64,6 +65,14 @@ def test_the_ring_is_the_epoch_that_was_kept():
     log = pd.DataFrame({"stage": "stage_two", "epoch": [1, 2, 3], "loss": [3.0, 2, 1], "validation_score": [2.0, 1, 3]})
     rings = [draw_training_curves(log, keeps).axes[1].lines[-1].get_xdata()[0] for keeps in ([], ["stage_two"])]
     assert rings == [2, 3]
+
+
+def test_a_compared_baselines_latent_stands_beside_tau(trained_volumes):
+    work = read_workfolder(trained_volumes)
+    naive = dataclasses.replace(work, tau=None, results=work.results | {"method": "naive"})
+    kind = {kind.name: kind for kind in FIGURES}["tau_by_group"]
+    titles = [axes.get_title() for axes in kind.draw(dataclasses.replace(work, compared=(naive, work))).axes]
+    assert titles == ["latent l", "tau", "latent of naive"]
 
 
 def test_one_line_a_site_and_three_panels_a_person():
