@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from eqpool.commandline import complain, make_parser
+from eqpool.data.participants import read_participants
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
 from experiments.cells import beside_the_config, in_words, mean_and_deviation, provenance, settings_to_try
@@ -83,6 +84,7 @@ def main(experiment: Imaging) -> None:
     add_run_flags(parser, jobs=1)
     options = parser.parse_args()
     try:
+        check_splits(options.participants, options.splits)
         table = compute(experiment, options)
     except InputError as error:
         sys.exit(complain(error))
@@ -91,6 +93,12 @@ def main(experiment: Imaging) -> None:
     facts = {"date": datetime.date.today().isoformat(), "set": options.set, "rows": table}
     write_json(path.with_suffix(".json"), facts)
     write_text(path.with_suffix(".md"), markdown(experiment, table, options.set))
+
+
+def check_splits(participants: str, splits: int) -> None:
+    """Raises `InputError` where a table has a split of its own, of which several runs would be one and the same."""
+    if participants and splits > 1 and "split" in read_participants(pathlib.Path(participants)).frame:
+        raise InputError(f"{participants}, column split: every run would have this one split; expected --splits=1")
 
 
 def compute(experiment: Imaging, options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -288,6 +288,15 @@ def test_imaging_chooses_on_the_first_split_and_tabulates_all(monkeypatch, tmp_p
     assert "SIMULATED" in text and "| 4.00 (1.00) |" in text and text.rstrip().endswith("M 16 |")
 
 
+def test_several_splits_of_a_table_with_its_own_are_refused(tmp_path):
+    table = tmp_path / "participants.tsv"
+    table.write_text("participant_id\tsite\tage\tsplit\na\tA\t50\ttrain\n")
+    with pytest.raises(InputError, match="participants.tsv, column split: every run would have this one split"):
+        imaging.check_splits(str(table), 5)
+    imaging.check_splits(str(table), 1)
+    imaging.check_splits("", 5)
+
+
 def test_keys_of_every_run():
     texts = ["istn.epochs=3", "istn.residual=False", "istn.discriminator=(8,16)", "istn.spacing=4", "istn.dropout=0.25"]
     texts += ["data.grid=24x28x24", "data.site_column=1", "stage_one.bandwidth=0.05,0.1"]
