@@ -40,7 +40,7 @@ MOMENTS = {
     "while volumes are harmonised": ("eqpool.apply.decoding.measure", 2),
     "before the report": ("eqpool.run.write_report", 1),
     "while predictions are written": ("eqpool.harmonise._write_predictions", 1),
-    "while examples are written": ("eqpool.harmonise._write_examples", 1),
+    "while examples are written": ("eqpool.harmonise.istn_steps", 1),
     "while looks are compared": ("eqpool.harmonise.look_metrics", 1),
 }
 
