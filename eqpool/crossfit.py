@@ -78,10 +78,9 @@ def deal_folds(config: RunConfig, cohort: Cohort, folds: int) -> np.ndarray:
 
 
 def _claim(folder: pathlib.Path, fingerprint: str) -> None:
-    path = folder / "data.json"
-    if path.exists() and files.read_json(path).get("data_hash") != fingerprint:
+    if workdir.is_of_other_data(folder, fingerprint):
         raise InputError(f"{folder}: made with other data; remove it, and the folds are trained again")
-    files.write_json(path, {"data_hash": fingerprint})
+    files.write_json(folder / workdir.DATA_FILE, {"data_hash": fingerprint})
 
 
 def _hold_out(cohort: Cohort, fold: np.ndarray, number: int, config: RunConfig) -> Cohort:

@@ -46,6 +46,7 @@ FORMS = {
     "after_decoded": (0.0, 0.0, 1.0),
 }
 Facts = dict[str, Any]
+Truth = tuple[np.ndarray, np.ndarray]  # of `_truth`
 
 
 def make_maps(folder: pathlib.Path, folds: int) -> Facts:
@@ -73,16 +74,21 @@ def _make_maps(config: RunConfig, folder: pathlib.Path, folds: int) -> Facts:
         )
     check_contrast(cohort, deal_folds(config, cohort, folds))  # before hours of training
     decodes = cross_fitted_decodes(config, cohort, folder / "folds" / str(folds), folds)
-    report = _with_recovery if cohort.simulated else map_form
+    truth = _truth(cohort) if cohort.simulated else None
+
+    def report(form: str) -> Facts:
+        facts = map_form(cohort, decodes, form, folder / "maps")
+        return facts if truth is None else facts | _recovery(cohort, decodes, form, folder / "maps", facts, truth)
+
     facts: Facts = {
         "folds": folds,
         "simulated": cohort.simulated,
         "contrast": contrast_name(cohort),
         "threshold": THRESHOLD,
-        "forms": {name: report(cohort, decodes, name, folder / "maps") for name in track(FORMS, "Maps", unit="form")},
+        "forms": {name: report(name) for name in track(FORMS, "Maps", unit="form")},
     }
-    if cohort.simulated:
-        facts |= _gain(cohort, decodes)
+    if truth is not None:
+        facts |= _gain(cohort, decodes, truth)
     files.write_json(folder / "maps" / "maps.json", facts)
     return facts
 
@@ -116,10 +122,8 @@ def map_form(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path) 
     explain, as the site where one site alone has targets, has no partial R^2 and is named in `not_estimable`.
     """
     assert cohort.grid is not None
-    rows = first_scans(cohort, np.flatnonzero(cohort.target_known))
-    target = _contrast(cohort)[rows][:, None]
-    covariates, folds = cohort.covariates[rows], indicators(decodes.fold[rows])
-    t = t_map(form_tiles(decodes, form, rows), target[:, 0], np.hstack([covariates, folds]))
+    rows, contrast, nuisance = _t_design(cohort, decodes.fold)
+    t = t_map(form_tiles(decodes, form, rows), contrast, nuisance)
     found = {name: significant(t.p, name, THRESHOLD) for name in ("bonferroni", "fdr")}  # type: ignore[arg-type]
     name = f"{form}_t_{contrast_name(cohort)}"
     write_map(folder / f"{name}.nii.gz", t.t, cohort.grid)
@@ -150,28 +154,26 @@ def map_form(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path) 
     return facts | {"not_estimable": left_out}
 
 
-def _with_recovery(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path) -> Facts:
-    """`map_form` of a simulated cohort, with what of the truth its map finds and how far off its volumes are."""
+def _recovery(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path, mapped: Facts, truth: Truth) -> Facts:
+    """What of the truth the map of a form finds, whose facts are `mapped`, and how far off its volumes are."""
     assert cohort.grid is not None
-    facts, mask = map_form(cohort, decodes, form, folder), cohort.grid.mask
-    images = [pathlib.Path(path) for path in cohort.image_path]
-    judged, truth = _truth(cohort)
+    mask, (judged, affected) = cohort.grid.mask, truth
     name = f"{form}_t_{contrast_name(cohort)}"
     t, found = (read_map(folder / f"{end}.nii.gz")[mask][judged] for end in (name, f"{name}_fdr"))
-    facts |= {"truth_voxels": int(truth.sum()), "unaffected_voxels": int((~truth).sum())}
-    facts |= matched_detection(np.abs(t), truth)
-    facts |= {f"{score}_fdr": value for score, value in detection_scores(found != 0, truth).items()}
-    strict = np.abs(t) > facts["t_threshold_bonferroni"]
-    facts |= {f"{score}_bonferroni": value for score, value in detection_scores(strict, truth).items()}
+    facts: Facts = {"truth_voxels": int(affected.sum()), "unaffected_voxels": int((~affected).sum())}
+    facts |= matched_detection(np.abs(t), affected)
+    facts |= {f"{score}_fdr": value for score, value in detection_scores(found != 0, affected).items()}
+    strict = np.abs(t) > mapped["t_threshold_bonferroni"]
+    facts |= {f"{score}_bonferroni": value for score, value in detection_scores(strict, affected).items()}
     errors = []
-    for row, image in enumerate(images):
-        brain = prepare_volume(scanner_free_path(image), cohort.grid)[0][mask]
+    for row, image in enumerate(cohort.image_path):
+        brain = prepare_volume(scanner_free_path(pathlib.Path(image)), cohort.grid)[0][mask]
         volume = np.tensordot(FORMS[form], decodes.values[:, row].astype(np.float64), axes=1)
         errors.append(float(np.sqrt(np.mean((volume - brain) ** 2))))
     return facts | {"recovery_error": float(np.mean(errors))}
 
 
-def _truth(cohort: Cohort) -> tuple[np.ndarray, np.ndarray]:
+def _truth(cohort: Cohort) -> Truth:
     """Of the brain's voxels those that a map is judged by (V,), and which of them are truly affected.
 
     The simulated disease thins all cortex a little. A map is judged by the voxels that it changes much (disease_mask)
@@ -187,14 +189,13 @@ def _truth(cohort: Cohort) -> tuple[np.ndarray, np.ndarray]:
     return judged, affected[mask][judged] > 0.5
 
 
-def _gain(cohort: Cohort, decodes: Decodes) -> Facts:
+def _gain(cohort: Cohort, decodes: Decodes, truth: Truth) -> Facts:
     """What pooling has added to the truly affected voxels that are found, with its interval over people."""
-    rows = first_scans(cohort, np.flatnonzero(cohort.target_known))
-    judged, truth = _truth(cohort)
+    rows, contrast, nuisance = _t_design(cohort, decodes.fold)
+    judged, affected = truth
     voxels = decodes.values[:, rows][:, :, judged].astype(np.float64)
     before, after = (np.tensordot(FORMS[form], voxels, axes=1) for form in ("before", "after"))
-    nuisance = np.hstack([cohort.covariates[rows], indicators(decodes.fold[rows])])
-    return detection_gain(before, after, _contrast(cohort)[rows], nuisance, truth)
+    return detection_gain(before, after, contrast, nuisance, affected)
 
 
 def _check(config: RunConfig, folds: int) -> None:
@@ -205,8 +206,7 @@ def _check(config: RunConfig, folds: int) -> None:
 
 
 def _check_data(folder: pathlib.Path, cohort: Cohort) -> None:
-    path = folder / "data.json"  # runs of before it was written lack it
-    if path.is_file() and files.read_json(path).get("data_hash") != data_hash(cohort):
+    if workdir.is_of_other_data(folder, data_hash(cohort)):
         raise InputError(
             f"--workdir={folder} was made with other data than there are now, so that maps would not be of that run; "
             "name another --workdir and run again"
@@ -215,13 +215,18 @@ def _check_data(folder: pathlib.Path, cohort: Cohort) -> None:
 
 def check_contrast(cohort: Cohort, fold: np.ndarray) -> None:
     """Raises `InputError` where the target's t-map is not defined beside covariates and folds (N,)."""
-    rows = first_scans(cohort, np.flatnonzero(cohort.target_known))
-    nuisance = np.hstack([cohort.covariates[rows], indicators(fold[rows])])
-    if not is_estimable(_contrast(cohort)[rows][:, None], nuisance):
+    rows, contrast, nuisance = _t_design(cohort, fold)
+    if not is_estimable(contrast[:, None], nuisance):
         raise InputError(
             f"{cohort.target_name}: constant, or told by {', '.join(cohort.covariate_names)}, in the {len(rows)} "
             "people whose own is known, expected a target that a t-map can tell from the covariates"
         )
+
+
+def _t_design(cohort: Cohort, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a t-map is of: people's first scans with a known target (R,), their contrast, and the nuisance (R, C)."""
+    rows = first_scans(cohort, np.flatnonzero(cohort.target_known))
+    return rows, _contrast(cohort)[rows], np.hstack([cohort.covariates[rows], indicators(fold[rows])])
 
 
 def _contrast(cohort: Cohort) -> np.ndarray:

@@ -15,6 +15,8 @@ from eqpool.files import cannot_write, is_left_to_another, read_json, remove_par
 # Keys that change where or how often, but not what is computed.
 NEUTRAL_KEYS = ("cache_dir", "checkpoint_every_epochs", "devices", "tensorboard")
 
+DATA_FILE = "data.json"  # the hash of the data that a folder was made from
+
 # What training writes first, and last; without them a work directory holds nothing that a config made.
 COMPUTED = ("metrics.jsonl", "checkpoints", "results.json")
 
@@ -78,13 +80,19 @@ def claim_data(workdir: pathlib.Path, data_hash: str, pooled: str) -> None:
     Raises:
       InputError: naming the first row that differs.
     """
-    path, table = workdir / "data.json", workdir / "pooled.tsv"
-    if path.exists() and _has_computed(workdir) and read_json(path).get("data_hash") != data_hash:
+    table = workdir / "pooled.tsv"
+    if _has_computed(workdir) and is_of_other_data(workdir, data_hash):
         before = table.read_text("utf-8").splitlines() if table.exists() else []
         where = _first_difference(before, pooled.splitlines())
         raise InputError(f"--workdir={workdir} was made with other data: {where}")
-    write_json(path, {"data_hash": data_hash})
+    write_json(workdir / DATA_FILE, {"data_hash": data_hash})
     write_text(table, pooled)
+
+
+def is_of_other_data(folder: pathlib.Path, data_hash: str) -> bool:
+    """Whether `folder` says that it was made from data of another hash; a folder that says nothing may be of any."""
+    path = folder / DATA_FILE
+    return path.exists() and read_json(path).get("data_hash") != data_hash
 
 
 def _first_difference(before: list[str], now: list[str]) -> str:
