@@ -55,9 +55,10 @@ def harmonise(session: Session, folder: pathlib.Path, cohort: Cohort, scaling: S
     source = _take(columns, compared[0])
     made = forward_on_images(session, stage, state.best_variables, source)
     target_images = columns["inputs"][compared[1]]
-    shown, sites = compared[0][:EXAMPLES], len(cohort.site_names)
-    steps = istn_steps(config, state.best_variables, columns["inputs"][shown], columns["site"][shown], sites)
-    steps |= {"reference": target_images[:EXAMPLES], "name": cohort.participant_id[shown].astype(np.str_)}
+    images, sites = (source[name][:EXAMPLES] for name in ("inputs", "site"))
+    steps = istn_steps(config, state.best_variables, images, sites, len(cohort.site_names))
+    names = cohort.participant_id[compared[0][:EXAMPLES]].astype(np.str_)
+    steps |= {"reference": target_images[:EXAMPLES], "name": names}
     write_arrays(folder / "images" / "examples.npz", steps)
     _write_predictions(folder, cohort, predictions, judged)
     subject = cohort.participant_id[np.concatenate(compared)]

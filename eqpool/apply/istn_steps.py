@@ -23,14 +23,18 @@ def istn_steps(
       `displacement` (N, *shape, D) in voxels and `jacobian` (N, *shape).
     """
 
-    @jax.jit
-    def steps(variables: Any, images: jax.Array, site: jax.Array) -> dict[str, jax.Array]:
-        output = transform(config, variables, images, site, num_sites)
-        made = {"source": images, "appearance": output.appearance[..., 0], "image": output.image[..., 0]}
-        if output.deformation is None:
-            return made
-        displacement = output.deformation.displacement(images.shape[1:])
-        return made | {"displacement": displacement, "jacobian": jacobian_determinant(displacement)}
-
-    made = steps(variables, jnp.asarray(images), jnp.asarray(site))
+    steps = jax.jit(lambda variables, images, site: trace_steps(config, variables, images, site, num_sites))
+    made = steps(variables, jnp.asarray(images), jnp.asarray(site)) | {"source": images}
     return {name: np.asarray(array, np.float32) for name, array in made.items()}
+
+
+def trace_steps(
+    config: RunConfig, variables: Any, images: jax.Array, site: jax.Array, num_sites: int
+) -> dict[str, jax.Array]:
+    """What `istn_steps` returns but the source, to be jitted: what a caller leaves out is not computed."""
+    output = transform(config, variables, images, site, num_sites)
+    made = {"appearance": output.appearance[..., 0], "image": output.image[..., 0]}
+    if output.deformation is None:
+        return made
+    displacement = output.deformation.displacement(images.shape[1:])
+    return made | {"displacement": displacement, "jacobian": jacobian_determinant(displacement)}

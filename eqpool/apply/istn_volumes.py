@@ -19,11 +19,10 @@ from eqpool.apply.derivatives import (
     write_description,
     write_jacobian,
 )
+from eqpool.apply.istn_steps import trace_steps
 from eqpool.config import RunConfig
 from eqpool.data.grids import named_grid
 from eqpool.data.store import PreparedScan, in_parallel
-from eqpool.geometry.warp import jacobian_determinant
-from eqpool.train.istn import transform
 
 
 class Harmonised(NamedTuple):
@@ -47,11 +46,8 @@ def make_harmonise(config: RunConfig, variables: Any, num_sites: int) -> Harmoni
 
     @jax.jit
     def apply(variables: Any, image: jax.Array, site: jax.Array) -> dict[str, jax.Array]:
-        output = transform(config, variables, image[None], site[None], num_sites)
-        made = {"image": output.image[0, ..., 0]}
-        if output.deformation is not None:
-            made["jacobian"] = jacobian_determinant(output.deformation.displacement(image.shape))[0]
-        return made
+        steps = trace_steps(config, variables, image[None], site[None], num_sites)
+        return {name: steps[name][0] for name in ("image", "jacobian") if name in steps}
 
     def harmonise(volume: np.ndarray, site: int) -> Harmonised:
         made = jax.device_get(apply(variables, jnp.asarray(volume), jnp.int32(site)))
