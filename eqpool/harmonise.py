@@ -15,9 +15,10 @@ from eqpool.errors import InputError
 from eqpool.evaluate.evaluation import only_finite
 from eqpool.evaluate.harmonisation import look_metrics, task_metrics
 from eqpool.files import write_arrays, write_atomically
-from eqpool.train.istn import TASK_MODELS, make_istn, of_network
+from eqpool.train.istn import TASK_MODELS, make_istn
 from eqpool.train.pairs import Pairs
 from eqpool.train.stages import Columns, Session, forward_on_images, train_on_images, train_on_pairs
+from eqpool.train.state import of_network
 from eqpool.train.task import make_task
 
 MOST_COMPARED = 2000  # images of each site whose distance is told

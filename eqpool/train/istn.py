@@ -24,7 +24,7 @@ from eqpool.models.discriminator import Discriminator
 from eqpool.models.istn import ISTN, IstnOutput
 from eqpool.numerics import masked_mean, safe_norm
 from eqpool.train.prediction import prediction_loss
-from eqpool.train.state import Batch, LossValue, Stage, Variables, init_variables
+from eqpool.train.state import Batch, LossValue, Stage, Variables, init_variables, of_network
 from eqpool.train.task import apply_task, as_images, task_network
 
 TASK_MODELS = ("scratch", "finetuned")
@@ -68,11 +68,6 @@ def transform(
     return make_transformer(config).apply(own, as_images(images), train=False, condition=condition)  # type: ignore
 
 
-def of_network(variables: Variables, name: str) -> Variables:
-    """One network's collections out of those of all."""
-    return {collection: tree[name] for collection, tree in variables.items() if name in tree}
-
-
 def deformation_summary(output: IstnOutput) -> dict[str, jax.Array]:
     """Of each image (N,) the number of folded voxels and the mean length of the displacement, in voxels."""
     if output.deformation is None:
@@ -98,6 +93,8 @@ def make_istn(
     Batches hold the source's `inputs` (N, *input_shape) in [-1, 1], `site`, `target`, `target_known` (N,), the
     reference's `reference_inputs` and `reference_site`, nothing that tells its targets, and the `mask` of both.
     The validation score is the MMD between S2T and T (unbiased, Gaussian, median distance): it too needs no label of T.
+    It keeps the transformers; the task models follow, each kept at its lowest loss on S2T of the source's held-out
+    rows, which chooses by source labels alone.
 
     Raises:
       ValueError: two ways between more than two sites.
@@ -167,7 +164,7 @@ def make_istn(
         task_terms = {name: prediction_loss(config, outputs[name], rows, num_classes) for name in TASK_MODELS}
         return {"score": distance} | task_terms
 
-    return Stage("istn", initialise, loss, forward, validate)
+    return Stage("istn", initialise, loss, forward, validate, followers=TASK_MODELS)
 
 
 def _total(settings: IstnConfig, terms: dict[str, jax.Array], through: jax.Array) -> jax.Array:

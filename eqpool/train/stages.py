@@ -21,7 +21,16 @@ from eqpool.train.faults import check_steps
 from eqpool.train.image_table import make_image_epoch, make_image_forward, pick_rows, rows_in_order
 from eqpool.train.loop import fit
 from eqpool.train.pairs import Pairs, make_game_optimizer, pairs_in_order, pick_pairs
-from eqpool.train.state import Stage, TrainState, Variables, create_state, finish_epoch, make_optimizer
+from eqpool.train.state import (
+    Stage,
+    TrainState,
+    Variables,
+    create_state,
+    finish_epoch,
+    keep_followers,
+    make_optimizer,
+    with_followers,
+)
 from eqpool.train.stream import HostBatch, make_stream_forward, make_stream_step, run_stream_epoch, run_stream_forward
 from eqpool.train.table import make_table_epoch, make_table_forward
 from eqpool.workdir import MemoryLog, MetricsLog
@@ -185,6 +194,7 @@ def _train_images(
     forward = make_image_forward(stage, settings.batch_size, session.mesh)
     validate = jax.jit(stage.validate)
     finish = jax.jit(functools.partial(finish_epoch, stage), donate_argnums=0)
+    follow = jax.jit(functools.partial(keep_followers, stage), donate_argnums=0)
     init_key, epoch_key = _stage_keys(session, stage)
 
     def run_epoch(state: TrainState, epoch: int):
@@ -193,7 +203,12 @@ def _train_images(
             return state._replace(epoch=state.epoch + 1), terms, {}
         outputs = parallel.put_replicated(forward(state.variables, held_out), session.mesh)
         scores = validate(outputs, held_out | beside)
-        return finish(state, scores), terms, scores
+        state = finish(state, scores)
+        if stage.followers:
+            outputs = parallel.put_replicated(forward(with_followers(stage, state), held_out), session.mesh)
+            scores |= {name: validate(outputs, held_out | beside)[name] for name in stage.followers}
+            state = follow(state, scores)
+        return state, terms, scores
 
     state = parallel.put_replicated(create_state(stage, optimizer, init_key), session.mesh)
     patience = settings.patience * settings.validate_every_epochs

@@ -25,6 +25,7 @@ class TrainState(NamedTuple):
       best_variables: those of the epoch with the lowest validation score.
       best_score: () float32, that score.
       best_epoch: () int32.
+      follower_scores: of each of the stage's followers, () float32, the lowest since `best_epoch`.
     """
 
     variables: Variables
@@ -34,6 +35,7 @@ class TrainState(NamedTuple):
     best_variables: Variables
     best_score: jax.Array
     best_epoch: jax.Array
+    follower_scores: dict[str, jax.Array]
 
 
 class LossValue(NamedTuple):
@@ -60,6 +62,8 @@ class Stage(NamedTuple):
       forward: (variables, batch) -> per-row outputs, in inference mode.
       validate: (outputs, rows) -> named scalars; "score" picks the epoch that is kept, lower being better.
       keeps_last: the last epoch is kept instead.
+      followers: networks that learn from what the others make, each kept at an epoch of its own: of those since the
+        others were last kept, the one with its lowest loss, `validate`'s scalar of its name, on what those now make.
     """
 
     name: str
@@ -68,6 +72,7 @@ class Stage(NamedTuple):
     forward: Callable[[Variables, Batch], dict[str, jax.Array]]
     validate: Callable[[dict[str, jax.Array], Batch], dict[str, jax.Array]]
     keeps_last: bool = False
+    followers: tuple[str, ...] = ()
 
 
 def init_variables(model: Any, key: Any, *examples: Any, **options: Any) -> Variables:
@@ -98,6 +103,7 @@ def create_state(stage: Stage, optimizer: optax.GradientTransformation, key: jax
         best_variables=jax.tree.map(jnp.copy, variables),  # a copy: the state is donated, and buffers only once
         best_score=jnp.full((), jnp.inf, jnp.float32),
         best_epoch=jnp.zeros((), jnp.int32),
+        follower_scores={name: jnp.full((), jnp.inf, jnp.float32) for name in stage.followers},
     )
 
 
@@ -126,9 +132,40 @@ def finish_epoch(stage: Stage, state: TrainState, validation: dict[str, jax.Arra
     better = stage.keeps_last | (validation["score"] < state.best_score)
     return state._replace(
         epoch=state.epoch + 1,
-        best_variables=jax.tree.map(
-            lambda new, old: jnp.where(better, new, old), state.variables, state.best_variables
-        ),
+        best_variables=_choose(better, state.variables, state.best_variables),
         best_score=jnp.where(better, validation["score"], state.best_score),
         best_epoch=jnp.where(better, state.epoch, state.best_epoch),
+        follower_scores=jax.tree.map(lambda score: jnp.where(better, jnp.inf, score), state.follower_scores),
     )
+
+
+def with_followers(stage: Stage, state: TrainState) -> Variables:
+    """What the followers are validated with: the networks that are kept, and the followers as they are now."""
+    return _replaced(state.best_variables, {name: of_network(state.variables, name) for name in stage.followers})
+
+
+def keep_followers(stage: Stage, state: TrainState, validation: dict[str, jax.Array]) -> TrainState:
+    """Keeps each follower whose loss, measured on `with_followers`, is its lowest since the others were kept."""
+    kept, scores = state.best_variables, {}
+    for name in stage.followers:
+        better = validation[name] < state.follower_scores[name]
+        kept = _replaced(kept, {name: _choose(better, of_network(state.variables, name), of_network(kept, name))})
+        scores[name] = jnp.where(better, validation[name], state.follower_scores[name])
+    return state._replace(best_variables=kept, follower_scores=scores)
+
+
+def of_network(variables: Variables, name: str) -> Variables:
+    """One network's collections out of those of all."""
+    return {collection: tree[name] for collection, tree in variables.items() if name in tree}
+
+
+def _replaced(variables: Variables, networks: dict[str, Variables]) -> Variables:
+    """The variables of all, those of some networks exchanged."""
+    return {
+        collection: tree | {name: own[collection] for name, own in networks.items() if collection in own}
+        for collection, tree in variables.items()
+    }
+
+
+def _choose(first: jax.Array | bool, one: Variables, other: Variables) -> Variables:
+    return jax.tree.map(lambda a, b: jnp.where(first, a, b), one, other)

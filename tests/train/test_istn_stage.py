@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from eqpool import parallel
+from eqpool.apply.trained import selected_variables
 from eqpool.checked_config import from_config_dict
 from eqpool.config import DataConfig, EvaluateConfig, IstnConfig, RunConfig, TaskConfig
 from eqpool.data.cohort import Cohort
@@ -401,6 +402,27 @@ def test_a_run_fills_its_work_directory_resumes_and_stops_early(monkeypatch, tmp
     assert (folder / "predictions.tsv").read_bytes() == predictions
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records if record["stage"] == "istn"] == [1, 2]
+
+
+def test_each_task_model_is_kept_at_its_lowest_loss_on_what_the_kept_istn_makes(monkeypatch, tmp_path):
+    """Computed anew from the checkpoint; rates so high that losses rise and fall."""
+    made, settings = cohort(), config(epochs=6, task_learning_rate=0.03, learning_rate=0.003)
+    settings = dataclasses.replace(settings, cache_dir=str(tmp_path / "cache"))
+    run_on(monkeypatch, made, settings, tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    records = [record for record in map(json.loads, lines) if record["stage"] == "istn"]
+    best = int(np.argmin([record["validation_score"] for record in records]))
+    stage, _ = stage_and_variables(settings)
+    optimizer = make_game_optimizer(settings.istn, 1)
+    kept = selected_variables(settings, stage, tmp_path / "run" / "checkpoints", optimizer)
+    rows = (made.site == 0) & (made.split == "validation")
+    batch = {"inputs": made.inputs[rows], "site": made.site[rows], "target": made.target[rows]}
+    batch |= {"target_known": np.ones(rows.sum(), np.float32), "reference_inputs": made.inputs[rows]}
+    measured = stage.validate(stage.forward(kept, batch), batch)
+    for name in TASK_MODELS:
+        lowest = min(record[f"validation_{name}"] for record in records[best:])
+        assert float(measured[name]) == pytest.approx(lowest, rel=1e-4)
+    assert any(records[best][f"validation_{name}"] != pytest.approx(float(measured[name])) for name in TASK_MODELS)
 
 
 def test_a_reference_that_is_no_site_is_named(monkeypatch, tmp_path):
