@@ -103,12 +103,19 @@ def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]
         "seed": config.seed,
         "metrics": metrics,
         "counts": count_rows(cohort) | {"dropped_without_partner": dropped},
-        "versions": {"eqpool": __version__} | {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES},
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        **made_with(),
         "wall_seconds": round(time.monotonic() - started, 1),
         "data_hash": fingerprint,
         "notes": list(cohort.notes),
         "preflight": [finding.to_dict() for finding in findings],
+    }
+
+
+def made_with() -> dict[str, Any]:
+    """The versions of the packages that numbers depend on, and the devices."""
+    return {
+        "versions": {"eqpool": __version__} | {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
 
 

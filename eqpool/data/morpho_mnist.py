@@ -128,7 +128,7 @@ def load_morpho_mnist(
       InputError: an unknown domain, more digits than there are, a missing or altered file, or no download.
     """
     _check_domains(source, target)
-    images = _read_mnist(raw_dir, cache_dir)
+    images = read_mnist(raw_dir, cache_dir)
     halves, test = _choose(images, train_count, test_count, seed)
     parts = []
     for role, name, half in (("source", source, halves[0]), ("target", target, halves[1])):
@@ -171,7 +171,12 @@ def _check_domains(source: str, target: str) -> None:
         raise InputError(f'source and target domain are both "{source}", expected two different ones')
 
 
-def _read_mnist(raw_dir: str, cache_dir: pathlib.Path) -> dict[str, np.ndarray]:
+def read_mnist(raw_dir: str, cache_dir: pathlib.Path) -> dict[str, np.ndarray]:
+    """MNIST's images, (N, 28, 28) uint8 for each of the splits; without `raw_dir` they are downloaded, once.
+
+    Raises:
+      InputError: a missing or altered file, or no download.
+    """
     folder = raw_files(tuple(FILES.values()), raw_dir, cache_dir / "downloads")
     return {split: _images(folder / name) for split, name in FILES.items()}
 
@@ -295,7 +300,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--workers", type=int, default=0, help="processes; 0: one a core")
     options = parser.parse_args(arguments)
     try:
-        mnist = _read_mnist(options.raw_dir, pathlib.Path("runs/cache"))
+        mnist = read_mnist(options.raw_dir, pathlib.Path("runs/cache"))
         _check_count("--count", options.count, 1, mnist, "train")
     except InputError as error:
         return complain(error)

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -14,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from eqpool.config import EvaluateConfig
 from eqpool.evaluate.adversary import adversary_scores
 from eqpool.evaluate.intervals import Interval, area_under_curve, balanced_accuracy, bootstrap_interval
+from eqpool.evaluate.metrics import permute_subjects
 from eqpool.progress import track
 
 # (training features, training site, held-out features) -> (seeds, held-out rows, sites) scores
@@ -106,34 +109,19 @@ def strongest_by_chance(
       stratum: (N,) what features may tell and sites have in other shares, as a diagnosis, of which nothing is to be
         learnt about scanners.
       splits: row indices; each keeps its own subjects and its own numbers of sites. The sites of a subject's rows go
-        together to another subject with as many rows, of the same stratum.
+        together to another subject with as many rows, of the same stratum (`eqpool.evaluate.metrics.permute_subjects`).
       permutations: how many.
     """
-    random = np.random.default_rng(0)
+    people, levels = (np.unique(of_row, return_inverse=True)[1] for of_row in (subject, stratum))
     scores = []
-    for _ in track(range(permutations), "Probing shuffled sites", unit="permutation"):
+    for key in track(jax.random.split(jax.random.key(0), permutations), "Probing shuffled sites", unit="permutation"):
         shuffled = site.copy()
-        for rows in splits:
-            shuffled[rows] = _dealt_anew(site[rows], subject[rows], stratum[rows], random)
+        for part, rows in enumerate(splits):
+            all_count = jnp.ones(len(rows), bool)
+            order = permute_subjects(jax.random.fold_in(key, part), people[rows], all_count, levels[rows])
+            shuffled[rows] = site[rows][order]
         scores.append(strongest(panel(shuffled)).balanced_accuracy)
     return np.array(scores)
-
-
-def _dealt_anew(site: np.ndarray, subject: np.ndarray, stratum: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The sites of whole subjects, each given to another one of as many rows whose largest stratum is the same.
-
-    A subject of several sites has them in any order: either scan may as well have been the other scanner's.
-    """
-    _, of_row, count = np.unique(subject, return_inverse=True, return_counts=True)
-    largest = np.full(len(count), stratum.min(initial=0), stratum.dtype)
-    np.maximum.at(largest, of_row, stratum)
-    by_subject = np.argsort(of_row, kind="stable")
-    dealt = site.copy()
-    for size, level in sorted(set(zip(count.tolist(), largest.tolist(), strict=True))):
-        alike = (count == size) & (largest == level)
-        rows = by_subject[np.repeat(alike, count)].reshape(-1, size)
-        dealt[rows] = site[random.permuted(random.permutation(rows), axis=1)]
-    return dealt
 
 
 def site_floor_features(covariates: np.ndarray, target: np.ndarray, target_classes: tuple[str, ...]) -> np.ndarray:

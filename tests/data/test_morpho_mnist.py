@@ -339,7 +339,7 @@ def test_no_tensorflow():
 
 @every_domain
 def test_domains_as_measured(shared_data, tmp_path, domain):
-    images = morpho_mnist._read_mnist(str(shared_data / "mnist"), tmp_path)["train"][:200]
+    images = morpho_mnist.read_mnist(str(shared_data / "mnist"), tmp_path)["train"][:200]
     thickness, slant = measure_domain(images, domain, workers=1, progress=False).T
     check_thickness(thickness.mean(), domain, 0.02)
     assert abs(slant.mean() - np.mean(domain.slant_degrees)) < 0.5
@@ -348,7 +348,7 @@ def test_domains_as_measured(shared_data, tmp_path, domain):
 
 
 def test_real_digits_are_cut_and_swollen(shared_data, tmp_path):
-    images = morpho_mnist._read_mnist(str(shared_data / "mnist"), tmp_path)["train"][:60]
+    images = morpho_mnist.read_mnist(str(shared_data / "mnist"), tmp_path)["train"][:60]
     for domain in (DOMAINS["thin"], DOMAINS["thick_slanted"]):
         drawn = {
             kind: [draw_digit(image, domain, kind, np.random.default_rng(row)) for row, image in enumerate(images)]
