@@ -1,6 +1,6 @@
 """Real brains with a SIMULATED second scanner: a known transform on half of a cohort's subjects, the truth beside.
 
-    python -m eqpool.data.rescanned --participants=ixi/participants.tsv --output=ixi_rescanned
+    python -m eqpool.data.rescanned --participants=ixi/participants.tsv --output=ixi_rescanned [--shift=age]
 
 What harmonisation takes away can then be measured on real anatomy. The images stay on their own grid; the site column
 becomes "<site>" or "simulated_scanner", so that every table and figure says so.
@@ -17,7 +17,7 @@ import numpy as np
 from eqpool.commandline import complain, make_parser
 from eqpool.data.cohort import Grid
 from eqpool.data.images import find_images
-from eqpool.data.participants import ID_COLUMN, ParticipantsTable, read_participants
+from eqpool.data.participants import ID_COLUMN, ParticipantsTable, parse_numbers, read_participants
 from eqpool.data.simulated_anatomy import Canvas
 from eqpool.data.simulated_scanner import Scanner, coil_field, scan
 from eqpool.data.store import in_parallel
@@ -36,6 +36,7 @@ def rescan_cohort(
     *,
     scanner: Scanner = SCANNER,
     seed: int = 0,
+    shift: str = "",
     progress: bool = True,
 ) -> pathlib.Path:
     """Writes a BIDS folder in which every second subject was scanned again by a simulated scanner.
@@ -45,6 +46,7 @@ def rescan_cohort(
       output: a folder that does not exist yet.
       scanner: what the second half is scanned with; each scan varies about it.
       seed: who is in that half, and of every scan.
+      shift: a column of numbers in which the halves are to differ, as populations do; "": people are drawn alike.
       progress: a bar on stderr, where that is a terminal.
 
     Returns:
@@ -59,7 +61,7 @@ def rescan_cohort(
     table.require("site", "site")
     images = find_images(table, participants.parent)
     places = [_place(image, participants.parent) for image in images]
-    again = _chosen(table, seed)
+    again = _chosen(table, seed, shift)
 
     frame = table.frame.replace("", "n/a")
     if "path" in frame:
@@ -130,11 +132,26 @@ def rescan(
     return scan(truth, canvas, scanner, coil_field(canvas, scanner), random)
 
 
-def _chosen(table: ParticipantsTable, seed: int) -> np.ndarray:
-    """(N,) bool: half of the people, drawn at random; a person's sessions stay together."""
-    names = np.unique(table.frame[ID_COLUMN].to_numpy(dtype=np.str_))
-    half = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
-    return np.isin(table.frame[ID_COLUMN].to_numpy(dtype=np.str_), half)
+def _chosen(table: ParticipantsTable, seed: int, shift: str) -> np.ndarray:
+    """(N,) bool: half of the people, drawn at random; a person's sessions stay together.
+
+    Towards `shift` they are drawn by its value plus noise of as large a deviation, which sets the halves' means apart
+    by about 1.1 deviations and leaves people of any value in both.
+    """
+    names, first, of_row = np.unique(
+        table.frame[ID_COLUMN].to_numpy(dtype=np.str_), return_index=True, return_inverse=True
+    )
+    random = np.random.default_rng(seed)
+    if not shift:
+        order = random.permutation(len(names))
+    else:
+        table.require(shift, "--shift")
+        value = parse_numbers(table, shift)[first]
+        if not np.isfinite(value).all():
+            row = first[np.flatnonzero(~np.isfinite(value))[0]]
+            raise InputError(f"{table.where(row, shift)}: missing, expected a number of everyone for --shift={shift}")
+        order = np.argsort(-(value + random.normal(size=len(names)) * value.std()))
+    return np.isin(of_row, order[: len(names) // 2])
 
 
 def main(arguments: list[str]) -> int:
@@ -143,9 +160,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--participants", type=pathlib.Path, required=True, help="participants.tsv of the real cohort")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="a new folder")
     parser.add_argument("--seed", type=int, default=0, help="who is scanned again")
+    parser.add_argument("--shift", default="", help="column of numbers, such as age, in which the halves are to differ")
     given = parser.parse_args(arguments)
     try:
-        print(rescan_cohort(given.participants, given.output, seed=given.seed))
+        print(rescan_cohort(given.participants, given.output, seed=given.seed, shift=given.shift))
     except InputError as error:
         return complain(error)
     return 0

@@ -9,8 +9,9 @@ import pytest
 
 from eqpool.data.images import find_images
 from eqpool.data.participants import read_participants
-from eqpool.data.rescanned import SCANNER, SITE, main, rescan, rescan_cohort
+from eqpool.data.rescanned import SCANNER, SITE, _chosen, main, rescan, rescan_cohort
 from eqpool.data.volumes import read_volume
+from eqpool.errors import InputError
 
 SHAPE = (20, 22, 18)
 AFFINE = np.array([[0, 0, 5.0, -40], [-5.0, 0, 0, 50], [0, -5.0, 0, 45], [0, 0, 0, 1]])  # stored P-S-R
@@ -52,6 +53,23 @@ def test_half_of_the_people_are_scanned_again_and_the_others_are_untouched(cohor
         a, b = before.get_fdata(), after.get_fdata()
         np.testing.assert_array_equal(a == 0, b == 0)
         assert np.array_equal(a, b) == (row.site != SITE)
+
+
+def test_the_halves_differ_in_the_column_that_is_asked_for(tmp_path):
+    """By 1.13 deviations: of x + noise the upper half has a mean x of sqrt(1 / pi) = 0.56 deviations."""
+    random = np.random.default_rng(0)
+    ages = random.normal(50, 10, 4000)
+    rows = [f"sub-{number}\ta\t{age}\tn/a" for number, age in enumerate(ages)]
+    path = tmp_path / "participants.tsv"
+    path.write_text("participant_id\tsite\tage\tblank\n" + "\n".join(rows) + "\n")
+    table = read_participants(path)
+    again = _chosen(table, 0, "age")
+    assert again.sum() == 2000
+    assert (ages[again].mean() - ages[~again].mean()) / ages.std() == pytest.approx(2 / np.sqrt(np.pi), abs=0.06)
+    alike = _chosen(table, 0, "")
+    assert abs(ages[alike].mean() - ages[~alike].mean()) / ages.std() < 0.1
+    with pytest.raises(InputError, match="column blank"):
+        _chosen(table, 0, "blank")
 
 
 @pytest.mark.parametrize("absolute_paths", [True, False])
