@@ -52,7 +52,7 @@ def istn_config(folder: pathlib.Path) -> RunConfig:
         cache_dir=str(folder / "cache"),
         data=DataConfig(
             dataset="brain_age", target="age", covariates="sex:categorical", simulated_fraction=0.03, grid="16x18x16",
-            validation_fraction=0.2, squash=True, workers=2,
+            validation_fraction=0.2, squash=True, balance="site", workers=2,
         ),
         task=TaskConfig(model="age_regressor", epochs=3, **often),
         istn=IstnConfig(

@@ -34,7 +34,7 @@ def istn(tmp_path_factory):
     config = dataclasses.replace(
         config,
         method="istn",
-        data=dataclasses.replace(config.data, grid="16x20x16", squash=True),
+        data=dataclasses.replace(config.data, grid="16x20x16", squash=True, balance="site"),
         istn=IstnConfig(
             encoder=(4, 4, 4, 4), bottleneck=(4,), decoder=(4, 4, 4), discriminator=(4, 4, 4, 4, 4), shape="none"
         ),
