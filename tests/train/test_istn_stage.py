@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from eqpool import parallel
-from eqpool.apply.trained import selected_variables
+from eqpool.apply.trained import ModelFacts, selected_variables
+from eqpool.apply.trained_istn import load_istn
 from eqpool.checked_config import from_config_dict
 from eqpool.config import DataConfig, EvaluateConfig, IstnConfig, RunConfig, TaskConfig
 from eqpool.data.cohort import Cohort
@@ -20,7 +21,7 @@ from eqpool.errors import InputError
 from eqpool.report.workfolder import read_workfolder
 from eqpool.run import run
 from eqpool.train.image_table import make_image_epoch
-from eqpool.train.istn import TASK_MODELS, make_istn
+from eqpool.train.istn import TASK_MODELS, make_istn, transform
 from eqpool.train.pairs import make_game_optimizer, pairs_in_order, pick_pairs
 from eqpool.train.state import create_state
 from eqpool.train.task import make_task
@@ -287,16 +288,17 @@ def test_eight_devices_make_the_epoch_of_one():
         np.testing.assert_allclose(terms[0][name], terms[1][name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def cohort(seed: int = 0) -> Cohort:
-    """Two sites of blobs: the class is the blob's place, the reference shows it dark on grey."""
+def cohort(seed: int = 0, sites: int = 2) -> Cohort:
+    """Sites of blobs: the class is the blob's place, the reference shows it dark on grey, a third site pale."""
     generator = np.random.default_rng(seed)
     count = 96
     target = generator.integers(0, 3, count).astype(np.int32)
-    site = np.repeat([0, 1], count // 2).astype(np.int32)
+    site = np.repeat(np.arange(sites), count // sites).astype(np.int32)
     grid = np.stack(np.meshgrid(*(np.arange(side) for side in SHAPE), indexing="ij"), axis=-1)
     centres = np.array([[5, 5], [14, 6], [10, 15]])[target] + generator.normal(size=(count, 2))
     blobs = np.exp(-np.square(grid[None] - centres[:, None, None]).sum(axis=-1) / 12)
-    images = np.where(site[:, None, None] == 0, 2 * blobs - 1, 0.5 - blobs)
+    looks = np.stack([2 * blobs - 1, 0.5 - blobs, 0.5 * blobs])
+    images = looks[site, np.arange(count)]
     split = np.tile(np.array(["train"] * 4 + ["validation", "test"]), count // 6)
     return Cohort(
         name="blobs",
@@ -305,7 +307,7 @@ def cohort(seed: int = 0) -> Cohort:
         inputs=images.astype(np.float32),
         input_names=(),
         site=site,
-        site_names=("bright", "dark"),
+        site_names=("bright", "dark", "pale")[:sites],
         covariates=np.zeros((count, 0)),
         covariate_names=(),
         target=target,
@@ -374,10 +376,12 @@ def test_networks_that_do_not_go_with_the_images_are_named_before_training(monke
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_a_run_fills_its_work_directory_resumes_and_stops_early(monkeypatch, tmp_path):
-    settings = dataclasses.replace(config(epochs=2, patience=1), cache_dir=str(tmp_path / "cache"))
-    folder = tmp_path / "run"
-    results = run_on(monkeypatch, cohort(), settings, folder)
+@pytest.mark.parametrize(("direction", "sites"), [("one_way", 2), ("two_way", 2), ("one_way", 3)])
+def test_a_run_fills_its_work_directory_and_resumes(monkeypatch, tmp_path, direction, sites):
+    settings = config(epochs=2, direction=direction, reference="dark")
+    settings = dataclasses.replace(settings, cache_dir=str(tmp_path / "cache"))
+    folder, made = tmp_path / "run", cohort(sites=sites)
+    results = run_on(monkeypatch, made, settings, folder)
     for name in ("source_accuracy", "before_accuracy", "scratch_accuracy", "finetuned_accuracy", "accuracy"):
         assert 0 <= results["metrics"][name] <= 100
         low, high = results["metrics"][f"{name}_interval"]
@@ -398,10 +402,27 @@ def test_a_run_fills_its_work_directory_resumes_and_stops_early(monkeypatch, tmp
         for path in sorted(late.rglob("*"), reverse=True):
             path.unlink() if path.is_file() else path.rmdir()
         late.rmdir()
-    run_on(monkeypatch, cohort(), settings, folder)
+    run_on(monkeypatch, made, settings, folder)
     assert (folder / "predictions.tsv").read_bytes() == predictions
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records if record["stage"] == "istn"] == [1, 2]
+
+    kept = load_istn(folder, settings, ModelFacts.read(folder))
+    sources = np.flatnonzero((made.site != 1) & (made.split == "test"))[:6]
+    again = transform(settings, kept, jnp.asarray(made.inputs[sources]), jnp.asarray(made.site[sources]), sites)
+    np.testing.assert_allclose(examples["image"], again.image[..., 0], atol=1e-5)
+
+
+def test_validation_comes_every_few_epochs_and_training_stops_after_patience_of_them(monkeypatch, tmp_path):
+    """Looks are made equally far apart at every epoch, so that the first one that is validated is kept."""
+    monkeypatch.setattr("eqpool.train.istn.look_distance", lambda images, reference: jnp.ones(()))
+    settings = config(epochs=9, validate_every_epochs=2, patience=1)
+    settings = dataclasses.replace(settings, cache_dir=str(tmp_path / "cache"))
+    run_on(monkeypatch, cohort(), settings, tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    records = [record for record in map(json.loads, lines) if record["stage"] == "istn"]
+    assert [record["epoch"] for record in records] == [1, 2, 3, 4]
+    assert ["validation_score" in record for record in records] == [False, True, False, True]
 
 
 def test_each_task_model_is_kept_at_its_lowest_loss_on_what_the_kept_istn_makes(monkeypatch, tmp_path):

@@ -43,7 +43,7 @@ def table(rows: int, seed: int = 0):
     return {"x": x, "y": (x @ np.array([1.0, -2.0, 0.5], np.float32)).astype(np.float32)}
 
 
-def train(tmp_path, epochs, mesh=None, save_every=1, hook=None, data=None, stage=None):
+def train(tmp_path, epochs, mesh=None, save_every=1, hook=None, data=None, stage=None, patience=0):
     mesh = mesh or parallel.make_mesh(1)
     stage = stage or toy_stage()
     optimizer = make_optimizer(SETTINGS, 3)
@@ -61,7 +61,7 @@ def train(tmp_path, epochs, mesh=None, save_every=1, hook=None, data=None, stage
 
     state = parallel.put_replicated(create_state(stage, optimizer, key), mesh)
     log = MetricsLog(tmp_path / "metrics.jsonl")
-    return fit("toy", state, run_epoch, epochs, tmp_path / "checkpoints", save_every, log), log
+    return fit("toy", state, run_epoch, epochs, tmp_path / "checkpoints", save_every, log, patience), log
 
 
 def test_an_epoch_visits_every_row_once_and_masks_the_rest():
@@ -96,6 +96,19 @@ def test_the_best_epoch_is_kept_or_the_last(tmp_path, keeps_last):
     assert float(state.best_score) == pytest.approx(log.records()[kept]["validation_score"])
     same = np.array_equal(state.best_variables["params"]["w"], state.variables["params"]["w"])
     assert same == keeps_last
+
+
+def test_training_stops_once_the_score_has_not_fallen_for_its_patience(tmp_path):
+    """The score is made to rise; a run that has stopped stays so, with more epochs to come too."""
+    rising = toy_stage()._replace(
+        validate=lambda outputs, rows: {"score": -jnp.mean(jnp.square(outputs["prediction"] - rows["y"]))}
+    )
+    state, log = train(tmp_path / "rising", 6, save_every=4, stage=rising, patience=2)
+    assert [record["epoch"] for record in log.records()] == [1, 2, 3] and int(state.best_epoch) == 0
+    again, log = train(tmp_path / "rising", 9, save_every=4, stage=rising, patience=2)
+    assert [record["epoch"] for record in log.records()] == [1, 2, 3] and int(again.step) == int(state.step)
+    _, log = train(tmp_path / "falling", 6, patience=2)
+    assert len(log.records()) == 6
 
 
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path):
