@@ -135,7 +135,8 @@ class Checkpoints:
 
     def _damaged(self, epoch: int, reason: str) -> DamagedCheckpoint:
         version = self._said(epoch).get(_VERSION, __version__)
-        cause = "it is damaged or of another config" if version == __version__ else f"eqpool {version} wrote it"
+        of_this = "it is damaged, or of another config or an earlier state of this version"
+        cause = of_this if version == __version__ else f"eqpool {version} wrote it"
         return DamagedCheckpoint(f"{self._directory / str(epoch)}: cannot be restored; {cause} ({reason})")
 
     def _said(self, epoch: int) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """One run, from a checked config to a full work directory. Every step is skipped if its result is already there."""
 
 import dataclasses
+import datetime
 import importlib.metadata
 import pathlib
 import time
@@ -112,8 +113,9 @@ def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]
 
 
 def made_with() -> dict[str, Any]:
-    """The versions of the packages that numbers depend on, and the devices."""
+    """The day, the versions of the packages that numbers depend on, and the devices."""
     return {
+        "date": datetime.date.today().isoformat(),
         "versions": {"eqpool": __version__} | {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }

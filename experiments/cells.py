@@ -1,8 +1,8 @@
 """What the experiments' tables have in common: cells, settings in words, and where the numbers come from."""
 
-import datetime
 import pathlib
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,13 +41,15 @@ def beside_the_config(changed: Sequence[str]) -> list[str]:
 def provenance(results: Mapping[str, Any]) -> str:
     """ "on <date>, <device>, <package version, ...>", of the run that `results` are of."""
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    return f"on {datetime.date.today().isoformat()}, {results['device']}, {versions}"
+    return f"on {results.get('date', 'an unknown day')}, {results['device']}, {versions}"
 
 
 def joined(
     path: pathlib.Path, facts: Mapping[str, Any], rows: Sequence[dict[str, Any]], names: Sequence[str]
 ) -> list[dict[str, Any]]:
     """The new rows of a table, and those of an earlier one of the same `facts` that were not run again, in no order.
+
+    Rows of other facts cannot stand in one table with them: stderr says that they go, and which fact differs.
 
     Args:
       path: of the table's JSON, which may not be there yet.
@@ -56,9 +58,12 @@ def joined(
       names: the keys by which a row is the same as another.
     """
     earlier = read_json(path) if path.is_file() else {}
-    same = all(earlier.get(key) == value for key, value in facts.items())
-    by_key = {repr([_listed(row[name]) for name in names]): row for row in [*(earlier["rows"] if same else []), *rows]}
-    return list(by_key.values())
+    other = [key for key, value in facts.items() if earlier.get(key) != value]
+    kept = earlier.get("rows", [])
+    if kept and other:
+        print(f"eqpool: {path}: its {len(kept)} rows are of another {', '.join(other)} and go", file=sys.stderr)
+        kept = []
+    return list({repr([_listed(row[name]) for name in names]): row for row in [*kept, *rows]}.values())
 
 
 def _listed(value: Any) -> Any:

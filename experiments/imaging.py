@@ -8,6 +8,7 @@ same for every method. Every run has a work directory of its own, so that an int
 import argparse
 import dataclasses
 import datetime
+import hashlib
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -108,9 +109,12 @@ def compute(experiment: Imaging, options: argparse.Namespace) -> list[dict[str, 
     shared |= {"data.participants": options.participants} if options.participants else {}
     shared |= parse_settings(options.set)
     methods = options.methods
+    changed = repr((options.participants, sorted(options.set)))
+    own = f"_{hashlib.sha256(changed.encode()).hexdigest()[:8]}" if options.participants or options.set else ""
+    runs = options.runs / experiment.folder / f"{variant or 'small'}{own}"  # of other data or settings, other folders
 
     def task(method: str, setting: Setting, split: int) -> Task:
-        folder = options.runs / experiment.folder / (variant or "small") / method / folder_name(setting) / str(split)
+        folder = runs / method / folder_name(setting) / str(split)
         return Task(experiment.config, variant, shared | {"method": method, "data.split_seed": split} | setting, folder)
 
     tried = [(method, setting) for method in methods for setting in experiment.settings(method)]

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import contextlib
+import functools
 import importlib.util
 import math
 import multiprocessing
@@ -44,17 +45,18 @@ class Task(NamedTuple):
     folder: pathlib.Path
 
 
-def run_all(tasks: Sequence[Task], jobs: int, label: str) -> list[dict[str, Any]]:
+def run_all(tasks: Sequence[Task], jobs: int, label: str, *, keep_diverged: bool = False) -> list[dict[str, Any]]:
     """The results of every task, in order; `jobs` run at a time, those that are finished already are only read.
 
-    Of tasks that differ only after stage one the first trains it for all, and the others wait for it.
+    Of tasks that differ only after stage one the first trains it for all, and the others wait for it. Where
+    `keep_diverged` is set, one whose training diverges has `{"diverged": why}` for results; it would do so again.
 
     Raises:
       InputError: of the first task that fails, with its folder; no other task starts after it.
     """
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), prepare_worker, (jobs > 1,)) as pool:
         try:
-            done = track(_in_waves(pool, tasks), label, unit="run", total=len(tasks), leave=True)
+            done = track(_in_waves(pool, tasks, keep_diverged), label, unit="run", total=len(tasks), leave=True)
             results = {task.folder: result for task, result in done}
         except BaseException:
             pool.shutdown(cancel_futures=True)  # or it would be told after all the others
@@ -62,13 +64,17 @@ def run_all(tasks: Sequence[Task], jobs: int, label: str) -> list[dict[str, Any]
     return [results[task.folder] for task in tasks]
 
 
-def _in_waves(pool: ProcessPoolExecutor, tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, Any]]]:
+def _in_waves(
+    pool: ProcessPoolExecutor, tasks: Sequence[Task], keep_diverged: bool
+) -> Iterator[tuple[Task, dict[str, Any]]]:
     """Every task with its results: first those that train a stage one, then those that take it from one of them."""
     first: dict[object, Task] = {}
     leader = [first.setdefault((*task[:2], before_stage_two(task.setting)), task) for task in tasks]
-    yield from zip(first.values(), pool.map(_run, first.values()), strict=True)
+    run_one = functools.partial(_run, keep_diverged=keep_diverged)
+    yield from zip(first.values(), pool.map(run_one, first.values()), strict=True)
     others = [(task, lead.folder) for task, lead in zip(tasks, leader, strict=True) if task is not lead]
-    for (task, _), result in zip(others, pool.map(_run_after, others), strict=True):
+    run_other = functools.partial(_run_after, keep_diverged=keep_diverged)
+    for (task, _), result in zip(others, pool.map(run_other, others), strict=True):
         yield task, result
 
 
@@ -184,15 +190,17 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[name] = value
 
 
-def _run_after(task_and_leader: tuple[Task, pathlib.Path]) -> dict[str, Any]:
+def _run_after(task_and_leader: tuple[Task, pathlib.Path], keep_diverged: bool) -> dict[str, Any]:
     task, leader = task_and_leader
     take_stage_one(leader, task.folder)
-    return _run(task)
+    return _run(task, keep_diverged)
 
 
-def _run(task: Task) -> dict[str, Any]:
+def _run(task: Task, keep_diverged: bool) -> dict[str, Any]:
     try:
         results = run(config_of(task), task.folder, quiet=True)
     except (InputError, TrainingDiverged, Preempted) as error:
+        if keep_diverged and isinstance(error, TrainingDiverged):
+            return {"diverged": str(error)}
         raise InputError(f"{task.folder}: {error}") from error
     return {key: value for key, value in results.items() if key != "notes"}  # they name folders of this machine

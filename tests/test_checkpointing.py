@@ -104,7 +104,7 @@ def test_another_networks_checkpoint_is_one_line_and_stays(folder, name):
     before = sorted(folder.rglob("*"))
     with Checkpoints(folder) as checkpoints, pytest.raises(InputError) as told:
         checkpoints.restore_last_good(OTHER[name])
-    assert "it is damaged or of another config" in str(told.value) and "\n" not in str(told.value)
+    assert "it is damaged, or of another config" in str(told.value) and "\n" not in str(told.value)
     assert sorted(folder.rglob("*")) == before
 
 

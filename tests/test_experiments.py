@@ -20,7 +20,8 @@ from eqpool.data.cohort import SPLITS, Cohort
 from eqpool.data.grids import named_grid
 from eqpool.data.simulated import SPECIFICATIONS, build_simulated_cohort, scanner_free_path
 from eqpool.errors import InputError
-from experiments import folds, imaging
+from eqpool.train.loop import TrainingDiverged
+from experiments import folds, imaging, runner
 from experiments.cells import joined
 from experiments.image_level import __main__ as image_level
 from experiments.istn_brain import __main__ as istn_brain
@@ -194,7 +195,27 @@ def test_the_tables_of_brains_set_the_papers_numbers_beside_ours():
     assert "67.8" not in own and "Beside the config: istn.epochs=60." in own and "Beside" not in text
 
 
-def test_cells_of_brains_that_are_run_apart_join_one_table(tmp_path):
+def test_a_setting_that_diverges_does_not_end_the_grid(monkeypatch, tmp_path):
+    def diverge(config, folder, quiet):
+        raise TrainingDiverged("istn diverged in epoch 3")
+
+    monkeypatch.setattr("experiments.runner.run", diverge)
+    task = Task("morpho_mnist", "", {}, tmp_path)
+    assert runner._run(task, keep_diverged=True) == {"diverged": "istn diverged in epoch 3"}
+    with pytest.raises(InputError, match="istn diverged in epoch 3"):
+        runner._run(task, keep_diverged=False)
+
+
+def test_table_1_takes_the_nearest_images_among_settings_that_came_to_an_end():
+    grid = [(1e-4, 1.0), (1e-4, 10.0), (3e-4, 1.0)]
+    near, far = ({"metrics": {"selection_score": score}} for score in (0.1, 0.2))
+    chosen = istn_table1.choose(grid, [far, near, {"diverged": "istn diverged"}])
+    assert chosen == {"setting": (1e-4, 10.0), "results": near, "diverged": 1}
+    with pytest.raises(InputError, match="no setting of 3 came to an end: istn diverged"):
+        istn_table1.choose(grid, [{"diverged": "istn diverged"}] * 3)
+
+
+def test_cells_of_brains_that_are_run_apart_join_one_table(tmp_path, capsys):
     def row(config: str, number: int, made: str):
         return {"cell": [config, "one_way", 0, number], "results": made}
 
@@ -204,7 +225,9 @@ def test_cells_of_brains_that_are_run_apart_join_one_table(tmp_path):
     path.write_text(json.dumps(facts | {"date": "2026-11-22", "rows": first}))
     new = [row("brain_sex", 1, "new"), row("brain_age", 0, "new")]
     assert joined(path, facts, new, ["cell"]) == [first[0], new[1], new[0]]
+    assert capsys.readouterr().err == ""
     assert joined(path, facts | {"set": ["istn.epochs=60"]}, new, ["cell"]) == new
+    assert "its 2 rows are of another set and go" in capsys.readouterr().err
     again = [{"cell": ("brain_age", "one_way", 0, 0), "results": "tuples are lists in JSON"}]
     assert joined(path, facts, again, ["cell"]) == [first[0], *again]
 

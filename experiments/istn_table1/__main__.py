@@ -10,6 +10,7 @@ import datetime
 import itertools
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from eqpool.commandline import complain, make_parser
@@ -69,19 +70,31 @@ def main() -> None:
 
     tasks = [task(way, row, rate, weight) for way, row in cells for rate, weight in grid]
     try:
-        results = run_all(tasks, arguments.jobs, "istn_table1")
+        results = run_all(tasks, arguments.jobs, "istn_table1", keep_diverged=True)
+        table = [
+            {"way": way, "row": row} | choose(grid, results[index * len(grid) : (index + 1) * len(grid)])
+            for index, (way, row) in enumerate(cells)
+        ]
     except InputError as error:
         sys.exit(complain(error))
-    table = []
-    for index, (way, row) in enumerate(cells):
-        tried = results[index * len(grid) : (index + 1) * len(grid)]
-        best = min(range(len(grid)), key=lambda number: tried[number]["metrics"]["selection_score"])
-        table.append({"way": way, "row": row, "setting": grid[best], "results": tried[best]})
     path = pathlib.Path(__file__).parent / f"table_{size}.json"
     facts = {"task_weight": own.task_weight}
     table = sorted(joined(path, facts, table, ["way", "row"]), key=_place)
     write_json(path, {"date": datetime.date.today().isoformat()} | facts | {"rows": table})
     write_text(path.with_suffix(".md"), _markdown(table, own.task_weight))
+
+
+def choose(grid: Sequence[tuple[float, float]], tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The setting whose images came nearest on validation digits, its results, and how many settings diverged.
+
+    Raises:
+      InputError: all of them did.
+    """
+    ended = [(setting, results) for setting, results in zip(grid, tried, strict=True) if "diverged" not in results]
+    if not ended:
+        raise InputError(f"no setting of {len(grid)} came to an end: {tried[0]['diverged']}")
+    setting, results = min(ended, key=lambda one: one[1]["metrics"]["selection_score"])
+    return {"setting": setting, "results": results, "diverged": len(grid) - len(ended)}
 
 
 def _place(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -126,8 +139,9 @@ def _line(way: tuple[str, str], row: dict[str, Any]) -> str:
     column = TARGETS.index(way[1]) if way[0] == "thin" else None
     paper = "" if column is None else f"{BEFORE[column]}, {published[column]}"
     rate, weight = row["setting"]
+    chosen = f"{rate:g}, {weight:g}" + (f"; {row['diverged']} settings diverged" if row.get("diverged") else "")
     seconds = f"{row['results']['wall_seconds']:.0f}"
-    return "| " + " | ".join([*_names(row["row"]), *cells, f"{rate:g}, {weight:g}", seconds, paper]) + " |"
+    return "| " + " | ".join([*_names(row["row"]), *cells, chosen, seconds, paper]) + " |"
 
 
 if __name__ == "__main__":
