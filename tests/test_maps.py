@@ -17,7 +17,7 @@ from eqpool.data.pipeline import load_cohort
 from eqpool.data.simulated import effect_path
 from eqpool.errors import InputError
 from eqpool.maps import FORMS, check_contrast, describe_maps, first_scans, main, make_maps, map_form
-from eqpool.report.brain_maps import FORM_TITLES, draw_site_maps, draw_t_maps
+from eqpool.report.brain_maps import FORM_TITLES, draw_share_maps, draw_t_maps
 from eqpool.train.stage_one import make_stage_one
 from tests.conftest import quickly_compiled, tiny_config
 
@@ -164,17 +164,19 @@ def test_maps_are_of_the_data_that_the_run_was_of(mapped, tmp_path):
 
 def test_the_figures_are_drawn(mapped, tmp_path):
     folder, _, facts = mapped
-    for draw in (draw_t_maps, draw_site_maps):
-        figure = draw(folder, facts)
+    thresholded = [sum(f[f"voxels_{name}"] > 0 for f in facts["forms"].values()) for name in ("fdr", "bonferroni")]
+    drawn = [
+        (draw_t_maps(folder, facts, "fdr"), thresholded[0]),
+        (draw_t_maps(folder, facts, "bonferroni"), thresholded[1]),
+    ]
+    drawn += [(draw_share_maps(folder, facts, name, name), len(FORMS)) for name in ("site", "age", "dx")]
+    for figure, overlaid in drawn:
         figure.savefig(tmp_path / "figure.png")
         texts = [text.get_text() for text in figure.texts]
         assert [text.split("\n")[0] for text in texts] == list(FORM_TITLES.values())
         slices = [axes for axes in figure.axes if axes.get_images()]
         assert len(slices) == 4 * 6
-        overlays = sum(len(axes.get_images()) > 1 for axes in slices)
-        assert overlays == (
-            6 * sum(f["voxels_fdr"] > 0 for f in facts["forms"].values()) if draw is draw_t_maps else 24
-        )
+        assert sum(len(axes.get_images()) > 1 for axes in slices) == 6 * overlaid
 
 
 @pytest.mark.parametrize(

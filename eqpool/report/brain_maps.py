@@ -1,7 +1,7 @@
 """Statistical maps on the template (paper A, Fig. 5), from maps/*.nii.gz."""
 
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import nibabel
 import numpy as np
@@ -20,6 +20,8 @@ FORM_TITLES = {
     "after": "after: input + change",
     "after_decoded": "after: pooled decode",
 }
+Correction = Literal["bonferroni", "fdr"]
+CORRECTION_TITLES: dict[Correction, str] = {"bonferroni": "Bonferroni", "fdr": "FDR"}
 LABEL_WIDTH, BAR_LEFT, TOP = 0.14, 0.9, 0.95  # of the figure
 SMALLEST = 1e-6  # nilearn's threshold: 0 itself is not drawn
 CUTS_MM = (-24, -16, -8, 4, 16, 36)  # through hippocampi, temporal horns, ventricles and cortex
@@ -31,25 +33,36 @@ def read_maps(folder: pathlib.Path) -> dict[str, Any] | None:
     return read_json(path) if path.is_file() else None
 
 
-def draw_t_maps(folder: pathlib.Path, facts: dict[str, Any]) -> Figure:
-    """t of the target at voxels that pass FDR, one row a form, one column an axial slice."""
+def draw_t_maps(folder: pathlib.Path, facts: dict[str, Any], correction: Correction) -> Figure:
+    """t of the target at voxels that pass a correction, one row a form, one column an axial slice.
+
+    The colours reach to the largest |t| of the whole maps, so that figures of both corrections have one scale.
+    """
     contrast = facts["contrast"]
-    rows = {
-        form: (f"{form}_t_{contrast}_fdr", f"{form}_t_{contrast}") for form in FORM_TITLES if form in facts["forms"]
-    }
-    images = {form: [_load(folder, name) for name in names] for form, names in rows.items()}
-    most = max(float(np.abs(whole.get_fdata()).max()) for _, whole in images.values())
-    labels = {form: f"{FORM_TITLES[form]}\n{facts['forms'][form]['voxels_fdr']} voxels" for form in rows}
-    overlays = {form: passed for form, (passed, _) in images.items()}
-    return _draw(overlays, labels, most, "RdBu_r", f"t, {contrast}, p < {facts['threshold']:g} (FDR)", signed=True)
+    forms = [form for form in FORM_TITLES if form in facts["forms"]]
+    passed = {form: _load(folder, f"{form}_t_{contrast}_{correction}") for form in forms}
+    most = max(float(np.abs(_load(folder, f"{form}_t_{contrast}").get_fdata()).max()) for form in forms)
+    labels = {form: f"{FORM_TITLES[form]}\n{facts['forms'][form][f'voxels_{correction}']} voxels" for form in forms}
+    title = f"t, {contrast}, p < {facts['threshold']:g} ({CORRECTION_TITLES[correction]})"
+    return _draw(passed, labels, most, "RdBu_r", title, signed=True)
 
 
-def draw_site_maps(folder: pathlib.Path, facts: dict[str, Any]) -> Figure:
-    """Partial R^2 of the site beyond covariates and target: what the scanner leaves in each voxel."""
-    images = {form: _load(folder, f"{form}_r2_site") for form in FORM_TITLES if form in facts["forms"]}
-    labels = {form: f"{FORM_TITLES[form]}\nmean {facts['forms'][form]['r2_site_mean']:.3f}" for form in images}
+def draw_share_maps(folder: pathlib.Path, facts: dict[str, Any], name: str, title: str) -> Figure:
+    """Partial R^2 of site, target or covariate `name` beyond the others: how much of each voxel it explains.
+
+    One colour scale for what is before and after pooling; `title` stands at it.
+    """
+    forms = {form: facts["forms"][form] for form in FORM_TITLES if form in facts["forms"]}
+    images = {form: _load(folder, f"{form}_r2_{name}") for form in forms}
+    labels = {form: f"{FORM_TITLES[form]}\n{_mean_share(own, name)}" for form, own in forms.items()}
     most = max(float(image.get_fdata().max()) for image in images.values())
-    return _draw(images, labels, most, "inferno", "partial R$^2$ of the site", signed=False)
+    return _draw(images, labels, most, "inferno", title, signed=False)
+
+
+def _mean_share(facts: dict[str, Any], name: str) -> str:
+    """A form's mean beside what it would be of nothing, which few rows make large; maps of older versions lack that."""
+    mean, by_chance = f"mean {facts[f'r2_{name}_mean']:.3f}", facts.get(f"r2_{name}_by_chance")
+    return mean if by_chance is None else f"{mean}\n(by chance {by_chance:.3f})"
 
 
 def _load(folder: pathlib.Path, name: str) -> nibabel.Nifti1Image:

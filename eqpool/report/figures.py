@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from eqpool.files import write_atomically
 from eqpool.progress import track
 from eqpool.readings import format_metric
-from eqpool.report.brain_maps import draw_site_maps, draw_t_maps
+from eqpool.report.brain_maps import CORRECTION_TITLES, Correction, draw_share_maps, draw_t_maps
 from eqpool.report.curves import draw_training_curves
 from eqpool.report.people import draw_groups, draw_samples
 from eqpool.report.sites import PROBES, draw_by_site, draw_embeddings, draw_probes, embed
@@ -136,30 +136,33 @@ def _samples(work: WorkFolder) -> Figure:
     return draw_samples(work.samples, work.covariate)
 
 
-def _t_maps(work: WorkFolder) -> Figure:
+def _t_maps(correction: Correction, work: WorkFolder) -> Figure:
     assert work.maps is not None
-    return draw_t_maps(work.folder, work.maps)
+    return draw_t_maps(work.folder, work.maps, correction)
 
 
-def _t_maps_alt(work: WorkFolder) -> str:
+def _t_maps_alt(correction: Correction, work: WorkFolder) -> str:
     assert work.maps is not None
-    counts = ", ".join(f"{form.replace('_', ' ')} {facts['voxels_fdr']}" for form, facts in work.maps["forms"].items())
-    return f"Axial slices of t-maps of {work.maps['contrast']}; voxels that pass FDR: {counts}."
+    forms = work.maps["forms"].items()
+    counts = ", ".join(f"{form.replace('_', ' ')} {facts[f'voxels_{correction}']}" for form, facts in forms)
+    passed = f"voxels that pass {CORRECTION_TITLES[correction]}"
+    return f"Axial slices of t-maps of {work.maps['contrast']}; {passed}: {counts}."
 
 
-def _site_maps(work: WorkFolder) -> Figure:
+def _share_maps(name: str, beyond: str, work: WorkFolder) -> Figure:
     assert work.maps is not None
-    return draw_site_maps(work.folder, work.maps)
+    return draw_share_maps(work.folder, work.maps, name, f"partial R$^2$ of {name}, beyond {beyond}")
 
 
-def _has_site_maps(work: WorkFolder) -> bool:
-    return work.maps is not None and all("r2_site_mean" in facts for facts in work.maps["forms"].values())
+def _has_share_maps(name: str, work: WorkFolder) -> bool:
+    return work.maps is not None and all(f"r2_{name}_mean" in facts for facts in work.maps["forms"].values())
 
 
-def _site_maps_alt(work: WorkFolder) -> str:
+def _share_maps_alt(name: str, work: WorkFolder) -> str:
     assert work.maps is not None
-    means = ", ".join(f"{form.replace('_', ' ')} {f['r2_site_mean']:.3f}" for form, f in work.maps["forms"].items())
-    return f"Axial slices of the share of each voxel's variance that the site explains; means: {means}."
+    forms = work.maps["forms"].items()
+    means = ", ".join(f"{form.replace('_', ' ')} {facts[f'r2_{name}_mean']:.3f}" for form, facts in forms)
+    return f"Axial slices of the share of each voxel's variance that {name} explains; means: {means}."
 
 
 def _transformations(work: WorkFolder) -> Figure:
@@ -207,6 +210,24 @@ FIGURES = (
         lambda work: f"Scatter plots of held-out rows before and after pooling, by site and by {work.covariate}.",
     ),
     FigureKind(
+        "site_maps",
+        "removed",
+        partial(_has_share_maps, "site"),
+        partial(_share_maps, "site", "covariates and target"),
+        "Where the scanner shows: partial R^2 of the site beyond covariates and target, on one colour scale; pooling "
+        "should darken it.",
+        partial(_share_maps_alt, "site"),
+    ),
+    FigureKind(
+        "covariate_maps",
+        "kept",
+        lambda work: work.embeddings is not None and _has_share_maps(work.covariate, work),
+        lambda work: _share_maps(work.covariate, "site, target and other covariates", work),
+        "Where the covariate shows: its partial R^2 beyond site, target and other covariates, on one colour scale. "
+        "Pooling should leave it as it was, where it takes the site's away.",
+        lambda work: _share_maps_alt(work.covariate, work),
+    ),
+    FigureKind(
         "covariate_trend",
         "kept",
         _has_covariate,
@@ -225,21 +246,32 @@ FIGURES = (
         lambda work: f"Scatter plots of l, of tau and of compared baselines' latents, by group of {work.covariate}.",
     ),
     FigureKind(
+        "t_maps_bonferroni",
+        "kept",
+        lambda work: work.maps is not None,
+        partial(_t_maps, "bonferroni"),
+        "Where the target shows, as in the paper: voxels that pass Bonferroni, on decodes by networks that never saw "
+        "the volume. A pure decode spreads what its latent tells over every voxel: its places are those of the latent "
+        "and not of disease.",
+        partial(_t_maps_alt, "bonferroni"),
+    ),
+    FigureKind(
         "t_maps",
         "kept",
         lambda work: work.maps is not None,
-        _t_maps,
-        "Where the target shows: voxels that pass FDR, on decodes by networks that never saw the volume. A pure decode "
-        "spreads what its latent tells over every voxel: its places are those of the latent and not of disease.",
-        _t_maps_alt,
+        partial(_t_maps, "fdr"),
+        "The same t at the more voxels that pass FDR, in the same colours: Bonferroni bounds the chance of a single "
+        "false voxel, FDR the expected share of false ones among those shown.",
+        partial(_t_maps_alt, "fdr"),
     ),
     FigureKind(
-        "site_maps",
-        "removed",
-        _has_site_maps,
-        _site_maps,
-        "Where the scanner shows: partial R^2 of the site beyond covariates and target.",
-        _site_maps_alt,
+        "target_maps",
+        "kept",
+        lambda work: _has_share_maps(work.target, work),
+        lambda work: _share_maps(work.target, "site and covariates", work),
+        "How much of each voxel the target explains, whatever its sign and significance: partial R^2 beyond site and "
+        "covariates, on one colour scale.",
+        lambda work: _share_maps_alt(work.target, work),
     ),
     FigureKind(
         "sample_images",

@@ -21,6 +21,7 @@ class WorkFolder:
     Attributes:
       folder: the work directory.
       config, results: config.json and results.json.
+      facts: model.json, which names covariates and target; empty for a run of an older version.
       log: metrics.jsonl, one row an epoch.
       pooled: pooled.tsv; None for a run of an older version.
       embeddings: embeddings.tsv; None for an ISTN, which has none.
@@ -34,6 +35,7 @@ class WorkFolder:
     folder: pathlib.Path
     config: dict[str, Any]
     results: dict[str, Any]
+    facts: dict[str, Any]
     log: pd.DataFrame
     pooled: pd.DataFrame | None
     embeddings: pd.DataFrame | None
@@ -73,6 +75,11 @@ class WorkFolder:
         return self.table.columns[3]
 
     @property
+    def target(self) -> str:
+        """The target's name; "" where there is none, or it is not known."""
+        return self.facts.get("target_name", "")
+
+    @property
     def covariate_values(self) -> np.ndarray:
         """(N,) the first covariate."""
         return self.table[self.covariate].to_numpy()
@@ -108,11 +115,13 @@ def read_workfolder(folder: pathlib.Path) -> WorkFolder:
         if not (folder / name).is_file():
             raise InputError(f"--workdir={folder}: {name} not found; expected the folder of a finished run")
     config, results = (read_json(folder / name) for name in names)
+    facts = folder / "model.json"
     log = folder / "metrics.jsonl"  # a run of no epochs has none
     return WorkFolder(
         folder=folder,
         config=config,
         results=results,
+        facts=read_json(facts) if facts.is_file() else {},
         log=pd.read_json(log, lines=True) if log.is_file() else pd.DataFrame(columns=["stage"]),
         pooled=_table_if_there(folder / "pooled.tsv"),
         embeddings=_table_if_there(embeddings),
