@@ -36,6 +36,7 @@ class FigureKind(NamedTuple):
       draw: draws it.
       caption: what to look for.
       alt: what it shows, in words, for this run.
+      remark: what the caption adds for this run; "" for nothing.
     """
 
     name: str
@@ -44,13 +45,15 @@ class FigureKind(NamedTuple):
     draw: Callable[[WorkFolder], Figure]
     caption: str
     alt: Callable[[WorkFolder], str]
+    remark: Callable[[WorkFolder], str] = lambda work: ""
 
 
 class Drawn(NamedTuple):
-    """A figure that was written: its kind, its PNG and its alternative text."""
+    """A figure that was written: its kind, its PNG, its caption and its alternative text."""
 
     kind: FigureKind
     path: pathlib.Path
+    caption: str
     alt: str
 
 
@@ -65,7 +68,8 @@ def write_figures(work: WorkFolder) -> list[Drawn]:
             figure.suptitle("SIMULATED DATA", x=0.995, ha="right", fontsize=9, color=SIMULATED, weight="bold")
         write_atomically(folder / f"{kind.name}.svg", figure.savefig)
         write_atomically(folder / f"{kind.name}.png", partial(figure.savefig, dpi=150))
-        drawn.append(Drawn(kind, folder / f"{kind.name}.png", kind.alt(work)))
+        caption = f"{kind.caption} {kind.remark(work)}".rstrip()
+        drawn.append(Drawn(kind, folder / f"{kind.name}.png", caption, kind.alt(work)))
     return drawn
 
 
@@ -84,6 +88,11 @@ def _covariate_by_site_alt(work: WorkFolder) -> str:
             f"({medians.index[0]}) to {medians.iloc[-1]:.3g} ({medians.index[-1]})."
         )
     return " ".join(said)
+
+
+def _spreads_left_out(work: WorkFolder) -> str:
+    names = work.spreads_left_out
+    return f"Left out for want of room: {', '.join(names)}; pooled.tsv has them." if names else ""
 
 
 def _probes_alt(work: WorkFolder) -> str:
@@ -187,9 +196,10 @@ FIGURES = (
         "pooled",
         lambda work: work.pooled is not None and len(work.spreads.columns) > 0,
         _covariate_by_site,
-        "Who was pooled: density of the covariate, and of what config.data.described names, at each site. Where sites "
-        "do not overlap in the covariate, only the model tells the scanner from it.",
+        "Who was pooled: density of what config.data.described names, of covariates and of a numeric target at each "
+        "site. Where sites do not overlap in a covariate, only the model tells the scanner from it.",
         _covariate_by_site_alt,
+        _spreads_left_out,
     ),
     FigureKind(
         "site_probes",

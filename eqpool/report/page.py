@@ -89,7 +89,7 @@ def _pictures(drawn: Sequence[Drawn], section: str) -> list[dict[str, str]]:
         {
             "source": base64.b64encode(one.path.read_bytes()).decode(),
             "name": one.kind.name,
-            "caption": one.kind.caption,
+            "caption": one.caption,
             "alt": one.alt,
         }
         for one in drawn

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from eqpool.report.style import INK, legend_below, scatter_sites, site_style
 
 FEW_ROWS = 5  # a density of fewer says nothing that their marks do not
+PANELS_A_LINE = 3
 PROBES = (
     ("strongest_probe_before", "latent l, before"),
     ("strongest_probe", r"$\Phi$, after"),
@@ -21,23 +22,27 @@ PROBES = (
 
 
 def draw_by_site(table: pd.DataFrame, sites: np.ndarray) -> Figure:
-    """A panel a column, in it one line a site: the density (paper A, Figs. 6 and 10) over a mark for every row.
+    """A panel a column, three side by side; in it one line a site: the density (paper A, Figs. 6 and 10) over a mark
+    for every row.
 
     Args:
       table: (N, C) numbers, NaN where missing.
       sites: (N,) names.
     """
-    names = sorted(set(sites))
-    size = (6.8 if table.shape[1] < 3 else 10.0, 0.42 * len(names) + 1.3)
+    names, count = sorted(set(sites)), table.shape[1]
+    lines = -(-count // PANELS_A_LINE)
+    size = (6.8 if count < PANELS_A_LINE else 10.0, lines * (0.42 * len(names) + 1.3))
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(1, table.shape[1], sharey=True, squeeze=False)[0]
-    for axes, (column, values) in zip(panels, table.items(), strict=True):
+    grid = figure.subplots(lines, min(count, PANELS_A_LINE), sharey=True, squeeze=False)
+    for axes in grid.flat[count:]:
+        axes.remove()
+    for axes, (column, values) in zip(grid.flat, table.items(), strict=False):
         _draw_lines(axes, values.to_numpy(), sites, names)
         axes.set(xlabel=f"{column} (dot: median)", ylim=(-0.3, len(names) + 0.1))
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
     labels = [f"{name} (n = {np.sum(sites == name)})" for name in reversed(names)]
-    panels[0].set_yticks(range(len(names)), labels)
+    grid[0, 0].set_yticks(range(len(names)), labels)  # of all panels, which share them
     return figure
 
 

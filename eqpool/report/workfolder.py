@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from eqpool.errors import InputError
 from eqpool.files import read_arrays, read_json
 from eqpool.report.brain_maps import read_maps
 
-MOST_SPREADS = 3  # panels side by side
+MOST_SPREADS = 6  # panels, unless more columns than that are described
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +53,38 @@ class WorkFolder:
 
     @property
     def spreads(self) -> pd.DataFrame:
-        """(N, 3 at most) what is drawn by site: numbers in `pooled` that take more than two values, in their order."""
+        """(N, D) what is drawn by site: every described column, then covariates and a numeric target, in their order.
+
+        Of these the first is always among them, and others where there is room. Neither what takes two values nor
+        classes that are coded as numbers: a density of them says nothing.
+        """
         assert self.pooled is not None
-        numbers = self.pooled.iloc[:, 3:].select_dtypes("number")
-        return numbers.loc[:, numbers.nunique() > 2].iloc[:, :MOST_SPREADS]
+        described, others = self._spread_names
+        return self.pooled[[*described, *others[: _room(described)]]]
+
+    @property
+    def spreads_left_out(self) -> list[str]:
+        """Those that `spreads` had no room for."""
+        described, others = self._spread_names
+        return others[_room(described) :]
+
+    @property
+    def _spread_names(self) -> tuple[list[str], list[str]]:
+        """Described columns with any value, and what else is a number that takes more than two values."""
+        assert self.pooled is not None
+        columns = self.pooled.columns[3:]
+        names = self.facts.get("covariate_names")
+        if names is None:  # which columns are described is not known
+            return [], self._numbers(columns, more_than=2)
+        target = [] if self.facts["target_classes"] else [columns[len(names)]]
+        described = self._numbers(columns[len(names) + 1 :], more_than=0)
+        return described, self._numbers([*columns[: len(names)], *target], more_than=2)
+
+    def _numbers(self, names: Iterable[str], *, more_than: int) -> list[str]:
+        """Those of `names` that are columns of numbers with more than so many values."""
+        assert self.pooled is not None
+        table = self.pooled[list(names)].select_dtypes("number")
+        return list(table.columns[table.nunique() > more_than])
 
     @property
     def keeps_last(self) -> list[str]:
@@ -130,6 +159,11 @@ def read_workfolder(folder: pathlib.Path) -> WorkFolder:
         tau=_arrays_if_there(folder / "images" / "tau.npz"),
         samples=_arrays_if_there(folder / "images" / "samples.npz"),
     )
+
+
+def _room(described: list[str]) -> int:
+    """How many columns beside the described ones are drawn by site."""
+    return max(1, MOST_SPREADS - len(described))
 
 
 def _table_if_there(path: pathlib.Path) -> pd.DataFrame | None:

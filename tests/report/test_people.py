@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from eqpool.report.curves import draw_training_curves
-from eqpool.report.figures import FIGURES
+from eqpool.report.figures import FIGURES, write_figures
 from eqpool.report.people import covariate_groups, draw_samples
 from eqpool.report.sites import draw_by_site, embed
 from eqpool.report.workfolder import read_workfolder
@@ -84,14 +84,61 @@ def test_one_line_a_site_and_three_panels_a_person():
 
 def test_the_covariate_and_the_score_are_drawn_by_site(trained_volumes):
     work = read_workfolder(trained_volumes)
-    assert list(work.spreads.columns) == ["age", "mmse"]
+    assert list(work.spreads.columns) == ["mmse", "age"] and not work.spreads_left_out
     drawn = {kind.name: kind for kind in FIGURES if kind.exists(work)}["covariate_by_site"]
     panels = drawn.draw(work).axes
-    assert [axes.get_xlabel() for axes in panels] == ["age (dot: median)", "mmse (dot: median)"]
+    assert [axes.get_xlabel() for axes in panels] == ["mmse (dot: median)", "age (dot: median)"]
     sites = [label.get_text() for label in panels[0].get_yticklabels()]
     counts = work.pooled["site"].value_counts()
     assert sites == [f"{name} (n = {counts[name]})" for name in sorted(counts.index, reverse=True)]
     assert "Density of age" in drawn.alt(work) and "Density of mmse" in drawn.alt(work)
+
+
+def of_columns(work, covariates, target, described, classes=()):
+    """The run with a pooled.tsv of these columns: numbers that all differ, or as many values as a number says."""
+    rows = np.arange(len(work.pooled), dtype=float)
+    columns = {
+        name: rows if levels is None else rows % levels for name, levels in (covariates | target | described).items()
+    }
+    facts = work.facts | {
+        "covariate_names": list(covariates),
+        "target_name": [*target][0],
+        "target_classes": [*classes],
+    }
+    return dataclasses.replace(work, facts=facts, pooled=work.pooled.iloc[:, :3].assign(**columns))
+
+
+def test_what_is_described_is_always_drawn_and_what_is_left_out_is_said(trained_volumes, tmp_path, monkeypatch):
+    work = read_workfolder(trained_volumes)
+    many = {f"covariate_{number}": None for number in range(6)}
+    crowded = of_columns(work, {"age": None} | many, {"score": None}, {"mmse": None, "stage": 2})
+    assert list(crowded.spreads.columns) == ["mmse", "stage", "age", "covariate_0", "covariate_1", "covariate_2"]
+    assert crowded.spreads_left_out == ["covariate_3", "covariate_4", "covariate_5", "score"]
+    figure = draw_by_site(crowded.spreads, crowded.pooled["site"].to_numpy(dtype=np.str_))
+    assert len(figure.axes) == 6 and figure.axes[3].get_subplotspec().rowspan.start == 1
+
+    tests = of_columns(
+        work, {"age": None, "weight": None}, {"score": None}, {f"test_{number}": None for number in range(7)}
+    )
+    assert list(tests.spreads.columns) == [*(f"test_{number}" for number in range(7)), "age"]
+    figure = draw_by_site(tests.spreads, tests.pooled["site"].to_numpy(dtype=np.str_))
+    assert [axes.get_xlabel().split()[0] for axes in figure.axes] == list(tests.spreads.columns)
+
+    kinds = tuple(kind for kind in FIGURES if kind.name == "covariate_by_site")
+    monkeypatch.setattr("eqpool.report.figures.FIGURES", kinds)
+    (drawn,) = write_figures(dataclasses.replace(tests, folder=tmp_path))
+    assert drawn.caption.endswith("Left out for want of room: weight, score; pooled.tsv has them.")
+    (whole,) = write_figures(dataclasses.replace(work, folder=tmp_path))
+    assert whole.caption == kinds[0].caption
+
+
+def test_classes_that_are_coded_as_numbers_take_no_panel(trained_volumes):
+    work = read_workfolder(trained_volumes)
+    coded = of_columns(work, {"age": None, "sex": 2}, {"dx": 3}, {"mmse": None}, classes=("0", "1", "2"))
+    assert list(coded.spreads.columns) == ["mmse", "age"] and not coded.spreads_left_out
+    counted = of_columns(work, {"age": None}, {"falls": 3}, {})
+    assert list(counted.spreads.columns) == ["age", "falls"]
+    assert list(dataclasses.replace(coded, facts={}).spreads.columns) == ["age", "dx", "mmse"]  # of an older version
 
 
 def test_a_site_without_a_value_is_a_line_without_a_density():
