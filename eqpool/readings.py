@@ -142,10 +142,16 @@ def _image_mmd_before(metrics: Metrics, name: str) -> Judgement:
 
 
 def _image_mmd_after(metrics: Metrics, name: str) -> Judgement:
-    p = metrics["image_mmd_after_p_value"]
-    if p <= SIGNIFICANT:
-        return "bad", f"the images still differ (permutation p = {p:.3g})"
-    return "open", f"no difference is seen any more (permutation p = {p:.3g}), which is no proof that there is none"
+    p, before = f"permutation p = {metrics['image_mmd_after_p_value']:.3g}", metrics.get("image_mmd_before")
+    further = before is not None and metrics[name] > before
+    if metrics["image_mmd_after_p_value"] <= SIGNIFICANT:
+        return "bad", f"further apart than before ({before:.3g}; {p})" if further else f"the images still differ ({p})"
+    if further:
+        text = (
+            f"by its estimate further apart than before ({before:.3g}), though no difference is seen ({p}), which is no"
+        )
+        return "open", f"{text} proof that there is none"
+    return "open", f"no difference is seen any more ({p}), which is no proof that there is none"
 
 
 def _delta_eq(metrics: Metrics, name: str) -> Judgement:

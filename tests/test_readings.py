@@ -127,6 +127,22 @@ def test_each_kind_of_number(metrics, name, verdict):
     assert read(metrics, name).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("before", "p", "verdict", "said", "unsaid"),
+    [
+        (3.0, 0.002, "bad", "the images still differ", "further apart"),
+        (1.0, 0.002, "bad", "further apart than before (1; permutation p = 0.002)", "still"),
+        (3.0, 0.4, "open", "no difference is seen any more", "further apart"),
+        (1.0, 0.4, "open", "further apart than before (1), though no difference is seen", "any more"),
+        (None, 0.002, "bad", "the images still differ", "further apart"),
+    ],
+)
+def test_images_that_moved_apart_are_said_to_have(before, p, verdict, said, unsaid):
+    metrics = {"image_mmd_before": before, "image_mmd_before_p_value": 0.01}
+    reading = read(metrics | {"image_mmd_after": 2.0, "image_mmd_after_p_value": p}, "image_mmd_after")
+    assert reading.verdict == verdict and said in reading.text and unsaid not in reading.text
+
+
 def test_undefined_metrics_are_left_out_and_values_carry_their_interval():
     assert read_metrics({"accuracy": None}) == []
     assert format_metric({"x": 0.12345, "x_interval": [0.1, 0.2]}, "x") == "0.123 [0.1, 0.2]"

@@ -8,31 +8,61 @@ from matplotlib.figure import Figure
 
 from eqpool.report.style import SITE_COLOURS
 
-PANELS_A_LINE = 2
+# What an ISTN's retrained models are kept by, each at an epoch of its own (`eqpool.train.state.Stage`, followers).
+FOLLOWERS = {
+    "validation_scratch": "loss on S2T, from scratch",
+    "validation_finetuned": "loss on S2T, fine-tuned",
+}
+PANELS = {"loss": "training loss", "validation_score": "validation score"}
 
 
 def draw_training_curves(metrics: pd.DataFrame, keeps_last: Collection[str] = ()) -> Figure:
     """One panel a stage and quantity: loss terms differ in scale, and a stage may be validated at few epochs.
 
     Args:
-      metrics: one row an epoch, with `stage`, `epoch`, `loss` and, where it was validated, `validation_score`.
+      metrics: one row an epoch, with `stage`, `epoch`, `loss` and, where it was validated, `validation_score`; of an
+        ISTN the validation losses of its retrained models too, which take a line of their own.
       keeps_last: stages of which the last epoch was kept and not the best; a ring marks the epoch that was.
     """
-    stages = list(dict.fromkeys(metrics["stage"]))
-    figure = Figure(figsize=(7.6, 2.5 * max(len(stages), 1)), layout="constrained")
-    grid = figure.subplots(max(len(stages), 1), 2, squeeze=False)
-    for line, stage in zip(grid, stages, strict=False):
-        rows = metrics[metrics["stage"] == stage]
-        for axes, key, title, colour in zip(
-            line, ("loss", "validation_score"), ("training loss", "validation score"), SITE_COLOURS, strict=False
-        ):
+    stages = {stage: metrics[metrics["stage"] == stage] for stage in dict.fromkeys(metrics["stage"])}
+    lines = [(stage, PANELS) for stage in stages]
+    lines += [(stage, FOLLOWERS) for stage, rows in stages.items() if _has_values(rows, FOLLOWERS)]
+    figure = Figure(figsize=(7.6, 2.5 * max(len(lines), 1)), layout="constrained")
+    grid = figure.subplots(max(len(lines), 1), 2, squeeze=False)
+    for line, (stage, panels) in zip(grid, lines, strict=False):
+        rows, kept = stages[stage], kept_epochs(stages[stage], stage in keeps_last)
+        for axes, (key, title), colour in zip(line, panels.items(), SITE_COLOURS, strict=False):
             known = rows[rows[key].notna()] if key in rows else rows[:0]
             axes.plot(known["epoch"], known[key] if len(known) else [], "-" if len(known) > 40 else ".-", color=colour)
             axes.set(title=f"{stage.replace('_', ' ')}: {title}", xlabel="epoch")
             axes.spines[["top", "right"]].set_visible(False)
-        if len(known):
-            kept = known.iloc[-1] if stage in keeps_last else known.loc[known["validation_score"].idxmin()]
-            line[1].plot(kept["epoch"], kept["validation_score"], "o", color="black", fillstyle="none", markersize=9)
+            if key in kept:
+                value = known.loc[known["epoch"] == kept[key], key]
+                axes.plot(kept[key], value, "o", color="black", fillstyle="none", markersize=9)
     for axes in np.ravel(grid):
         axes.xaxis.get_major_locator().set_params(integer=True)
     return figure
+
+
+def kept_epochs(rows: pd.DataFrame, last: bool) -> dict[str, int]:
+    """By what a network is kept -> its epoch, of one stage's rows; without what was never validated.
+
+    The stage itself is kept at its lowest score, or at the `last` one. A retrained model of an ISTN is kept at its
+    lowest loss from that epoch on: before, its loss was on images of another ISTN.
+    """
+    if not _has_values(rows, ["validation_score"]):
+        return {}
+    known = rows[rows["validation_score"].notna()]
+    own = int(known["epoch"].iloc[-1]) if last else _epoch_of_lowest(known, "validation_score")
+    since = known[known["epoch"] >= own]
+    followers = [key for key in FOLLOWERS if _has_values(since, [key])]
+    return {"validation_score": own} | {key: _epoch_of_lowest(since, key) for key in followers}
+
+
+def _epoch_of_lowest(rows: pd.DataFrame, key: str) -> int:
+    """The first of them, as training keeps it."""
+    return int(rows["epoch"].iloc[int(np.nanargmin(rows[key].to_numpy()))])
+
+
+def _has_values(rows: pd.DataFrame, keys: Collection[str]) -> bool:
+    return all(key in rows and rows[key].notna().any() for key in keys)

@@ -15,7 +15,7 @@ from eqpool.files import write_atomically
 from eqpool.progress import track
 from eqpool.readings import format_metric
 from eqpool.report.brain_maps import CORRECTION_TITLES, Correction, draw_share_maps, draw_t_maps
-from eqpool.report.curves import draw_training_curves
+from eqpool.report.curves import FOLLOWERS, draw_training_curves
 from eqpool.report.people import draw_groups, draw_samples
 from eqpool.report.sites import PROBES, draw_by_site, draw_embeddings, draw_probes, embed
 from eqpool.report.style import SIMULATED
@@ -186,6 +186,15 @@ def _curves_alt(work: WorkFolder) -> str:
     return f"Training loss and validation score over epochs: {stages}."
 
 
+def _followers(work: WorkFolder) -> str:
+    if not set(FOLLOWERS) <= set(work.log.columns):
+        return ""
+    return (
+        "The ISTN's ring says which transformers were kept. The models that are retrained on S2T have rings of their "
+        "own: each was kept at its lowest loss on what the kept transformers make, from that epoch on."
+    )
+
+
 def _has_covariate(work: WorkFolder) -> bool:
     return work.embeddings is not None
 
@@ -309,5 +318,6 @@ FIGURES = (
         "Training loss and validation score. The ring is the epoch that was kept: that of the lowest score, or the "
         "last where the stage's keep_epoch says so.",
         _curves_alt,
+        _followers,
     ),
 )

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 
-from eqpool.report.curves import draw_training_curves
+from eqpool.report.curves import draw_training_curves, kept_epochs
 from eqpool.report.figures import FIGURES, write_figures
 from eqpool.report.people import covariate_groups, draw_samples
 from eqpool.report.sites import draw_by_site, embed
@@ -65,6 +65,41 @@ def test_the_ring_is_the_epoch_that_was_kept():
     log = pd.DataFrame({"stage": "stage_two", "epoch": [1, 2, 3], "loss": [3.0, 2, 1], "validation_score": [2.0, 1, 3]})
     rings = [draw_training_curves(log, keeps).axes[1].lines[-1].get_xdata()[0] for keeps in ([], ["stage_two"])]
     assert rings == [2, 3]
+
+
+def istn_log() -> pd.DataFrame:
+    """An ISTN validated every second epoch and best at the fourth; its models had lower losses on an earlier one."""
+    epochs = {"stage": "istn", "epoch": range(1, 11), "loss": np.arange(10.0)}
+    known = {
+        "validation_score": [3.0, 1.0, 2.0, 1.5, 1.2],
+        "validation_scratch": [0.1, 0.9, 0.8, 0.5, 0.7],
+        "validation_finetuned": [0.1, 0.4, 0.5, 0.4, 0.6],
+    }
+    apart = {key: np.stack([np.full(5, np.nan), values], axis=1).ravel() for key, values in known.items()}
+    task = pd.DataFrame({"stage": "task", "epoch": [1, 2], "loss": [2.0, 1.0], "validation_score": [1.0, 2.0]})
+    return pd.concat([task, pd.DataFrame(epochs | apart)], ignore_index=True)
+
+
+def test_each_retrained_model_has_a_ring_of_its_own_from_the_kept_istn_on():
+    log = istn_log()
+    assert kept_epochs(log[log["stage"] == "istn"], last=False) == {
+        "validation_score": 4,
+        "validation_scratch": 8,
+        "validation_finetuned": 4,  # the earlier of two equal losses, as in training
+    }
+    assert kept_epochs(log[log["stage"] == "task"], last=True) == {"validation_score": 2}
+    assert kept_epochs(log[:0], last=False) == {}
+    figure = draw_training_curves(log)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[4:] == ["istn: loss on S2T, from scratch", "istn: loss on S2T, fine-tuned"]
+    rings = [tuple(np.ravel(line.get_data())) for axes in figure.axes for line in axes.lines[1:]]
+    assert rings == [(1, 1.0), (4, 1.0), (8, 0.5), (4, 0.4)]
+
+
+def test_the_caption_tells_the_rings_of_retrained_models_where_there_are_any(trained_volumes):
+    work, kind = read_workfolder(trained_volumes), {kind.name: kind for kind in FIGURES}["training_curves"]
+    assert kind.remark(work) == ""
+    assert "rings of their own" in kind.remark(dataclasses.replace(work, log=istn_log()))
 
 
 def test_a_compared_baselines_latent_stands_beside_tau(trained_volumes):
