@@ -134,7 +134,8 @@ def _label(text: str) -> str:
 
 def _read_with_tissue(source: pathlib.Path, grid: Grid, alignment: np.ndarray | None):
     image = read_image(source)
-    return image, measure_tissue(lay_on_grid(to_ras(image, source), grid, alignment), grid, source)
+    on_grid = lay_on_grid(to_ras(image, source), grid, alignment)
+    return image, measure_tissue(on_grid, grid, source, aligned=alignment is not None)
 
 
 def _on_voxels_of(

@@ -14,11 +14,11 @@ import numpy as np
 from nilearn.datasets import load_mni152_template
 
 from eqpool.data.grids import named_grid
-from eqpool.data.volumes import read_volume, resample_linearly
+from eqpool.data.volumes import BadVolumeError, lay_on_grid, measure_tissue, read_volume, resample_linearly
 from eqpool.errors import InputError
 from eqpool.files import read_json, write_json
 
-VERSION = 1  # raise it whenever a map would come out different
+VERSION = 2  # raise it whenever a map would come out different
 _GRID = "mni_4mm"  # an affine map of a whole brain needs no finer one
 _PYRAMID = {"level_iters": [100, 50], "sigmas": [2.0, 0.0], "factors": [2, 1]}
 _BINS = 32
@@ -38,18 +38,27 @@ def find_alignment(path: pathlib.Path, folder: pathlib.Path | None) -> np.ndarra
     """`align_to_template` of a file, found once: `folder` keeps it by the image's own voxels, for every grid.
 
     Raises:
-      BadVolumeError: the file is missing or damaged.
+      BadVolumeError: the file is missing or damaged, or does not come to lie on the template's brain.
       InputError: what the folder holds of it is damaged, or cannot be written.
     """
     image = read_volume(path)  # first, since it says what is wrong with a file
     if folder is None:
-        return align_to_template(image)
+        return _checked(align_to_template(image), image, path)
     said = repr((VERSION, image.shape, image.affine.tolist())).encode()
     kept = folder / f"{hashlib.sha256(said + np.asarray(image.dataobj).tobytes()).hexdigest()[:24]}.json"
     if kept.is_file():
         return _read_alignment(kept)
-    found = align_to_template(image)
+    found = _checked(align_to_template(image), image, path)
     write_json(kept, {"millimetres_to_template": found.tolist()})
+    return found
+
+
+def _checked(found: np.ndarray, image: nibabel.Nifti1Image, path: pathlib.Path) -> np.ndarray:
+    """`found` itself; a `BadVolumeError` where it does not bring the image onto the template's brain."""
+    if not np.isfinite(found).all():
+        raise BadVolumeError(f"{path}: no affine map to the template's brain was found; is it a skull-stripped brain?")
+    grid = named_grid(_GRID)
+    measure_tissue(lay_on_grid(image, grid, found), grid, path, aligned=True)
     return found
 
 
@@ -68,14 +77,17 @@ def align_to_template(image: nibabel.Nifti1Image) -> np.ndarray:
     """The affine map, (4, 4) float64, from the image's millimetres to the template's.
 
     Args:
-      image: a skull-stripped brain in RAS+, roughly upright; it may lie anywhere.
+      image: a skull-stripped brain in RAS+, roughly upright; it may lie anywhere. Its intensities may be z-scores.
+
+    Returns:
+      The map, all NaN where the registration finds none that can be inverted.
     """
     check_available()
     from dipy.align.imaffine import AffineRegistration, MutualInformationMetric, transform_centers_of_mass
     from dipy.align.transforms import AffineTransform3D, RigidTransform3D
 
     template, template_affine = _template()
-    brain, affine = np.asarray(image.dataobj, np.float64), image.affine
+    brain, affine = _non_negative(np.asarray(image.dataobj, np.float64)), image.affine
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # dipy's own deprecations
         centred = transform_centers_of_mass(template, template_affine, brain, affine)
@@ -91,7 +103,19 @@ def align_to_template(image: nibabel.Nifti1Image) -> np.ndarray:
                 moving_grid2world=affine,
                 starting_affine=start,
             ).affine
-    return np.linalg.inv(start)
+    try:
+        return np.linalg.inv(start)
+    except np.linalg.LinAlgError:
+        return np.full((4, 4), np.nan)
+
+
+def _non_negative(brain: np.ndarray) -> np.ndarray:
+    """Intensities that have a centre of mass: what is not background shifted up, where any of it is below 0.
+
+    Those of a brain that was z-scored inside its mask sum up to nothing, so that their centre lies anywhere; and their
+    background, at 0, would look to mutual information like tissue of the mean intensity.
+    """
+    return np.where(brain != 0, brain - min(brain.min(), 0), 0)
 
 
 @functools.lru_cache(maxsize=1)

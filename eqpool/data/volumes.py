@@ -122,7 +122,7 @@ def prepare_volume(
       BadVolumeError: as `read_volume`; or the image misses the template's brain, or is constant inside it.
     """
     volume = lay_on_grid(read_volume(path), grid, alignment)
-    tissue = measure_tissue(volume, grid, path)
+    tissue = measure_tissue(volume, grid, path, aligned=alignment is not None)
     scaled = np.where(grid.mask, (volume - tissue.mean) / tissue.deviation, 0)
     return (np.tanh(scaled) if squash else scaled).astype(np.float32), tissue.overlap
 
@@ -140,8 +140,8 @@ class Tissue(NamedTuple):
     overlap: float
 
 
-def measure_tissue(volume: np.ndarray, grid: Grid, path: pathlib.Path) -> Tissue:
-    """Mean and deviation of a volume that lies on the grid.
+def measure_tissue(volume: np.ndarray, grid: Grid, path: pathlib.Path, *, aligned: bool = False) -> Tissue:
+    """Mean and deviation of a volume that lies on the grid; `aligned` where it was registered to get there.
 
     Raises:
       BadVolumeError: it misses the template's brain, or is constant inside it; `path` starts the message.
@@ -149,9 +149,11 @@ def measure_tissue(volume: np.ndarray, grid: Grid, path: pathlib.Path) -> Tissue
     tissue = grid.mask & (volume != 0)
     coverage = float(tissue.sum() / grid.mask.sum())
     if coverage < LEAST_COVERAGE:
+        hint = 'is it in MNI space? (config.data.align = "affine" would align it)'
+        hint = "is it a skull-stripped brain? (its alignment to the template failed)" if aligned else hint
         raise BadVolumeError(
             f"{path}: covers {coverage:.0%} of the template's brain mask ({grid.name}), expected at least "
-            f'{LEAST_COVERAGE:.0%}; is it in MNI space? (config.data.align = "affine" would align it)'
+            f"{LEAST_COVERAGE:.0%}; {hint}"
         )
     values = volume[tissue].astype(np.float64)
     mean, deviation = float(values.mean()), float(values.std())

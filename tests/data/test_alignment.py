@@ -14,7 +14,7 @@ from eqpool.data import alignment
 from eqpool.data.alignment import align_to_template
 from eqpool.data.grids import named_grid
 from eqpool.data.store import Preparation, prepare_volumes
-from eqpool.data.volumes import lay_on_grid, prepare_volume, read_volume, resample_linearly
+from eqpool.data.volumes import BadVolumeError, lay_on_grid, prepare_volume, read_volume, resample_linearly
 from eqpool.errors import InputError
 
 GRID = named_grid("mni_4mm")
@@ -25,12 +25,19 @@ def template_brain() -> np.ndarray:
     return np.where(GRID.mask, resample_linearly(template, GRID.affine, GRID.shape), 0).astype(np.float32)
 
 
-def test_a_known_map_is_found_again():
+def z_scored(brain: np.ndarray) -> np.ndarray:
+    """Inside its own mask, as some pipelines hand out: the mean is 0, and so is the background."""
+    inside = brain != 0
+    return np.where(inside, (brain - brain[inside].mean()) / brain[inside].std(), 0).astype(np.float32)
+
+
+@pytest.mark.parametrize("intensities", [lambda brain: brain, z_scored])
+def test_a_known_map_is_found_again(intensities):
     pytest.importorskip("dipy", reason="needs the extra align")
     known = np.eye(4)
     known[:3, :3] = Rotation.from_euler("xyz", [8, -5, 6], degrees=True).as_matrix() * [1.1, 0.95, 1.05]
     known[:3, 3] = [9, -14, 11]
-    moved = nibabel.Nifti1Image(template_brain(), np.linalg.inv(known) @ GRID.affine)
+    moved = nibabel.Nifti1Image(intensities(template_brain()), np.linalg.inv(known) @ GRID.affine)
     found = align_to_template(moved)
     points = apply_affine(moved.affine, np.argwhere(GRID.mask)[::200])
     off_mm = np.linalg.norm(apply_affine(found, points) - apply_affine(known, points), axis=1)
@@ -66,6 +73,31 @@ def test_a_map_is_found_once_for_every_grid(tmp_path, monkeypatch):
     nibabel.save(nibabel.Nifti1Image(2 * template_brain(), GRID.affine), path)
     alignment.find_alignment(path, cache)
     assert len(found) == 2  # another brain under the same name
+
+
+def shift(millimetres: float) -> np.ndarray:
+    moved = np.eye(4)
+    moved[0, 3] = millimetres
+    return moved
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        (shift(1e9), r"brain\.nii\.gz: covers 0% of .*skull-stripped"),
+        (shift(100), r"brain\.nii\.gz: covers \d+% of .*skull-stripped"),
+        (np.full((4, 4), np.nan), r"brain\.nii\.gz: no affine map"),
+    ],
+)
+def test_a_map_that_misses_the_template_is_refused_and_not_kept(tmp_path, monkeypatch, wrong, expected):
+    path, cache = tmp_path / "brain.nii.gz", tmp_path / "cache"
+    nibabel.save(nibabel.Nifti1Image(template_brain(), GRID.affine), path)
+    monkeypatch.setattr(alignment, "align_to_template", lambda image: wrong)
+    for folder in (cache, None):
+        with pytest.raises(BadVolumeError, match=expected) as told:
+            alignment.find_alignment(path, folder)
+        assert "config.data.align" not in str(told.value)  # which is what was just done
+    assert not cache.exists()
 
 
 def test_images_whose_headers_are_alike_are_told_apart(tmp_path, monkeypatch):

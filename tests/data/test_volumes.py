@@ -172,6 +172,7 @@ def spoiled(folder, kind):
         ("all nan", "141600 of 141600"),
         ("constant", "constant (7)"),
         ("elsewhere", "of the template's brain mask"),
+        ("elsewhere", 'is it in MNI space? (config.data.align = "affine" would align it)'),
         ("far away", "covers 0%"),
         ("absurd size", "30000x30000x30000"),
         ("no orientation", "left and right"),
