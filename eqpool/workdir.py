@@ -99,7 +99,7 @@ def _first_difference(before: list[str], now: list[str]) -> str:
     for line, (old, new) in enumerate(itertools.zip_longest(before, now, fillvalue="nothing"), start=1):
         if old != new:
             return f'pooled.tsv, line {line}: "{old}" then, "{new}" now'.replace("\t", " ")
-    return "the same rows, but other features or images"
+    return "the same rows, but other features, images or nuisances"
 
 
 def _has_computed(workdir: pathlib.Path) -> bool:

@@ -43,7 +43,7 @@ def test_other_data_are_refused_by_row(tmp_path):
         workdir.claim_data(tmp_path, "c", pooled.replace("test", "train"))
     with pytest.raises(InputError, match='line 4: "nothing" then, "sub-3 test" now'):
         workdir.claim_data(tmp_path, "c", pooled + "sub-3\ttest\n")
-    with pytest.raises(InputError, match="the same rows, but other features or images"):
+    with pytest.raises(InputError, match="the same rows, but other features, images or nuisances"):
         workdir.claim_data(tmp_path, "c", pooled)
     assert (tmp_path / "pooled.tsv").read_text() == pooled
 

@@ -9,10 +9,17 @@ from eqpool.progress import track
 
 
 def rows_digest(cohort: Cohort) -> "hashlib._Hash":
-    """SHA-256, to be updated further, over who is in the cohort: names, split, site, covariates and target."""
+    """SHA-256, to be updated further, over who is in the cohort: names, split, site, covariates and target.
+
+    Sessions and nuisances join where there are any; a cohort without them hashes as it did before they were looked at.
+    """
     digest = hashlib.sha256(repr((cohort.site_names, cohort.covariate_names, cohort.target_classes)).encode())
     for column in (cohort.participant_id, cohort.split, cohort.site, cohort.covariates, cohort.target):
         digest.update(np.ascontiguousarray(column).tobytes())
+    if (cohort.session != "").any():
+        digest.update(repr(cohort.session.tolist()).encode())
+    if cohort.nuisance is not None:
+        digest.update(repr((cohort.nuisance_names, cohort.nuisance_levels, cohort.nuisance.tolist())).encode())
     return digest
 
 
