@@ -12,8 +12,8 @@ from eqpool.config import RunConfig, differing_keys, to_dict
 from eqpool.errors import InputError
 from eqpool.files import cannot_write, is_left_to_another, read_json, remove_parts, write_json, write_text
 
-# Keys that change where or how often, but not what is computed.
-NEUTRAL_KEYS = ("cache_dir", "checkpoint_every_epochs", "devices", "tensorboard")
+# Keys that change where, how often or how many at once, but not what is computed.
+NEUTRAL_KEYS = ("cache_dir", "checkpoint_every_epochs", "devices", "tensorboard", "workers")
 
 DATA_FILE = "data.json"  # the hash of the data that a folder was made from
 

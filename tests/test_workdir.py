@@ -5,7 +5,7 @@ import json
 import pytest
 
 from eqpool import workdir
-from eqpool.config import RunConfig, StageOneConfig
+from eqpool.config import DataConfig, RunConfig, StageOneConfig
 from eqpool.errors import InputError
 
 
@@ -31,6 +31,14 @@ def test_another_config_is_refused_by_key(tmp_path):
     (tmp_path / "metrics.jsonl").touch()
     with pytest.raises(InputError, match=r"config.seed \(1 there, 2 now\)"):
         workdir.claim(tmp_path, RunConfig(seed=2))
+
+
+def test_fewer_workers_go_on_after_a_kill_for_memory(tmp_path):
+    workdir.claim(tmp_path, RunConfig(data=DataConfig(workers=16)))
+    (tmp_path / "metrics.jsonl").touch()
+    workdir.claim(tmp_path, RunConfig(data=DataConfig(workers=1)))
+    with pytest.raises(InputError, match=r"config: config.data.split_seed \(0 there, 1 now\)$"):
+        workdir.claim(tmp_path, RunConfig(data=DataConfig(workers=1, split_seed=1)))
 
 
 def test_other_data_are_refused_by_row(tmp_path):
