@@ -67,7 +67,7 @@ class DataConfig:
     test_fraction: float = _number(0.2, 0.0, 0.9)
     validation_fraction: float = _number(0.1, 0.0, 0.9)
     simulated_fraction: float = _number(1.0, 0.0, 1.0)  # share of each simulated site that is built (tests use little)
-    workers: int = _number(0, 0)  # threads that prepare volumes (morpho_mnist: processes that draw digits); 0: one a core
+    workers: int = _number(0, 0)  # threads that prepare volumes, processes that draw digits; 0: one a core
 
 
 @dataclasses.dataclass(frozen=True)

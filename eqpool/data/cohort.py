@@ -65,6 +65,8 @@ class Cohort:
       calibration: of a table's features, which `inputs` have gone through; None where they have not.
       findings: what the pre-flight check found in the features when they were read.
       image_path: (N,) str, the file of each volume; (0,) for tables and digits.
+      mask_overlap: (N,) float64, Dice coefficient of each volume's non-zero voxels and the template's brain mask; (0,)
+        where there are no volumes.
       session: (N,) str, "" where a table tells no sessions apart; (0,) for digits and published tables.
       alignment: (N, 4, 4) float64, each image's millimetres to the template's; (0, 4, 4) where they are the same.
     """
@@ -93,6 +95,7 @@ class Cohort:
     calibration: SiteCalibration | None = None
     findings: tuple[Finding, ...] = ()
     image_path: np.ndarray = dataclasses.field(default_factory=_no_names)
+    mask_overlap: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
     session: np.ndarray = dataclasses.field(default_factory=_no_names)
     alignment: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 4, 4)))
 

@@ -261,5 +261,6 @@ def _with_volumes(
         grid=grid,
         notes=(*cohort.notes, *prepared.notes),
         image_path=np.array([str(path) for path in images])[kept],
+        mask_overlap=prepared.overlap,
         alignment=prepared.alignment,
     )

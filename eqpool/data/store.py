@@ -41,12 +41,14 @@ class PreparedVolumes:
       inputs: (K, *grid.shape) float32, read from the cache row by row.
       kept: (K,) int64, which of the given paths these are, in order.
       notes: what was left out or looked odd.
+      overlap: (K,) float64, Dice coefficient of each image's non-zero voxels and the template's brain mask.
       alignment: (K, 4, 4) float64, each image's millimetres to the template's; (0, 4, 4) where none was asked for.
     """
 
     inputs: RecordedVolumes
     kept: np.ndarray
     notes: tuple[str, ...]
+    overlap: np.ndarray
     alignment: np.ndarray
 
 
@@ -151,12 +153,14 @@ def prepare_volumes(
     if len(bad) == len(paths):
         raise InputError(f"none of {len(paths)} volumes can be used; the first: {next(iter(bad.values()))}")
     kept = np.array([index for index in range(len(paths)) if index not in bad], np.int64)
-    apart = [said for index in kept for said in _apart(paths[index], facts[index])]
+    overlap = np.array([facts[index]["overlap"] for index in kept], np.float64)
+    apart = [said for index in kept for said in _apart(labels[index] or paths[index].name, facts[index]["overlap"])]
     alignment = [facts[index]["alignment"] for index in kept if facts[index]["alignment"] is not None]
     return PreparedVolumes(
         _dataset(folder, shards, kept, set(bad), preparation.grid.shape),
         kept,
-        tuple(_notes(list(bad.values()), apart)),
+        tuple(_notes(list(bad.values()), apart, preparation, "; of every volume: pooled.tsv, column mask_overlap")),
+        overlap,
         np.array(alignment, np.float64).reshape(-1, 4, 4),
     )
 
@@ -195,7 +199,7 @@ def preparing(
                 count += 1
                 volume, fact = result
                 alignment = fact["alignment"]
-                apart += _apart(paths[row], fact)
+                apart += _apart(labels[row] or paths[row].name, fact["overlap"])
                 yield PreparedScan(row, volume, None if alignment is None else np.array(alignment))
             elif on_bad_volume == "stop":
                 raise BadVolumeError(_said(labels[row], str(result)))
@@ -203,7 +207,7 @@ def preparing(
                 say(f"left out: {_said(labels[row], str(result))}")
         if not count:
             raise InputError(f"none of {len(paths)} volumes can be used; the last: {_said(labels[-1], str(result))}")
-        for note in _notes([], apart):
+        for note in _notes([], apart, preparation):
             say(note)
 
     with in_parallel(
@@ -350,16 +354,19 @@ def in_parallel(
                 future.cancel()
 
 
-def _apart(path: pathlib.Path, fact: dict[str, Any]) -> list[str]:
-    return [f"{path.name} {fact['overlap']:.2f}"] if fact["overlap"] < ALIGNED_OVERLAP else []
+def _apart(name: str, overlap: float) -> list[str]:
+    return [f"{name} {overlap:.2f}"] if overlap < ALIGNED_OVERLAP else []
 
 
-def _notes(left_out: list[str], apart: list[str]) -> list[str]:
+def _notes(left_out: list[str], apart: list[str], preparation: Preparation, every: str = "") -> list[str]:
+    """A line on each volume that was left out, and one on those apart from the template; `every` ends it."""
     notes = [f"left out: {reason}" for reason in left_out]
     if apart:
         named = ", ".join(apart[:_MOST_NAMED]) + (", ..." if len(apart) > _MOST_NAMED else "")
+        why = "they are not aligned or not skull-stripped (config.data.align = affine aligns)"
+        why = why if preparation.align == "none" else "their alignment failed or they are not skull-stripped"
         notes.append(
-            f"{len(apart)} volumes overlap the template's brain mask by a Dice below {ALIGNED_OVERLAP:g}, so they are "
-            f"not aligned or not skull-stripped (config.data.align = affine aligns): {named}"
+            f"{len(apart)} volumes overlap the template's brain mask by a Dice below {ALIGNED_OVERLAP:g}, so {why}: "
+            f"{named}{every}"
         )
     return notes

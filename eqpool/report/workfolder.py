@@ -167,11 +167,11 @@ def _room(described: list[str]) -> int:
 
 
 def _table_if_there(path: pathlib.Path) -> pd.DataFrame | None:
-    """Who, split, site, then numbers; without the sessions, which some tables alone have and no figure shows."""
+    """Who, split, site, then numbers; without what some tables alone have and no figure shows."""
     if not path.is_file():
         return None
     table = pd.read_csv(path, sep="\t", keep_default_na=False, na_values=[""])
-    return table.drop(columns="session_id", errors="ignore")
+    return table.drop(columns=["session_id", "mask_overlap"], errors="ignore")
 
 
 def _arrays_if_there(path: pathlib.Path) -> dict[str, np.ndarray] | None:

@@ -153,7 +153,7 @@ def test_a_given_split_is_used_and_checked(tmp_path):
 def test_a_participant_in_two_splits_is_refused(tmp_path):
     lines = [f"{line}\t{split}\t1" for line, split in zip(rows(), ["train"] * 20 + ["test"] * 4, strict=True)]
     lines.append("sub-00\tA\t51\till\t2\t3\ttest\t2")
-    with pytest.raises(InputError, match="line 26 .sub-00., column split: test, but another scan"):
+    with pytest.raises(InputError, match="line 26 .sub-00, ses-2., column split: test, but another scan"):
         load_cohort(config(write(tmp_path, lines, HEADER + "\tsplit\tsession_id")), tmp_path)
 
 

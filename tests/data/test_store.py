@@ -20,6 +20,7 @@ from eqpool.data.store import Preparation, in_parallel, prepare_volumes
 from eqpool.data.volumes import BadVolumeError, prepare_volume
 from eqpool.errors import InputError
 from eqpool.files import read_json
+from eqpool.run import pooled_table
 
 GRID = named_grid("24x28x24")
 PREPARATION = Preparation(GRID)
@@ -279,6 +280,48 @@ def test_sessions_are_told_apart(tmp_path):
     assert cohort.inputs.shape[0] == 24
     for name in set(cohort.participant_id):
         assert len(set(cohort.split[cohort.participant_id == name])) == 1
+
+
+def test_every_volumes_overlap_is_in_the_pooled_table_and_the_worst_are_named_by_row(tmp_path):
+    """Twelve people, two visits each; seven brains lie too far left, one is no image."""
+    folder = tmp_path / "bids"
+    config = own_cohort(folder)
+    lines, expected = ["participant_id\tsession_id\tsite\tage\tdx"], []
+    for i in range(12):
+        for visit in ("1", "ses-2"):
+            label = visit.removeprefix("ses-")
+            path = save(folder / f"sub-{i:02d}/ses-{label}/anat/sub-{i:02d}_ses-{label}_T1w.nii.gz", i)
+            brain = np.asarray(nibabel.load(path).dataobj)
+            if label == "2" and i < 7:
+                brain = np.roll(brain, -5, axis=0)
+                nibabel.save(nibabel.Nifti1Image(brain, GRID.affine), path)
+            covered = (brain != 0) & GRID.mask
+            expected.append(2 * covered.sum() / ((brain != 0).sum() + GRID.mask.sum()))
+            lines.append(f"sub-{i:02d}\t{visit}\t{'AB'[i % 2]}\t{60 + i}\t{('x', 'y')[i // 2 % 2]}")
+    (folder / "participants.tsv").write_text("\n".join(lines))
+    (folder / "sub-03/ses-1/anat/sub-03_ses-1_T1w.nii.gz").write_bytes(b"none")
+    del expected[6]
+    cohort = load_cohort(dataclasses.replace(config, on_bad_volume="skip"), tmp_path / "cache")
+    table = pooled_table(cohort)
+    np.testing.assert_allclose(table["mask_overlap"], expected, atol=5e-5)
+    assert (table["mask_overlap"] < 0.85).sum() == 7
+    (note,) = (note for note in cohort.notes if "volumes overlap" in note)
+    assert note.startswith("7 volumes overlap") and "pooled.tsv, column mask_overlap" in note
+    assert f"line 3 (sub-00, ses-2) {expected[1]:.2f}, " in note and "line 11 (sub-04, ses-2) " in note
+    assert note.count("participants.tsv, line") == 5
+    left_out = "participants.tsv, line 8 (sub-03, ses-1): "
+    assert any(left_out in note for note in cohort.notes)
+
+
+def test_a_brain_that_alignment_left_astray_is_not_recommended_alignment(tmp_path, paths, monkeypatch):
+    astray = np.eye(4)
+    astray[0, 3] = 30
+    monkeypatch.setattr(store, "find_alignment", lambda path, folder: astray)
+    monkeypatch.setattr(store, "check_available", lambda: None)
+    aligned, as_they_are = (
+        prepare_volumes(paths, Preparation(GRID, align=align), tmp_path / align).notes for align in ("affine", "none")
+    )
+    assert not as_they_are and "their alignment failed" in aligned[0] and "config.data.align" not in aligned[0]
 
 
 def test_a_missing_image_names_row_and_file(tmp_path):
