@@ -150,8 +150,8 @@ def _write_volumes(session: Session, folder: pathlib.Path, cohort: Cohort, varia
         len(other),
         cohort.site,
         [pathlib.Path(path) for path in cohort.image_path],
-        cohort.participant_id.tolist(),
-        cohort.session.tolist(),
+        pathlib.Path(cohort.image_root),
+        cohort.scan_name.tolist(),
         cohort.simulated,
     )
 

@@ -34,6 +34,7 @@ from eqpool.data.participants import (
     sessions,
     who,
 )
+from eqpool.data.scan_names import scan_names
 from eqpool.data.store import Preparation, PreparedScan, in_parallel, preparing
 from eqpool.data.tables import FeatureEncoding, NumberColumn
 from eqpool.errors import InputError
@@ -76,8 +77,10 @@ def transform(
     table = read_participants(participants)
     check_duplicates(table)
 
+    image_root = root or participants.parent
+
     def images() -> list[pathlib.Path]:
-        return find_images(table, root or participants.parent, outside_root=outside_root)
+        return find_images(table, image_root, outside_root=outside_root)
 
     check_not_inputs([output / name for name in ("embeddings.tsv", "harmonised.tsv", "written.tsv")], [participants])
     for note in _notes(config, ModelFacts.read(folder), table):
@@ -85,7 +88,7 @@ def transform(
     if config.method == "istn":
         if harmonised is not None:
             raise InputError(f"--harmonised={harmonised}: an ISTN has one form, which its shape decides; leave it out")
-        written = transform_by_istn(folder, config, table, images(), output, say)
+        written = transform_by_istn(folder, config, table, images(), image_root, output, say)
         _write_tsv(output / "written.tsv", written)
         _draw_steps(output)
         return written
@@ -94,7 +97,7 @@ def transform(
     if trained.grid is None:
         embeddings = _transform_table(trained, table, output, harmonised, say)
     else:
-        embeddings = _transform_volumes(trained, table, images(), output, harmonised, say)
+        embeddings = _transform_volumes(trained, table, images(), image_root, output, harmonised, say)
     _write_tsv(output / "embeddings.tsv", embeddings)
     return embeddings
 
@@ -129,6 +132,7 @@ def _transform_volumes(
     trained: TrainedRun,
     table: ParticipantsTable,
     sources: list[pathlib.Path],
+    root: pathlib.Path,
     output: pathlib.Path,
     harmonised: str,
     say: Say,
@@ -139,8 +143,9 @@ def _transform_volumes(
     write: Callable[[Pooled], None] = lambda pooled: None  # noqa: E731
     alignments: dict[int, np.ndarray | None] = {}
     if harmonised != "none":
-        paths = derivative_paths(output / FOLDER, table.frame[ID_COLUMN].tolist(), sessions(table))
-        write = volume_writer(trained, sources, paths, harmonised, alignments.get)
+        names = scan_names(table.frame[ID_COLUMN].tolist(), sessions(table), list(map(str, sources)))
+        paths = derivative_paths(output / FOLDER, names)
+        write = volume_writer(trained, sources, paths, harmonised, alignments.get, root)
         origin = ", by networks trained on SIMULATED images" if trained.facts.simulated else ""
         write_description(output / FOLDER, __version__, harmonised=harmonised, origin=origin)
 

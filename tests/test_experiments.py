@@ -379,6 +379,7 @@ def test_image_level_tables_keep_the_split_and_replace_the_other_sites_images_al
         target=np.array([0, 1, 1, 0], np.int32), target_name="sex", target_classes=("F", "M"),
         split=np.array(["train", "test", "validation", "train"]), session=np.full(4, ""),
         image_path=np.array([str(tmp_path / f"{name}.nii.gz") for name in names]),
+        scan_name=np.array([f"sub-{name}/anat/sub-{name}" for name in names]),
     )  # fmt: skip
     with pytest.raises(InputError, match="sub-a_desc-harmonized_T1w.nii.gz: not found"):
         image_level.write_tables(cohort, 1, tmp_path / "istn", tmp_path)

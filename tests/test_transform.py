@@ -45,6 +45,8 @@ def test_a_run_leaves_a_harmonised_volume_for_every_input(trained_volumes, cohor
         name = cohort.participant_id[row]
         written = nibabel.load(output / name / "anat" / f"{name}_desc-harmonized_T1w.nii.gz")
         source = nibabel.load(cohort.image_path[row])
+        sidecar = output / name / "anat" / f"{name}_desc-harmonized_T1w.json"
+        assert json.loads(sidecar.read_text())["Sources"] == [f"{name}/anat/{name}_T1w.nii.gz"]
         np.testing.assert_array_equal(written.affine, source.affine)
         encoded = trained.encode(cohort.inputs[row][None])
         change = trained.decode(encoded["pooled_latent"])[0] - trained.decode(encoded["latent"])[0]
@@ -100,6 +102,26 @@ def test_images_elsewhere_are_read_only_where_that_is_allowed(trained_volumes, n
     assert main([*arguments, "--outside_root=allow"]) == 0
     written = pd.read_csv(tmp_path / "out" / "embeddings.tsv", sep="\t")
     assert list(written.participant_id) == ["new0", "new1", "new2"]
+
+
+def test_a_scan_keeps_the_run_of_its_source(trained_volumes, newcomers, tmp_path):
+    """The table lists run 2 first; each output has the number, and its sidecar the path, of what it was made from."""
+    lines = ["participant_id\tpath"]
+    (tmp_path / "scans").mkdir()
+    for number in (2, 1):
+        path = tmp_path / "scans" / f"sub-x_run-{number}_T1w.nii.gz"
+        path.write_bytes((tmp_path / f"{number}.nii.gz").read_bytes())
+        lines.append(f"sub-x\tscans/{path.name}")
+    newcomers.write_text("\n".join(lines) + "\n")
+    assert main([f"--workdir={trained_volumes}", f"--participants={newcomers}", f"--output={tmp_path / 'out'}"]) == 0
+    anat = tmp_path / "out" / "derivatives" / "eqpool" / "sub-x" / "anat"
+    for number in (1, 2):
+        stem = f"sub-x_run-{number}_desc-harmonized_T1w"
+        assert json.loads((anat / f"{stem}.json").read_text())["Sources"] == [f"scans/sub-x_run-{number}_T1w.nii.gz"]
+        written, both = nibabel.load(anat / f"{stem}.nii.gz").get_fdata(), []
+        for source in (1, 2):
+            both.append(np.abs(written - nibabel.load(tmp_path / f"{source}.nii.gz").get_fdata()).mean())
+        assert np.argmin(both) == number - 1
 
 
 def test_the_decode_itself_by_request(trained_volumes, newcomers, tmp_path, cohort):

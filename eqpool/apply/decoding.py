@@ -73,10 +73,11 @@ def volume_writer(
     paths: list[pathlib.Path],
     harmonised: str,
     alignment_of: Callable[[int], np.ndarray | None],
+    root: pathlib.Path,
 ) -> Callable[[Pooled], None]:
     """The function that writes one `Pooled` row in the form that `config.output.harmonised` names.
 
-    `alignment_of` gives a row's map from its image's millimetres to the template's.
+    `alignment_of` gives a row's map from its image's millimetres to the template's; `root` is the sources' data set.
 
     Raises:
       InputError: an output is an input.
@@ -88,9 +89,9 @@ def volume_writer(
     def write(pooled: Pooled) -> None:
         source, path, alignment = sources[pooled.row], paths[pooled.row], alignment_of(pooled.row)
         if harmonised == "change":
-            write_change(source, pooled.change, grid, path, alignment)
+            write_change(source, pooled.change, grid, path, alignment, root=root)
         elif pooled.pooled is not None:
-            write_decoded(source, pooled.pooled, grid, path, alignment)
+            write_decoded(source, pooled.pooled, grid, path, alignment, root=root)
 
     return write
 
@@ -108,9 +109,10 @@ def harmonise_cohort(trained: TrainedRun, cohort: Cohort, folder: pathlib.Path, 
     write: Callable[[Pooled], None] = lambda pooled: None  # noqa: E731
     if harmonised != "none":
         output = folder / FOLDER
-        paths = derivative_paths(output, cohort.participant_id.tolist(), cohort.session.tolist())
+        paths = derivative_paths(output, cohort.scan_name.tolist())
         sources = [pathlib.Path(path) for path in cohort.image_path]
-        write = volume_writer(trained, sources, paths, harmonised, cohort.alignment_of)
+        root = pathlib.Path(cohort.image_root)
+        write = volume_writer(trained, sources, paths, harmonised, cohort.alignment_of, root)
         origin = ": SIMULATED images" if cohort.simulated else ""
         write_description(output, __version__, harmonised=harmonised, origin=origin)
 

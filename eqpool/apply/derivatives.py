@@ -1,10 +1,8 @@
 """Harmonised volumes as a BIDS derivative: named, described, on the input's own voxels, never over an input."""
 
-import collections
-import hashlib
 import json
+import os
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,22 +19,12 @@ SUFFIX, JACOBIAN_SUFFIX = "desc-harmonized_T1w.nii.gz", "desc-harmonized_jacobia
 _INSIDE_SQUASH = 0.9999  # of tanh, where its inverse is still finite
 
 
-def derivative_paths(folder: pathlib.Path, participant_id: Sequence[str], session: Sequence[str]) -> list[pathlib.Path]:
-    """Where each row's volume goes: `<folder>/sub-X/[ses-Y/]anat/sub-X[_ses-Y][_run-1]_desc-harmonized_T1w.nii.gz`.
+def derivative_paths(folder: pathlib.Path, names: Sequence[str]) -> list[pathlib.Path]:
+    """Where each row's volume goes: `<folder>/sub-X/[ses-Y/]anat/sub-X[_ses-Y]..._desc-harmonized_T1w.nii.gz`.
 
-    Labels keep letters and digits alone, as BIDS wants them. Scans of one participant that would share a name are told
-    apart by a run number in the table's order; participants who would, by digits of their name's SHA-256.
+    `names` are those of `eqpool.data.scan_names.scan_names`.
     """
-    names = [name.removeprefix("sub-") for name in participant_id]
-    count = collections.Counter(map(_label, set(names)))
-    stems = [_stem(_subject(name, count), visit) for name, visit in zip(names, session, strict=True)]
-    counts, seen = collections.Counter(stems), collections.Counter[tuple[str, str]]()
-    paths = []
-    for parent, prefix in stems:
-        seen[parent, prefix] += 1
-        run = f"_run-{seen[parent, prefix]}" if counts[parent, prefix] > 1 else ""
-        paths.append(folder / parent / "anat" / f"{prefix}{run}_{SUFFIX}")
-    return paths
+    return [folder / f"{name}_{SUFFIX}" for name in names]
 
 
 def check_not_inputs(paths: Sequence[pathlib.Path], inputs: Sequence[pathlib.Path]) -> None:
@@ -70,7 +58,13 @@ def to_z_scores(volume: np.ndarray, squash: bool) -> np.ndarray:
 
 
 def write_change(
-    source: pathlib.Path, change: np.ndarray, grid: Grid, path: pathlib.Path, alignment: np.ndarray | None = None
+    source: pathlib.Path,
+    change: np.ndarray,
+    grid: Grid,
+    path: pathlib.Path,
+    alignment: np.ndarray | None = None,
+    *,
+    root: pathlib.Path | None = None,
 ) -> None:
     """The input plus a change, in the input's units on the input's voxels.
 
@@ -83,6 +77,8 @@ def write_change(
       grid: of the change.
       path: where to write.
       alignment: (4, 4) from the source's millimetres to the grid's; None where they are the same.
+      root: of the source's data set; the sidecar names the source relative to it, by its file's name if it lies outside
+        or no root is given.
 
     Raises:
       BadVolumeError: the source cannot be read any more.
@@ -90,20 +86,34 @@ def write_change(
     image, tissue = _read_with_tissue(source, grid, alignment)
     values = np.asarray(image.dataobj, dtype=np.float32)
     added = _on_voxels_of(image, np.where(grid.mask, tissue.deviation * change, 0), grid, alignment)
-    _save(np.where(values != 0, values + added, 0), image, source, _intensities(tissue), path)
+    facts = _sources(source, root) | _intensities(tissue)
+    _save(np.where(values != 0, values + added, 0), image, facts, path)
 
 
 def write_decoded(
-    source: pathlib.Path, decoded: np.ndarray, grid: Grid, path: pathlib.Path, alignment: np.ndarray | None = None
+    source: pathlib.Path,
+    decoded: np.ndarray,
+    grid: Grid,
+    path: pathlib.Path,
+    alignment: np.ndarray | None = None,
+    *,
+    root: pathlib.Path | None = None,
 ) -> None:
     """A decode, in the input's units on the input's voxels; 0 outside the brain mask. Arguments as `write_change`."""
     image, tissue = _read_with_tissue(source, grid, alignment)
     volume = np.where(grid.mask, tissue.mean + tissue.deviation * decoded, 0)
-    _save(_on_voxels_of(image, volume, grid, alignment), image, source, _intensities(tissue), path)
+    facts = _sources(source, root) | _intensities(tissue)
+    _save(_on_voxels_of(image, volume, grid, alignment), image, facts, path)
 
 
 def write_jacobian(
-    source: pathlib.Path, jacobian: np.ndarray, grid: Grid, path: pathlib.Path, alignment: np.ndarray | None = None
+    source: pathlib.Path,
+    jacobian: np.ndarray,
+    grid: Grid,
+    path: pathlib.Path,
+    alignment: np.ndarray | None = None,
+    *,
+    root: pathlib.Path | None = None,
 ) -> None:
     """A deformation's Jacobian determinant on the input's voxels, 1 beside the grid; other arguments as `write_change`.
 
@@ -111,25 +121,15 @@ def write_jacobian(
     """
     image = read_image(source)
     values = 1 + _on_voxels_of(image, jacobian - 1, grid, alignment)
-    facts = {"Quantity": "Jacobian determinant of the deformation; 2 where the source was shrunk to half its volume"}
-    _save(values, image, source, facts, path.with_name(path.name.replace(SUFFIX, JACOBIAN_SUFFIX)))
+    quantity = "Jacobian determinant of the deformation; 2 where the source was shrunk to half its volume"
+    facts = _sources(source, root) | {"Quantity": quantity}
+    _save(values, image, facts, path.with_name(path.name.replace(SUFFIX, JACOBIAN_SUFFIX)))
 
 
-def _subject(name: str, count: collections.Counter[str]) -> str:
-    label = _label(name)
-    alone = label and count[label] == 1
-    return f"sub-{label}" if alone else f"sub-{label}{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def _stem(subject: str, session: str) -> tuple[str, str]:
-    if not session:
-        return subject, subject
-    visit = f"ses-{_label(session.removeprefix('ses-'))}"
-    return f"{subject}/{visit}", f"{subject}_{visit}"
-
-
-def _label(text: str) -> str:
-    return re.sub("[^A-Za-z0-9]", "", text)
+def _sources(source: pathlib.Path, root: pathlib.Path | None) -> dict[str, Any]:
+    """What the sidecar says of where a volume comes from: paths as they are written, no links followed."""
+    relative = source.name if root is None else pathlib.Path(os.path.relpath(source, root)).as_posix()
+    return {"Sources": [source.name if relative.startswith("../") else relative]}
 
 
 def _read_with_tissue(source: pathlib.Path, grid: Grid, alignment: np.ndarray | None):
@@ -157,15 +157,13 @@ def _intensities(tissue: Tissue) -> dict[str, Any]:
     }
 
 
-def _save(
-    values: np.ndarray, like: nibabel.Nifti1Image, source: pathlib.Path, facts: dict[str, Any], path: pathlib.Path
-) -> None:
+def _save(values: np.ndarray, like: nibabel.Nifti1Image, facts: dict[str, Any], path: pathlib.Path) -> None:
     image = nibabel.Nifti1Image(values.astype(np.float32), like.affine)
     image.set_sform(*like.get_sform(coded=True))
     image.set_qform(*like.get_qform(coded=True))
     image.header.set_xyzt_units("mm")
     write_atomically(path, lambda temporary: nibabel.save(image, temporary))
-    sidecar = json.dumps({"Sources": [source.name]} | facts, indent=2)
+    sidecar = json.dumps(facts, indent=2)
     write_text(path.with_name(path.name.removesuffix(".nii.gz") + ".json"), sidecar + "\n")
 
 

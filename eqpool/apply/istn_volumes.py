@@ -1,7 +1,7 @@
 """What an ISTN makes of volumes, as files: S2T, and where an STN acts the Jacobian of its deformation."""
 
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -64,8 +64,8 @@ def write_harmonised(
     total: int,
     sites: np.ndarray,
     sources: list[pathlib.Path],
-    participant_id: list[str],
-    session: list[str],
+    root: pathlib.Path,
+    names: Sequence[str],
     simulated: bool,
 ) -> list[int]:
     """Writes every scan's S2T under `output`/derivatives/eqpool, on its input's voxels and in its units.
@@ -79,7 +79,8 @@ def write_harmonised(
       harmonise: by `make_harmonise`.
       scans: some or all rows of the table, taken a few at a time; `total` of them.
       sites: (N,) index of each row's site.
-      sources, participant_id, session: of all rows of the table.
+      sources: the image of each row of the table; `root` is their data set.
+      names: (N,) of all rows, by `eqpool.data.scan_names`.
       simulated: whether the networks were trained on simulated images, which the description says.
 
     Returns:
@@ -89,7 +90,7 @@ def write_harmonised(
       InputError: an output is an input, or cannot be written.
     """
     grid, squash = named_grid(config.data.grid), config.data.squash
-    paths = derivative_paths(output / FOLDER, participant_id, session)
+    paths = derivative_paths(output / FOLDER, names)
     check_not_inputs(paths, sources)
     form = "change" if config.istn.shape == "none" else "decoded"
     origin = ", by networks trained on SIMULATED images" if simulated else ""
@@ -99,11 +100,11 @@ def write_harmonised(
         scan, harmonised = made
         source, path, image = sources[scan.row], paths[scan.row], to_z_scores(harmonised.image, squash)
         if form == "change":
-            write_change(source, image - to_z_scores(scan.volume, squash), grid, path, scan.alignment)
+            write_change(source, image - to_z_scores(scan.volume, squash), grid, path, scan.alignment, root=root)
         else:
-            write_decoded(source, image, grid, path, scan.alignment)
+            write_decoded(source, image, grid, path, scan.alignment, root=root)
         if harmonised.jacobian is not None:
-            write_jacobian(source, harmonised.jacobian, grid, path, scan.alignment)
+            write_jacobian(source, harmonised.jacobian, grid, path, scan.alignment, root=root)
         return scan.row
 
     stream = ((scan, harmonise(scan.volume, int(sites[scan.row]))) for scan in scans)

@@ -13,6 +13,7 @@ from eqpool.apply.trained import ModelFacts, selected_variables
 from eqpool.config import RunConfig
 from eqpool.data.grids import named_grid
 from eqpool.data.participants import ID_COLUMN, ParticipantsTable, sessions, who
+from eqpool.data.scan_names import scan_names
 from eqpool.data.store import Preparation, PreparedScan, preparing
 from eqpool.errors import InputError
 from eqpool.files import write_arrays
@@ -40,10 +41,11 @@ def transform_by_istn(
     config: RunConfig,
     table: ParticipantsTable,
     sources: list[pathlib.Path],
+    root: pathlib.Path,
     output: pathlib.Path,
     say: Callable[[str], None],
 ) -> pd.DataFrame:
-    """Writes S2T of every row, whose images are `sources`, as `eqpool.apply.istn_volumes.write_harmonised` does.
+    """Writes S2T of every row, of `sources` in `root`, as `eqpool.apply.istn_volumes.write_harmonised` does.
 
     Of the first few `output`/images/examples.npz holds what was done to them, step by step.
     Between two sites the ISTN does not ask which one a scan is of; of more sites it has to be told.
@@ -77,8 +79,8 @@ def transform_by_istn(
             len(sources),
             sites,
             sources,
-            table.frame[ID_COLUMN].tolist(),
-            sessions(table),
+            root,
+            scan_names(table.frame[ID_COLUMN].tolist(), sessions(table), list(map(str, sources))),
             facts.simulated,
         )
     rows = [scan.row for scan in shown]

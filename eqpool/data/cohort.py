@@ -65,6 +65,8 @@ class Cohort:
       calibration: of a table's features, which `inputs` have gone through; None where they have not.
       findings: what the pre-flight check found in the features when they were read.
       image_path: (N,) str, the file of each volume; (0,) for tables and digits.
+      image_root: the folder of the data set that they belong to; "" for tables and digits.
+      scan_name: (N,) str, what derivatives of each volume are called, by `eqpool.data.scan_names`; (0,) as above.
       mask_overlap: (N,) float64, Dice coefficient of each volume's non-zero voxels and the template's brain mask; (0,)
         where there are no volumes.
       session: (N,) str, "" where a table tells no sessions apart; (0,) for digits and published tables.
@@ -95,6 +97,8 @@ class Cohort:
     calibration: SiteCalibration | None = None
     findings: tuple[Finding, ...] = ()
     image_path: np.ndarray = dataclasses.field(default_factory=_no_names)
+    image_root: str = ""
+    scan_name: np.ndarray = dataclasses.field(default_factory=_no_names)
     mask_overlap: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
     session: np.ndarray = dataclasses.field(default_factory=_no_names)
     alignment: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 4, 4)))

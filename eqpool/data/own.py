@@ -25,6 +25,7 @@ from eqpool.data.participants import (
     select_features,
     sessions,
 )
+from eqpool.data.scan_names import scan_names
 from eqpool.data.splits import assign_splits, balanced_strata
 from eqpool.data.store import Preparation, prepare_volumes
 from eqpool.data.tables import fit_encoding
@@ -42,11 +43,11 @@ def load_participants(
       InputError: one line naming file, row and column; see `participants`, `images`, `volumes` and `checks`.
     """
     path = pathlib.Path(config.participants).expanduser()
-    table, cohort = _read_design(config, simulated)
+    whole, table, cohort = _read_design(config, simulated)
     check_cohort(cohort, str(path), site_column=config.site_column)  # before hours of volumes
     if config.features:
         return _with_features(cohort, table, config)
-    cohort = _with_volumes(cohort, table, config, cache_dir, progress)
+    cohort = _with_volumes(cohort, whole, table, config, cache_dir, progress)
     check_cohort(cohort, str(path), site_column=config.site_column)
     return cohort
 
@@ -60,21 +61,22 @@ def load_design(config: DataConfig) -> Cohort:
     Raises:
       InputError: one line naming file, row and column.
     """
-    table, cohort = _read_design(config, simulated=False)
+    _, table, cohort = _read_design(config, simulated=False)
     if not config.features:
         return cohort
     frame = _feature_frame(table, config)
     return dataclasses.replace(cohort, findings=_findings(frame, cohort))
 
 
-def _read_design(config: DataConfig, simulated: bool) -> tuple[ParticipantsTable, Cohort]:
+def _read_design(config: DataConfig, simulated: bool) -> tuple[ParticipantsTable, ParticipantsTable, Cohort]:
+    """The whole table, its rows that have every covariate, and these as a cohort."""
     _check_roles(config)
     nuisances = split_names(config.nuisances)
-    table = read_participants(pathlib.Path(config.participants).expanduser())
+    whole = read_participants(pathlib.Path(config.participants).expanduser())
     for name in _roles(config):
-        table.require(name, "config.data")
-    check_duplicates(table)
-    table, values, names, notes = _with_covariates(table, config)
+        whole.require(name, "config.data")
+    check_duplicates(whole)
+    table, values, names, notes = _with_covariates(whole, config)
     site, site_names = parse_classes(table.frame[config.site_column])
     target, classes = _target(table, config)
     nuisance, levels = read_nuisances(table, nuisances) if nuisances else (None, ())
@@ -100,7 +102,7 @@ def _read_design(config: DataConfig, simulated: bool) -> tuple[ParticipantsTable
         described_names=described,
         session=np.array(sessions(table), dtype=np.str_),
     )
-    return table, dataclasses.replace(cohort, notes=(*notes, *_missing_notes(cohort, config)))
+    return whole, table, dataclasses.replace(cohort, notes=(*notes, *_missing_notes(cohort, config)))
 
 
 def _target(table: ParticipantsTable, config: DataConfig) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -235,8 +237,21 @@ def _feature_notes(frame: pd.DataFrame) -> list[str]:
     return notes
 
 
+def _scan_names(whole: ParticipantsTable, table: ParticipantsTable, images: list[pathlib.Path]) -> np.ndarray:
+    """(N,) of the rows of `table`; by the whole table, so that a row that is left out does not change another's name.
+
+    Of a row that is not read the file is known where a `path` column names it; elsewhere no two rows share a name.
+    """
+    here = np.flatnonzero(np.isin(whole.line, table.line))
+    files = whole.frame["path"].tolist() if "path" in whole.frame else [""] * len(whole.frame)
+    for row, image in zip(here, images, strict=True):
+        files[row] = str(image)
+    return np.array(scan_names(whole.frame[ID_COLUMN].tolist(), sessions(whole), files))[here]
+
+
 def _with_volumes(
     cohort: Cohort,
+    whole: ParticipantsTable,
     table: ParticipantsTable,
     config: DataConfig,
     cache_dir: pathlib.Path,
@@ -261,6 +276,8 @@ def _with_volumes(
         grid=grid,
         notes=(*cohort.notes, *prepared.notes),
         image_path=np.array([str(path) for path in images])[kept],
+        image_root=str(root),
+        scan_name=_scan_names(whole, table, images)[kept],
         mask_overlap=prepared.overlap,
         alignment=prepared.alignment,
     )

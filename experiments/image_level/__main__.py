@@ -97,7 +97,7 @@ def write_tables(cohort: Cohort, reference: int, istn: pathlib.Path, folder: pat
       InputError: a scan of the other site without a harmonised volume.
     """
     frame = pooled_table(cohort).assign(path=[str(pathlib.Path(path).absolute()) for path in cohort.image_path])
-    made = derivative_paths(istn / FOLDER, cohort.participant_id.tolist(), cohort.session.tolist())
+    made = derivative_paths(istn / FOLDER, cohort.scan_name.tolist())
     other = (cohort.site >= 0) & (cohort.site != reference)  # who is of no known site has been left as they are
     missing = [path for path, is_other in zip(made, other, strict=True) if is_other and not path.is_file()]
     if missing:

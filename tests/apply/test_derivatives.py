@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import nibabel
 import numpy as np
@@ -20,6 +21,7 @@ from eqpool.apply.derivatives import (
     write_map,
 )
 from eqpool.data.grids import named_grid
+from eqpool.data.scan_names import scan_names
 from eqpool.data.volumes import lay_on_grid, read_volume
 from eqpool.errors import InputError
 
@@ -37,6 +39,9 @@ def change() -> np.ndarray:
 def save(path: pathlib.Path, values: np.ndarray, affine: np.ndarray = GRID.affine) -> pathlib.Path:
     nibabel.save(nibabel.Nifti1Image(values, affine), path)
     return path
+
+
+IN_BIDS = [f"sub-9/anat/sub-9_{rest}T1w.nii.gz" for rest in ("run-1_", "run-02_", "acq-a_run-1_", "rec-n_acq-a_", "")]
 
 
 @pytest.mark.parametrize(
@@ -64,8 +69,68 @@ def save(path: pathlib.Path, values: np.ndarray, affine: np.ndarray = GRID.affin
     ],
 )
 def test_names_are_those_of_bids(tmp_path, names, sessions, expected):
-    paths = derivative_paths(tmp_path, names, sessions)
+    paths = derivative_paths(tmp_path, scan_names(names, sessions, [""] * len(names)))
     assert paths == [tmp_path / f"{path}_desc-harmonized_T1w.nii.gz" for path in expected]
+
+
+@pytest.mark.parametrize(
+    ("session", "file", "expected"),
+    [
+        ("", "sub-9_run-2_T1w.nii.gz", "anat/sub-1_run-2"),  # whose scan it is stands in the table
+        ("", "x/sub-9_ses-b_acq-mprage_rec-norm_run-02_T1w.nii", "ses-b/anat/sub-1_ses-b_acq-mprage_rec-norm_run-02"),
+        ("2", "sub-9_ses-b_T1w.nii.gz", "ses-2/anat/sub-1_ses-2"),  # and so does which visit
+        ("", "sub-9_rec-n_ce-g_acq-a_desc-brain_T1w.nii.gz", "anat/sub-1_acq-a_ce-g_rec-n"),
+        ("", "sub-9_run-2_T2w.nii.gz", "anat/sub-1"),  # none of BIDS's names of a T1w
+        ("", "scan_run-2_T1w.nii.gz", "anat/sub-1"),
+        ("", "sub-9_run-x_T1w.nii.gz", "anat/sub-1"),
+        ("--", "scan.nii.gz", "ses-d8156bae/anat/sub-1_ses-d8156bae"),
+        ("--", "sub-9_ses-b_T1w.nii.gz", "ses-d8156bae/anat/sub-1_ses-d8156bae"),
+    ],
+)
+def test_what_the_table_does_not_say_is_in_the_sources_name(session, file, expected):
+    assert scan_names(["1"], [session], [file]) == [f"sub-1/{expected}"]
+
+
+def test_only_scans_that_would_share_a_name_are_numbered_and_by_numbers_that_no_source_has():
+    stem = "sub-9/anat/sub-9"
+    own = [f"{stem}_{rest}" for rest in ("run-1", "run-02", "acq-a_run-1", "acq-a_rec-n")] + [stem]
+    assert scan_names(["9"] * 5, [""] * 5, IN_BIDS) == own
+    assert scan_names(["9"] * 5, [""] * 5, IN_BIDS[::-1]) == own[::-1]
+    files = ["a.nii", *IN_BIDS[:3], "b.nii", "other/sub-9_acq-a_run-1_T1w.nii.gz"]
+    runs = ["_run-3", "_run-1", "_run-02", "_acq-a_run-1", "_run-4", "_acq-a_run-2"]
+    assert scan_names(["9"] * 6, [""] * 6, files) == [f"{stem}{run}" for run in runs]
+
+
+def test_names_are_never_shared():
+    """Whatever a table says: any mixture of few people, sessions and files."""
+    random = np.random.default_rng(0)
+    files = ["", "a.nii", *IN_BIDS, "sub-9_run-2_T1w.nii.gz", "sub-9_ses-a_T1w.nii.gz", "sub-9_ses-a_run-1_T1w.nii.gz"]
+    for _ in range(200):
+        rows = [random.choice(few, 12).tolist() for few in (["1", "a.b", "ab", "."], ["", "a", "a-", "-", "1"], files)]
+        names = scan_names(*rows)
+        assert len(set(names)) == 12 and all(re.fullmatch("[A-Za-z0-9_/-]+", name) for name in names)
+        assert all("ses-_" not in name and "ses-/" not in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("root", "expected"),
+    [
+        ("study", "sub-1/anat/in.nii.gz"),
+        ("study/../study/./sub-1", "anat/in.nii.gz"),
+        ("elsewhere", "in.nii.gz"),
+        ("study/sub-1/anat/in", "in.nii.gz"),
+        (None, "in.nii.gz"),
+    ],
+)
+def test_the_source_is_named_as_it_stands_in_its_data_set(tmp_path, monkeypatch, root, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study" / "sub-1" / "anat").mkdir(parents=True)
+    source = save(tmp_path / "study" / "sub-1" / "anat" / "in.nii.gz", brain())
+    out = pathlib.Path("sub-1_desc-harmonized_T1w.nii.gz")
+    for writing in (write_change, write_decoded, write_jacobian):
+        writing(source, change(), GRID, out, root=None if root is None else pathlib.Path(root))
+    for name in ("T1w", "jacobian"):
+        assert json.loads((tmp_path / f"sub-1_desc-harmonized_{name}.json").read_text())["Sources"] == [expected]
 
 
 def test_the_input_plus_the_change_in_its_own_units(tmp_path):

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -322,6 +323,25 @@ def test_a_brain_that_alignment_left_astray_is_not_recommended_alignment(tmp_pat
         prepare_volumes(paths, Preparation(GRID, align=align), tmp_path / align).notes for align in ("affine", "none")
     )
     assert not as_they_are and "their alignment failed" in aligned[0] and "config.data.align" not in aligned[0]
+
+
+def test_a_row_that_is_left_out_changes_no_other_rows_name(tmp_path):
+    """Two scans of everybody, told apart by nothing but their order; one lacks its age, another is no image."""
+    folder, lines = tmp_path / "own", ["participant_id\tpath\tsite\tage\tdx"]
+    for i in range(12):
+        for scan in "ab":
+            path = save(folder / "images" / f"{i}{scan}.nii.gz", i)
+            age = "n/a" if (i, scan) == (0, "a") else 60 + i
+            lines.append(f"sub-{i:02d}\timages/{path.name}\t{'AB'[i % 2]}\t{age}\t{('x', 'y')[i // 2 % 2]}")
+    (folder / "participants.tsv").write_text("\n".join(lines))
+    (folder / "images" / "1a.nii.gz").write_bytes(b"none")
+    config = DataConfig(participants=str(folder / "participants.tsv"), grid="24x28x24", on_bad_volume="skip")
+    cohort = load_cohort(config, tmp_path / "cache")
+    assert cohort.image_root == str(folder) and len(cohort.scan_name) == 22
+    for name, path in zip(cohort.scan_name, cohort.image_path, strict=True):
+        number, scan = re.fullmatch(r".*/(\d+)([ab])\.nii\.gz", path).groups()
+        subject = f"sub-{int(number):02d}"
+        assert name == f"{subject}/anat/{subject}_run-{'ab'.index(scan) + 1}"
 
 
 def test_a_missing_image_names_row_and_file(tmp_path):
