@@ -41,7 +41,7 @@ class ParticipantsTable:
         """ "participants.tsv, line 3 (sub-1, ses-2), column age": the start of a message."""
         name = self.frame[ID_COLUMN].iloc[row] if ID_COLUMN in self.frame else ""
         visit = session_column(self)
-        session = self.frame[visit].iloc[row].removeprefix("ses-") if visit else ""
+        session = self.frame[visit].iloc[row].removeprefix("ses-")[:LONGEST_NAME] if visit else ""
         participant = f" ({name}{f', ses-{session}' if session else ''})" if name else ""
         return f"{self.path}, line {self.line[row]}{participant}" + (f", column {column}" if column else "")
 
