@@ -42,6 +42,7 @@ from eqpool.files import read_arrays, write_atomically
 from eqpool.run import use_compilation_cache
 
 HARMONISED = ("change", "decoded", "none")
+OF_A_RUN = ("config.json", "model.json", "results.json")  # what no output of this command holds
 TABLE_BATCH = 4096
 Say = Callable[[str], None]
 
@@ -61,7 +62,7 @@ def transform(
     Args:
       folder: of a finished run.
       participants: a table with participant_id, and for a run on a table its feature columns.
-      output: created where needed; nothing of the input is written over.
+      output: created where needed; nothing of the input is written over, and nothing of a run.
       root: where the images are; by default the folder of `participants`.
       outside_root: "allow" where paths in the table may lead out of `root`, whatever the run's config says of its own.
       harmonised: "change", "decoded" or "none"; by default as in the run's config.output.harmonised.
@@ -73,6 +74,7 @@ def transform(
     config = read_config(folder)
     if not (folder / "results.json").is_file():
         raise InputError(f"--workdir={folder}: results.json not found; expected the folder of a finished run")
+    check_output(folder, output)
     use_compilation_cache(config, folder)
     table = read_participants(participants)
     check_duplicates(table)
@@ -100,6 +102,24 @@ def transform(
         embeddings = _transform_volumes(trained, table, images(), image_root, output, harmonised, say)
     _write_tsv(output / "embeddings.tsv", embeddings)
     return embeddings
+
+
+def check_output(folder: pathlib.Path, output: pathlib.Path) -> None:
+    """Whether `output` leaves alone what runs have written: embeddings, figures and harmonised volumes have one name.
+
+    Raises:
+      InputError: it is a work directory, or lies in the derivatives of the run in `folder`.
+    """
+    place = output.resolve()  # `new/..` is the folder of `new`, before there is a `new` too
+    there = [name for name in OF_A_RUN if (place / name).exists()]
+    if there:
+        raise InputError(
+            f"--output={output}: a work directory ({there[0]} is there), expected another folder; what a run wrote is "
+            "never written over"
+        )
+    derivatives = folder / FOLDER.parts[0]
+    if place.is_relative_to(derivatives.resolve()):
+        raise InputError(f"--output={output}: in {derivatives}, the run's own; expected another folder")
 
 
 def _draw_steps(output: pathlib.Path) -> None:

@@ -14,8 +14,9 @@ from eqpool.apply.trained import load_trained, read_config, selected_variables
 from eqpool.config import DataConfig
 from eqpool.data.pipeline import load_cohort
 from eqpool.data.volumes import prepare_volume
+from eqpool.errors import InputError
 from eqpool.train.stage_one import make_stage_one
-from eqpool.transform import main, transform
+from eqpool.transform import check_output, main, transform
 from tests.conftest import tiny_config, train_quickly
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -158,6 +159,36 @@ def test_bad_input_is_one_line(spoil, expected, trained_volumes, newcomers, tmp_
 def test_a_folder_that_is_no_run(tmp_path, newcomers, capsys):
     assert main([f"--workdir={tmp_path / 'none'}", f"--participants={newcomers}", f"--output={tmp_path}"]) == 2
     assert "config.json" in capsys.readouterr().err
+
+
+def contents(folder: pathlib.Path) -> dict[pathlib.Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("", "a work directory (config.json is there), expected another folder"),
+        ("figures/..", "a work directory"),
+        ("derivatives", "the run's own; expected another folder"),
+        ("derivatives/eqpool/new", "the run's own"),
+    ],
+)
+def test_a_run_is_not_written_over(place, expected, trained_volumes, newcomers, capsys):
+    before = contents(trained_volumes)
+    arguments = [f"--workdir={trained_volumes}", f"--participants={newcomers}"]
+    assert main([*arguments, f"--output={trained_volumes / place}"]) == 2
+    error = capsys.readouterr().err
+    assert expected in error and error.count("\n") == 1
+    assert contents(trained_volumes) == before
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.json", "results.json"])
+def test_another_run_is_not_written_over_either(name, trained_volumes, tmp_path):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(InputError, match=f"a work directory \\({name} is there\\)"):
+        check_output(trained_volumes, tmp_path)
+    check_output(trained_volumes, trained_volumes / "new")  # a folder of its own, though in the work directory
 
 
 @pytest.fixture(scope="module")
