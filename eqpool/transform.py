@@ -2,7 +2,8 @@
 
 Applies a finished run to new participants, volumes or tables as the run had. Writes embeddings.tsv (participant_id,
 site, what is predicted, l_*, phi_*) and, where the method decodes, the harmonised data: volumes under
-derivatives/eqpool, or harmonised.tsv. Needs neither site nor target nor covariates: the networks see the image alone.
+derivatives/eqpool, or harmonised.tsv. Volumes that cannot be used stop it, or under --on_bad_volume=skip are left out
+and listed in left_out.tsv. Needs neither site nor target nor covariates: the networks see the image alone.
 A site that the run was not trained on is told, not refused.
 
 A run of config.method = istn has no latent: it writes S2T (`eqpool.apply.trained_istn`), in place of embeddings.tsv
@@ -10,9 +11,11 @@ written.tsv, and figures/transformations.png, which shows step by step what was 
 """
 
 import functools
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import numpy as np
 import pandas as pd
@@ -21,9 +24,10 @@ from eqpool import __version__
 from eqpool.apply.decoding import Pooled, pool_volumes, volume_writer
 from eqpool.apply.derivatives import FOLDER, check_not_inputs, derivative_paths, write_description
 from eqpool.apply.trained import ModelFacts, Outputs, TrainedRun, load_trained, read_config
-from eqpool.apply.trained_istn import transform_by_istn
+from eqpool.apply.trained_istn import Prepare, transform_by_istn
 from eqpool.commandline import complain, make_parser
 from eqpool.config import RunConfig
+from eqpool.data.grids import named_grid
 from eqpool.data.images import find_images
 from eqpool.data.participants import (
     ID_COLUMN,
@@ -35,7 +39,7 @@ from eqpool.data.participants import (
     who,
 )
 from eqpool.data.scan_names import scan_names
-from eqpool.data.store import Preparation, PreparedScan, in_parallel, preparing
+from eqpool.data.store import Preparation, PreparedScan, alignments_folder, in_parallel, preparing
 from eqpool.data.tables import FeatureEncoding, NumberColumn
 from eqpool.errors import InputError
 from eqpool.files import read_arrays, write_atomically
@@ -43,6 +47,7 @@ from eqpool.run import use_compilation_cache
 
 HARMONISED = ("change", "decoded", "none")
 OF_A_RUN = ("config.json", "model.json", "results.json")  # what no output of this command holds
+WRITTEN = ("embeddings.tsv", "harmonised.tsv", "written.tsv", "left_out.tsv")
 TABLE_BATCH = 4096
 Say = Callable[[str], None]
 
@@ -55,6 +60,7 @@ def transform(
     root: pathlib.Path | None = None,
     outside_root: str = "refuse",
     harmonised: str | None = None,
+    on_bad_volume: str | None = None,
     say: Say = print,
 ) -> pd.DataFrame:
     """Applies the run in `folder` to every row of `participants`; returns what embeddings.tsv holds.
@@ -66,6 +72,7 @@ def transform(
       root: where the images are; by default the folder of `participants`.
       outside_root: "allow" where paths in the table may lead out of `root`, whatever the run's config says of its own.
       harmonised: "change", "decoded" or "none"; by default as in the run's config.output.harmonised.
+      on_bad_volume: "stop", or "skip" to leave bad volumes out; by default as in the run's config.data.on_bad_volume.
       say: gets a line for each thing worth knowing.
 
     Raises:
@@ -75,33 +82,61 @@ def transform(
     if not (folder / "results.json").is_file():
         raise InputError(f"--workdir={folder}: results.json not found; expected the folder of a finished run")
     check_output(folder, output)
-    use_compilation_cache(config, folder)
+    cache = use_compilation_cache(config, folder)
     table = read_participants(participants)
     check_duplicates(table)
 
     image_root = root or participants.parent
-
-    def images() -> list[pathlib.Path]:
-        return find_images(table, image_root, outside_root=outside_root)
-
-    check_not_inputs([output / name for name in ("embeddings.tsv", "harmonised.tsv", "written.tsv")], [participants])
-    for note in _notes(config, ModelFacts.read(folder), table):
+    facts, data = ModelFacts.read(folder), config.data
+    on_volumes = len(facts.input_shape) == 3
+    check_not_inputs([output / name for name in WRITTEN], [participants])
+    for note in _notes(config, facts, table):
         say(note)
+    if on_bad_volume is not None and not on_volumes:
+        raise InputError(
+            f"--on_bad_volume={on_bad_volume}: the run is on {facts.dataset}, not on volumes; leave it out"
+        )
+    sources = find_images(table, image_root, outside_root=outside_root) if on_volumes else []
+    left_out: dict[int, str] = {}
+
+    def prepare() -> AbstractContextManager[Iterator[PreparedScan]]:
+        preparation = Preparation(named_grid(data.grid), data.squash, data.align, _alignments(cache))
+        how = on_bad_volume or data.on_bad_volume
+        return preparing(sources, preparation, table.labels, how, data.workers, say, left_out.__setitem__)
+
     if config.method == "istn":
         if harmonised is not None:
             raise InputError(f"--harmonised={harmonised}: an ISTN has one form, which its shape decides; leave it out")
-        written = transform_by_istn(folder, config, table, images(), image_root, output, say)
+        written = transform_by_istn(folder, config, table, sources, image_root, output, prepare)
+        _write_left_out(output, table, left_out, say)
         _write_tsv(output / "written.tsv", written)
         _draw_steps(output)
         return written
     trained = load_trained(folder)
     harmonised = (harmonised or config.output.harmonised) if trained.decode else "none"
-    if trained.grid is None:
-        embeddings = _transform_table(trained, table, output, harmonised, say)
+    if on_volumes:
+        embeddings = _transform_volumes(trained, table, sources, image_root, output, harmonised, prepare)
+        _write_left_out(output, table, left_out, say)
     else:
-        embeddings = _transform_volumes(trained, table, images(), image_root, output, harmonised, say)
+        embeddings = _transform_table(trained, table, output, harmonised, say)
     _write_tsv(output / "embeddings.tsv", embeddings)
     return embeddings
+
+
+def _write_left_out(output: pathlib.Path, table: ParticipantsTable, reasons: dict[int, str], say: Say) -> None:
+    """left_out.tsv: who, and the reason; also where there are none, so that none of a former call stay behind."""
+    rows = sorted(reasons)
+    left_out = pd.DataFrame(who(table.take(np.array(rows, np.int64))))
+    _write_tsv(output / "left_out.tsv", left_out.assign(reason=[reasons[row] for row in rows]))
+    if rows:
+        say(f"{len(rows)} of {len(table.frame)} volumes left out: {output / 'left_out.tsv'} says why")
+
+
+def _alignments(cache: pathlib.Path) -> pathlib.Path | None:
+    """Where the run kept what registration found; None where it may be kept no longer, as in another user's folder."""
+    folder = alignments_folder(cache)
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    return folder if os.access(there, os.W_OK) else None
 
 
 def check_output(folder: pathlib.Path, output: pathlib.Path) -> None:
@@ -155,11 +190,9 @@ def _transform_volumes(
     root: pathlib.Path,
     output: pathlib.Path,
     harmonised: str,
-    say: Say,
+    prepare: Prepare,
 ) -> pd.DataFrame:
     """Prepares, encodes, decodes and writes volume by volume."""
-    data, grid = trained.config.data, trained.grid
-    assert grid is not None
     write: Callable[[Pooled], None] = lambda pooled: None  # noqa: E731
     alignments: dict[int, np.ndarray | None] = {}
     if harmonised != "none":
@@ -178,13 +211,12 @@ def _transform_volumes(
         write(pooled)
         return pooled.row, pooled.outputs
 
-    preparation = Preparation(grid, data.squash, data.align)
     with (
-        preparing(sources, preparation, table.labels, data.on_bad_volume, data.workers, say) as prepared,
+        prepare() as prepared,
         in_parallel(
             work,
             pool_volumes(trained, volumes(prepared)),
-            workers=data.workers,
+            workers=trained.config.data.workers,
             progress=True,
             label="Transforming",
             total=len(sources),
@@ -285,6 +317,9 @@ def main(arguments: list[str]) -> int:
         "--outside_root", choices=("refuse", "allow"), default="refuse", help="paths in the table that leave the root"
     )
     parser.add_argument("--harmonised", choices=HARMONISED, help="default: as the run's config.output.harmonised")
+    parser.add_argument(
+        "--on_bad_volume", choices=("stop", "skip"), help="default: as the run's config.data.on_bad_volume"
+    )
     options = parser.parse_args(arguments)
     try:
         embeddings = transform(
@@ -294,6 +329,7 @@ def main(arguments: list[str]) -> int:
             root=options.root,
             outside_root=options.outside_root,
             harmonised=options.harmonised,
+            on_bad_volume=options.on_bad_volume,
         )
     except InputError as error:
         return complain(error)

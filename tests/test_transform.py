@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import nibabel
 import numpy as np
@@ -161,6 +162,38 @@ def test_a_folder_that_is_no_run(tmp_path, newcomers, capsys):
     assert "config.json" in capsys.readouterr().err
 
 
+def test_a_bad_volume_is_left_out_by_request_and_listed(trained_volumes, newcomers, tmp_path, capsys):
+    arguments = [f"--workdir={trained_volumes}", f"--participants={newcomers}", f"--output={tmp_path / 'out'}"]
+    assert main(arguments) == 0
+    whole = pd.read_csv(tmp_path / "out" / "embeddings.tsv", sep="\t")
+    assert (tmp_path / "out" / "left_out.tsv").read_text() == "participant_id\treason\n"
+    (newcomers.parent / "1.nii.gz").write_bytes(b"no image")
+    assert main(arguments) == 2  # the run's own setting
+    capsys.readouterr()
+    assert main([*arguments, "--on_bad_volume=skip"]) == 0
+    assert "1 of 3 volumes left out: " in capsys.readouterr().out
+    made = pd.read_csv(tmp_path / "out" / "embeddings.tsv", sep="\t")
+    pd.testing.assert_frame_equal(made, whole.drop(index=1).reset_index(drop=True))
+    left_out = pd.read_csv(tmp_path / "out" / "left_out.tsv", sep="\t")
+    assert list(left_out["participant_id"]) == ["new1"] and "1.nii.gz: not a readable image" in left_out["reason"][0]
+
+
+def test_what_registration_found_is_kept_in_the_cache_of_the_run(trained_volumes, newcomers, tmp_path, monkeypatch):
+    found: list[object] = []
+    monkeypatch.setattr("eqpool.data.alignment.align_to_template", lambda image: found.append(image) or np.eye(4))
+    run = tmp_path / "run"
+    shutil.copytree(trained_volumes, run, ignore=shutil.ignore_patterns("derivatives"))
+    config = json.loads((run / "config.json").read_text()) | {"cache_dir": str(tmp_path / "cache")}
+    (run / "config.json").write_text(json.dumps(config | {"data": config["data"] | {"align": "affine"}}))
+    for output in ("first", "second"):
+        transform(run, newcomers, tmp_path / output, harmonised="none")
+        assert len(found) == 3
+    assert len(list((tmp_path / "cache" / "volumes" / "alignments").glob("*.json"))) == 3
+    monkeypatch.setattr("eqpool.transform.os.access", lambda *_: False)  # as where the run is another user's
+    transform(run, newcomers, tmp_path / "third", harmonised="none")
+    assert len(found) == 6
+
+
 def contents(folder: pathlib.Path) -> dict[pathlib.Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -258,6 +291,12 @@ def test_a_calibrated_table_is_calibrated_again_for_new_rows(trained_table, tmp_
         return abs(table["thick_a"][even].mean() - table["thick_a"][~even].mean())
 
     assert gap(after) < 0.6 * gap(before)
+
+
+def test_a_table_has_no_volumes_to_leave_out(trained_table, tmp_path, capsys):
+    arguments = [f"--workdir={trained_table / 'run'}", f"--participants={trained_table / 'participants.tsv'}"]
+    assert main([*arguments, f"--output={tmp_path / 'out'}", "--on_bad_volume=skip"]) == 2
+    assert "--on_bad_volume=skip: the run is on participants, not on volumes" in capsys.readouterr().err
 
 
 def test_a_table_without_one_of_the_features_names_it(trained_table, tmp_path, capsys):

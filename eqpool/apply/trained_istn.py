@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 
 import jax
 import numpy as np
@@ -11,16 +12,17 @@ from eqpool.apply.istn_steps import EXAMPLES, istn_steps
 from eqpool.apply.istn_volumes import make_harmonise, write_harmonised
 from eqpool.apply.trained import ModelFacts, selected_variables
 from eqpool.config import RunConfig
-from eqpool.data.grids import named_grid
 from eqpool.data.participants import ID_COLUMN, ParticipantsTable, sessions, who
 from eqpool.data.scan_names import scan_names
-from eqpool.data.store import Preparation, PreparedScan, preparing
+from eqpool.data.store import PreparedScan
 from eqpool.errors import InputError
 from eqpool.files import write_arrays
 from eqpool.train.istn import make_istn
 from eqpool.train.pairs import make_game_optimizer
 from eqpool.train.state import Variables
 from eqpool.train.task import make_task
+
+Prepare = Callable[[], AbstractContextManager[Iterator[PreparedScan]]]
 
 
 def load_istn(folder: pathlib.Path, config: RunConfig, facts: ModelFacts) -> Variables:
@@ -43,9 +45,11 @@ def transform_by_istn(
     sources: list[pathlib.Path],
     root: pathlib.Path,
     output: pathlib.Path,
-    say: Callable[[str], None],
+    prepare: Prepare,
 ) -> pd.DataFrame:
     """Writes S2T of every row, of `sources` in `root`, as `eqpool.apply.istn_volumes.write_harmonised` does.
+
+    `prepare` gives what `eqpool.data.store.preparing` makes of them; rows that it leaves out are not written.
 
     Of the first few `output`/images/examples.npz holds what was done to them, step by step.
     Between two sites the ISTN does not ask which one a scan is of; of more sites it has to be told.
@@ -60,8 +64,7 @@ def transform_by_istn(
     if len(facts.input_shape) != 3:
         raise InputError(f"the run was trained on {facts.dataset}, expected one on volumes")
     sites = _sites(table, config.data.site_column, facts.site_names)
-    preparation = Preparation(named_grid(config.data.grid), config.data.squash, config.data.align)
-    data, num_sites, variables = config.data, len(facts.site_names), load_istn(folder, config, facts)
+    num_sites, variables = len(facts.site_names), load_istn(folder, config, facts)
     shown: list[PreparedScan] = []
 
     def noting_the_first(scans: Iterable[PreparedScan]) -> Iterator[PreparedScan]:
@@ -70,7 +73,7 @@ def transform_by_istn(
                 shown.append(scan)
             yield scan
 
-    with preparing(sources, preparation, table.labels, data.on_bad_volume, data.workers, say) as prepared:
+    with prepare() as prepared:
         kept = write_harmonised(
             output,
             config,

@@ -139,7 +139,7 @@ def prepare_volumes(
     paths = [pathlib.Path(path) for path in paths]
     labels = labels or [""] * len(paths)
     folder = pathlib.Path(cache_dir) / "volumes"
-    preparation = dataclasses.replace(preparation, alignments=folder / "alignments")
+    preparation = dataclasses.replace(preparation, alignments=alignments_folder(cache_dir))
     shards = _shards(paths, preparation, folder / "shards")
     # Under "stop" a shard that holds a bad volume is not kept: the file may be mended before the next call.
     stop = on_bad_volume == "stop"
@@ -165,6 +165,11 @@ def prepare_volumes(
     )
 
 
+def alignments_folder(cache_dir: pathlib.Path) -> pathlib.Path:
+    """Where a cache keeps what registration found of every volume that went through it."""
+    return pathlib.Path(cache_dir) / "volumes" / "alignments"
+
+
 class PreparedScan(NamedTuple):
     """A volume that is used at once: its row, `grid.shape` float32, (4, 4) from its millimetres to the template's."""
 
@@ -181,11 +186,12 @@ def preparing(
     on_bad_volume: str,
     workers: int,
     say: Callable[[str], None],
+    leave_out: Callable[[int, str], None] = lambda row, reason: None,
 ) -> Iterator[Iterator[PreparedScan]]:
     """Within it: every volume as `prepare_volumes` would keep it, in order, a few at a time, kept nowhere.
 
-    Under `on_bad_volume` "skip" `say` gets a line for each that is left out, and in the end one on those that overlap
-    the brain mask badly.
+    Under `on_bad_volume` "skip" `say` gets a line for each that is left out, `leave_out` its row and the reason; in the
+    end `say` gets one on those that overlap the brain mask badly.
 
     Raises:
       BadVolumeError: a bad volume, under "stop".
@@ -204,6 +210,7 @@ def preparing(
             elif on_bad_volume == "stop":
                 raise BadVolumeError(_said(labels[row], str(result)))
             else:
+                leave_out(row, str(result))
                 say(f"left out: {_said(labels[row], str(result))}")
         if not count:
             raise InputError(f"none of {len(paths)} volumes can be used; the last: {_said(labels[-1], str(result))}")

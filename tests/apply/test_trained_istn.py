@@ -110,3 +110,15 @@ def test_of_more_than_two_sites_it_has_to_know_which(istn, tmp_path, capsys):
     error = capsys.readouterr().err
     assert 'line 3 (new1), column site: "Toshiba", expected one of site1, site2, site3' in error
     assert error.count("\n") == 1
+
+
+def test_a_bad_scan_is_left_out_by_request_and_listed(istn, tmp_path):
+    folder, _, cohort = istn
+    table = newcomers(cohort, tmp_path, ("site1", "site1", "site2"))
+    (tmp_path / "1.nii.gz").write_bytes(b"no image")
+    arguments = [f"--workdir={folder}", f"--participants={table}", f"--output={tmp_path / 'out'}"]
+    assert main(arguments) == 2 and not (tmp_path / "out" / "written.tsv").exists()
+    assert main([*arguments, "--on_bad_volume=skip"]) == 0
+    assert (tmp_path / "out" / "written.tsv").read_text() == "participant_id\tsite\nnew0\tsite1\nnew2\tsite2\n"
+    (line,) = (tmp_path / "out" / "left_out.tsv").read_text().splitlines()[1:]
+    assert line.startswith("new1\t") and "1.nii.gz" in line

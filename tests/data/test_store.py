@@ -386,3 +386,12 @@ def test_scans_used_at_once_are_told_apart_too(tmp_path, paths):
     with store.preparing(paths, PREPARATION, [""] * 6, "stop", 1, said.append) as scans:
         assert len(list(scans)) == 6
     assert len(said) == 1 and said[0].startswith("1 volumes overlap") and "1.nii.gz 0." in said[0]
+
+
+def test_who_uses_scans_at_once_learns_which_were_left_out_and_why(paths):
+    paths[1].write_bytes(b"no image")
+    reasons: dict[int, str] = {}
+    said: list[str] = []
+    with store.preparing(paths, PREPARATION, ["x"] * 6, "skip", 1, said.append, reasons.__setitem__) as scans:
+        assert [scan.row for scan in scans] == [0, 2, 3, 4, 5]
+    assert list(reasons) == [1] and said[0] == f"left out: x: {reasons[1]}"
