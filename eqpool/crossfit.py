@@ -49,25 +49,25 @@ def cross_fitted_decodes(config: RunConfig, cohort: Cohort, folder: pathlib.Path
       folds: K, at least 2.
 
     Raises:
-      InputError: what a stopped call left there was made of another cohort, whose folds and rows are others.
+      InputError: what a stopped call left there was made of another cohort, whose folds and rows are others, or by
+        another config.
     """
     assert cohort.grid is not None
+    parts = [folder / f"fold-{number + 1}" for number in range(folds)]
     _claim(folder, data_hash(cohort))
-    fold = deal_folds(config, cohort, folds)
-    path = folder / "decodes.npy"
-    shape = (3, len(fold), int(cohort.grid.mask.sum()))
-    if not path.exists():
-        files.write_atomically(path, lambda part: files.allocate_array(part, shape).flush())
-    decodes = np.lib.format.open_memmap(path, mode="r+")
-    for number in track(range(folds), "Folds", unit="fold", leave=True):
-        part = folder / f"fold-{number + 1}"
+    for part in parts:  # all of them, and those that are decoded too, before hours of training
         with workdir.locked(part):
-            if not (part / "decoded.json").exists():
+            workdir.claim(part, config)
+    fold = deal_folds(config, cohort, folds)
+    decodes = _open_decodes(folder / "decodes.npy", (3, len(fold), int(cohort.grid.mask.sum())), parts)
+    for number, part in enumerate(track(parts, "Folds", unit="fold", leave=True)):
+        with workdir.locked(part):
+            if not (part / workdir.DECODED).exists():
                 held_out = _hold_out(cohort, fold, number, config)
                 _train(config, held_out, part)
                 _decode(held_out, part, decodes)
                 decodes.flush()
-                files.write_json(part / "decoded.json", {"volumes": int((fold == number).sum())})
+                files.write_json(part / workdir.DECODED, {"volumes": int((fold == number).sum())})
     return Decodes(decodes, fold)
 
 
@@ -81,6 +81,15 @@ def _claim(folder: pathlib.Path, fingerprint: str) -> None:
     if workdir.is_of_other_data(folder, fingerprint):
         raise InputError(f"{folder}: made with other data; remove it, and the folds are trained again")
     files.write_json(folder / workdir.DATA_FILE, {"data_hash": fingerprint})
+
+
+def _open_decodes(path: pathlib.Path, shape: tuple[int, ...], parts: list[pathlib.Path]) -> np.memmap:
+    """The memory map to write decodes into; where it is made anew, it is of zeros and no fold has been decoded yet."""
+    if not path.exists():
+        for part in parts:
+            (part / workdir.DECODED).unlink(missing_ok=True)
+        files.write_atomically(path, lambda made: files.allocate_array(made, shape).flush())
+    return np.lib.format.open_memmap(path, mode="r+")
 
 
 def _hold_out(cohort: Cohort, fold: np.ndarray, number: int, config: RunConfig) -> Cohort:
@@ -100,7 +109,6 @@ def _hold_out(cohort: Cohort, fold: np.ndarray, number: int, config: RunConfig) 
 
 
 def _train(config: RunConfig, cohort: Cohort, folder: pathlib.Path) -> None:
-    workdir.claim(folder, config)
     scaling = Scaling.fit(cohort)
     ModelFacts.of(cohort, scaling).write(folder)
     train(Session.start(config, folder, cohort.participant_id), cohort, scaling)

@@ -17,8 +17,10 @@ NEUTRAL_KEYS = ("cache_dir", "checkpoint_every_epochs", "devices", "tensorboard"
 
 DATA_FILE = "data.json"  # the hash of the data that a folder was made from
 
+DECODED = "decoded.json"  # of a fold of cross-fitted decodes, which stand in the folder above it (eqpool.crossfit)
+
 # What training writes first, and last; without them a work directory holds nothing that a config made.
-COMPUTED = ("metrics.jsonl", "checkpoints", "results.json")
+COMPUTED = ("metrics.jsonl", "checkpoints", "results.json", DECODED)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import nibabel
 import numpy as np
@@ -152,6 +153,31 @@ def test_decodes_of_other_data_are_not_taken(mapped):
     older = dataclasses.replace(cohort, covariates=cohort.covariates + 1)
     with pytest.raises(InputError, match="2: made with other data; remove it"):
         cross_fitted_decodes(tiny_config(folder), older, folder / "folds" / "2", 2)
+
+
+def copy_of_folds(mapped, tmp_path) -> pathlib.Path:
+    return shutil.copytree(mapped[0] / "folds" / "2", tmp_path / "folds" / "2")
+
+
+@pytest.mark.parametrize("kept", ["everything", "decodes alone"])
+def test_decodes_by_another_config_are_not_taken(kept, mapped, tmp_path, monkeypatch):
+    monkeypatch.setattr("eqpool.crossfit.train", lambda *_: pytest.fail("trained before it was refused"))
+    folder, config = copy_of_folds(mapped, tmp_path), tiny_config(mapped[0])
+    if kept == "decodes alone":
+        shutil.rmtree(folder / "fold-1")  # what the first fold would be trained anew for
+        shutil.rmtree(folder / "fold-2" / "checkpoints")
+        (folder / "fold-2" / "metrics.jsonl").unlink()
+    other = dataclasses.replace(config, stage_two=dataclasses.replace(config.stage_two, epochs=3))
+    with pytest.raises(InputError, match=r"was made with another config: config.stage_two.epochs \(2 there, 3 now\)$"):
+        cross_fitted_decodes(other, mapped[1], folder, 2)
+
+
+def test_decodes_that_are_gone_are_made_again(mapped, tmp_path):
+    """From the folds' checkpoints, which are whole: not zeros, which maps would be made of."""
+    folder = copy_of_folds(mapped, tmp_path)
+    (folder / "decodes.npy").unlink()
+    made = cross_fitted_decodes(tiny_config(mapped[0]), mapped[1], folder, 2)
+    np.testing.assert_allclose(made.values, np.load(mapped[0] / "folds" / "2" / "decodes.npy"), rtol=1e-4, atol=1e-5)
 
 
 def test_maps_are_of_the_data_that_the_run_was_of(mapped, tmp_path):
