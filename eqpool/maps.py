@@ -8,6 +8,7 @@ where it stopped; training takes K times as long as the run itself.
 import pathlib
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -98,15 +99,18 @@ def contrast_name(cohort: Cohort) -> str:
     return "-".join(cohort.target_classes) or cohort.target_name
 
 
-def form_tiles(decodes: Decodes, form: str, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """(R, T) tiles of the brain's voxels in one of `FORMS`, read from the memory map as they are asked for."""
+def form_tiles(decodes: Decodes, form: str, rows: np.ndarray, voxels: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """(R, T) tiles of the brain's voxels in one of `FORMS`, read from the memory map as they are asked for.
+
+    `voxels` (V,) bool chooses some of them; None: all.
+    """
     weights, count, width = FORMS[form], decodes.values.shape[2], tile_width(len(rows))
     for start in track(range(0, count, width), f"Testing {form}", unit="tile"):
         tile = np.zeros((len(rows), min(width, count - start)))
         for weight, values in zip(weights, decodes.values, strict=True):
             if weight:
                 tile += weight * values[:, start : start + width][rows]
-        yield tile
+        yield tile if voxels is None else tile[:, voxels[start : start + width]]
 
 
 def first_scans(cohort: Cohort, rows: np.ndarray) -> np.ndarray:
@@ -193,8 +197,7 @@ def _gain(cohort: Cohort, decodes: Decodes, truth: Truth) -> Facts:
     """What pooling has added to the truly affected voxels that are found, with its interval over people."""
     rows, contrast, nuisance = _t_design(cohort, decodes.fold)
     judged, affected = truth
-    voxels = decodes.values[:, rows][:, :, judged].astype(np.float64)
-    before, after = (np.tensordot(FORMS[form], voxels, axes=1) for form in ("before", "after"))
+    before, after = (partial(form_tiles, decodes, form, rows, judged) for form in ("before", "after"))
     return detection_gain(before, after, contrast, nuisance, affected)
 
 

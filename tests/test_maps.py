@@ -17,7 +17,8 @@ from eqpool.crossfit import Decodes, cross_fitted_decodes, deal_folds
 from eqpool.data.pipeline import load_cohort
 from eqpool.data.simulated import effect_path
 from eqpool.errors import InputError
-from eqpool.maps import FORMS, check_contrast, describe_maps, first_scans, main, make_maps, map_form
+from eqpool.evaluate.recovery import detection_gain, is_unaffected
+from eqpool.maps import FORMS, _gain, _truth, check_contrast, describe_maps, first_scans, main, make_maps, map_form
 from eqpool.report.brain_maps import FORM_TITLES, draw_share_maps, draw_t_maps
 from eqpool.train.stage_one import make_stage_one
 from tests.conftest import quickly_compiled, tiny_config
@@ -97,6 +98,31 @@ def test_the_truth_is_measured_against(mapped):
         assert values["truth_voxels"] == int((truth[cohort.grid.mask] > 0).sum()) and values["unaffected_voxels"] > 0
         assert 0 <= values["sensitivity_at_matched_rate"] <= 1 and values["recovery_error"] > 0
     assert "SIMULATED" in describe_maps(facts)
+
+
+def test_the_gain_is_that_of_the_judged_voxels_at_once(mapped, monkeypatch):
+    """However the memory map is cut into tiles."""
+    folder, cohort, facts = mapped
+    decodes = Decodes(np.load(folder / "folds" / "2" / "decodes.npy"), deal_folds(tiny_config(folder), cohort, 2))
+    effect, mask = (
+        np.abs(nibabel.load(effect_path(pathlib.Path(cohort.image_path[0]), name)).get_fdata()[cohort.grid.mask])
+        for name in ("disease_effect", "disease_mask")
+    )
+    judged = (mask > 0.5) | is_unaffected(effect)
+    assert 0 < judged.sum() < len(judged)
+    rows = first_scans(cohort, np.flatnonzero(cohort.target_known))
+    nuisance = np.column_stack([cohort.covariates[rows], decodes.fold[rows]]).astype(float)
+    whole = {
+        form: np.tensordot(FORMS[form], decodes.values[:, rows][:, :, judged].astype(float), axes=1) for form in FORMS
+    }
+    expected = detection_gain(
+        lambda: [whole["before"]], lambda: [whole["after"]], (cohort.target[rows] == 0).astype(float), nuisance,
+        mask[judged] > 0.5,
+    )  # fmt: skip
+    monkeypatch.setattr("eqpool.maps.tile_width", lambda count: 100)
+    for found in (facts, _gain(cohort, decodes, _truth(cohort))):
+        for name, value in expected.items():
+            assert found[name] == pytest.approx(value, abs=1e-12)
 
 
 def test_the_input_form_does_not_depend_on_the_networks(mapped):

@@ -1,6 +1,6 @@
 """Scores of predictions, and 95% intervals over subjects: bootstrap for means, jackknife for means over pairs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy.stats import t as student_t
@@ -25,16 +25,22 @@ def bootstrap_interval(
       seed: of the draws.
       subject: (num_rows,) whose each row is; None: each is of its own.
     """
+    return percentile_interval(
+        np.asarray([score(rows) for rows in bootstrap_draws(num_rows, bootstraps, seed, subject)])
+    )
+
+
+def bootstrap_draws(
+    num_rows: int, bootstraps: int, seed: int, subject: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """The row indices of each draw of `bootstrap_interval`, whose arguments it takes."""
     generator = np.random.default_rng(seed)
     of_row = _subject_of_row(num_rows, subject)
     by_subject, count = np.argsort(of_row, kind="stable"), np.bincount(of_row)
     rows = np.split(by_subject, np.cumsum(count)[:-1])
-
-    def draw() -> np.ndarray:
+    for _ in range(bootstraps):
         drawn = generator.integers(0, len(count), len(count))
-        return drawn if len(count) == num_rows else np.concatenate([rows[one] for one in drawn])
-
-    return percentile_interval(np.asarray([score(draw()) for _ in range(bootstraps)]))
+        yield drawn if len(count) == num_rows else np.concatenate([rows[one] for one in drawn])
 
 
 def number_subjects(subject: np.ndarray) -> np.ndarray | None:

@@ -1,8 +1,12 @@
+from functools import partial
+
 import numpy as np
 import pytest
 from sklearn.metrics import recall_score, roc_curve
 
+from eqpool.evaluate.intervals import bootstrap_interval
 from eqpool.evaluate.recovery import detection_gain, detection_scores, is_unaffected, matched_detection
+from eqpool.evaluate.statistics import is_estimable, t_map
 
 RANDOM = np.random.default_rng(0)
 TRUTH = RANDOM.uniform(size=500) < 0.2
@@ -35,7 +39,40 @@ def test_a_gain_is_seen_where_noise_was_removed_and_not_where_nothing_was_done()
     ill, age = (np.arange(80) % 2).astype(float), random.normal(size=(80, 1))
     clean = 0.5 * ill[:, None] * truth + 0.3 * age + random.normal(size=(80, 300))
     noisy = clean + 2.0 * random.normal(size=clean.shape)
-    better = detection_gain(noisy, clean, ill, age, truth, bootstraps=40)
+    better = detection_gain(lambda: [noisy], lambda: [clean], ill, age, truth, bootstraps=40)
     assert better["sensitivity_gain"] > 0.1 and better["sensitivity_gain_interval"][0] > 0
-    same = detection_gain(clean, clean, ill, age, truth, bootstraps=5)
+    same = detection_gain(lambda: [clean], lambda: [clean], ill, age, truth, bootstraps=5)
     assert same == {"sensitivity_gain": 0.0, "sensitivity_gain_interval": (0.0, 0.0)}
+
+
+def direct_gain(before, after, of_interest, nuisance, truth, bootstraps):
+    """`detection_gain` as it reads: whole maps of whole volumes, draw by draw."""
+
+    def gain(rows):
+        design = of_interest[rows], nuisance[rows]
+        if not is_estimable(design[0][:, None], design[1]):
+            return np.nan
+        scores = [matched_detection(np.abs(t_map([form[rows]], *design).t), truth) for form in (before, after)]
+        return scores[1]["sensitivity_at_matched_rate"] - scores[0]["sensitivity_at_matched_rate"]
+
+    return {
+        "sensitivity_gain": gain(np.arange(len(before))),
+        "sensitivity_gain_interval": bootstrap_interval(gain, len(before), bootstraps, 0),
+    }
+
+
+@pytest.mark.parametrize("people", [60, 7])  # of seven a draw may hold no ill one, and has no map
+@pytest.mark.parametrize("strengths", [1, 1000, 2**25])  # one draw at once, a few, all
+def test_tiles_find_what_whole_volumes_do(people, strengths, monkeypatch):
+    monkeypatch.setattr("eqpool.evaluate.recovery.STRENGTHS", strengths)
+    random = np.random.default_rng(2)
+    truth = random.uniform(size=211) < 0.3
+    ill, age = (np.arange(people) % 3 == 0).astype(float), random.normal(size=(people, 1))
+    after = 0.8 * ill[:, None] * truth + random.normal(size=(people, 211))
+    after[:, 5] = 0.0  # a voxel that is constant
+    before = after + random.normal(size=after.shape)
+    tiles = [partial(np.array_split, form, [50, 50, 130], axis=1) for form in (before, after)]  # one of no voxel
+    found = detection_gain(*tiles, ill, age, truth, bootstraps=30)
+    expected = direct_gain(before, after, ill, age, truth, 30)
+    assert found["sensitivity_gain"] == pytest.approx(expected["sensitivity_gain"], abs=1e-12)
+    assert found["sensitivity_gain_interval"] == pytest.approx(expected["sensitivity_gain_interval"], abs=1e-12)
