@@ -2,11 +2,19 @@
 
 import argparse
 import difflib
+import errno
 import os
+import pathlib
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
-from eqpool.errors import InputError, check_is_path
+from eqpool.errors import InputError, Stopped, check_is_path
+
+# Full, read-only, over the quota, not permitted, too large: the user's to mend, and no bug.
+DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EFBIG)
+
+GOES_ON = "goes on from the last checkpoint"  # what a command that trains does again
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,6 +52,32 @@ def complain(message: object, code: int = 2) -> int:
     """Says on stderr in one line why a command stops; returns its exit code, 2 for bad input."""
     print(f"eqpool: {message}", file=sys.stderr)
     return code
+
+
+def attempt(work: Callable[[], object], folder: pathlib.Path, again: str) -> int:
+    """Does the work of a command and returns its exit code; where it ends early, one line on stderr says why.
+
+    The code is 0, or 2 for bad input and a full disk, 130 for control-C, and that of `eqpool.errors.Stopped`. Any other
+    exception is a bug, and goes on up.
+
+    Args:
+      work: takes and returns nothing.
+      folder: that it writes in, for errors that name no file.
+      again: what the same command does after control-C, such as "goes on from the last checkpoint".
+    """
+    try:
+        work()
+    except InputError as error:
+        return complain(error)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        return complain(f"{error.filename or folder}: {error.strerror}; nothing that was finished is lost")
+    except Stopped as error:
+        return complain(f"{error}{error.advice}", error.exit_code)
+    except KeyboardInterrupt:
+        return complain(f"interrupted; the same command {again}", 130)
+    return 0
 
 
 def show(text: str) -> None:

@@ -1,4 +1,4 @@
-"""The one exception for bad input: its text is the single line a user reads before exit code 2."""
+"""The exceptions that a command tells in one line: bad input, with exit code 2, and work that was stopped."""
 
 import re
 
@@ -18,6 +18,17 @@ class InputError(ValueError):
         if len(line) > LONGEST_LINE:
             line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
         super().__init__(line.encode("utf-8", "backslashreplace").decode())  # a lone surrogate cannot be printed
+
+
+class Stopped(RuntimeError):
+    """Work that ended before it was done, by no bug; the message says why.
+
+    Attributes:
+      exit_code: of the command that did the work.
+      advice: what ends the line that the command says.
+    """
+
+    exit_code, advice = 1, ""
 
 
 def check_is_path(text: str) -> None:

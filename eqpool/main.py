@@ -10,7 +10,6 @@ Exit code 0 on success, 2 with one line on stderr for bad config, bad input or a
 
 import ast
 import difflib
-import errno
 import pathlib
 import shlex
 import sys
@@ -20,13 +19,10 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from eqpool.checked_config import from_config_dict
-from eqpool.commandline import complain, show
+from eqpool.commandline import GOES_ON, attempt, complain, show
 from eqpool.config import default_config
 from eqpool.errors import InputError, check_is_path
 from eqpool.shipped import config_folder, find_config
-
-# Full, read-only, over the quota, not permitted, too large: the user's to mend, and no bug.
-DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EFBIG)
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, such as configs/adni.py[:paper].")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Train together with the processes of other hosts.")
@@ -54,31 +50,20 @@ def main(arguments: list[str]) -> int:
         from eqpool.files import leave_to_another
         from eqpool.parallel import join_processes
         from eqpool.run import dry_run, run
-        from eqpool.train.loop import Preempted, TrainingDiverged
 
         first = join_processes() if _DISTRIBUTED.value else True
         if not first:
             leave_to_another(workdir)
     except InputError as error:
         return complain(error)
-    try:
+
+    def work() -> None:
         if _DRY_RUN.value:
             dry_run(config, workdir)
         else:
             run(config, workdir, quiet=not first, command=shlex.join(["python", "-m", "eqpool.main", *arguments]))
-    except InputError as error:
-        return complain(error)
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        return complain(f"{error.filename or workdir}: {error.strerror}; nothing that was finished is lost")
-    except TrainingDiverged as error:
-        return complain(error, 1)
-    except Preempted as error:
-        return complain(f"{error}; the same command goes on from there", 143)
-    except KeyboardInterrupt:
-        return complain("interrupted; the same command goes on from the last checkpoint", 130)
-    return 0
+
+    return attempt(work, workdir, GOES_ON)
 
 
 def _parse(arguments: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from eqpool import files, workdir
 from eqpool.apply.derivatives import read_map, write_map
 from eqpool.apply.trained import read_config
-from eqpool.commandline import complain, make_parser
+from eqpool.commandline import GOES_ON, attempt, make_parser
 from eqpool.config import RunConfig
 from eqpool.crossfit import Decodes, cross_fitted_decodes, deal_folds
 from eqpool.data.cohort import Cohort
@@ -243,20 +243,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder of a run on volumes")
     parser.add_argument("--folds", type=int, default=3, help="how many parts, and runs; default 3")
     options = parser.parse_args(arguments)
-    from eqpool.train.loop import Preempted, TrainingDiverged
 
-    try:
-        facts = make_maps(options.workdir, options.folds)
-    except InputError as error:
-        return complain(error)
-    except (TrainingDiverged, Preempted) as error:
-        return complain(error, 1 if isinstance(error, TrainingDiverged) else 143)
-    print(describe_maps(facts))
-    if (options.workdir / "results.json").exists():
-        from eqpool.report.page import write_report
+    def work() -> None:
+        print(describe_maps(make_maps(options.workdir, options.folds)))
+        if (options.workdir / "results.json").exists():
+            from eqpool.report.page import write_report
 
-        print(write_report(options.workdir))
-    return 0
+            print(write_report(options.workdir))
+
+    return attempt(work, options.workdir, GOES_ON)
 
 
 def describe_maps(facts: Facts) -> str:

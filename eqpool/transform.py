@@ -25,7 +25,7 @@ from eqpool.apply.decoding import Pooled, pool_volumes, volume_writer
 from eqpool.apply.derivatives import FOLDER, check_not_inputs, derivative_paths, write_description
 from eqpool.apply.trained import ModelFacts, Outputs, TrainedRun, load_trained, read_config
 from eqpool.apply.trained_istn import Prepare, transform_by_istn
-from eqpool.commandline import complain, make_parser
+from eqpool.commandline import attempt, make_parser
 from eqpool.config import RunConfig
 from eqpool.data.grids import named_grid
 from eqpool.data.images import find_images
@@ -321,7 +321,8 @@ def main(arguments: list[str]) -> int:
         "--on_bad_volume", choices=("stop", "skip"), help="default: as the run's config.data.on_bad_volume"
     )
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         embeddings = transform(
             options.workdir,
             options.participants,
@@ -331,10 +332,9 @@ def main(arguments: list[str]) -> int:
             harmonised=options.harmonised,
             on_bad_volume=options.on_bad_volume,
         )
-    except InputError as error:
-        return complain(error)
-    print(f"{options.output}: {len(embeddings)} rows")
-    return 0
+        print(f"{options.output}: {len(embeddings)} rows")
+
+    return attempt(work, options.output, "writes every file again")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,15 @@
 """Every module that is a command says what it does, with an example, and takes its typing errors in one line."""
 
+import errno
 import pathlib
 import runpy
 import sys
 
 import pytest
+
+from eqpool.commandline import attempt
+from eqpool.errors import InputError
+from eqpool.train.loop import Preempted, TrainingDiverged
 
 # Other tests import these modules; here they run once more, as `python -m` runs them.
 pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
@@ -57,3 +62,57 @@ def test_a_typing_error_is_one_line_and_exit_code_two(arguments, expected, capsy
     assert run_command("eqpool.maps", *arguments) == 2
     said = capsys.readouterr().err
     assert said.startswith("eqpool: ") and expected in said and said.count("\n") == 1
+
+
+def stopping(error: BaseException):
+    def stop(*_, **__):
+        raise error
+
+    return stop
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "expected"),
+    [
+        (InputError("x.tsv: empty"), 2, "x.tsv: empty"),
+        (OSError(errno.ENOSPC, "No space", "a.nii"), 2, "a.nii: No space; nothing that was finished is lost"),
+        (OSError(errno.EDQUOT, "Over quota"), 2, "runs/x: Over quota; nothing that was finished is lost"),
+        (TrainingDiverged("step 3"), 1, "step 3"),
+        (Preempted("stopped"), 143, "stopped; the same command goes on from there"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command starts again"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_why_work_ended_early_is_one_line(error, code, expected, capsys):
+    assert attempt(stopping(error), pathlib.Path("runs/x"), "starts again") == code
+    assert capsys.readouterr().err == f"eqpool: {expected}\n"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), KeyError("split")], ids=["disk", "key"])
+def test_a_bug_is_not_hidden(error):
+    with pytest.raises(type(error)):
+        attempt(stopping(error), pathlib.Path("runs/x"), "starts again")
+    assert attempt(lambda: None, pathlib.Path("runs/x"), "starts again") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "work", "again"),
+    [
+        ("eqpool.maps", "workdir", "eqpool.apply.trained.read_config", "goes on from the last checkpoint"),
+        (
+            "eqpool.transform", "workdir participants output", "eqpool.apply.trained.read_config",
+            "writes every file again",
+        ),
+        ("eqpool.report", "workdir", "eqpool.report.page.write_report", "draws every figure again"),
+    ],
+)  # fmt: skip
+def test_control_c_and_a_full_disk_are_one_line_of_every_command(
+    name, flags, work, again, tmp_path, monkeypatch, capsys
+):
+    arguments = [f"--{flag}={tmp_path}" for flag in flags.split()]
+    monkeypatch.setattr(work, stopping(KeyboardInterrupt()))
+    assert run_command(name, *arguments) == 130
+    assert capsys.readouterr().err == f"eqpool: interrupted; the same command {again}\n"
+    monkeypatch.setattr(work, stopping(OSError(errno.ENOSPC, "No space")))
+    assert run_command(name, *arguments) == 2
+    assert capsys.readouterr().err == f"eqpool: {tmp_path}: No space; nothing that was finished is lost\n"

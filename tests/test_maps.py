@@ -167,6 +167,19 @@ def test_a_second_call_trains_nothing(mapped, monkeypatch):
     assert make_maps(folder, folds=2) == facts
 
 
+def test_a_report_that_cannot_be_written_is_one_line_too(mapped, monkeypatch, capsys, tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    monkeypatch.setattr("eqpool.maps.make_maps", lambda *_: mapped[2])
+
+    def stop(_):
+        raise InputError("report.html: cannot be written")
+
+    monkeypatch.setattr("eqpool.report.page.write_report", stop)
+    assert main([f"--workdir={tmp_path}"]) == 2
+    said = capsys.readouterr()
+    assert said.err == "eqpool: report.html: cannot be written\n" and said.out.startswith("AD-Control")
+
+
 def test_a_person_with_several_visits_counts_once(mapped):
     _, cohort, facts = mapped
     visits = dataclasses.replace(cohort, participant_id=np.array(["b", "a", "b", "c", "a", "d"] + ["e"] * 100)[:18])

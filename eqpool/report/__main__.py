@@ -8,8 +8,7 @@ With --compare a table sets runs on the same data, such as those of the baseline
 import pathlib
 import sys
 
-from eqpool.commandline import complain, make_parser
-from eqpool.errors import InputError
+from eqpool.commandline import attempt, make_parser
 from eqpool.report.page import write_report
 
 
@@ -19,12 +18,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder of a finished run")
     parser.add_argument("--compare", type=pathlib.Path, nargs="*", default=[], help="folders of runs on the same data")
     options = parser.parse_args(arguments)
-    try:
-        path = write_report(options.workdir, options.compare)
-    except InputError as error:
-        return complain(error)
-    print(path)
-    return 0
+
+    def work() -> None:
+        print(write_report(options.workdir, options.compare))
+
+    return attempt(work, options.workdir, "draws every figure again")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from eqpool.files import read_arrays, read_json
 from eqpool.report.brain_maps import read_maps
 
 MOST_SPREADS = 6  # panels, unless more columns than that are described
+WHO = ("participant_id", "split", "site")  # the first columns of every table of a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +137,7 @@ def read_workfolder(folder: pathlib.Path) -> WorkFolder:
     """Reads a finished run.
 
     Raises:
-      InputError: naming the file that is missing.
+      InputError: naming the file that is missing, or lacks a column.
     """
     names = ("config.json", "results.json")
     embeddings, examples = folder / "embeddings.tsv", folder / "images" / "examples.npz"
@@ -144,16 +145,17 @@ def read_workfolder(folder: pathlib.Path) -> WorkFolder:
         if not (folder / name).is_file():
             raise InputError(f"--workdir={folder}: {name} not found; expected the folder of a finished run")
     config, results = (read_json(folder / name) for name in names)
-    facts = folder / "model.json"
+    model = folder / "model.json"
+    facts = read_json(model) if model.is_file() else {}  # a run of before has none
     log = folder / "metrics.jsonl"  # a run of no epochs has none
     return WorkFolder(
         folder=folder,
         config=config,
         results=results,
-        facts=read_json(facts) if facts.is_file() else {},
+        facts=facts,
         log=pd.read_json(log, lines=True) if log.is_file() else pd.DataFrame(columns=["stage"]),
-        pooled=_table_if_there(folder / "pooled.tsv"),
-        embeddings=_table_if_there(embeddings),
+        pooled=_table_if_there(folder / "pooled.tsv", WHO),
+        embeddings=_table_if_there(embeddings, (*WHO, *facts.get("covariate_names", []), "l_0", "phi_0")),
         examples=_arrays_if_there(examples),
         maps=read_maps(folder),
         tau=_arrays_if_there(folder / "images" / "tau.npz"),
@@ -166,11 +168,21 @@ def _room(described: list[str]) -> int:
     return max(1, MOST_SPREADS - len(described))
 
 
-def _table_if_there(path: pathlib.Path) -> pd.DataFrame | None:
-    """Who, split, site, then numbers; without what some tables alone have and no figure shows."""
+def _table_if_there(path: pathlib.Path, needed: Sequence[str]) -> pd.DataFrame | None:
+    """Who, split, site, then numbers; without what some tables alone have and no figure shows.
+
+    Raises:
+      InputError: it is no table, or lacks a column that is `needed`.
+    """
     if not path.is_file():
         return None
-    table = pd.read_csv(path, sep="\t", keep_default_na=False, na_values=[""])
+    try:
+        table = pd.read_csv(path, sep="\t", keep_default_na=False, na_values=[""])
+    except ValueError as error:  # no line, lines of several lengths, or no text
+        raise InputError(f"{path}: expected a table ({error})") from None
+    for name in needed:
+        if name not in table:
+            raise InputError(f"{path}: no column {name}, expected the table that the run wrote")
     return table.drop(columns=["session_id", "mask_overlap"], errors="ignore")
 
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from eqpool.checkpointing import Checkpoints, NoCheckpoints
+from eqpool.errors import Stopped
 from eqpool.parallel import any_process
 from eqpool.progress import track
 from eqpool.train.faults import BadBatch
@@ -22,12 +23,14 @@ Scalars = dict[str, float]
 RunEpoch = Callable[[TrainState, int], tuple[TrainState, dict, dict]]
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(Stopped):
     """Training broke; the message names stage, epoch, step, terms, the batch's rows and the last good checkpoint."""
 
 
-class Preempted(RuntimeError):
+class Preempted(Stopped):
     """SIGTERM came; the state is saved, and the same command goes on from it."""
+
+    exit_code, advice = 143, "; the same command goes on from there"
 
 
 def fit(

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 
+import pandas as pd
 import pytest
 
 from eqpool.errors import InputError
@@ -119,3 +120,27 @@ def test_runs_on_the_same_data_stand_in_one_table(workdir, tmp_path, capsys, mon
     assert "other data" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"results.json not found"):
         write_report(workdir, [tmp_path / "none"])
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [*(("embeddings.tsv", column) for column in ("split", "site", "age", "l_0", "phi_0")), ("pooled.tsv", "site")],
+)
+def test_a_table_without_a_column_is_named(name, column, workdir, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(workdir, folder)
+    table = pd.read_csv(folder / name, sep="\t").drop(columns=column)
+    table.to_csv(folder / name, sep="\t", index=False)
+    assert main([f"--workdir={folder}"]) == 2
+    expected = f"eqpool: {folder / name}: no column {column}, expected the table that the run wrote\n"
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize("content", [b"", b"a\n1\t2\n3\n1\t2\t3\n", b"\xff\xfe\x00"])
+def test_a_file_that_is_no_table_is_named(content, workdir, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(workdir, folder)
+    (folder / "embeddings.tsv").write_bytes(content)
+    assert main([f"--workdir={folder}"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"eqpool: {folder / 'embeddings.tsv'}: ") and said.count("\n") == 1
