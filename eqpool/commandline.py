@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from eqpool.errors import InputError, Stopped, check_is_path
+from eqpool.errors import InputError, Stopped, check_is_path, to_path
 
 # Full, read-only, over the quota, not permitted, too large: the user's to mend, and no bug.
 DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EFBIG)
@@ -46,6 +46,14 @@ def make_parser(module: str, description: str | None) -> argparse.ArgumentParser
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def path_argument(text: str) -> pathlib.Path:
+    """`eqpool.errors.to_path` as the `type` of a parser's argument."""
+    try:
+        return to_path(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def complain(message: object, code: int = 2) -> int:

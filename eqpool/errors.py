@@ -1,5 +1,6 @@
-"""The exceptions that a command tells in one line: bad input, with exit code 2, and work that was stopped."""
+"""The exceptions that a command tells in one line, bad input and work that was stopped; and what a path may be."""
 
+import pathlib
 import re
 
 LONGEST_LINE = 1500
@@ -29,6 +30,18 @@ class Stopped(RuntimeError):
     """
 
     exit_code, advice = 1, ""
+
+
+def to_path(text: str) -> pathlib.Path:
+    """The path that a user typed, with the home folder for its `~`: a shell leaves that of --workdir=~/run as it is.
+
+    Raises:
+      InputError: `~name` of nobody here.
+    """
+    try:
+        return pathlib.Path(text).expanduser()
+    except RuntimeError:
+        raise InputError(f"{text}: no home folder is known for {pathlib.Path(text).parts[0]}") from None
 
 
 def check_is_path(text: str) -> None:

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict, config_flags
 from eqpool.checked_config import from_config_dict
 from eqpool.commandline import GOES_ON, attempt, complain, show
 from eqpool.config import default_config
-from eqpool.errors import InputError, check_is_path
+from eqpool.errors import InputError, check_is_path, to_path
 from eqpool.shipped import config_folder, find_config
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, such as configs/adni.py[:paper].")
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
             show(_list_configs(config_folder()))
             return 0
         config = from_config_dict(_CONFIG.value)
-        workdir = pathlib.Path(_WORKDIR.value or f"runs/{config.name}")
+        workdir = to_path(_WORKDIR.value or f"runs/{config.name}")
         check_is_path(f"--workdir={_WORKDIR.value}")
         # Imported here: --help and config errors should not wait for the training stack.
         from eqpool.files import leave_to_another

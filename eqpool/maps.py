@@ -16,7 +16,7 @@ import numpy as np
 from eqpool import files, workdir
 from eqpool.apply.derivatives import read_map, write_map
 from eqpool.apply.trained import read_config
-from eqpool.commandline import GOES_ON, attempt, make_parser
+from eqpool.commandline import GOES_ON, attempt, make_parser, path_argument
 from eqpool.config import RunConfig
 from eqpool.crossfit import Decodes, cross_fitted_decodes, deal_folds
 from eqpool.data.cohort import Cohort
@@ -240,7 +240,7 @@ def _contrast(cohort: Cohort) -> np.ndarray:
 def main(arguments: list[str]) -> int:
     """Parses `arguments`, makes the maps and returns the exit code."""
     parser = make_parser("eqpool.maps", __doc__)
-    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder of a run on volumes")
+    parser.add_argument("--workdir", type=path_argument, required=True, help="folder of a run on volumes")
     parser.add_argument("--folds", type=int, default=3, help="how many parts, and runs; default 3")
     options = parser.parse_args(arguments)
 

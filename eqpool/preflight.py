@@ -5,10 +5,9 @@ not; 2 with one line on stderr for bad input and for what cannot be identified, 
 """
 
 import argparse
-import pathlib
 import sys
 
-from eqpool.commandline import complain, make_parser
+from eqpool.commandline import complain, make_parser, path_argument
 from eqpool.config import DataConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.findings import Finding, examine, refuse
@@ -65,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--target", default="", help="a column; without it nothing is said about a target")
     parser.add_argument("--target_type", default="auto", choices=("auto", "classes", "number"))
     parser.add_argument("--features", default="", help="comma-separated columns or glob patterns")
-    parser.add_argument("--json", type=pathlib.Path, help="also write the findings there")
+    parser.add_argument("--json", type=path_argument, help="also write the findings there")
     return parser
 
 

@@ -25,7 +25,7 @@ from eqpool.apply.decoding import Pooled, pool_volumes, volume_writer
 from eqpool.apply.derivatives import FOLDER, check_not_inputs, derivative_paths, write_description
 from eqpool.apply.trained import ModelFacts, Outputs, TrainedRun, load_trained, read_config
 from eqpool.apply.trained_istn import Prepare, transform_by_istn
-from eqpool.commandline import attempt, make_parser
+from eqpool.commandline import attempt, make_parser, path_argument
 from eqpool.config import RunConfig
 from eqpool.data.grids import named_grid
 from eqpool.data.images import find_images
@@ -309,10 +309,10 @@ def _write_tsv(path: pathlib.Path, table: pd.DataFrame) -> None:
 def main(arguments: list[str]) -> int:
     """Parses `arguments`, transforms and returns the exit code."""
     parser = make_parser("eqpool.transform", __doc__)
-    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder of a finished run")
-    parser.add_argument("--participants", type=pathlib.Path, required=True, help="table of the new participants")
-    parser.add_argument("--output", type=pathlib.Path, required=True, help="folder to write to")
-    parser.add_argument("--root", type=pathlib.Path, help="where the images are; default: the table's folder")
+    parser.add_argument("--workdir", type=path_argument, required=True, help="folder of a finished run")
+    parser.add_argument("--participants", type=path_argument, required=True, help="table of the new participants")
+    parser.add_argument("--output", type=path_argument, required=True, help="folder to write to")
+    parser.add_argument("--root", type=path_argument, help="where the images are; default: the table's folder")
     parser.add_argument(
         "--outside_root", choices=("refuse", "allow"), default="refuse", help="paths in the table that leave the root"
     )

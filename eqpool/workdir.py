@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from eqpool.config import RunConfig, differing_keys, to_dict
-from eqpool.errors import InputError
+from eqpool.errors import InputError, to_path
 from eqpool.files import cannot_write, is_left_to_another, read_json, remove_parts, write_json, write_text
 
 # Keys that change where, how often or how many at once, but not what is computed.
@@ -110,7 +110,7 @@ def _has_computed(workdir: pathlib.Path) -> bool:
 
 def cache_folder(config: RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     """Where what several runs share is kept: `config.cache_dir`, or beside the work directory."""
-    return pathlib.Path(config.cache_dir) if config.cache_dir else workdir.parent / "cache"
+    return to_path(config.cache_dir) if config.cache_dir else workdir.parent / "cache"
 
 
 def _filled(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -64,6 +64,18 @@ def test_a_typing_error_is_one_line_and_exit_code_two(arguments, expected, capsy
     assert said.startswith("eqpool: ") and expected in said and said.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["eqpool.maps", "eqpool.transform", "eqpool.report"])
+def test_a_tilde_is_the_home_folder_whatever_the_shell_leaves(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    flags = ["--participants=~/new.tsv", "--output=~/out"] if name == "eqpool.transform" else []
+    assert run_command(name, "--workdir=~/run", *flags) == 2
+    assert str(tmp_path / "run") in capsys.readouterr().err  # which is not there
+    assert run_command(name, "--workdir=~nobody-of-this-name/run", *flags) == 2
+    said = capsys.readouterr().err
+    assert "~nobody-of-this-name/run: no home folder is known for ~nobody-of-this-name" in said
+    assert said.count("\n") == 1
+
+
 def stopping(error: BaseException):
     def stop(*_, **__):
         raise error

@@ -40,6 +40,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
         (["--config=configs/adni.py", "runs/x"], "runs/x: unexpected argument"),
         (["--config=configs/german.py", "--workdir=gs://bucket/x"], "--workdir=gs://bucket/x: an address"),
         (["--config=configs/german.py", "--config.data.raw_dir=/nowhere", "--workdir={tmp}/run"], "/nowhere"),
+        (["--config=configs/german.py", "--workdir=~nobody-of-this-name/x"], "no home folder is known for ~nobody"),
         (["--config=configs/adni.py", "--distributed"], "expected Cloud TPU, SLURM or Open MPI, or JAX_COORDINATOR"),
         (["--config=configs/adni.py", "--config.devices=999", "--workdir={tmp}/run"], "config.devices = 999"),
     ],

@@ -56,6 +56,14 @@ def test_other_data_are_refused_by_row(tmp_path):
     assert (tmp_path / "pooled.tsv").read_text() == pooled
 
 
+def test_a_cache_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert workdir.cache_folder(RunConfig(cache_dir="~/cache"), tmp_path / "run") == tmp_path / "home" / "cache"
+    assert workdir.cache_folder(RunConfig(), tmp_path / "run") == tmp_path / "cache"
+    with pytest.raises(InputError, match="~nobody-of-this-name/x: no home folder is known for ~nobody-of-this-name"):
+        workdir.cache_folder(RunConfig(cache_dir="~nobody-of-this-name/x"), tmp_path / "run")
+
+
 def test_a_path_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"), workdir.locked(tmp_path / "file"):

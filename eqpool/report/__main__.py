@@ -5,18 +5,17 @@ Example: python -m eqpool.report --workdir=runs/adni --compare runs/adni_naive r
 With --compare a table sets runs on the same data, such as those of the baselines, beside it.
 """
 
-import pathlib
 import sys
 
-from eqpool.commandline import attempt, make_parser
+from eqpool.commandline import attempt, make_parser, path_argument
 from eqpool.report.page import write_report
 
 
 def main(arguments: list[str]) -> int:
     """Writes the report of a finished run; returns the exit code."""
     parser = make_parser("eqpool.report", __doc__)
-    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder of a finished run")
-    parser.add_argument("--compare", type=pathlib.Path, nargs="*", default=[], help="folders of runs on the same data")
+    parser.add_argument("--workdir", type=path_argument, required=True, help="folder of a finished run")
+    parser.add_argument("--compare", type=path_argument, nargs="*", default=[], help="folders of runs on the same data")
     options = parser.parse_args(arguments)
 
     def work() -> None:
