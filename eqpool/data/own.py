@@ -29,7 +29,7 @@ from eqpool.data.scan_names import scan_names
 from eqpool.data.splits import assign_splits, balanced_strata
 from eqpool.data.store import Preparation, prepare_volumes
 from eqpool.data.tables import fit_encoding
-from eqpool.errors import InputError
+from eqpool.errors import InputError, to_path
 
 
 def load_participants(
@@ -42,7 +42,7 @@ def load_participants(
     Raises:
       InputError: one line naming file, row and column; see `participants`, `images`, `volumes` and `checks`.
     """
-    path = pathlib.Path(config.participants).expanduser()
+    path = to_path(config.participants)
     whole, table, cohort = _read_design(config, simulated)
     check_cohort(cohort, str(path), site_column=config.site_column)  # before hours of volumes
     if config.features:
@@ -72,7 +72,7 @@ def _read_design(config: DataConfig, simulated: bool) -> tuple[ParticipantsTable
     """The whole table, its rows that have every covariate, and these as a cohort."""
     _check_roles(config)
     nuisances = split_names(config.nuisances)
-    whole = read_participants(pathlib.Path(config.participants).expanduser())
+    whole = read_participants(to_path(config.participants))
     for name in _roles(config):
         whole.require(name, "config.data")
     check_duplicates(whole)
@@ -258,7 +258,7 @@ def _with_volumes(
     progress: bool,
 ) -> Cohort:
     grid = named_grid(config.grid)
-    root = pathlib.Path(config.root).expanduser() if config.root else table.path.parent
+    root = to_path(config.root) if config.root else table.path.parent
     images = find_images(table, root, outside_root=config.outside_root)
     prepared = prepare_volumes(
         images,

@@ -8,7 +8,7 @@ from eqpool.data.batches import count_batches, volume_batches
 from eqpool.data.cohort import Cohort
 from eqpool.data.grids import named_grid
 from eqpool.data.own import load_participants
-from eqpool.errors import InputError
+from eqpool.errors import InputError, to_path
 
 __all__ = ["count_batches", "load_cohort", "volume_batches"]
 
@@ -43,7 +43,7 @@ def _own(config: DataConfig) -> DataConfig:
     """A named cohort is a participants table in `config.raw_dir`, or in the folder of its name there."""
     if config.participants:
         return config
-    folder = pathlib.Path(config.raw_dir).expanduser()
+    folder = to_path(config.raw_dir)
     places = [folder / config.dataset / "participants.tsv", folder / "participants.tsv"]
     found = [path for path in places if config.raw_dir and path.is_file()]
     if not found:

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from eqpool.data.cohort import SPLITS, Cohort
-from eqpool.errors import InputError
+from eqpool.errors import InputError, to_path
 from eqpool.files import read_arrays
 
 _KEYS = ("x", "y", "site", "covariate")
@@ -23,7 +23,7 @@ def load_published(dataset: str, raw_dir: str) -> Cohort:
     Raises:
       InputError: no such file, or an array that is not there.
     """
-    path = pathlib.Path(raw_dir).expanduser() / f"{dataset}.npz"
+    path = to_path(raw_dir) / f"{dataset}.npz"
     if not raw_dir or not path.is_file():
         raise InputError(
             f'{path}: no such file; config.data.split = "published" needs {dataset}.npz in config.data.raw_dir'

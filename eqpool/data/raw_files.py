@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 import zlib
 
-from eqpool.errors import InputError
+from eqpool.errors import InputError, to_path
 from eqpool.files import write_atomically
 
 _UCI = "https://archive.ics.uci.edu/ml/machine-learning-databases"
@@ -42,7 +42,7 @@ def raw_files(names: tuple[str, ...], raw_dir: str, download_dir: pathlib.Path) 
     Raises:
       InputError: a file that is missing, altered or not to be downloaded.
     """
-    folder = pathlib.Path(raw_dir).expanduser() if raw_dir else download_dir
+    folder = to_path(raw_dir) if raw_dir else download_dir
     for name in names:
         if not raw_dir and not (folder / name).is_file():
             write_atomically(folder / name, functools.partial(_download, name))
