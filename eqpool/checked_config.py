@@ -80,14 +80,6 @@ def _check_istn(config: RunConfig) -> None:
         )
     if config.istn.appearance == config.istn.shape == "none":
         raise InputError('config.istn.appearance and config.istn.shape are both "none": expected one of them to act')
-    if config.method == "istn" and config.data.dataset != "morpho_mnist":
-        if not config.data.squash:
-            raise InputError('config.data.squash = False: expected True for method "istn", whose images lie in [-1, 1]')
-        if config.data.balance != "site":
-            raise InputError(
-                f'config.data.balance = "{config.data.balance}": expected "site" for method "istn", or the labels of '
-                "the reference would choose which of its images train it"
-            )
     if config.data.dataset == "morpho_mnist" and config.method != "istn":
         raise InputError(f'config.method = "{config.method}": morpho_mnist has no covariate, expected "istn"')
     if config.data.source_domain == config.data.target_domain:

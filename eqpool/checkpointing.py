@@ -81,7 +81,7 @@ class Checkpoints:
         try:
             self._checkpointer.save_checkpointables(
                 epoch,
-                {"state": state},
+                {"state": _in_use(state)},
                 force=True,
                 custom_metadata={_DIGEST: _digest(state), _VERSION: __version__},
             )
@@ -97,12 +97,13 @@ class Checkpoints:
         Raises:
           DamagedCheckpoint: one line, where the checkpoint is damaged or another version of eqpool wrote it.
         """
-        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
         step = self.epochs()[-1] if epoch is None else epoch
         try:
-            state = self._checkpointer.load_checkpointables(step, {"state": abstract})["state"]
+            saved = self._checkpointer.load_checkpointables(step, {"state": _in_use(shapes)})["state"]
         except Exception as error:  # Orbax raises many kinds, with the whole tree in the message
             raise self._damaged(step, type(error).__name__) from error
+        state = like._replace(**saved) if hasattr(like, "_replace") else saved
         if self._said(step).get(_DIGEST, "") not in ("", _digest(state)):
             raise self._damaged(step, "its arrays are not those that were saved")
         return state
@@ -145,6 +146,13 @@ class Checkpoints:
             return dict(self._checkpointer.checkpointables_metadata(epoch).custom_metadata or {})
         except Exception:
             return {}
+
+
+def _in_use(state: Any) -> Any:
+    """A tuple's fields by name, without empty ones: what a stage does not use is no part of its checkpoints."""
+    if not hasattr(state, "_asdict"):
+        return state
+    return {name: value for name, value in state._asdict().items() if not (isinstance(value, dict) and not value)}
 
 
 def _digest(state: Any) -> str:

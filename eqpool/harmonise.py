@@ -81,7 +81,7 @@ def fit_scaling(config: RunConfig, cohort: Cohort) -> Scaling:
 
 
 def check_images(config: RunConfig, cohort: Cohort) -> None:
-    """Whether the networks of `config` go with a cohort's images and target.
+    """Whether the networks of `config` go with a cohort's images and target, and volumes are scaled and split for them.
 
     Raises:
       InputError: naming the key that does not.
@@ -92,6 +92,13 @@ def check_images(config: RunConfig, cohort: Cohort) -> None:
     if (model == "age_regressor") == bool(cohort.target_classes):
         kind = f"{len(cohort.target_classes)} classes" if cohort.target_classes else "a number"
         raise InputError(f'config.task.model = "{model}": config.data.target = "{cohort.target_name}" is {kind}')
+    if cohort.grid is not None and not config.data.squash:
+        raise InputError('config.data.squash = False: expected True for method "istn", whose images lie in [-1, 1]')
+    if cohort.grid is not None and config.data.balance != "site":
+        raise InputError(
+            f'config.data.balance = "{config.data.balance}": expected "site" for method "istn", so that no label of '
+            "the reference chooses which of its images train it"
+        )
     least = 2 ** (len(settings.discriminator) - 1) + 1
     if max(shape) < least:
         raise InputError(

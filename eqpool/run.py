@@ -32,7 +32,6 @@ from eqpool.train.stage_one import covariate_generators, make_stage_one
 from eqpool.train.stage_two import make_stage_two
 from eqpool.train.stages import Columns, Session, forward_on_table, train_on_cohort, train_on_table
 
-OVERLAP_COLUMN = "mask_overlap"  # of pooled.tsv
 MOST_DRAWN = 1000  # rows whose tau is kept for the report
 REPORTED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
@@ -217,8 +216,8 @@ def pooled_table(cohort: Cohort) -> pd.DataFrame:
     table[cohort.target_name] = classes[cohort.target] if cohort.target_classes else cohort.target
     if cohort.described is not None:
         table[list(cohort.described_names)] = cohort.described
-    if len(cohort.mask_overlap) and OVERLAP_COLUMN not in table:  # the user's own column of that name stays
-        table[OVERLAP_COLUMN] = cohort.mask_overlap.round(4)
+    if len(cohort.mask_overlap) and workdir.OVERLAP_COLUMN not in table:  # the user's own column of that name stays
+        table[workdir.OVERLAP_COLUMN] = cohort.mask_overlap.round(4)
     return table
 
 

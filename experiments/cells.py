@@ -9,6 +9,8 @@ from typing import Any
 from eqpool.files import read_json
 from experiments.runner import Setting
 
+TASK_MODELS_KEPT = "each at its own epoch"  # a fact of an ISTN's tables: they were kept at the ISTN's own once
+
 
 def mean_and_deviation(values: Sequence[float | None], digits: int) -> str:
     """Mean (standard deviation) of what is defined; one value, and counts (0 digits), stand without deviation."""

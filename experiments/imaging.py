@@ -16,7 +16,7 @@ from typing import Any
 
 from eqpool.commandline import complain, make_parser
 from eqpool.data.participants import read_participants
-from eqpool.errors import InputError
+from eqpool.errors import InputError, to_path
 from eqpool.files import write_json, write_text
 from experiments.cells import beside_the_config, in_words, mean_and_deviation, provenance, settings_to_try
 from experiments.runner import Setting, Task, add_run_flags, count, folder_name, parse_settings, run_all, some_of
@@ -98,7 +98,7 @@ def main(experiment: Imaging) -> None:
 
 def check_splits(participants: str, splits: int) -> None:
     """Raises `InputError` where a table has a split of its own, of which several runs would be one and the same."""
-    if participants and splits > 1 and "split" in read_participants(pathlib.Path(participants)).frame:
+    if participants and splits > 1 and "split" in read_participants(to_path(participants)).frame:
         raise InputError(f"{participants}, column split: every run would have this one split; expected --splits=1")
 
 

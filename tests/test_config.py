@@ -70,7 +70,6 @@ def test_the_paper_variant_of_adni_is_the_papers_protocol():
         ("data.target_domain", "thin", 'config.data.target_domain = "thin": expected another than source_domain'),
         ("class_weights", "even", "config.class_weights = 'even': expected one of equal, balanced"),
         ("data.dataset", "morpho_mnist", "morpho_mnist has no covariate"),
-        ("method", "istn", 'config.data.squash = False: expected True for method "istn"'),
         ("cache_dir", "gs://bucket/cache", "config.cache_dir = gs://bucket/cache: an address, expected a path"),
     ],
 )
@@ -83,15 +82,6 @@ def test_a_bad_value_is_named(key, value, expected):
         from_config_dict(config)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_an_istn_is_not_split_by_the_labels_of_its_reference():
-    config = default_config()
-    config.method, config.data.participants, config.data.squash = "istn", "participants.tsv", True
-    with pytest.raises(InputError, match='config.data.balance = "site_and_target": expected "site" for method "istn"'):
-        from_config_dict(config)
-    config.data.balance = "site"
-    assert from_config_dict(config).method == "istn"
 
 
 def test_each_covariate_may_have_its_own_range():

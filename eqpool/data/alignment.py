@@ -83,29 +83,35 @@ def align_to_template(image: nibabel.Nifti1Image) -> np.ndarray:
       The map, all NaN where the registration finds none that can be inverted.
     """
     check_available()
-    from dipy.align.imaffine import AffineRegistration, MutualInformationMetric, transform_centers_of_mass
+    from dipy.align.imaffine import (
+        AffineInvalidValuesError,
+        AffineInversionError,
+        AffineRegistration,
+        MutualInformationMetric,
+        transform_centers_of_mass,
+    )
     from dipy.align.transforms import AffineTransform3D, RigidTransform3D
 
     template, template_affine = _template()
     brain, affine = _non_negative(np.asarray(image.dataobj, np.float64)), image.affine
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # dipy's own deprecations
-        centred = transform_centers_of_mass(template, template_affine, brain, affine)
-        registration = AffineRegistration(metric=MutualInformationMetric(nbins=_BINS), verbosity=0, **_PYRAMID)
-        start = centred.affine
-        for transform in (RigidTransform3D(), AffineTransform3D()):
-            start = registration.optimize(
-                template,
-                brain,
-                transform,
-                None,
-                static_grid2world=template_affine,
-                moving_grid2world=affine,
-                starting_affine=start,
-            ).affine
     try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # dipy's own deprecations
+            centred = transform_centers_of_mass(template, template_affine, brain, affine)
+            registration = AffineRegistration(metric=MutualInformationMetric(nbins=_BINS), verbosity=0, **_PYRAMID)
+            start = centred.affine
+            for transform in (RigidTransform3D(), AffineTransform3D()):
+                start = registration.optimize(
+                    template,
+                    brain,
+                    transform,
+                    None,
+                    static_grid2world=template_affine,
+                    moving_grid2world=affine,
+                    starting_affine=start,
+                ).affine
         return np.linalg.inv(start)
-    except np.linalg.LinAlgError:
+    except (AffineInvalidValuesError, AffineInversionError, np.linalg.LinAlgError):
         return np.full((4, 4), np.nan)
 
 

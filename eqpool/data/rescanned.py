@@ -14,7 +14,7 @@ import sys
 import nibabel
 import numpy as np
 
-from eqpool.commandline import complain, make_parser
+from eqpool.commandline import complain, make_parser, path_argument
 from eqpool.data.cohort import Grid
 from eqpool.data.images import find_images
 from eqpool.data.participants import ID_COLUMN, ParticipantsTable, parse_numbers, read_participants
@@ -150,6 +150,8 @@ def _chosen(table: ParticipantsTable, seed: int, shift: str) -> np.ndarray:
         if not np.isfinite(value).all():
             row = first[np.flatnonzero(~np.isfinite(value))[0]]
             raise InputError(f"{table.where(row, shift)}: missing, expected a number of everyone for --shift={shift}")
+        if not value.std():
+            raise InputError(f"{table.path}, column {shift}: one value, expected several for --shift={shift}")
         order = np.argsort(-(value + random.normal(size=len(names)) * value.std()))
     return np.isin(of_row, order[: len(names) // 2])
 
@@ -157,8 +159,8 @@ def _chosen(table: ParticipantsTable, seed: int, shift: str) -> np.ndarray:
 def main(arguments: list[str]) -> int:
     """Writes a copy of a cohort of real T1 volumes in which half are as if scanned by another scanner."""
     parser = make_parser("eqpool.data.rescanned", __doc__)
-    parser.add_argument("--participants", type=pathlib.Path, required=True, help="participants.tsv of the real cohort")
-    parser.add_argument("--output", type=pathlib.Path, required=True, help="a new folder")
+    parser.add_argument("--participants", type=path_argument, required=True, help="participants.tsv of the real cohort")
+    parser.add_argument("--output", type=path_argument, required=True, help="a new folder")
     parser.add_argument("--seed", type=int, default=0, help="who is scanned again")
     parser.add_argument("--shift", default="", help="column of numbers, such as age, in which the halves are to differ")
     given = parser.parse_args(arguments)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 from eqpool.errors import InputError
 from eqpool.files import read_arrays, read_json
 from eqpool.report.brain_maps import read_maps
+from eqpool.workdir import OVERLAP_COLUMN
 
 MOST_SPREADS = 6  # panels, unless more columns than that are described
 WHO = ("participant_id", "split", "site")  # the first columns of every table of a run
@@ -147,6 +148,9 @@ def read_workfolder(folder: pathlib.Path) -> WorkFolder:
     config, results = (read_json(folder / name) for name in names)
     model = folder / "model.json"
     facts = read_json(model) if model.is_file() else {}  # a run of before has none
+    covariates, described = facts.get("covariate_names", []), config["data"].get("described", "").split(",")
+    own = {*covariates, facts.get("target_name", ""), *(name.strip() for name in described)}
+    beside = {"session_id", OVERLAP_COLUMN} - own  # what some tables alone have and no figure shows
     log = folder / "metrics.jsonl"  # a run of no epochs has none
     return WorkFolder(
         folder=folder,
@@ -154,8 +158,8 @@ def read_workfolder(folder: pathlib.Path) -> WorkFolder:
         results=results,
         facts=facts,
         log=pd.read_json(log, lines=True) if log.is_file() else pd.DataFrame(columns=["stage"]),
-        pooled=_table_if_there(folder / "pooled.tsv", WHO),
-        embeddings=_table_if_there(embeddings, (*WHO, *facts.get("covariate_names", []), "l_0", "phi_0")),
+        pooled=_table_if_there(folder / "pooled.tsv", WHO, beside),
+        embeddings=_table_if_there(embeddings, (*WHO, *covariates, "l_0", "phi_0"), beside),
         examples=_arrays_if_there(examples),
         maps=read_maps(folder),
         tau=_arrays_if_there(folder / "images" / "tau.npz"),
@@ -168,8 +172,8 @@ def _room(described: list[str]) -> int:
     return max(1, MOST_SPREADS - len(described))
 
 
-def _table_if_there(path: pathlib.Path, needed: Sequence[str]) -> pd.DataFrame | None:
-    """Who, split, site, then numbers; without what some tables alone have and no figure shows.
+def _table_if_there(path: pathlib.Path, needed: Sequence[str], beside: Collection[str]) -> pd.DataFrame | None:
+    """Who, split, site, then numbers; without the columns `beside`.
 
     Raises:
       InputError: it is no table, or lacks a column that is `needed`.
@@ -183,7 +187,7 @@ def _table_if_there(path: pathlib.Path, needed: Sequence[str]) -> pd.DataFrame |
     for name in needed:
         if name not in table:
             raise InputError(f"{path}: no column {name}, expected the table that the run wrote")
-    return table.drop(columns=["session_id", "mask_overlap"], errors="ignore")
+    return table.drop(columns=list(beside), errors="ignore")
 
 
 def _arrays_if_there(path: pathlib.Path) -> dict[str, np.ndarray] | None:

@@ -19,7 +19,7 @@ from eqpool.commandline import complain, make_parser
 from eqpool.data.participants import parse_classes, read_participants
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
-from experiments.cells import beside_the_config, joined, provenance, with_interval
+from experiments.cells import TASK_MODELS_KEPT, beside_the_config, joined, provenance, with_interval
 from experiments.runner import Setting, Task, add_run_flags, config_of, parse_settings, run_all, some_of
 
 # Appearance, shape, spacing at 64^3. At 32^3 half the spacing is as many control points.
@@ -73,7 +73,7 @@ def main() -> None:
     name = f"table_{'own' if arguments.participants else 'simulated'}_{'full' if arguments.full else 'small'}"
     path = pathlib.Path(__file__).parent / name
     facts = {"sites": list(sites), "set": arguments.set, "fraction": arguments.fraction}
-    facts["balance"] = config_of(tasks[0]).data.balance
+    facts |= {"balance": config_of(tasks[0]).data.balance, "task_models": TASK_MODELS_KEPT}
     if arguments.participants:
         facts["participants"] = hashlib.sha256(pathlib.Path(arguments.participants).read_bytes()).hexdigest()[:16]
     table = sorted(joined(path.with_suffix(".json"), facts, table, ["cell"]), key=_place)

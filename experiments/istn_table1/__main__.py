@@ -16,7 +16,7 @@ from typing import Any
 from eqpool.commandline import complain, make_parser
 from eqpool.errors import InputError
 from eqpool.files import write_json, write_text
-from experiments.cells import joined, provenance, with_interval
+from experiments.cells import TASK_MODELS_KEPT, joined, provenance, with_interval
 from experiments.runner import Task, add_run_flags, config_of, folder_name, numbers, run_all, some_of
 
 # Appearance, shape, spacing; and the paper's Acc_s / Acc_f for thick, slanted and thick slanted digits.
@@ -71,28 +71,32 @@ def main() -> None:
     tasks = [task(way, row, rate, weight) for way, row in cells for rate, weight in grid]
     try:
         results = run_all(tasks, arguments.jobs, "istn_table1", keep_diverged=True)
-        table = [
-            {"way": way, "row": row} | choose(grid, results[index * len(grid) : (index + 1) * len(grid)])
-            for index, (way, row) in enumerate(cells)
-        ]
     except InputError as error:
         sys.exit(complain(error))
+    table = []
+    for index, (way, row) in enumerate(cells):
+        chosen = choose(grid, results[index * len(grid) : (index + 1) * len(grid)])
+        if chosen is None:
+            print(f"eqpool: {' to '.join(way)}, {' '.join(_names(row))}: every setting diverged", file=sys.stderr)
+        else:
+            table.append({"way": way, "row": row} | chosen)
     path = pathlib.Path(__file__).parent / f"table_{size}.json"
-    facts = {"task_weight": own.task_weight}
+    facts = {"task_weight": own.task_weight, "task_models": TASK_MODELS_KEPT}
     table = sorted(joined(path, facts, table, ["way", "row"]), key=_place)
+    if not table:
+        sys.exit(complain("no setting of any cell came to an end: there is no table"))
     write_json(path, {"date": datetime.date.today().isoformat()} | facts | {"rows": table})
     write_text(path.with_suffix(".md"), _markdown(table, own.task_weight))
 
 
-def choose(grid: Sequence[tuple[float, float]], tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def choose(grid: Sequence[tuple[float, float]], tried: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The setting whose images came nearest on validation digits, its results, and how many settings diverged.
 
-    Raises:
-      InputError: all of them did.
+    None where all of them did: then the table goes without.
     """
     ended = [(setting, results) for setting, results in zip(grid, tried, strict=True) if "diverged" not in results]
     if not ended:
-        raise InputError(f"no setting of {len(grid)} came to an end: {tried[0]['diverged']}")
+        return None
     setting, results = min(ended, key=lambda one: one[1]["metrics"]["selection_score"])
     return {"setting": setting, "results": results, "diverged": len(grid) - len(ended)}
 

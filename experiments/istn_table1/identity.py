@@ -95,7 +95,7 @@ def sheared(images: np.ndarray, slopes: np.ndarray, fixed_row: float, order: int
 
 def accuracies(config: RunConfig, cohort: Cohort, kinds: dict[str, np.ndarray], epochs: int) -> dict[str, float]:
     """How many % of each kind of digits the source's classifier tells right after its last epoch, not its best one."""
-    config = dataclasses.replace(config, task=dataclasses.replace(config.task, epochs=epochs))
+    config = dataclasses.replace(config, task=dataclasses.replace(config.task, epochs=epochs, patience=0))
     session, rows = Session.start(config), rows_of_sides(config, cohort)
     columns = fit_scaling(config, cohort).columns(cohort) | {"inputs": np.asarray(cohort.inputs)}
     task = make_task(config, cohort.inputs.shape[1:], len(cohort.target_classes))

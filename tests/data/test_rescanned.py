@@ -59,9 +59,9 @@ def test_the_halves_differ_in_the_column_that_is_asked_for(tmp_path):
     """By 1.13 deviations: of x + noise the upper half has a mean x of sqrt(1 / pi) = 0.56 deviations."""
     random = np.random.default_rng(0)
     ages = random.normal(50, 10, 4000)
-    rows = [f"sub-{number}\ta\t{age}\tn/a" for number, age in enumerate(ages)]
+    rows = [f"sub-{number}\ta\t{age}\tn/a\t7" for number, age in enumerate(ages)]
     path = tmp_path / "participants.tsv"
-    path.write_text("participant_id\tsite\tage\tblank\n" + "\n".join(rows) + "\n")
+    path.write_text("participant_id\tsite\tage\tblank\tsame\n" + "\n".join(rows) + "\n")
     table = read_participants(path)
     again = _chosen(table, 0, "age")
     assert again.sum() == 2000
@@ -70,6 +70,8 @@ def test_the_halves_differ_in_the_column_that_is_asked_for(tmp_path):
     assert abs(ages[alike].mean() - ages[~alike].mean()) / ages.std() < 0.1
     with pytest.raises(InputError, match="column blank"):
         _chosen(table, 0, "blank")
+    with pytest.raises(InputError, match="column same: one value, expected several for --shift=same"):
+        _chosen(table, 0, "same")
 
 
 @pytest.mark.parametrize("absolute_paths", [True, False])

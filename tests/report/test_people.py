@@ -5,7 +5,9 @@ import shutil
 
 import numpy as np
 import pandas as pd
+import pytest
 
+from eqpool.files import write_json
 from eqpool.report.curves import draw_training_curves, kept_epochs
 from eqpool.report.figures import FIGURES, write_figures
 from eqpool.report.people import covariate_groups, draw_samples
@@ -186,3 +188,23 @@ def test_few_rows_have_places_too():
     for rows in (2, 3, 4, 6):
         places = embed(np.random.default_rng(0).normal(size=(rows, 5)))
         assert places.shape == (rows, 2) and np.isfinite(places).all() and len(np.unique(places, axis=0)) == rows
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_column_of_ones_own_that_is_named_like_the_overlap_stays(tmp_path, own):
+    """And the run's own column of that name, which no figure shows, does not pass for a described one."""
+    who = (
+        "participant_id\tsplit\tsite\tmask_overlap\tx\n"
+        if own
+        else "participant_id\tsplit\tsite\tage\tx\tmask_overlap\n"
+    )
+    rows = [f"sub-{row}\ttest\ta\t{row / 8}\t{row}" + ("\n" if own else "\t0.9\n") for row in range(6)]
+    covariates = ["mask_overlap" if own else "age"]
+    (tmp_path / "pooled.tsv").write_text(who + "".join(rows))
+    embeddings = [line.rstrip("\n") + "\t0\t0\n" for line in (who, *rows)]
+    (tmp_path / "embeddings.tsv").write_text(embeddings[0].replace("\t0\t0", "\tl_0\tphi_0") + "".join(embeddings[1:]))
+    facts = {"covariate_names": covariates, "target_name": "x", "target_classes": []}
+    for name, content in (("config", {"data": {"described": ""}}), ("results", {}), ("model", facts)):
+        write_json(tmp_path / f"{name}.json", content)
+    work = read_workfolder(tmp_path)
+    assert list(work.spreads.columns) == [*covariates, "x"] and work.covariate == covariates[0]

@@ -17,7 +17,9 @@ from eqpool.apply.trained_istn import load_istn
 from eqpool.checked_config import from_config_dict
 from eqpool.config import DataConfig, EvaluateConfig, IstnConfig, RunConfig, TaskConfig
 from eqpool.data.cohort import Cohort
+from eqpool.data.grids import named_grid
 from eqpool.errors import InputError
+from eqpool.harmonise import check_images
 from eqpool.report.workfolder import read_workfolder
 from eqpool.run import run
 from eqpool.train.image_table import make_image_epoch
@@ -411,6 +413,19 @@ def test_a_run_fills_its_work_directory_and_resumes(monkeypatch, tmp_path, direc
     sources = np.flatnonzero((made.site != 1) & (made.split == "test"))[:6]
     again = transform(settings, kept, jnp.asarray(made.inputs[sources]), jnp.asarray(made.site[sources]), sites)
     np.testing.assert_allclose(examples["image"], again.image[..., 0], atol=1e-5)
+
+
+def test_volumes_are_squashed_and_split_without_labels_of_the_reference():
+    """As configs/brain_*.py have it, and others do not."""
+    volumes = np.zeros((96, 20, 20, 20), np.float32)
+    made = dataclasses.replace(cohort(), inputs=volumes, grid=named_grid("20x20x20"))
+    settings = config()
+    with pytest.raises(InputError, match='config.data.squash = False: expected True for method "istn"'):
+        check_images(settings, made)
+    settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, squash=True))
+    with pytest.raises(InputError, match='config.data.balance = "site_and_target": expected "site" for method "istn"'):
+        check_images(settings, made)
+    check_images(dataclasses.replace(settings, data=dataclasses.replace(settings.data, balance="site")), made)
 
 
 def test_validation_comes_every_few_epochs_and_training_stops_after_patience_of_them(monkeypatch, tmp_path):
