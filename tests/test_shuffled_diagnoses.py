@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from eqpool import workdir
 from eqpool.apply.decoding import pool_volumes
 from eqpool.apply.linear_decoder import complete_decoder
 from eqpool.config import RunConfig, StageOneConfig, StageTwoConfig
@@ -38,6 +39,7 @@ def decodes_of_all(config: RunConfig, cohort: Cohort, folder: pathlib.Path) -> D
     split = np.full(len(cohort.site), "train", "<U10")
     split[:: len(split) // 4] = "validation"
     seen = dataclasses.replace(cohort, split=split)
+    workdir.claim(folder, config)
     _train(config, seen, folder)
     stream = pool_volumes(complete_decoder(folder, seen), ((row, seen.inputs[row]) for row in range(len(split))))
     mask, values = cohort.grid.mask, np.zeros((3, len(split), int(cohort.grid.mask.sum())), np.float32)
