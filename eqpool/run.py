@@ -26,6 +26,7 @@ from eqpool.evaluate.evaluation import Embeddings, evaluate, only_finite, site_f
 from eqpool.harmonise import fit_scaling, harmonise
 from eqpool.plan import describe_plan
 from eqpool.report.page import write_report
+from eqpool.report.workfolder import OVERLAP_COLUMN
 from eqpool.summary import describe_cohort, describe_findings, describe_results
 from eqpool.train.baselines import covariate_deciles, make_baseline, match_groups, rows_with_partner
 from eqpool.train.stage_one import covariate_generators, make_stage_one
@@ -216,8 +217,8 @@ def pooled_table(cohort: Cohort) -> pd.DataFrame:
     table[cohort.target_name] = classes[cohort.target] if cohort.target_classes else cohort.target
     if cohort.described is not None:
         table[list(cohort.described_names)] = cohort.described
-    if len(cohort.mask_overlap) and workdir.OVERLAP_COLUMN not in table:  # the user's own column of that name stays
-        table[workdir.OVERLAP_COLUMN] = cohort.mask_overlap.round(4)
+    if len(cohort.mask_overlap) and OVERLAP_COLUMN not in table:  # the user's own column of that name stays
+        table[OVERLAP_COLUMN] = cohort.mask_overlap.round(4)
     return table
 
 

@@ -15,7 +15,6 @@ from eqpool.files import cannot_write, is_left_to_another, read_json, remove_par
 # Keys that change where, how often or how many at once, but not what is computed.
 NEUTRAL_KEYS = ("cache_dir", "checkpoint_every_epochs", "devices", "tensorboard", "workers")
 
-OVERLAP_COLUMN = "mask_overlap"  # of pooled.tsv: how a volume lies on the template
 DATA_FILE = "data.json"  # the hash of the data that a folder was made from
 
 DECODED = "decoded.json"  # of a fold of cross-fitted decodes, which stand in the folder above it (eqpool.crossfit)

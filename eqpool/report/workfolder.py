@@ -11,9 +11,9 @@ import pandas as pd
 from eqpool.errors import InputError
 from eqpool.files import read_arrays, read_json
 from eqpool.report.brain_maps import read_maps
-from eqpool.workdir import OVERLAP_COLUMN
 
 MOST_SPREADS = 6  # panels, unless more columns than that are described
+OVERLAP_COLUMN = "mask_overlap"  # of pooled.tsv: how a volume lies on the template
 WHO = ("participant_id", "split", "site")  # the first columns of every table of a run
 
 
