@@ -30,15 +30,13 @@ from eqpool.config import RunConfig
 from eqpool.data.grids import named_grid
 from eqpool.data.images import find_images
 from eqpool.data.participants import (
-    ID_COLUMN,
     ParticipantsTable,
     check_duplicates,
     parse_numbers,
     read_participants,
-    sessions,
     who,
 )
-from eqpool.data.scan_names import scan_names
+from eqpool.data.scan_names import names_in_table
 from eqpool.data.store import Preparation, PreparedScan, alignments_folder, in_parallel, preparing
 from eqpool.data.tables import FeatureEncoding, NumberColumn
 from eqpool.errors import InputError
@@ -196,8 +194,7 @@ def _transform_volumes(
     write: Callable[[Pooled], None] = lambda pooled: None  # noqa: E731
     alignments: dict[int, np.ndarray | None] = {}
     if harmonised != "none":
-        names = scan_names(table.frame[ID_COLUMN].tolist(), sessions(table), list(map(str, sources)))
-        paths = derivative_paths(output / FOLDER, names)
+        paths = derivative_paths(output / FOLDER, names_in_table(table, sources))
         write = volume_writer(trained, sources, paths, harmonised, alignments.get, root)
         origin = ", by networks trained on SIMULATED images" if trained.facts.simulated else ""
         write_description(output / FOLDER, __version__, harmonised=harmonised, origin=origin)

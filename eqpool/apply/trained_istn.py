@@ -12,8 +12,8 @@ from eqpool.apply.istn_steps import EXAMPLES, istn_steps
 from eqpool.apply.istn_volumes import make_harmonise, write_harmonised
 from eqpool.apply.trained import ModelFacts, selected_variables
 from eqpool.config import RunConfig
-from eqpool.data.participants import ID_COLUMN, ParticipantsTable, sessions, who
-from eqpool.data.scan_names import scan_names
+from eqpool.data.participants import ID_COLUMN, ParticipantsTable, who
+from eqpool.data.scan_names import names_in_table
 from eqpool.data.store import PreparedScan
 from eqpool.errors import InputError
 from eqpool.files import write_arrays
@@ -83,7 +83,7 @@ def transform_by_istn(
             sites,
             sources,
             root,
-            scan_names(table.frame[ID_COLUMN].tolist(), sessions(table), list(map(str, sources))),
+            names_in_table(table, sources),
             facts.simulated,
         )
     rows = [scan.row for scan in shown]

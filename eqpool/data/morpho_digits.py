@@ -93,12 +93,12 @@ def draw_digit(image: np.ndarray, domain: Domain, kind: str, random: np.random.G
     stroke = _upright_stroke(enlarge(image), domain.thickness_pixels * ENLARGEMENT, room_for_shear=-np.tan(slant))
     level = _with_thickness(stroke, domain.thickness_pixels * ENLARGEMENT)
     # Thickness counts faint and bright strokes alike and widens a digit, so it leans by a degree or two again.
-    level = _sheared(level, -lean(_coverage(level)))
+    level = sheared(level, -lean(_coverage(level)))
     if kind == "fractured":
         level = fracture(level, position, _GAP_PIXELS * ENLARGEMENT)
     elif kind == "swollen":
         level = swell(level, position, _SWELLING_STRENGTH, _SWELLING_REACH_PIXELS * ENLARGEMENT)
-    return np.rint(_sheared(_pixels(level), -np.tan(slant))).astype(np.uint8)
+    return np.rint(sheared(_pixels(level), -np.tan(slant))).astype(np.uint8)
 
 
 def _upright_stroke(digit: np.ndarray, thickness: float, room_for_shear: float) -> np.ndarray:
@@ -129,11 +129,20 @@ def _with_thickness(stroke: np.ndarray, thickness: float) -> np.ndarray:
     return np.maximum(distance + growth, core)
 
 
-def _sheared(level: np.ndarray, shear: float) -> np.ndarray:
-    """Moves each row to the right by `shear` times its distance below the middle."""
+def sheared(level: np.ndarray, shear: float, *, fixed_row: float | None = None, order: int = 1) -> np.ndarray:
+    """Moves each row to the right by `shear` times its distance below a row.
+
+    Args:
+      level: (height, width).
+      shear: the tangent of the angle.
+      fixed_row: the row that stays, a fraction of one too; None: the middle.
+      order: of the splines between pixels.
+    """
     back = np.array([[1.0, 0.0], [-shear, 1.0]])
-    middle = (np.array(level.shape) - 1) / 2
-    return ndimage.affine_transform(level, back, middle - back @ middle, order=1, mode="nearest")
+    fixed = (np.array(level.shape) - 1) / 2
+    if fixed_row is not None:
+        fixed[0] = fixed_row
+    return ndimage.affine_transform(level, back, fixed - back @ fixed, order=order, mode="nearest")
 
 
 def _coverage(level: np.ndarray) -> np.ndarray:

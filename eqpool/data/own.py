@@ -25,7 +25,7 @@ from eqpool.data.participants import (
     select_features,
     sessions,
 )
-from eqpool.data.scan_names import scan_names
+from eqpool.data.scan_names import names_in_table
 from eqpool.data.splits import assign_splits, balanced_strata
 from eqpool.data.store import Preparation, prepare_volumes
 from eqpool.data.tables import fit_encoding
@@ -246,7 +246,7 @@ def _scan_names(whole: ParticipantsTable, table: ParticipantsTable, images: list
     files = whole.frame["path"].tolist() if "path" in whole.frame else [""] * len(whole.frame)
     for row, image in zip(here, images, strict=True):
         files[row] = str(image)
-    return np.array(scan_names(whole.frame[ID_COLUMN].tolist(), sessions(whole), files))[here]
+    return np.array(names_in_table(whole, files))[here]
 
 
 def _with_volumes(

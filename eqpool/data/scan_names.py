@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from eqpool.data.participants import ID_COLUMN, ParticipantsTable, sessions
+
 _BIDS_NAME = re.compile(r"sub-[A-Za-z0-9]+(?P<entities>(_[a-z]+-[A-Za-z0-9]+)*)_T1w\.nii(\.gz)?")
 _BETWEEN = ("acq", "ce", "rec")  # what BIDS sets between a scan's session and its run, in its order
 
@@ -47,6 +49,11 @@ def scan_names(participant_id: Sequence[str], session: Sequence[str], files: Seq
         for name, visit, file in zip(people, session, files, strict=True)
     ]
     return list(map(str, _told_apart(scans)))
+
+
+def names_in_table(table: ParticipantsTable, files: Sequence[pathlib.Path | str]) -> list[str]:
+    """`scan_names` of a table's rows, whose sources are `files` (N,)."""
+    return scan_names(table.frame[ID_COLUMN].tolist(), sessions(table), list(map(str, files)))
 
 
 def _told_apart(scans: Sequence[_Scan]) -> Iterator[_Scan]:

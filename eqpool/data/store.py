@@ -370,8 +370,10 @@ def _notes(left_out: list[str], apart: list[str], preparation: Preparation, ever
     notes = [f"left out: {reason}" for reason in left_out]
     if apart:
         named = ", ".join(apart[:_MOST_NAMED]) + (", ..." if len(apart) > _MOST_NAMED else "")
-        why = "they are not aligned or not skull-stripped (config.data.align = affine aligns)"
-        why = why if preparation.align == "none" else "their alignment failed or they are not skull-stripped"
+        if preparation.align == "none":
+            why = "they are not aligned or not skull-stripped (config.data.align = affine aligns)"
+        else:
+            why = "their alignment failed or they are not skull-stripped"
         notes.append(
             f"{len(apart)} volumes overlap the template's brain mask by a Dice below {ALIGNED_OVERLAP:g}, so {why}: "
             f"{named}{every}"

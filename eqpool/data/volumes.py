@@ -149,8 +149,10 @@ def measure_tissue(volume: np.ndarray, grid: Grid, path: pathlib.Path, *, aligne
     tissue = grid.mask & (volume != 0)
     coverage = float(tissue.sum() / grid.mask.sum())
     if coverage < LEAST_COVERAGE:
-        hint = 'is it in MNI space? (config.data.align = "affine" would align it)'
-        hint = "is it a skull-stripped brain? (its alignment to the template failed)" if aligned else hint
+        if aligned:
+            hint = "is it a skull-stripped brain? (its alignment to the template failed)"
+        else:
+            hint = 'is it in MNI space? (config.data.align = "affine" would align it)'
         raise BadVolumeError(
             f"{path}: covers {coverage:.0%} of the template's brain mask ({grid.name}), expected at least "
             f"{LEAST_COVERAGE:.0%}; {hint}"

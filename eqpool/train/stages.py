@@ -206,7 +206,8 @@ def _train_images(
         state = finish(state, scores)
         if stage.followers:
             outputs = parallel.put_replicated(forward(with_followers(stage, state), held_out), session.mesh)
-            scores |= {name: validate(outputs, held_out | beside)[name] for name in stage.followers}
+            judged = validate(outputs, held_out | beside)
+            scores |= {name: judged[name] for name in stage.followers}
             state = follow(state, scores)
         return state, terms, scores
 

@@ -22,7 +22,7 @@ class TrainState(NamedTuple):
       optimizer_state: optax's.
       epoch: () int32, epochs finished.
       step: () int32, updates made.
-      best_variables: those of the epoch with the lowest validation score.
+      best_variables: those of the epoch with the lowest validation score; of followers, of an epoch of their own.
       best_score: () float32, that score.
       best_epoch: () int32.
       follower_scores: of each of the stage's followers, () float32, the lowest since `best_epoch`.
@@ -146,12 +146,12 @@ def with_followers(stage: Stage, state: TrainState) -> Variables:
 
 def keep_followers(stage: Stage, state: TrainState, validation: dict[str, jax.Array]) -> TrainState:
     """Keeps each follower whose loss, measured on `with_followers`, is its lowest since the others were kept."""
-    kept, scores = state.best_variables, {}
+    chosen, scores = {}, {}
     for name in stage.followers:
         better = validation[name] < state.follower_scores[name]
-        kept = _replaced(kept, {name: _choose(better, of_network(state.variables, name), of_network(kept, name))})
+        chosen[name] = _choose(better, of_network(state.variables, name), of_network(state.best_variables, name))
         scores[name] = jnp.where(better, validation[name], state.follower_scores[name])
-    return state._replace(best_variables=kept, follower_scores=scores)
+    return state._replace(best_variables=_replaced(state.best_variables, chosen), follower_scores=scores)
 
 
 def of_network(variables: Variables, name: str) -> Variables:

@@ -11,12 +11,11 @@ import sys
 from collections.abc import Iterator
 
 import numpy as np
-from scipy import ndimage
 
 from eqpool.commandline import complain, make_parser
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort
-from eqpool.data.morpho_digits import DOMAINS, Domain, random_digits
+from eqpool.data.morpho_digits import DOMAINS, Domain, random_digits, sheared
 from eqpool.data.morpho_mnist import read_mnist
 from eqpool.data.pipeline import load_cohort
 from eqpool.errors import InputError
@@ -80,17 +79,9 @@ def kinds_of_digits(config: RunConfig, cohort: Cohort, cache: pathlib.Path) -> I
     for name in ("thin", "thick"):
         upright = drawn(DOMAINS[name])
         for shear, times, fixed_row, order in SHEARS:
-            yield f"{name}, sheared {shear}", sheared(upright, np.tan(np.radians(times * degrees)), fixed_row, order)
-
-
-def sheared(images: np.ndarray, slopes: np.ndarray, fixed_row: float, order: int) -> np.ndarray:
-    """Each of (N, H, W) images with its rows moved to the right by `slopes` (N,) times their distance below a row."""
-    return np.stack(
-        [
-            ndimage.affine_transform(image, [[1, 0], [-slope, 1]], [0, slope * fixed_row], order=order, cval=-1.0)
-            for image, slope in zip(images, slopes, strict=True)
-        ]
-    )
+            slopes = np.tan(np.radians(times * degrees))
+            leaning = [sheared(*one, fixed_row=fixed_row, order=order) for one in zip(upright, slopes, strict=True)]
+            yield f"{name}, sheared {shear}", np.stack(leaning)
 
 
 def accuracies(config: RunConfig, cohort: Cohort, kinds: dict[str, np.ndarray], epochs: int) -> dict[str, float]:
