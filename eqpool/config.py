@@ -163,6 +163,9 @@ class ImageTrainingConfig(TrainingConfig):
 
     validate_every_epochs: int = _number(5, 1)
     patience: int = _number(10, 0)  # validations without a lower score after which training stops; 0: never
+    # Of the running mean of all weights and batch statistics, which is what is validated and kept; 0: those of the last
+    # step, as published. Small batches need it: their game goes round in circles, whose middle the mean is.
+    average_decay: float = _number(0.0, 0.0, 0.9999)
 
 
 @dataclasses.dataclass(frozen=True)

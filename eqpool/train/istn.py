@@ -164,7 +164,8 @@ def make_istn(
         task_terms = {name: prediction_loss(config, outputs[name], rows, num_classes) for name in TASK_MODELS}
         return {"score": distance} | task_terms
 
-    return Stage("istn", initialise, loss, forward, validate, followers=TASK_MODELS)
+    decay = settings.average_decay
+    return Stage("istn", initialise, loss, forward, validate, followers=TASK_MODELS, average_decay=decay)
 
 
 def _total(settings: IstnConfig, terms: dict[str, jax.Array], through: jax.Array) -> jax.Array:

@@ -130,7 +130,7 @@ def train_on_volumes(
         batches = track(shuffled, f"epoch {epoch + 1}", unit="batch", total=steps)
         state, terms = run_stream_epoch(step, state, batches, epoch_key, session.mesh)
         in_order = _batches(session, cohort, columns, validation, settings.batch_size, None)
-        outputs = run_stream_forward(forward, state.variables, in_order, session.mesh)
+        outputs = run_stream_forward(forward, state.judged, in_order, session.mesh)
         scores = validate(parallel.put_replicated(outputs, session.mesh), validation_columns)
         return finish(state, scores), terms, scores
 
@@ -201,7 +201,7 @@ def _train_images(
         state, terms = epoch_fn(state, tables, epoch_key)
         if (epoch + 1) % settings.validate_every_epochs and epoch + 1 != settings.epochs:
             return state._replace(epoch=state.epoch + 1), terms, {}
-        outputs = parallel.put_replicated(forward(state.variables, held_out), session.mesh)
+        outputs = parallel.put_replicated(forward(state.judged, held_out), session.mesh)
         scores = validate(outputs, held_out | beside)
         state = finish(state, scores)
         if stage.followers:

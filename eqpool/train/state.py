@@ -26,6 +26,7 @@ class TrainState(NamedTuple):
       best_score: () float32, that score.
       best_epoch: () int32.
       follower_scores: of each of the stage's followers, () float32, the lowest since `best_epoch`.
+      averages: running means of `variables`, where the stage wants them; elsewhere empty.
     """
 
     variables: Variables
@@ -36,6 +37,12 @@ class TrainState(NamedTuple):
     best_score: jax.Array
     best_epoch: jax.Array
     follower_scores: dict[str, jax.Array]
+    averages: Variables
+
+    @property
+    def judged(self) -> Variables:
+        """What is validated and kept: the averages, where there are any."""
+        return self.averages or self.variables
 
 
 class LossValue(NamedTuple):
@@ -64,6 +71,7 @@ class Stage(NamedTuple):
       keeps_last: the last epoch is kept instead.
       followers: networks that learn from what the others make, each kept at an epoch of its own: of those since the
         others were last kept, the one with its lowest loss, `validate`'s scalar of its name, on what those now make.
+      average_decay: of the running mean over steps of all variables, which is what is validated and kept; 0: the last.
     """
 
     name: str
@@ -73,6 +81,7 @@ class Stage(NamedTuple):
     validate: Callable[[dict[str, jax.Array], Batch], dict[str, jax.Array]]
     keeps_last: bool = False
     followers: tuple[str, ...] = ()
+    average_decay: float = 0.0
 
 
 def init_variables(model: Any, key: Any, *examples: Any, **options: Any) -> Variables:
@@ -104,6 +113,7 @@ def create_state(stage: Stage, optimizer: optax.GradientTransformation, key: jax
         best_score=jnp.full((), jnp.inf, jnp.float32),
         best_epoch=jnp.zeros((), jnp.int32),
         follower_scores={name: jnp.full((), jnp.inf, jnp.float32) for name in stage.followers},
+        averages=jax.tree.map(jnp.copy, variables) if stage.average_decay else {},
     )
 
 
@@ -123,8 +133,18 @@ def update(
     updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.variables["params"])
     params = optax.apply_updates(state.variables["params"], updates)
     variables = state.variables | value.batch_stats | {"params": params}
-    state = state._replace(variables=variables, optimizer_state=optimizer_state, step=state.step + 1)
+    averages = _averages(stage, state, variables)
+    step = state.step + 1
+    state = state._replace(variables=variables, optimizer_state=optimizer_state, step=step, averages=averages)
     return state, value.terms | {"loss": value.total, "gradient_norm": optax.tree.norm(gradient)}
+
+
+def _averages(stage: Stage, state: TrainState, variables: Variables) -> Variables:
+    """The running means after a step; the first steps forget faster, so that the initial values are soon gone."""
+    if not stage.average_decay:
+        return {}
+    decay = jnp.minimum(stage.average_decay, (1 + state.step) / (10 + state.step))
+    return optax.incremental_update(variables, state.averages, 1 - decay)  # type: ignore
 
 
 def finish_epoch(stage: Stage, state: TrainState, validation: dict[str, jax.Array]) -> TrainState:
@@ -132,7 +152,7 @@ def finish_epoch(stage: Stage, state: TrainState, validation: dict[str, jax.Arra
     better = stage.keeps_last | (validation["score"] < state.best_score)
     return state._replace(
         epoch=state.epoch + 1,
-        best_variables=_choose(better, state.variables, state.best_variables),
+        best_variables=_choose(better, state.judged, state.best_variables),
         best_score=jnp.where(better, validation["score"], state.best_score),
         best_epoch=jnp.where(better, state.epoch, state.best_epoch),
         follower_scores=jax.tree.map(lambda score: jnp.where(better, jnp.inf, score), state.follower_scores),
@@ -141,7 +161,7 @@ def finish_epoch(stage: Stage, state: TrainState, validation: dict[str, jax.Arra
 
 def with_followers(stage: Stage, state: TrainState) -> Variables:
     """What the followers are validated with: the networks that are kept, and the followers as they are now."""
-    return _replaced(state.best_variables, {name: of_network(state.variables, name) for name in stage.followers})
+    return _replaced(state.best_variables, {name: of_network(state.judged, name) for name in stage.followers})
 
 
 def keep_followers(stage: Stage, state: TrainState, validation: dict[str, jax.Array]) -> TrainState:
@@ -149,7 +169,7 @@ def keep_followers(stage: Stage, state: TrainState, validation: dict[str, jax.Ar
     chosen, scores = {}, {}
     for name in stage.followers:
         better = validation[name] < state.follower_scores[name]
-        chosen[name] = _choose(better, of_network(state.variables, name), of_network(state.best_variables, name))
+        chosen[name] = _choose(better, of_network(state.judged, name), of_network(state.best_variables, name))
         scores[name] = jnp.where(better, validation[name], state.follower_scores[name])
     return state._replace(best_variables=_replaced(state.best_variables, chosen), follower_scores=scores)
 

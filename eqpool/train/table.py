@@ -58,7 +58,7 @@ def make_table_epoch(
 
         state, (each, counts) = jax.lax.scan(step, state, order)
         terms = {name: jnp.sum(values * counts) / counts.sum() for name, values in each.items()}
-        outputs = forward_table(stage, state.variables, validation, batch_size, mesh)
+        outputs = forward_table(stage, state.judged, validation, batch_size, mesh)
         scores = stage.validate(outputs, validation)
         return finish_epoch(stage, state, scores), terms, scores, StepTerms(each, order.rows, order.mask)
 

@@ -52,4 +52,4 @@ def make_task(config: RunConfig, input_shape: tuple[int, ...], num_classes: int)
     def initialise(key: jax.Array) -> Variables:
         return init_variables(model, key, jnp.zeros((2, *input_shape, 1)), train=False)
 
-    return Stage("task", initialise, loss, forward, validate)
+    return Stage("task", initialise, loss, forward, validate, average_decay=config.task.average_decay)

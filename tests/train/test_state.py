@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from eqpool.train.state import (
+    LossValue,
     Stage,
     create_state,
     finish_epoch,
     keep_followers,
     make_optimizer,
+    update,
     with_followers,
 )
 from tests.train.test_loop import SETTINGS
@@ -64,3 +66,33 @@ def test_a_follower_whose_loss_is_not_a_number_is_not_kept():
     later = state._replace(variables=jax.tree.map(jnp.zeros_like, state.variables))
     kept = keep_followers(stage, later, {"pupil": jnp.float32(jnp.nan)})
     assert float(kept.best_variables["params"]["pupil"]["w"][0]) == -1 and float(kept.follower_scores["pupil"]) == 2
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.7])
+def test_the_running_mean_of_the_weights_is_what_is_kept(decay):
+    """Against a loop in float64: each step forgets at most a share of the mean, the first steps more of it."""
+
+    def loss(variables, batch, key, epoch):
+        del key, epoch
+        stats = {"seen": variables["batch_stats"]["seen"] + batch["x"].sum()}
+        return LossValue(jnp.sum((variables["params"]["w"] - batch["x"]) ** 2), {}, {"batch_stats": stats})
+
+    def initialise(key):
+        del key
+        return {"params": {"w": jnp.array([5.0, -3.0])}, "batch_stats": {"seen": jnp.zeros(())}}
+
+    nothing = lambda *_: None  # noqa: E731
+    stage = Stage("toy", initialise, loss, nothing, nothing, average_decay=decay)
+    optimizer = make_optimizer(SETTINGS, 1)
+    state = create_state(stage, optimizer, jax.random.key(0))
+    mean = [np.array([5.0, -3.0]), np.zeros(())]
+    for step in range(12):
+        batch = {"x": jnp.array([step, 1.0])}
+        state, _ = update(stage, optimizer, state, batch, jax.random.key(step))
+        now = [np.asarray(state.variables["params"]["w"], np.float64), float(state.variables["batch_stats"]["seen"])]
+        share = 1 - min(decay, (1 + step) / (10 + step))
+        mean = [(1 - share) * old + share * new for old, new in zip(mean, now, strict=True)]
+    kept = finish_epoch(stage, state, {"score": jnp.float32(0)}).best_variables
+    np.testing.assert_allclose(kept["params"]["w"], mean[0], rtol=1e-5)
+    np.testing.assert_allclose(kept["batch_stats"]["seen"], mean[1], rtol=1e-5)
+    assert bool(state.averages) == bool(decay)
