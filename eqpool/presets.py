@@ -54,7 +54,7 @@ def use_brain_istn(config: ConfigDict, variant: str) -> None:
     # Some hundreds of brains: a discriminator of the size of Table 6 learns them by heart, and the game runs away. In
     # batches of 4 it goes round in circles, and its middle is nearer than any of its points.
     config.istn.update(
-        shape="none", epochs=12, batch_size=4, learning_rate=4e-4, learning_rate_decay=0.85, decay_every_epochs=1,
+        shape="none", epochs=20, batch_size=4, learning_rate=4e-4, learning_rate_decay=0.9, decay_every_epochs=1,
         momentum=0.5, average_decay=0.98, image_weight=200.0, change_weight=2.0, residual=True, dropout=0.0,
         discriminator=(8, 16, 32, 64, 64), discriminator_norm="none", gradient_penalty=3.0, instance_noise=0.15,
         validate_every_epochs=1, checkpoint_every_epochs=2,

@@ -13,6 +13,7 @@ FOLLOWERS = {
     "validation_scratch": "loss on S2T, from scratch",
     "validation_finetuned": "loss on S2T, fine-tuned",
 }
+_KEPT = "{}_epoch"  # the column that says which one a follower is kept at by then
 PANELS = {"loss": "training loss", "validation_score": "validation score"}
 
 
@@ -47,16 +48,15 @@ def draw_training_curves(metrics: pd.DataFrame, keeps_last: Collection[str] = ()
 def kept_epochs(rows: pd.DataFrame, last: bool) -> dict[str, int]:
     """By what a network is kept -> its epoch, of one stage's rows; without what was never validated.
 
-    The stage itself is kept at its lowest score, or at the `last` one. A retrained model of an ISTN is kept at its
-    lowest loss from that epoch on: before, its loss was on images of another ISTN.
+    The stage itself is kept at its lowest score, or at the `last` one; training says which epoch of a retrained model
+    has the lowest loss on what the kept ISTN makes.
     """
     if not _has_values(rows, ["validation_score"]):
         return {}
     known = rows[rows["validation_score"].notna()]
     own = int(known["epoch"].iloc[-1]) if last else _epoch_of_lowest(known, "validation_score")
-    since = known[known["epoch"] >= own]
-    followers = [key for key in FOLLOWERS if _has_values(since, [key])]
-    return {"validation_score": own} | {key: _epoch_of_lowest(since, key) for key in followers}
+    followers = {key: _KEPT.format(key) for key in FOLLOWERS if _has_values(known, [_KEPT.format(key)])}
+    return {"validation_score": own} | {key: int(known[column].iloc[-1]) for key, column in followers.items()}
 
 
 def _epoch_of_lowest(rows: pd.DataFrame, key: str) -> int:

@@ -197,18 +197,21 @@ def _train_images(
     follow = jax.jit(functools.partial(keep_followers, stage), donate_argnums=0)
     init_key, epoch_key = _stage_keys(session, stage)
 
+    def judge(variables: Variables) -> dict[str, jax.Array]:
+        outputs = parallel.put_replicated(forward(variables, held_out), session.mesh)
+        return validate(outputs, held_out | beside)
+
     def run_epoch(state: TrainState, epoch: int):
         state, terms = epoch_fn(state, tables, epoch_key)
         if (epoch + 1) % settings.validate_every_epochs and epoch + 1 != settings.epochs:
             return state._replace(epoch=state.epoch + 1), terms, {}
-        outputs = parallel.put_replicated(forward(state.judged, held_out), session.mesh)
-        scores = validate(outputs, held_out | beside)
+        scores = judge(state.judged)
         state = finish(state, scores)
         if stage.followers:
-            outputs = parallel.put_replicated(forward(with_followers(stage, state), held_out), session.mesh)
-            judged = validate(outputs, held_out | beside)
-            scores |= {name: judged[name] for name in stage.followers}
-            state = follow(state, scores)
+            kept, now = (judge(variables) for variables in (state.best_variables, with_followers(stage, state)))
+            state = follow(state, kept, now)
+            scores |= {name: now[name] for name in stage.followers}
+            scores |= {f"{name}_epoch": epoch for name, epoch in state.follower_epochs.items()}
         return state, terms, scores
 
     state = parallel.put_replicated(create_state(stage, optimizer, init_key), session.mesh)

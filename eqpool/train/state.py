@@ -25,7 +25,7 @@ class TrainState(NamedTuple):
       best_variables: those of the epoch with the lowest validation score; of followers, of an epoch of their own.
       best_score: () float32, that score.
       best_epoch: () int32.
-      follower_scores: of each of the stage's followers, () float32, the lowest since `best_epoch`.
+      follower_epochs: of each of the stage's followers, () int32, after how many epochs it was kept; 0: never yet.
       averages: running means of `variables`, where the stage wants them; elsewhere empty.
     """
 
@@ -36,7 +36,7 @@ class TrainState(NamedTuple):
     best_variables: Variables
     best_score: jax.Array
     best_epoch: jax.Array
-    follower_scores: dict[str, jax.Array]
+    follower_epochs: dict[str, jax.Array]
     averages: Variables
 
     @property
@@ -69,8 +69,8 @@ class Stage(NamedTuple):
       forward: (variables, batch) -> per-row outputs, in inference mode.
       validate: (outputs, rows) -> named scalars; "score" picks the epoch that is kept, lower being better.
       keeps_last: the last epoch is kept instead.
-      followers: networks that learn from what the others make, each kept at an epoch of its own: of those since the
-        others were last kept, the one with its lowest loss, `validate`'s scalar of its name, on what those now make.
+      followers: networks that learn from what the others make, each kept at an epoch of its own: after every
+        validation the one with the lower loss, `validate`'s scalar of its name, on what the others that are kept make.
       average_decay: of the running mean over steps of all variables, which is what is validated and kept; 0: the last.
     """
 
@@ -112,7 +112,7 @@ def create_state(stage: Stage, optimizer: optax.GradientTransformation, key: jax
         best_variables=jax.tree.map(jnp.copy, variables),  # a copy: the state is donated, and buffers only once
         best_score=jnp.full((), jnp.inf, jnp.float32),
         best_epoch=jnp.zeros((), jnp.int32),
-        follower_scores={name: jnp.full((), jnp.inf, jnp.float32) for name in stage.followers},
+        follower_epochs={name: jnp.zeros((), jnp.int32) for name in stage.followers},
         averages=jax.tree.map(jnp.copy, variables) if stage.average_decay else {},
     )
 
@@ -148,30 +148,43 @@ def _averages(stage: Stage, state: TrainState, variables: Variables) -> Variable
 
 
 def finish_epoch(stage: Stage, state: TrainState, validation: dict[str, jax.Array]) -> TrainState:
-    """Counts the epoch and keeps its variables if the validation score is the lowest so far, or the stage's last is."""
+    """Counts the epoch and keeps its variables if the validation score is the lowest so far, or the stage's last is.
+
+    Followers stay as they are kept: `keep_followers` chooses them.
+    """
     better = stage.keeps_last | (validation["score"] < state.best_score)
+    newest = _replaced(state.judged, {name: of_network(state.best_variables, name) for name in stage.followers})
     return state._replace(
         epoch=state.epoch + 1,
-        best_variables=_choose(better, state.judged, state.best_variables),
+        best_variables=_choose(better, newest, state.best_variables),
         best_score=jnp.where(better, validation["score"], state.best_score),
         best_epoch=jnp.where(better, state.epoch, state.best_epoch),
-        follower_scores=jax.tree.map(lambda score: jnp.where(better, jnp.inf, score), state.follower_scores),
     )
 
 
 def with_followers(stage: Stage, state: TrainState) -> Variables:
-    """What the followers are validated with: the networks that are kept, and the followers as they are now."""
+    """The networks that are kept, and the followers as they are now."""
     return _replaced(state.best_variables, {name: of_network(state.judged, name) for name in stage.followers})
 
 
-def keep_followers(stage: Stage, state: TrainState, validation: dict[str, jax.Array]) -> TrainState:
-    """Keeps each follower whose loss, measured on `with_followers`, is its lowest since the others were kept."""
-    chosen, scores = {}, {}
+def keep_followers(
+    stage: Stage, state: TrainState, kept: dict[str, jax.Array], now: dict[str, jax.Array]
+) -> TrainState:
+    """Keeps each follower as it is now where its loss is lower than that of the one which is kept.
+
+    Args:
+      stage: that has followers.
+      state: after `finish_epoch`.
+      kept: losses by name, of `state.best_variables`.
+      now: of `with_followers`; one that is not a number is not lower.
+    """
+    chosen, epochs = {}, {}
     for name in stage.followers:
-        better = validation[name] < state.follower_scores[name]
+        first = state.follower_epochs[name] == 0
+        better = (now[name] < kept[name]) | jnp.isnan(kept[name]) | first
         chosen[name] = _choose(better, of_network(state.judged, name), of_network(state.best_variables, name))
-        scores[name] = jnp.where(better, validation[name], state.follower_scores[name])
-    return state._replace(best_variables=_replaced(state.best_variables, chosen), follower_scores=scores)
+        epochs[name] = jnp.where(better, state.epoch, state.follower_epochs[name])
+    return state._replace(best_variables=_replaced(state.best_variables, chosen), follower_epochs=epochs)
 
 
 def of_network(variables: Variables, name: str) -> Variables:

@@ -32,40 +32,57 @@ def toy(followers: tuple[str, ...] = ("pupil", "stats")) -> Stage:
     return Stage("toy", initialise, nothing, nothing, nothing, followers=followers)
 
 
-def by_hand(scores: list[float], losses: list[float]) -> tuple[int, int]:
-    """The teacher's kept epoch and the pupil's: the lowest score; from then on the lowest loss."""
-    teacher = int(np.argmin(scores))
-    return teacher, teacher + int(np.argmin(losses[teacher:]))
+def by_hand(scores: list[float], losses: np.ndarray) -> list[tuple[int, int]]:
+    """After each epoch the teacher's kept epoch and the pupil's; `losses` (teacher's epoch, pupil's)."""
+    kept, pupil = [], 0
+    for epoch in range(len(scores)):
+        teacher = int(np.argmin(scores[: epoch + 1]))
+        pupil = epoch if losses[teacher, epoch] < losses[teacher, pupil] else pupil
+        kept.append((teacher, pupil))
+    return kept
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_follower_is_kept_at_its_own_lowest_loss_since_the_others_were(seed):
+def test_a_follower_is_kept_where_it_does_best_with_what_the_others_make(seed):
     stage = toy()
     generator = np.random.default_rng(seed)
-    scores, pupil, stats = (generator.normal(size=7).round(1).tolist() for _ in range(3))
+    scores = generator.normal(size=7).round(1).tolist()
+    losses = {name: generator.normal(size=(7, 7)) for name in stage.followers}
+    expected = {name: by_hand(scores, table) for name, table in losses.items()}
     state = create_state(stage, make_optimizer(SETTINGS, 1), jax.random.key(0))
     finish, follow = (jax.jit(functools.partial(step, stage)) for step in (finish_epoch, keep_followers))
+
+    def validate(variables) -> dict:
+        params, stats = variables["params"], variables["batch_stats"]["stats"]
+        assert float(params["stats"]["w"][0]) == float(stats)  # a network's collections are kept together
+        teacher = int(params["teacher"]["w"][0])
+        return {name: jnp.float32(losses[name][teacher, int(params[name]["w"][0])]) for name in stage.followers}
+
     for epoch in range(7):
         state = state._replace(variables=jax.tree.map(lambda leaf: jnp.full_like(leaf, epoch), state.variables))  # noqa: B023
         state = finish(state, {"score": jnp.float32(scores[epoch])})
-        judged = with_followers(stage, state)
-        assert float(judged["params"]["teacher"]["w"][0]) == by_hand(scores[: epoch + 1], pupil[: epoch + 1])[0]
-        assert float(judged["params"]["pupil"]["w"][0]) == float(judged["batch_stats"]["stats"]) == epoch
-        state = follow(state, {"pupil": jnp.float32(pupil[epoch]), "stats": jnp.float32(stats[epoch])})
-    best = state.best_variables
-    assert (int(best["params"]["teacher"]["w"][0]), int(best["params"]["pupil"]["w"][0])) == by_hand(scores, pupil)
-    kept = by_hand(scores, stats)[1]
-    assert int(best["params"]["stats"]["w"][0]) == int(best["batch_stats"]["stats"]) == kept
-    assert float(state.follower_scores["stats"]) == pytest.approx(stats[kept])
+        now = with_followers(stage, state)
+        assert all(int(now["params"][name]["w"][0]) == epoch for name in stage.followers)
+        state = follow(state, validate(state.best_variables), validate(now))
+        best = state.best_variables["params"]
+        for name in stage.followers:
+            assert (int(best["teacher"]["w"][0]), int(best[name]["w"][0])) == expected[name][epoch]
+            assert int(state.follower_epochs[name]) == expected[name][epoch][1] + 1
 
 
-def test_a_follower_whose_loss_is_not_a_number_is_not_kept():
+@pytest.mark.parametrize(
+    ("kept", "now", "better"), [(2, np.nan, False), (np.nan, 2, True), (2, 2, False), (2, 1, True), (1, 2, False)]
+)
+def test_a_follower_is_exchanged_for_a_lower_loss_alone(kept, now, better):
     stage = toy(("pupil",))
     state = create_state(stage, make_optimizer(SETTINGS, 1), jax.random.key(0))
-    state = keep_followers(stage, finish_epoch(stage, state, {"score": jnp.float32(1)}), {"pupil": jnp.float32(2)})
-    later = state._replace(variables=jax.tree.map(jnp.zeros_like, state.variables))
-    kept = keep_followers(stage, later, {"pupil": jnp.float32(jnp.nan)})
-    assert float(kept.best_variables["params"]["pupil"]["w"][0]) == -1 and float(kept.follower_scores["pupil"]) == 2
+    state = finish_epoch(stage, state, {"score": jnp.float32(1)})
+    worst = {"pupil": jnp.float32(9)}
+    state = keep_followers(stage, state, {"pupil": jnp.float32(0)}, worst)  # what has not been trained is no candidate
+    later = state._replace(variables=jax.tree.map(jnp.zeros_like, state.variables), epoch=jnp.int32(5))
+    state = keep_followers(stage, later, {"pupil": jnp.float32(kept)}, {"pupil": jnp.float32(now)})
+    assert int(state.follower_epochs["pupil"]) == (5 if better else 1)
+    assert float(state.best_variables["params"]["pupil"]["w"][0]) == (0 if better else -1)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.7])
