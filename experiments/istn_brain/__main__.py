@@ -148,8 +148,9 @@ def markdown(
     ]
     if not full:
         lines += [
-            "Not the paper's game: a residual ITN, a loss on its change, a gradient penalty, instance noise and a",
-            "small discriminator without norm (`eqpool.presets.use_brain_istn`), or it runs away; `--full` is.",
+            "Not the paper's game: a residual ITN, a loss on its change, a gradient penalty, instance noise, a small",
+            "discriminator without norm (`eqpool.presets.use_brain_istn`), or it runs away; and what is kept is the",
+            "running mean of the weights. `--full` is the paper's.",
         ]
     for config, direction, source in dict.fromkeys(tuple(row["cell"][:3]) for row in table):
         paper = PAPER[config, direction, source]
