@@ -380,7 +380,7 @@ def test_networks_that_do_not_go_with_the_images_are_named_before_training(monke
 
 @pytest.mark.parametrize(("direction", "sites"), [("one_way", 2), ("two_way", 2), ("one_way", 3)])
 def test_a_run_fills_its_work_directory_and_resumes(monkeypatch, tmp_path, direction, sites):
-    settings = config(epochs=2, direction=direction, reference="dark")
+    settings = config(epochs=2, direction=direction, reference="dark", average_decay=0.9)
     settings = dataclasses.replace(settings, cache_dir=str(tmp_path / "cache"))
     folder, made = tmp_path / "run", cohort(sites=sites)
     results = run_on(monkeypatch, made, settings, folder)
@@ -456,9 +456,12 @@ def test_each_task_model_is_kept_at_its_lowest_loss_on_what_the_kept_istn_makes(
     batch |= {"target_known": np.ones(rows.sum(), np.float32), "reference_inputs": made.inputs[rows]}
     measured = stage.validate(stage.forward(kept, batch), batch)
     for name in TASK_MODELS:
-        lowest = min(record[f"validation_{name}"] for record in records[best:])
-        assert float(measured[name]) == pytest.approx(lowest, rel=1e-4)
-    assert any(records[best][f"validation_{name}"] != pytest.approx(float(measured[name])) for name in TASK_MODELS)
+        loss, epoch = float(measured[name]), int(records[-1][f"validation_{name}_epoch"])
+        since = [record[f"validation_{name}"] for record in records[best:]]  # before, of another ISTN's images
+        assert loss <= min(since) * (1 + 1e-4)
+        if epoch > best:
+            assert loss == pytest.approx(min(since), rel=1e-4) == pytest.approx(since[epoch - 1 - best], rel=1e-4)
+    assert any(records[-1][f"validation_{name}"] != pytest.approx(float(measured[name])) for name in TASK_MODELS)
 
 
 def test_a_reference_that_is_no_site_is_named(monkeypatch, tmp_path):
