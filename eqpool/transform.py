@@ -1,21 +1,21 @@
 """The command: `python -m eqpool.transform --workdir=runs/adni --participants=new/participants.tsv --output=out`.
 
 Applies a finished run to new participants, volumes or tables as the run had. Writes embeddings.tsv (participant_id,
-site, what is predicted, l_*, phi_*) and, where the method decodes, the harmonised data: volumes under
-derivatives/eqpool, or harmonised.tsv. Volumes that cannot be used stop it, or under --on_bad_volume=skip are left out
-and listed in left_out.tsv. Needs neither site nor target nor covariates: the networks see the image alone.
+site, of volumes mask_overlap, what is predicted, l_*, phi_*) and, where the method decodes, the harmonised data:
+volumes under derivatives/eqpool, or harmonised.tsv. Volumes that cannot be used stop it, or under --on_bad_volume=skip
+are left out and listed in left_out.tsv. Needs neither site nor target nor covariates: the networks see the image alone.
 A site that the run was not trained on is told, not refused.
 
 A run of config.method = istn has no latent: it writes S2T (`eqpool.apply.trained_istn`), in place of embeddings.tsv
 written.tsv, and figures/transformations.png, which shows step by step what was done to the first few scans.
 """
 
+import contextlib
 import functools
 import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 
 import numpy as np
 import pandas as pd
@@ -41,6 +41,7 @@ from eqpool.data.store import Preparation, PreparedScan, alignments_folder, in_p
 from eqpool.data.tables import FeatureEncoding, NumberColumn
 from eqpool.errors import InputError
 from eqpool.files import read_arrays, write_atomically
+from eqpool.report.workfolder import OVERLAP_COLUMN
 from eqpool.run import use_compilation_cache
 
 HARMONISED = ("change", "decoded", "none")
@@ -96,16 +97,20 @@ def transform(
         )
     sources = find_images(table, image_root, outside_root=outside_root) if on_volumes else []
     left_out: dict[int, str] = {}
+    overlaps: list[float] = []
 
-    def prepare() -> AbstractContextManager[Iterator[PreparedScan]]:
+    @contextlib.contextmanager
+    def prepare() -> Iterator[Iterator[PreparedScan]]:
         preparation = Preparation(named_grid(data.grid), data.squash, data.align, _alignments(cache))
         how = on_bad_volume or data.on_bad_volume
-        return preparing(sources, preparation, table.labels, how, data.workers, say, left_out.__setitem__)
+        with preparing(sources, preparation, table.labels, how, data.workers, say, left_out.__setitem__) as scans:
+            yield _noting_overlap(scans, overlaps)
 
     if config.method == "istn":
         if harmonised is not None:
             raise InputError(f"--harmonised={harmonised}: an ISTN has one form, which its shape decides; leave it out")
         written = transform_by_istn(folder, config, table, sources, image_root, output, prepare)
+        written = written.assign(**{OVERLAP_COLUMN: np.round(overlaps, 4)})
         _write_left_out(output, table, left_out, say)
         _write_tsv(output / "written.tsv", written)
         _draw_steps(output)
@@ -114,11 +119,19 @@ def transform(
     harmonised = (harmonised or config.output.harmonised) if trained.decode else "none"
     if on_volumes:
         embeddings = _transform_volumes(trained, table, sources, image_root, output, harmonised, prepare)
+        embeddings.insert(list(embeddings).index("site") + 1, OVERLAP_COLUMN, np.round(overlaps, 4))
         _write_left_out(output, table, left_out, say)
     else:
         embeddings = _transform_table(trained, table, output, harmonised, say)
     _write_tsv(output / "embeddings.tsv", embeddings)
     return embeddings
+
+
+def _noting_overlap(scans: Iterator[PreparedScan], overlaps: list[float]) -> Iterator[PreparedScan]:
+    """The scans as they come; how each lies on the template is appended to `overlaps`."""
+    for scan in scans:
+        overlaps.append(scan.overlap)
+        yield scan
 
 
 def _write_left_out(output: pathlib.Path, table: ParticipantsTable, reasons: dict[int, str], say: Say) -> None:

@@ -83,6 +83,8 @@ def test_the_same_scans_get_the_same_latents_without_site_age_or_target(trained_
     trained = pd.read_csv(trained_volumes / "embeddings.tsv", sep="\t")
     assert list(made["participant_id"]) == ["new0", "new1", "new2"]
     assert set(made["predicted_dx"]) <= {"AD", "Control"}
+    pooled = pd.read_csv(trained_volumes / "pooled.tsv", sep="\t")
+    assert made["mask_overlap"].tolist() == pooled["mask_overlap"].iloc[[0, 7, 16]].tolist()
     for prefix in ("l_", "phi_"):
         columns = [name for name in trained if name.startswith(prefix)]
         np.testing.assert_allclose(made[columns], trained[columns].iloc[[0, 7, 16]], rtol=1e-4, atol=1e-5)

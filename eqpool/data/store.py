@@ -171,11 +171,19 @@ def alignments_folder(cache_dir: pathlib.Path) -> pathlib.Path:
 
 
 class PreparedScan(NamedTuple):
-    """A volume that is used at once: its row, `grid.shape` float32, (4, 4) from its millimetres to the template's."""
+    """A volume that is used at once.
+
+    Attributes:
+      row: of the table.
+      volume: `grid.shape` float32.
+      alignment: (4, 4) from its millimetres to the template's; None where it was not aligned.
+      overlap: Dice coefficient of its non-zero voxels and the template's brain mask; NaN where it is not asked for.
+    """
 
     row: int
     volume: np.ndarray
     alignment: np.ndarray | None
+    overlap: float = math.nan
 
 
 @contextlib.contextmanager
@@ -206,7 +214,8 @@ def preparing(
                 volume, fact = result
                 alignment = fact["alignment"]
                 apart += _apart(labels[row] or paths[row].name, fact["overlap"])
-                yield PreparedScan(row, volume, None if alignment is None else np.array(alignment))
+                aligned = None if alignment is None else np.array(alignment)
+                yield PreparedScan(row, volume, aligned, fact["overlap"])
             elif on_bad_volume == "stop":
                 raise BadVolumeError(_said(labels[row], str(result)))
             else:

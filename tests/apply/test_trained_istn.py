@@ -82,8 +82,9 @@ def test_new_scans_get_the_change_of_their_looks(istn, tmp_path):
     np.testing.assert_allclose(steps["image"][1], harmonise(np.array(cohort.inputs[1]), 2).image, atol=1e-6)
     assert steps["name"].tolist() == ["new0", "new1"]
     assert (tmp_path / "out" / "figures" / "transformations.png").stat().st_size > 10_000
+    overlap = np.round(cohort.mask_overlap, 4)
     assert (tmp_path / "out" / "written.tsv").read_text().splitlines() == [
-        "participant_id\tsite", "new0\tsite1", "new1\tsite3"
+        "participant_id\tsite\tmask_overlap", f"new0\tsite1\t{overlap[0]}", f"new1\tsite3\t{overlap[1]}"
     ]  # fmt: skip
 
 
@@ -119,6 +120,8 @@ def test_a_bad_scan_is_left_out_by_request_and_listed(istn, tmp_path):
     arguments = [f"--workdir={folder}", f"--participants={table}", f"--output={tmp_path / 'out'}"]
     assert main(arguments) == 2 and not (tmp_path / "out" / "written.tsv").exists()
     assert main([*arguments, "--on_bad_volume=skip"]) == 0
-    assert (tmp_path / "out" / "written.tsv").read_text() == "participant_id\tsite\nnew0\tsite1\nnew2\tsite2\n"
+    lines = (tmp_path / "out" / "written.tsv").read_text().splitlines()
+    overlap = np.round(cohort.mask_overlap, 4)
+    assert lines[1:] == [f"new0\tsite1\t{overlap[0]}", f"new2\tsite2\t{overlap[2]}"]
     (line,) = (tmp_path / "out" / "left_out.tsv").read_text().splitlines()[1:]
     assert line.startswith("new1\t") and "1.nii.gz" in line
