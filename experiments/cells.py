@@ -9,8 +9,7 @@ from typing import Any
 from eqpool.files import read_json
 from experiments.runner import Setting
 
-# A fact of an ISTN's tables. They were kept at the ISTN's own epoch once, and then at one of those from that epoch on.
-TASK_MODELS_KEPT = "each at its own epoch of all"
+TASK_MODELS_KEPT = "each at its own epoch"  # a fact of an ISTN's tables: they were kept at the ISTN's own once
 
 
 def mean_and_deviation(values: Sequence[float | None], digits: int) -> str:

@@ -191,7 +191,7 @@ def _followers(work: WorkFolder) -> str:
         return ""
     return (
         "The ISTN's ring says which transformers were kept. The models that are retrained on S2T have rings of their "
-        "own: each was kept at its lowest loss on what the kept transformers make."
+        "own: each was kept at its lowest loss on what the kept transformers make, from that epoch on."
     )
 
 

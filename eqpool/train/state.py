@@ -25,7 +25,8 @@ class TrainState(NamedTuple):
       best_variables: those of the epoch with the lowest validation score; of followers, of an epoch of their own.
       best_score: () float32, that score.
       best_epoch: () int32.
-      follower_epochs: of each of the stage's followers, () int32, after how many epochs it was kept; 0: never yet.
+      follower_epochs: of each of the stage's followers, () int32, after how many epochs it was kept; 0: since the
+        others were last kept none was.
       averages: running means of `variables`, where the stage wants them; elsewhere empty.
     """
 
@@ -69,8 +70,9 @@ class Stage(NamedTuple):
       forward: (variables, batch) -> per-row outputs, in inference mode.
       validate: (outputs, rows) -> named scalars; "score" picks the epoch that is kept, lower being better.
       keeps_last: the last epoch is kept instead.
-      followers: networks that learn from what the others make, each kept at an epoch of its own: after every
-        validation the one with the lower loss, `validate`'s scalar of its name, on what the others that are kept make.
+      followers: networks that learn from what the others make, each kept at an epoch of its own: of those since the
+        others were last kept, as it has not seen what they make before, the one with its lowest loss on it,
+        `validate`'s scalar of its name.
       average_decay: of the running mean over steps of all variables, which is what is validated and kept; 0: the last.
     """
 
@@ -159,6 +161,7 @@ def finish_epoch(stage: Stage, state: TrainState, validation: dict[str, jax.Arra
         best_variables=_choose(better, newest, state.best_variables),
         best_score=jnp.where(better, validation["score"], state.best_score),
         best_epoch=jnp.where(better, state.epoch, state.best_epoch),
+        follower_epochs=jax.tree.map(lambda epoch: jnp.where(better, 0, epoch), state.follower_epochs),
     )
 
 
@@ -170,7 +173,7 @@ def with_followers(stage: Stage, state: TrainState) -> Variables:
 def keep_followers(
     stage: Stage, state: TrainState, kept: dict[str, jax.Array], now: dict[str, jax.Array]
 ) -> TrainState:
-    """Keeps each follower as it is now where its loss is lower than that of the one which is kept.
+    """Keeps each follower as it is now where its loss is lower than that of the one which is kept, or none is yet.
 
     Args:
       stage: that has followers.
