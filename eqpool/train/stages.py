@@ -208,9 +208,9 @@ def _train_images(
         scores = judge(state.judged)
         state = finish(state, scores)
         if stage.followers:
-            kept, now = (judge(variables) for variables in (state.best_variables, with_followers(stage, state)))
-            state = follow(state, kept, now)
-            scores |= {name: now[name] for name in stage.followers}
+            beside_kept = judge(with_followers(stage, state))
+            scores |= {name: beside_kept[name] for name in stage.followers}
+            state = follow(state, scores)
             scores |= {f"{name}_epoch": epoch for name, epoch in state.follower_epochs.items()}
         return state, terms, scores
 

@@ -25,8 +25,8 @@ class TrainState(NamedTuple):
       best_variables: those of the epoch with the lowest validation score; of followers, of an epoch of their own.
       best_score: () float32, that score.
       best_epoch: () int32.
-      follower_epochs: of each of the stage's followers, () int32, after how many epochs it was kept; 0: since the
-        others were last kept none was.
+      follower_scores: of each of the stage's followers, () float32, the lowest since `best_epoch`.
+      follower_epochs: after how many epochs, () int32, that was; 0: since the others were last kept none was.
       averages: running means of `variables`, where the stage wants them; elsewhere empty.
     """
 
@@ -37,6 +37,7 @@ class TrainState(NamedTuple):
     best_variables: Variables
     best_score: jax.Array
     best_epoch: jax.Array
+    follower_scores: dict[str, jax.Array]
     follower_epochs: dict[str, jax.Array]
     averages: Variables
 
@@ -114,6 +115,7 @@ def create_state(stage: Stage, optimizer: optax.GradientTransformation, key: jax
         best_variables=jax.tree.map(jnp.copy, variables),  # a copy: the state is donated, and buffers only once
         best_score=jnp.full((), jnp.inf, jnp.float32),
         best_epoch=jnp.zeros((), jnp.int32),
+        follower_scores={name: jnp.full((), jnp.inf, jnp.float32) for name in stage.followers},
         follower_epochs={name: jnp.zeros((), jnp.int32) for name in stage.followers},
         averages=jax.tree.map(jnp.copy, variables) if stage.average_decay else {},
     )
@@ -150,44 +152,33 @@ def _averages(stage: Stage, state: TrainState, variables: Variables) -> Variable
 
 
 def finish_epoch(stage: Stage, state: TrainState, validation: dict[str, jax.Array]) -> TrainState:
-    """Counts the epoch and keeps its variables if the validation score is the lowest so far, or the stage's last is.
-
-    Followers stay as they are kept: `keep_followers` chooses them.
-    """
+    """Counts the epoch and keeps its variables if the validation score is the lowest so far, or the stage's last is."""
     better = stage.keeps_last | (validation["score"] < state.best_score)
-    newest = _replaced(state.judged, {name: of_network(state.best_variables, name) for name in stage.followers})
     return state._replace(
         epoch=state.epoch + 1,
-        best_variables=_choose(better, newest, state.best_variables),
+        best_variables=_choose(better, state.judged, state.best_variables),
         best_score=jnp.where(better, validation["score"], state.best_score),
         best_epoch=jnp.where(better, state.epoch, state.best_epoch),
+        follower_scores=jax.tree.map(lambda score: jnp.where(better, jnp.inf, score), state.follower_scores),
         follower_epochs=jax.tree.map(lambda epoch: jnp.where(better, 0, epoch), state.follower_epochs),
     )
 
 
 def with_followers(stage: Stage, state: TrainState) -> Variables:
-    """The networks that are kept, and the followers as they are now."""
+    """What the followers are validated with: the networks that are kept, and the followers as they are now."""
     return _replaced(state.best_variables, {name: of_network(state.judged, name) for name in stage.followers})
 
 
-def keep_followers(
-    stage: Stage, state: TrainState, kept: dict[str, jax.Array], now: dict[str, jax.Array]
-) -> TrainState:
-    """Keeps each follower as it is now where its loss is lower than that of the one which is kept, or none is yet.
-
-    Args:
-      stage: that has followers.
-      state: after `finish_epoch`.
-      kept: losses by name, of `state.best_variables`.
-      now: of `with_followers`; one that is not a number is not lower.
-    """
-    chosen, epochs = {}, {}
+def keep_followers(stage: Stage, state: TrainState, validation: dict[str, jax.Array]) -> TrainState:
+    """Keeps each follower whose loss, measured on `with_followers`, is its lowest since the others were kept."""
+    chosen, scores, epochs = {}, {}, {}
     for name in stage.followers:
-        first = state.follower_epochs[name] == 0
-        better = (now[name] < kept[name]) | jnp.isnan(kept[name]) | first
+        better = validation[name] < state.follower_scores[name]
         chosen[name] = _choose(better, of_network(state.judged, name), of_network(state.best_variables, name))
+        scores[name] = jnp.where(better, validation[name], state.follower_scores[name])
         epochs[name] = jnp.where(better, state.epoch, state.follower_epochs[name])
-    return state._replace(best_variables=_replaced(state.best_variables, chosen), follower_epochs=epochs)
+    kept = _replaced(state.best_variables, chosen)
+    return state._replace(best_variables=kept, follower_scores=scores, follower_epochs=epochs)
 
 
 def of_network(variables: Variables, name: str) -> Variables:

@@ -63,7 +63,7 @@ def test_a_follower_is_kept_where_it_does_best_with_what_the_others_make_since_t
         state = finish(state, {"score": jnp.float32(scores[epoch])})
         now = with_followers(stage, state)
         assert all(int(now["params"][name]["w"][0]) == epoch for name in stage.followers)
-        state = follow(state, validate(state.best_variables), validate(now))
+        state = follow(state, validate(now))
         best = state.best_variables["params"]
         for name in stage.followers:
             assert (int(best["teacher"]["w"][0]), int(best[name]["w"][0])) == expected[name][epoch]
@@ -77,10 +77,9 @@ def test_a_follower_is_exchanged_for_a_lower_loss_alone(kept, now, better):
     stage = toy(("pupil",))
     state = create_state(stage, make_optimizer(SETTINGS, 1), jax.random.key(0))
     state = finish_epoch(stage, state, {"score": jnp.float32(1)})
-    worst = {"pupil": jnp.float32(9)}
-    state = keep_followers(stage, state, {"pupil": jnp.float32(0)}, worst)  # what was kept before is no candidate
+    state = keep_followers(stage, state, {"pupil": jnp.float32(kept)})
     later = state._replace(variables=jax.tree.map(jnp.zeros_like, state.variables), epoch=jnp.int32(5))
-    state = keep_followers(stage, later, {"pupil": jnp.float32(kept)}, {"pupil": jnp.float32(now)})
+    state = keep_followers(stage, later, {"pupil": jnp.float32(now)})
     assert int(state.follower_epochs["pupil"]) == (5 if better else 1)
     assert float(state.best_variables["params"]["pupil"]["w"][0]) == (0 if better else -1)
 
