@@ -1,6 +1,7 @@
 """Every Python block of the guide runs, page by page, and the guide builds without a warning."""
 
 import pathlib
+import pkgutil
 import re
 import subprocess
 import sys
@@ -17,6 +18,14 @@ def test_the_examples_run_as_they_stand(page):
     names: dict = {}
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
         exec(compile(block, page.name, "exec"), names)
+
+
+def test_the_page_on_the_method_names_only_what_exists():
+    page = (DOCS / "method.md").read_text()
+    names = set(re.findall(r"`(eqpool\.[A-Za-z_.0-9]+)`", page))
+    assert len(names) > 20
+    for name in sorted(names):
+        pkgutil.resolve_name(name)
 
 
 def test_the_guide_builds_without_a_warning(tmp_path):
