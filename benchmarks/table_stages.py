@@ -12,6 +12,7 @@ import numpy as np
 from eqpool import parallel
 from eqpool.checked_config import from_config_dict
 from eqpool.config import RunConfig
+from eqpool.data.batches import batch_sizes
 from eqpool.train.stage_one import make_stage_one
 from eqpool.train.stage_two import make_stage_two
 from eqpool.train.state import Batch, Stage, TrainState, create_state, make_optimizer
@@ -69,7 +70,7 @@ class Epochs:
         size, config = SIZES[dataset], paper_config(dataset)
         settings = getattr(config, name)
         self.epochs: int = settings.epochs
-        self.steps = -(-size.train // settings.batch_size)
+        self.steps = len(batch_sizes(size.train, settings.batch_size))
         stage, mesh = make_stage(config, name, size.features), parallel.make_mesh(1)
         optimizer = make_optimizer(settings, self.steps)
         self._epoch = make_table_epoch(stage, optimizer, settings.batch_size, mesh)

@@ -100,6 +100,8 @@ class TrainingConfig:
     """Adam over epochs; common to every stage."""
 
     epochs: int = _number(100, 0)
+    # Rows of a step. A remainder is spread over the epoch's steps: 81 rows in batches of 16 are three of 14 rows and
+    # three of 13. No step has fewer than min(4, batch_size) rows; below 7 some may have a row more for that.
     batch_size: int = _number(128, 2)
     learning_rate: float = _number(1e-3, 0.0)
     learning_rate_decay: float = _number(0.65, 0.0, 1.0)

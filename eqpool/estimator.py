@@ -47,7 +47,7 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
       rotation_range: radians that tau turns by over a covariate's training range; a number, or one a covariate.
       tau: "covariate" carries the covariates alone, "free" is any rotation (see `config.ModelConfig`).
       epochs: of stage one; stage two has as many.
-      batch_size: rows of a training step; stage two takes four times as many.
+      batch_size: rows of a training step; stage two takes four times as many. A remainder is spread over the steps.
       learning_rate: of Adam.
       equivariance_weight, reconstruction_weight, prediction_weight, mmd_weight: of the losses.
       mmd_match: what stage two matches across sites: "covariate_free" tau^-1 Phi, "phi", or "conditional" Phi where

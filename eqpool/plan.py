@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from eqpool import parallel
 from eqpool.config import RunConfig, TrainingConfig
+from eqpool.data.batches import batch_sizes, batch_slots
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.harmonise import check_images, rows_of_sides
 from eqpool.train.baselines import covariate_deciles, make_baseline, match_groups, rows_with_partner
@@ -91,10 +92,11 @@ def _plan_istn(config: RunConfig, cohort: Cohort, columns: Mapping[str, Any]) ->
 
 
 def _planned(stage: Stage, settings: TrainingConfig, columns: Mapping[str, Any], rows: int) -> PlannedStage:
-    size = min(settings.batch_size, rows)
+    batch_size = min(settings.batch_size, rows)
+    size = batch_slots(rows, batch_size)
     batch = {name: jax.ShapeDtypeStruct((size, *column.shape[1:]), column.dtype) for name, column in columns.items()}
     batch["mask"] = jax.ShapeDtypeStruct((size,), jnp.float32)
-    steps = -(-rows // size)
+    steps = len(batch_sizes(rows, batch_size))
     return PlannedStage(stage, make_optimizer(settings, steps), batch, steps, settings.epochs)
 
 

@@ -1,4 +1,4 @@
-"""Batches of volumes for training: a grain pipeline over records or a memory map, with static shapes."""
+"""How rows are cut into batches, for every training loop; and batches of volumes, read ahead by grain's threads."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -8,6 +8,61 @@ import numpy as np
 from eqpool.data.records import Inputs
 
 PADDING = -1  # a slot of a batch without a row
+FEWEST_ROWS = 4  # of a training step: batch statistics and distances between sites of fewer rows are noise
+
+
+def batch_sizes(count: int, batch_size: int) -> tuple[int, ...]:
+    """Computes how many rows each batch of an epoch has: the same number, or one fewer.
+
+    The remainder of `count / batch_size` is spread: 81 rows in batches of 16 are six batches, three of 14 rows and
+    three of 13, and not five of 16 and one of a single row. Every batch has at least min(4, batch_size, count) rows.
+    Only a `batch_size` below 7 can be too small for that, and then one batch fewer holds the same rows: 81 rows in
+    batches of 4 are 20 batches, one of 5 rows and nineteen of 4.
+
+    Args:
+      count: rows of an epoch.
+      batch_size: rows that are asked for.
+
+    Returns:
+      The sizes, larger ones first; they sum to `count`. Empty where `count` is 0.
+
+    Raises:
+      ValueError: `count` is negative, or `batch_size` is not positive.
+    """
+    if count < 0 or batch_size < 1:
+        raise ValueError(f"count is {count} and batch_size {batch_size}, expected at least 0 and 1")
+    if count == 0:
+        return ()
+    batches = min(-(-count // batch_size), count // min(FEWEST_ROWS, batch_size, count))
+    smaller, larger_ones = divmod(count, batches)
+    return (smaller + 1,) * larger_ones + (smaller,) * (batches - larger_ones)
+
+
+def batch_slots(count: int, batch_size: int) -> int:
+    """Returns how many slots a batch needs, so that all batches of an epoch have one shape: at least `batch_size`."""
+    return max(batch_size, *batch_sizes(count, batch_size), 0)
+
+
+def epoch_layout(count: int, batch_size: int, slots: int) -> np.ndarray:
+    """Returns the place in an epoch's order of the row in every slot, and `PADDING` where a slot has none.
+
+    Args:
+      count: rows of the epoch.
+      batch_size: rows that are asked for, see `batch_sizes`.
+      slots: of a batch, at least `batch_slots(count, batch_size)`.
+
+    Returns:
+      (batches, slots) int32; each of the places 0 to count - 1 is there once.
+
+    Raises:
+      ValueError: too few slots, or as `batch_sizes`.
+    """
+    sizes = np.array(batch_sizes(count, batch_size), np.int32)
+    if slots < sizes.max(initial=0):
+        raise ValueError(f"{slots} slots for batches of {sizes.max()} rows")
+    first = np.cumsum(sizes) - sizes
+    slot = np.arange(slots)
+    return np.where(slot < sizes[:, None], first[:, None] + slot, PADDING).astype(np.int32)
 
 
 class _Example(NamedTuple):
@@ -53,8 +108,8 @@ def volume_batches(
     Args:
       inputs: (N, ...) float32, usually `RecordedVolumes`.
       rows: (R,) row indices, such as `cohort.rows("train")`.
-      batch_size: rows in a batch; the last one may have fewer.
-      padded_size: P, slots in a batch; by default `batch_size`.
+      batch_size: rows in a batch; where it does not divide R, as `batch_sizes` says.
+      padded_size: P, slots in a batch; by default as many as `batch_slots` says.
       part: which slots of each batch are read here; by default all.
       seed, epoch: choose the order.
       shuffle: False keeps the order of `rows`.
@@ -73,7 +128,8 @@ def volume_batches(
         drawn = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
         positions = grain.MapDataset.range(len(order)).shuffle(seed=drawn)
         order = order[[positions[place] for place in range(len(order))]]
-    slots = _slots(order, batch_size, padded_size or batch_size)[start:, part]
+    layout = epoch_layout(len(order), batch_size, padded_size or batch_slots(len(order), batch_size))
+    slots = np.where(layout == PADDING, PADDING, order[layout])[start:, part]
     gathered = dict(columns or {})
 
     def collate(examples: list[_Example]) -> dict[str, np.ndarray]:
@@ -86,15 +142,8 @@ def volume_batches(
 
 
 def count_batches(rows: np.ndarray, batch_size: int) -> int:
-    """How many batches an epoch over these rows has."""
-    return -(-len(rows) // batch_size)
-
-
-def _slots(order: np.ndarray, batch_size: int, padded_size: int) -> np.ndarray:
-    """(batches, padded_size) rows of `order`, `batch_size` to a batch, PADDING elsewhere."""
-    count = count_batches(order, batch_size)
-    full = np.pad(order, (0, count * batch_size - len(order)), constant_values=PADDING).reshape(count, batch_size)
-    return np.pad(full, ((0, 0), (0, padded_size - batch_size)), constant_values=PADDING)
+    """Returns how many batches an epoch over these rows has."""
+    return len(batch_sizes(len(rows), batch_size))
 
 
 def _batch(examples: list[_Example], shape: tuple[int, ...], columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

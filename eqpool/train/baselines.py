@@ -9,6 +9,7 @@ import numpy as np
 
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort
+from eqpool.errors import InputError
 from eqpool.losses.matching import grouped_mmd, matched_distance
 from eqpool.losses.mmd import mmd
 from eqpool.losses.task import task_loss
@@ -37,10 +38,10 @@ def match_groups(cohort: Cohort) -> np.ndarray:
 
 
 def rows_with_partner(cohort: Cohort, method: str) -> np.ndarray:
-    """The training rows a method can use: SS and RM drop rows in whose group no other site has a row.
+    """Returns the training rows a method can use, in order: SS and RM drop rows in whose group no other site has a row.
 
-    Returns:
-      Row indices, in order.
+    Raises:
+      InputError: none is left.
     """
     train = cohort.rows("train")
     if method not in ("ss", "rm"):
@@ -52,6 +53,13 @@ def rows_with_partner(cohort: Cohort, method: str) -> np.ndarray:
         known &= cohort.target[train] >= 0
     usable, groups, sites = train[known], group[train[known]], cohort.site[train[known]]
     keep = [row for row, own in zip(usable, groups, strict=True) if len(np.unique(sites[groups == own])) > 1]
+    if not keep:
+        alike = f"decile of {cohort.covariate_names[0]}"
+        alike += f" and {cohort.target_name}" if method == "rm" and cohort.target_classes else ""
+        raise InputError(
+            f'config.method = "{method}": none of {len(train)} training rows of {cohort.name} has a partner, a row of '
+            f"another site in the same {alike}; expected some"
+        )
     return np.array(keep, np.int64)
 
 

@@ -83,8 +83,7 @@ def make_image_forward(stage: Stage, batch_size: int, mesh: Mesh) -> Callable[[A
 
 def rows_in_order(num_rows: int, batch_size: int, mesh: Mesh) -> Order:
     """Shuffled rows of one table, for `pick_rows`."""
-    padded_batch = parallel.padded_size(batch_size, mesh)
-    return lambda key: epoch_order(key, num_rows, batch_size, padded_batch)
+    return lambda key: epoch_order(key, num_rows, batch_size, mesh)
 
 
 def pick_rows(table: Batch, picked: Any) -> Batch:

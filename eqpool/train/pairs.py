@@ -8,11 +8,10 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from eqpool import parallel
 from eqpool.config import IstnConfig
 from eqpool.train.image_table import Order
 from eqpool.train.state import Batch, make_optimizer
-from eqpool.train.table import EpochOrder, epoch_order
+from eqpool.train.table import EpochOrder, epoch_order, lay_out, layout_on
 
 # Of the reference's columns these alone reach training; its targets are for evaluation.
 REFERENCE_COLUMNS = ("inputs", "site")
@@ -49,18 +48,16 @@ def make_game_optimizer(config: IstnConfig, steps_per_epoch: int) -> optax.Gradi
 def pairs_in_order(num_source: int, num_reference: int, batch_size: int, mesh: Mesh) -> Order:
     """One pass over the source; the reference's rows in an order of their own, each once before any comes again.
 
-    As many of the reference count as of the source, in the last, ragged batch too: the two share batch statistics.
+    In every batch as many rows of the reference count as of the source: the two share batch statistics.
     """
-    padded_batch = parallel.padded_size(batch_size, mesh)
+    layout = layout_on(mesh, num_source, batch_size)
 
     def order(key: jax.Array) -> PairOrder:
         source_key, reference_key = jax.random.split(key)
-        source = epoch_order(source_key, num_source, batch_size, padded_batch)
-        steps = source.mask.shape[0]
-        rounds = jax.random.split(reference_key, -(-steps * batch_size // num_reference))
+        source = epoch_order(source_key, num_source, batch_size, mesh)
+        rounds = jax.random.split(reference_key, -(-num_source // num_reference))
         turns = jax.vmap(lambda key: jax.random.permutation(key, num_reference))(rounds)
-        drawn = turns.reshape(-1)[: steps * batch_size].reshape(steps, batch_size)
-        return PairOrder(source, jnp.pad(drawn, ((0, 0), (0, padded_batch - batch_size))))
+        return PairOrder(source, lay_out(turns.reshape(-1)[:num_source], layout))
 
     return order
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import warnings
 from collections.abc import Iterator
 
 import jax
@@ -12,7 +13,7 @@ from jax.sharding import Mesh
 
 from eqpool import parallel
 from eqpool.config import RunConfig
-from eqpool.data.batches import volume_batches
+from eqpool.data.batches import FEWEST_ROWS, batch_slots, count_batches, volume_batches
 from eqpool.data.cohort import Cohort
 from eqpool.data.records import Inputs
 from eqpool.progress import track
@@ -91,8 +92,7 @@ def train_on_table(
 ) -> TrainState:
     """Trains a stage on columns (N, ...) that fit in device memory; `train` and `validation` are row indices."""
     settings = getattr(session.config, stage.name)
-    steps = -(-len(train) // settings.batch_size)
-    optimizer = make_optimizer(settings, steps)
+    optimizer = make_optimizer(settings, _count_steps(stage, train, settings.batch_size))
     epoch_fn = make_table_epoch(stage, optimizer, settings.batch_size, session.mesh)
     train_table, validation_table = parallel.put_replicated(
         [_take(columns, train), _take(columns, validation)], session.mesh
@@ -114,7 +114,7 @@ def train_on_volumes(
 ) -> TrainState:
     """Trains a stage on volumes read batch by batch."""
     settings, initialise = getattr(session.config, stage.name), stage.initialise
-    steps = -(-len(train) // settings.batch_size)
+    steps = _count_steps(stage, train, settings.batch_size)
     optimizer = make_optimizer(settings, steps)
     step = make_stream_step(stage, optimizer)
     forward = make_stream_forward(stage)
@@ -161,7 +161,7 @@ def train_on_images(
     batch_size = min(settings.batch_size, len(train))
     tables = parallel.put_replicated([_take(columns, train), _take(columns, validation)], session.mesh)
     order = rows_in_order(len(train), batch_size, session.mesh)
-    optimizer = make_optimizer(settings, -(-len(train) // batch_size))
+    optimizer = make_optimizer(settings, _count_steps(stage, train, batch_size))
     epoch_fn = make_image_epoch(stage, optimizer, order, pick_rows, session.mesh)
     return _train_images(session, stage, optimizer, epoch_fn, tables[0], tables[1], {}, train)
 
@@ -173,7 +173,7 @@ def train_on_pairs(session: Session, stage: Stage, source: Columns, reference: C
     held_out = (_take(source, splits.source_validation), _take(reference, splits.reference_validation))
     tables, held_out = parallel.put_replicated((tables, held_out), session.mesh)
     order = pairs_in_order(len(splits.source_train), len(splits.reference_train), batch_size, session.mesh)
-    optimizer = make_game_optimizer(session.config.istn, -(-len(splits.source_train) // batch_size))
+    optimizer = make_game_optimizer(session.config.istn, _count_steps(stage, splits.source_train, batch_size))
     epoch_fn = make_image_epoch(stage, optimizer, order, pick_pairs, session.mesh)
     beside = {"reference_inputs": held_out[1]["inputs"]}
     return _train_images(session, stage, optimizer, epoch_fn, tables, held_out[0], beside, splits.source_train)
@@ -231,7 +231,7 @@ def forward_on_volumes(session: Session, stage: Stage, variables, cohort: Cohort
     """A trained stage's outputs for all volumes of a cohort, on the host."""
     settings = getattr(session.config, stage.name)
     rows = np.arange(len(cohort.site))
-    steps = -(-len(rows) // min(settings.batch_size, len(rows)))
+    steps = count_batches(rows, min(settings.batch_size, len(rows)))
     in_order = _batches(session, cohort, columns, rows, settings.batch_size, None)
     batches = track(in_order, f"Encoding by {stage.name}", unit="batch", total=steps)
     return run_stream_forward(make_stream_forward(stage), variables, batches, session.mesh)
@@ -252,6 +252,17 @@ def _stage_keys(session: Session, stage: Stage) -> tuple[jax.Array, jax.Array]:
     return init_key, epoch_key
 
 
+def _count_steps(stage: Stage, train: np.ndarray, batch_size: int) -> int:
+    """Counts an epoch's steps, and warns where there are too few rows for one step of enough of them."""
+    if len(train) < FEWEST_ROWS:
+        warnings.warn(
+            f"{stage.name} has {len(train)} training rows: batch statistics and losses of fewer than {FEWEST_ROWS} "
+            "rows are noise",
+            stacklevel=3,
+        )
+    return count_batches(train, batch_size)
+
+
 def _take(columns: Columns, rows: np.ndarray) -> Columns:
     return {name: column[rows] for name, column in columns.items()}
 
@@ -261,7 +272,7 @@ def _batches(
 ) -> Iterator[HostBatch]:
     """This process's slots of the loader's batches with their columns; `epoch` None reads in order."""
     size = min(batch_size, len(rows))
-    padded_size = parallel.padded_size(size, session.mesh)
+    padded_size = parallel.padded_size(batch_slots(len(rows), size), session.mesh)
     batches = volume_batches(
         cohort.inputs,
         rows,

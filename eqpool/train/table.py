@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from eqpool import parallel
+from eqpool.data.batches import batch_slots, epoch_layout
 from eqpool.train.faults import StepTerms
 from eqpool.train.state import Batch, Stage, TrainState, finish_epoch, update
 
@@ -23,17 +25,21 @@ class EpochOrder(NamedTuple):
     mask: jax.Array
 
 
-def epoch_order(key: jax.Array | None, num_rows: int, batch_size: int, padded_batch: int) -> EpochOrder:
-    """A shuffled (or, without key, plain) order; the ragged last batch and the devices' padding are masked rows."""
-    steps = -(-num_rows // batch_size)
-    order = jnp.arange(num_rows, dtype=jnp.int32)
-    if key is not None:
-        order = jax.random.permutation(key, order)
-    spare = steps * batch_size - num_rows
-    rows = jnp.pad(order, (0, spare)).reshape(steps, batch_size)
-    mask = jnp.pad(jnp.ones(num_rows, jnp.float32), (0, spare)).reshape(steps, batch_size)
-    extra = ((0, 0), (0, padded_batch - batch_size))
-    return EpochOrder(jnp.pad(rows, extra), jnp.pad(mask, extra))
+def epoch_order(key: jax.Array, num_rows: int, batch_size: int, mesh: Mesh) -> EpochOrder:
+    """Shuffles `num_rows` rows and cuts them as `batch_sizes` says; slots beyond, the devices' too, are masked."""
+    layout = layout_on(mesh, num_rows, batch_size)
+    order = jax.random.permutation(key, jnp.arange(num_rows, dtype=jnp.int32))
+    return EpochOrder(lay_out(order, layout), lay_out(jnp.ones(num_rows, jnp.float32), layout))
+
+
+def layout_on(mesh: Mesh, num_rows: int, batch_size: int) -> np.ndarray:
+    """Computes `epoch_layout` (steps, slots) with as many slots as the devices of a mesh can share evenly."""
+    return epoch_layout(num_rows, batch_size, parallel.padded_size(batch_slots(num_rows, batch_size), mesh))
+
+
+def lay_out(order: jax.Array, layout: np.ndarray) -> jax.Array:
+    """Puts values (N,) into the slots of a layout (steps, slots) by `epoch_layout`, and 0 where a slot has no row."""
+    return jnp.pad(order, (0, 1))[layout]  # `PADDING` is -1, which picks the 0 that is appended
 
 
 @functools.lru_cache(maxsize=64)
@@ -44,11 +50,10 @@ def make_table_epoch(
 
     The key's use depends on the state's epoch alone, so that a resumed run makes the same steps. The state is donated.
     """
-    padded_batch = parallel.padded_size(batch_size, mesh)
 
     def epoch(state: TrainState, table: Batch, validation: Batch, key: jax.Array):
         order_key, step_key = jax.random.split(jax.random.fold_in(key, state.epoch))
-        order = epoch_order(order_key, _num_rows(table), batch_size, padded_batch)
+        order = epoch_order(order_key, _num_rows(table), batch_size, mesh)
 
         def step(state: TrainState, picked: EpochOrder):
             batch = {name: column[picked.rows] for name, column in table.items()} | {"mask": picked.mask}
@@ -72,10 +77,15 @@ def make_table_forward(stage: Stage, batch_size: int, mesh: Mesh) -> Callable[..
 
 
 def forward_table(stage: Stage, variables, table: Batch, batch_size: int, mesh: Mesh) -> dict[str, jax.Array]:
-    """The stage's inference outputs for every row of a table, in order, batch by batch. Pure; jit it outside."""
+    """The stage's inference outputs for every row of a table, in order, batch by batch. Pure; jit it outside.
+
+    Inference looks at each row alone, so that the last batch may have any number of rows.
+    """
     num_rows = _num_rows(table)
     size = parallel.padded_size(min(batch_size, num_rows), mesh)
-    order = epoch_order(None, num_rows, size, size)
+    spare = -num_rows % size
+    rows = jnp.pad(jnp.arange(num_rows, dtype=jnp.int32), (0, spare)).reshape(-1, size)
+    order = EpochOrder(rows, jnp.pad(jnp.ones(num_rows, jnp.float32), (0, spare)).reshape(-1, size))
 
     def step(_, picked: EpochOrder):
         batch = {name: column[picked.rows] for name, column in table.items()} | {"mask": picked.mask}

@@ -10,6 +10,7 @@ import pytest
 from eqpool import parallel
 from eqpool.config import BaselineConfig, ModelConfig, RunConfig
 from eqpool.data.cohort import Cohort
+from eqpool.errors import InputError
 from eqpool.train.baselines import covariate_deciles, make_baseline, match_groups, rows_with_partner
 from eqpool.train.state import create_state, make_optimizer, update
 from eqpool.train.stream import make_stream_step
@@ -118,6 +119,14 @@ def test_an_unknown_site_or_class_is_no_partner():
     made = cohort(spread, site, target)
     assert rows_with_partner(made, "ss").tolist() == [2, 3, 4, 5]
     assert rows_with_partner(made, "rm").tolist() == [2, 3]
+
+
+def test_a_cohort_without_partners_is_refused():
+    """Site A is younger than site B throughout: SS and RM would train on no rows at all."""
+    made = cohort(range(20), [0] * 10 + [1] * 10, [0, 1] * 10)
+    for method, alike in (("ss", "decile of age;"), ("rm", "decile of age and y;")):
+        with pytest.raises(InputError, match=f'config.method = "{method}": none of 20 training rows .* same {alike}'):
+            rows_with_partner(made, method)
 
 
 def test_deciles_hold_a_tenth_of_the_training_rows_each():

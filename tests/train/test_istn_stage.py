@@ -232,16 +232,16 @@ def test_padding_of_either_side_changes_nothing():
 
 
 def test_as_many_of_the_reference_count_as_of_the_source():
-    """Five sources in batches of four: the second batch is normalised by one image of either side, not one of four."""
-    order = pairs_in_order(5, 7, 4, parallel.make_mesh(1))(jax.random.key(0))
+    """Nine sources in batches of eight: the second batch is normalised by four images of either side, not of eight."""
+    order = pairs_in_order(9, 7, 8, parallel.make_mesh(1))(jax.random.key(0))
     settings = config(shape="none")
     stage, variables = stage_and_variables(settings)
-    rows = batch(8)
+    rows = batch(9)
     source = {name: column for name, column in rows.items() if not name.startswith("reference") and name != "mask"}
     reference = {"inputs": rows["reference_inputs"], "site": rows["reference_site"]}
     last = pick_pairs((source, reference), jax.tree.map(lambda column: column[1], order))
-    np.testing.assert_array_equal(last["mask"], [1, 0, 0, 0])
-    alone = {name: column[:1] for name, column in last.items()}
+    np.testing.assert_array_equal(last["mask"], [1] * 4 + [0] * 4)
+    alone = {name: column[:4] for name, column in last.items()}
     for ragged, single in zip(
         *(
             jax.tree.leaves(stage.loss(variables, one, jax.random.key(2), jnp.int32(0)).batch_stats["batch_stats"])
@@ -270,6 +270,16 @@ def test_every_row_of_the_reference_comes_once_before_any_comes_again():
     drawn = np.asarray(order.drawn).reshape(-1)
     assert sorted(drawn[:7]) == sorted(drawn[7:14]) == list(range(7))
     assert sorted(np.asarray(order.source.rows).reshape(-1)) == list(range(20))
+
+
+@pytest.mark.parametrize(("rows", "size"), [(81, 16), (81, 4), (17, 16)])
+def test_a_spread_epoch_skips_no_row_of_the_reference(rows, size):
+    """Of slots without a source row no image of the reference is used up: each comes once before any comes again."""
+    order = pairs_in_order(rows, 20, size, parallel.make_mesh(8))(jax.random.key(0))
+    used = np.asarray(order.drawn)[np.asarray(order.source.mask) > 0]
+    assert len(used) == rows
+    for start in range(0, rows - 19, 20):
+        assert sorted(used[start : start + 20]) == list(range(20))
 
 
 def test_eight_devices_make_the_epoch_of_one():

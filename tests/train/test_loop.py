@@ -65,11 +65,11 @@ def train(tmp_path, epochs, mesh=None, save_every=1, hook=None, data=None, stage
 
 
 def test_an_epoch_visits_every_row_once_and_masks_the_rest():
-    order = epoch_order(jax.random.key(1), num_rows=21, batch_size=8, padded_batch=16)
+    order = epoch_order(jax.random.key(1), num_rows=21, batch_size=9, mesh=parallel.make_mesh(8))
     assert order.rows.shape == order.mask.shape == (3, 16)
     visited = np.asarray(order.rows)[np.asarray(order.mask) > 0]
-    assert sorted(visited) == list(range(21))
-    assert not np.asarray(order.mask)[:, 8:].any()
+    assert sorted(visited) == list(range(21)) and visited.tolist() != list(range(21))
+    np.testing.assert_array_equal(order.mask, [[1] * 7 + [0] * 9] * 3)
 
 
 def test_training_lowers_the_loss_and_logs_every_epoch(tmp_path):
@@ -140,7 +140,7 @@ def test_nan_stops_with_step_terms_and_the_last_good_checkpoint(tmp_path):
     bad = table(21)
     bad["x"][3, 0] = np.nan
     key, _ = jax.random.split(jax.random.fold_in(jax.random.key(0), 2))  # of the third epoch's order
-    order = epoch_order(key, 21, SETTINGS.batch_size, SETTINGS.batch_size)
+    order = epoch_order(key, 21, SETTINGS.batch_size, parallel.make_mesh(1))
     step, _ = np.argwhere((np.asarray(order.rows) == 3) & (np.asarray(order.mask) > 0))[0]
     expected = f"toy diverged in epoch 3, step {6 + step + 1}: error, gradient_norm, loss not finite for the batch of"
     with pytest.raises(TrainingDiverged, match=expected) as told:

@@ -25,7 +25,7 @@ def tiny_config(epochs: int) -> RunConfig:
     config.data.participants = "made here"
     config.model.update(latent_dim=6, hidden_units=8, blocks=(1,), channels=(4,), decoder_channels=(4,))
     for stage, count in ((config.stage_one, 2), (config.stage_two, epochs)):
-        # 6 rows a batch on 8 devices: the devices' padding and a ragged last batch are both met.
+        # 6 rows a batch on 8 devices: the devices' padding and batches that are not full are both met.
         stage.update(epochs=count, batch_size=6, learning_rate=1e-3, checkpoint_every_epochs=1)
     config.stage_one.update(equivariance_weight=0.1, reconstruction_weight=1.0, prediction_weight=1.0)
     config.stage_two.update(mmd_weight=1.0)
