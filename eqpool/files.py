@@ -6,9 +6,11 @@ then fsync of the folder), so that not even a power cut leaves an empty file beh
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
@@ -22,12 +24,25 @@ import numpy as np
 from eqpool.errors import InputError
 
 PART = ".part-"  # how the names of what is not whole yet begin
+LONGEST_PART = 100  # bytes of a file's name that a column or a class may take; all of them have 255
 _left_to_another: list[pathlib.Path] = []
 
 
 def leave_to_another(folder: pathlib.Path) -> None:
     """From now on this process writes nothing in `folder`: another, which computes the same, does (many hosts)."""
     _left_to_another.append(folder.absolute())
+
+
+def file_name_part(name: str) -> str:
+    """Returns a column's or a class's name as a part of a file's name: as it is, if a file may be called so.
+
+    Slashes and control characters become underscores, and long names are cut; a digest then keeps two names apart.
+    """
+    plain = re.sub(r"[/\\\x00-\x1f\x7f]", "_", name)
+    if plain == name and len(name.encode()) <= LONGEST_PART:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{plain.encode()[: LONGEST_PART - 9].decode('utf-8', 'ignore')}-{digest}"
 
 
 def is_left_to_another(path: pathlib.Path) -> bool:

@@ -22,6 +22,7 @@ from eqpool.checked_config import from_config_dict
 from eqpool.commandline import GOES_ON, attempt, complain, show
 from eqpool.config import default_config
 from eqpool.errors import InputError, check_is_path, to_path
+from eqpool.given_paths import check_config_paths, check_workdir
 from eqpool.shipped import config_folder, find_config
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, such as configs/adni.py[:paper].")
@@ -46,7 +47,9 @@ def main(arguments: list[str]) -> int:
         config = from_config_dict(_CONFIG.value)
         workdir = to_path(_WORKDIR.value or f"runs/{config.name}")
         check_is_path(f"--workdir={_WORKDIR.value}")
-        # Imported here: --help and config errors should not wait for the training stack.
+        check_workdir(workdir, f"--workdir={workdir}")
+        check_config_paths(config)
+        # Imported here: --help, config errors and paths that are not there should not wait for the training stack.
         from eqpool.files import leave_to_another
         from eqpool.parallel import join_processes
         from eqpool.run import dry_run, run

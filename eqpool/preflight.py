@@ -4,17 +4,20 @@ Reads the table alone, trains nothing, and prints one line a finding, with numbe
 not; 2 with one line on stderr for bad input and for what cannot be identified, such as a target decided by the site.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from eqpool.commandline import complain, make_parser, path_argument
 from eqpool.config import DataConfig
-from eqpool.data.cohort import Cohort
-from eqpool.data.findings import Finding, examine, refuse
-from eqpool.data.own import load_design
-from eqpool.errors import InputError
-from eqpool.files import write_json
-from eqpool.summary import describe_findings
+from eqpool.errors import InputError, to_path
+from eqpool.given_paths import check_file, check_folder
+
+if TYPE_CHECKING:  # imported where they are needed: a path that is not there should not wait for pandas
+    from eqpool.data.cohort import Cohort
+    from eqpool.data.findings import Finding
 
 
 def preflight(config: DataConfig) -> tuple[Cohort, list[Finding]]:
@@ -26,6 +29,9 @@ def preflight(config: DataConfig) -> tuple[Cohort, list[Finding]]:
     Raises:
       InputError: one line, where the table cannot be read, a scan stands twice or a subject is in two splits.
     """
+    from eqpool.data.findings import examine
+    from eqpool.data.own import load_design
+
     cohort = load_design(config)
     return cohort, examine(cohort)
 
@@ -43,9 +49,20 @@ def main(arguments: list[str]) -> int:
         features=options.features,
     )
     try:
+        given = f"--participants={options.participants}"
+        check_file(to_path(options.participants), given, "a participants.tsv or .csv")
+        if options.json:
+            check_folder(options.json.absolute().parent, f"--json={options.json}", "a file's name in a folder")
+        from eqpool.data.findings import refuse
+        from eqpool.files import write_json
+        from eqpool.summary import describe_findings, describe_top
+
         cohort, findings = preflight(config)
+        if describe_top(findings):
+            print(describe_top(findings))
         print(f"{options.participants}: {len(cohort.site)} rows, {len(cohort.site_names)} sites")
-        print("\n".join(f"  note: {note}" for note in cohort.notes))
+        for note in cohort.notes:
+            print(f"  note: {note}")
         print(describe_findings(findings, everything=True))
         if options.json:
             write_json(options.json, [finding.to_dict() for finding in findings])

@@ -2,17 +2,21 @@
 
 An estimate is called better or worse than a level (chance, the site floor, a guess) only if its whole 95% interval is
 on that side; otherwise it is "open", whatever the estimate. That nothing is seen is never called proof that nothing is
-there.
+there. A metric that is not defined on the held-out rows is "not defined", with the reason.
 """
 
 import dataclasses
+import string
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
+
+from eqpool.formatting import format_metric, format_number, is_defined, why_not_defined
 
 Metrics = dict[str, Any]
 Verdict = Literal["good", "bad", "open", "plain"]
 Section = Literal["removed", "kept", "images"]
 SIGNIFICANT = 0.05
+NON_FINITE_ROWS = "non_finite_rows"  # of a run whose latents are no numbers; it has no other metric of them
 BEST_OF_SIX = 1.346  # a normal 95% interval is so much wider where it is to hold for each of six readings (Bonferroni)
 
 
@@ -42,20 +46,19 @@ Judge = Callable[[Metrics, str], Judgement]
 
 
 def read_metrics(metrics: Metrics) -> list[Reading]:
-    """A reading of every metric that is known here and defined in this run, in the report's order."""
+    """Reads every metric that is known here and that this run has, in the report's order.
+
+    A metric that is null or not finite has no number, interval or verdict, and a text that says why. What it would be
+    compared with is left out of the others' texts where that is not defined.
+    """
+    known = {name: value for name, value in metrics.items() if is_defined(value)}
     readings = []
     for name, label, section, judge in (*_LINES, *_nuisance_lines(metrics), *_covariate_lines(metrics)):
-        if metrics.get(name) is not None and f"scratch_{name}" not in metrics:  # an ISTN's, told by that name
-            verdict, text = judge(metrics, name)
-            readings.append(Reading(name, label, format_metric(metrics, name), text, verdict, section))
+        if name not in metrics or f"scratch_{name}" in metrics:  # an ISTN's, which has a line by that name
+            continue
+        verdict, text = judge(known, name) if name in known else ("plain", why_not_defined(name))
+        readings.append(Reading(name, label, format_metric(metrics, name), text, verdict, section))
     return readings
-
-
-def format_metric(metrics: Metrics, name: str) -> str:
-    """`value [low, high]`, or the value alone where there is no interval."""
-    value = f"{metrics[name]:.3g}"
-    interval = metrics.get(f"{name}_interval")
-    return value if not interval else f"{value} [{interval[0]:.3g}, {interval[1]:.3g}]"
 
 
 def compare(interval: tuple[float, float] | None, level: float | None, *, higher_is_better: bool) -> Verdict:
@@ -105,7 +108,7 @@ def _covariate_free(metrics: Metrics, name: str) -> Judgement:
         return _site_chance(metrics, name)
     verdict: Verdict = "bad" if p <= SIGNIFICANT else "open"
     said = "more" if verdict == "bad" else "no more"
-    text = f"{said} than of shuffled sites ({metrics[f'{name}_shuffled']:.3g}; permutation p = {p:.2g})"
+    text = f"{said} than of shuffled sites ({format_number(metrics.get(f'{name}_shuffled'))}; permutation p = {p:.2g})"
     return verdict, text + _since(metrics, interval[1])
 
 
@@ -118,15 +121,21 @@ def _since(metrics: Metrics, high: float) -> str:
 
 
 def _before(metrics: Metrics, name: str) -> Judgement:
-    return "plain", f"before pooling; chance is {metrics['site_chance']:.3g}"
+    return "plain", f"before pooling; chance is {format_number(metrics.get('site_chance'))}"
 
 
 def _adversary(metrics: Metrics, name: str) -> Judgement:
     return "plain", "the paper's Adv, one of the probes; chance is the largest site's share"
 
 
+def _non_finite(metrics: Metrics, name: str) -> Judgement:
+    return "bad", "the latent has values that are not finite: no pooling result can be read from this run"
+
+
 def _mmd(metrics: Metrics, name: str) -> Judgement:
-    p = metrics[f"{name}_p_value"]
+    p = metrics.get(f"{name}_p_value")
+    if p is None:
+        return "plain", "no permutation p, so nothing is concluded"
     if p <= SIGNIFICANT:
         also = ", as it does too where only ages differ" if name == "mmd" else ""
         return "bad", f"it differs between sites (permutation p = {p:.3g}){also}"
@@ -137,14 +146,16 @@ def _mmd(metrics: Metrics, name: str) -> Judgement:
 
 
 def _image_mmd_before(metrics: Metrics, name: str) -> Judgement:
-    p = metrics["image_mmd_before_p_value"]
-    return "plain", f"how far apart the two sites' images are (permutation p = {p:.3g})"
+    p = format_number(metrics.get("image_mmd_before_p_value"))
+    return "plain", f"how far apart the two sites' images are (permutation p = {p})"
 
 
 def _image_mmd_after(metrics: Metrics, name: str) -> Judgement:
-    p, before = f"permutation p = {metrics['image_mmd_after_p_value']:.3g}", metrics.get("image_mmd_before")
-    further = before is not None and metrics[name] > before
-    if metrics["image_mmd_after_p_value"] <= SIGNIFICANT:
+    p_value, before = metrics.get("image_mmd_after_p_value"), metrics.get("image_mmd_before")
+    if p_value is None:
+        return "plain", "no permutation p, so nothing is concluded"
+    p, further = f"permutation p = {p_value:.3g}", before is not None and metrics[name] > before
+    if p_value <= SIGNIFICANT:
         return "bad", f"further apart than before ({before:.3g}; {p})" if further else f"the images still differ ({p})"
     if further:
         text = (
@@ -202,8 +213,13 @@ def _against_before(kind: str, *, higher: bool) -> Judge:
 
 
 def _says(text: str) -> Judge:
-    """A plain remark; braces take other metrics."""
-    return lambda metrics, name: ("plain", text.format(**metrics))
+    """A plain remark; names in braces take other metrics."""
+
+    def judge(metrics: Metrics, name: str) -> Judgement:
+        fields = [field for _, field, _, _ in string.Formatter().parse(text) if field]
+        return "plain", text.format(**{field: format_number(metrics.get(field)) for field in fields})
+
+    return judge
 
 
 def _kept(covariate: str) -> Judge:
@@ -232,10 +248,11 @@ def _nuisance_lines(metrics: Metrics) -> Iterator[tuple[str, str, Section, Judge
 
 
 def _nuisance(metrics: Metrics, name: str) -> Judgement:
-    level = metrics[f"{name}_chance"]
+    level = metrics.get(f"{name}_chance")
     verdict = compare(metrics.get(f"{name}_interval"), level, higher_is_better=False)
-    text = {"bad": f"more than chance ({level:.3g})", "open": f"no more than chance ({level:.3g}) is seen"}
-    return verdict, text.get(verdict, f"chance is {level:.3g}")
+    chance = format_number(level)
+    text = {"bad": f"more than chance ({chance})", "open": f"no more than chance ({chance}) is seen"}
+    return verdict, text.get(verdict, f"chance is {chance}")
 
 
 def _covariate_lines(metrics: Metrics) -> Iterator[tuple[str, str, Section, Judge]]:
@@ -258,7 +275,7 @@ def _task_lines(kind: str, unit: str, *, higher: bool) -> Iterator[tuple[str, st
 def _recovery(metrics: Metrics, name: str) -> Judgement:
     """Harmonised against input, both with intervals over the same volumes."""
     own, before = metrics.get(f"{name}_interval"), metrics.get("recovery_error_input_interval")
-    text = f"z-scores, to the simulated truth; the input's is {metrics['recovery_error_input']:.3g}"
+    text = f"z-scores, to the simulated truth; the input's is {format_number(metrics.get('recovery_error_input'))}"
     if not own or not before or (own[0] <= before[1] and before[0] <= own[1]):
         return "open", f"{text}, not told apart"
     return ("good", f"{text}, clearly nearer") if own[1] < before[0] else ("bad", f"{text}, clearly farther")
@@ -269,6 +286,7 @@ _site_floor = _site_told("covariates and target alone tell", "site_floor")
 _site_chance = _site_told("chance", "site_chance")
 # (key, label, section, judge), in the order of the terminal and the report
 _LINES: tuple[tuple[str, str, Section, Judge], ...] = (
+    (NON_FINITE_ROWS, "rows with a latent that is not finite", "removed", _non_finite),
     *_task_lines("accuracy", "%", higher=True),
     *_task_lines("mae", "MAE", higher=False),
     ("image_mmd_before", "100 MMD^2 of images, S to T", "removed", _image_mmd_before),
@@ -290,12 +308,12 @@ _LINES: tuple[tuple[str, str, Section, Judge], ...] = (
         _than("always the median", "constant_mae", higher=False, of=f"{_TARGET}, its units"),
     ),
     ("r_squared", "R^2", "kept", _than("always the mean", 0.0, higher=True, of=_TARGET)),
-    ("ssim_change", "SSIM of harmonised volumes", "images", _says("input plus change; PSNR {psnr_change:.3g} dB")),
+    ("ssim_change", "SSIM of harmonised volumes", "images", _says("input plus change; PSNR {psnr_change} dB")),
     (
         "ssim_decoded",
         "SSIM of their pure decodes",
         "images",
-        _says("PSNR {psnr_decoded:.3g} dB; blurred by the latent"),
+        _says("PSNR {psnr_decoded} dB; blurred by the latent"),
     ),
     ("recovery_error_change", "error to the scanner-free volume", "images", _recovery),
 )

@@ -25,9 +25,10 @@ from eqpool.data.pipeline import load_cohort
 from eqpool.evaluate.evaluation import Embeddings, evaluate, only_finite, site_floor_metrics
 from eqpool.harmonise import fit_scaling, harmonise
 from eqpool.plan import describe_plan
+from eqpool.report.drawing import has_failed
 from eqpool.report.page import write_report
 from eqpool.report.workfolder import OVERLAP_COLUMN
-from eqpool.summary import describe_cohort, describe_findings, describe_results
+from eqpool.summary import describe_data, describe_results
 from eqpool.train.baselines import covariate_deciles, make_baseline, match_groups, rows_with_partner
 from eqpool.train.stage_one import covariate_generators, make_stage_one
 from eqpool.train.stage_two import make_stage_two
@@ -57,7 +58,7 @@ def run(config: RunConfig, folder: pathlib.Path, quiet: bool = False, command: s
         else:
             results = _compute(config, folder, say) | {"command": command}
             files.write_json(results_path, results)
-        if not quiet and not (folder / "report.html").exists():
+        if not quiet and (has_failed(folder) or not (folder / "report.html").exists()):
             write_report(folder)
         say(describe_results(results, folder))
         return results
@@ -70,8 +71,7 @@ def dry_run(config: RunConfig, folder: pathlib.Path) -> None:
       InputError: bad data, as `run` would say.
     """
     cohort = load_cohort(config.data, use_compilation_cache(config, folder))
-    print(describe_cohort(cohort))
-    print(describe_findings(examine(cohort)))
+    print(describe_data(cohort, examine(cohort)))
     print(describe_plan(config, cohort))
 
 
@@ -80,12 +80,10 @@ def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]
     cache = use_compilation_cache(config, folder)
     session = Session.start(config, folder)  # before hours of preparing data: it may lack devices or packages
     cohort = load_cohort(config.data, cache)
-    description = describe_cohort(cohort)
-    say(description)
     findings = examine(cohort)
-    warnings = describe_findings(findings)
-    say(warnings)
-    files.write_text(folder / "log.txt", f"{description}\n{warnings}\n")
+    description = describe_data(cohort, findings)
+    say(description)
+    files.write_text(folder / "log.txt", f"{description}\n")
     refuse(findings)
     check_splits(cohort)
     fingerprint = data_hash(cohort)
@@ -146,7 +144,7 @@ def pool(session: Session, folder: pathlib.Path, cohort: Cohort, scaling: Scalin
     generators = covariate_generators(config.model, cohort.covariates.shape[1])
     metrics = evaluate(cohort, scaling, embeddings, generators, config.model.group_map, config.evaluate, config.seed)
     metrics |= _site_floor(cohort, config.evaluate, workdir.cache_folder(config, folder))
-    if config.method == "ours" and cohort.grid is not None:
+    if config.method == "ours" and cohort.grid is not None and "non_finite_rows" not in metrics:
         metrics |= only_finite(
             harmonise_cohort(complete_decoder(folder, cohort), cohort, folder, config.output.harmonised)
         )
@@ -237,9 +235,10 @@ def count_rows(cohort: Cohort) -> dict[str, Any]:
     by_site: dict[str, Any] = {}
     for index, name in enumerate(cohort.site_names):
         here = cohort.site == index
-        by_site[name] = {"rows": int(here.sum())} | {
+        classes = {
             label: int(np.sum(here & (cohort.target == number))) for number, label in enumerate(cohort.target_classes)
         }
+        by_site[name] = {"rows": int(here.sum()), "classes": classes}
     return {
         "rows": len(cohort.site),
         "by_split": {split: len(cohort.rows(split)) for split in SPLITS},

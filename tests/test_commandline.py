@@ -110,9 +110,9 @@ def test_a_bug_is_not_hidden(error):
 @pytest.mark.parametrize(
     ("name", "flags", "work", "again"),
     [
-        ("eqpool.maps", "workdir", "eqpool.apply.trained.read_config", "goes on from the last checkpoint"),
+        ("eqpool.maps", "workdir", "eqpool.maps.making.read_config", "goes on from the last checkpoint"),
         (
-            "eqpool.transform", "workdir participants output", "eqpool.apply.trained.read_config",
+            "eqpool.transform", "workdir participants output", "eqpool.transform.new_scans.read_config",
             "writes every file again",
         ),
         ("eqpool.report", "workdir", "eqpool.report.page.write_report", "draws every figure again"),
@@ -121,7 +121,10 @@ def test_a_bug_is_not_hidden(error):
 def test_control_c_and_a_full_disk_are_one_line_of_every_command(
     name, flags, work, again, tmp_path, monkeypatch, capsys
 ):
-    arguments = [f"--{flag}={tmp_path}" for flag in flags.split()]
+    for file in ("config.json", "results.json", "participants.tsv"):
+        (tmp_path / file).write_text("{}")
+    places = {"participants": tmp_path / "participants.tsv"}
+    arguments = [f"--{flag}={places.get(flag, tmp_path)}" for flag in flags.split()]
     monkeypatch.setattr(work, stopping(KeyboardInterrupt()))
     assert run_command(name, *arguments) == 130
     assert capsys.readouterr().err == f"eqpool: interrupted; the same command {again}\n"

@@ -22,6 +22,20 @@ def names(folder: pathlib.Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if not path.name.endswith(".lock"))
 
 
+@pytest.mark.parametrize("name", ["age", "sex_F", "AD-CN", "$a$ & <b>", "年龄", "a.b", "x" * 100])
+def test_a_plain_name_is_its_own_part_of_a_files_name(name):
+    assert files.file_name_part(name) == name
+
+
+@pytest.mark.parametrize("name", ["a/b", "../../x", "a\\b", "a\nb", "x" * 300, "年" * 100, "/" * 300, "\0"])
+def test_any_name_is_a_part_of_a_files_name(name, tmp_path):
+    part = files.file_name_part(name)
+    place = tmp_path / f"before_decoded_t_{part}_bonferroni.nii.gz"
+    files.write_text(place, "")
+    assert names(tmp_path) == [place.name]
+    assert files.file_name_part(name + "y") != part and files.file_name_part(part) == part
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "results.json"
     files.write_json(path, {"a": 1})

@@ -18,7 +18,18 @@ from eqpool.data.pipeline import load_cohort
 from eqpool.data.simulated import effect_path
 from eqpool.errors import InputError
 from eqpool.evaluate.recovery import detection_gain, is_unaffected
-from eqpool.maps import FORMS, _gain, _truth, check_contrast, describe_maps, first_scans, main, make_maps, map_form
+from eqpool.maps import main
+from eqpool.maps.making import (
+    FORMS,
+    _gain,
+    _truth,
+    check_contrast,
+    count_degrees_of_freedom,
+    describe_maps,
+    first_scans,
+    make_maps,
+    map_form,
+)
 from eqpool.report.brain_maps import FORM_TITLES, draw_share_maps, draw_t_maps
 from eqpool.train.stage_one import make_stage_one
 from tests.conftest import quickly_compiled, tiny_config
@@ -119,7 +130,7 @@ def test_the_gain_is_that_of_the_judged_voxels_at_once(mapped, monkeypatch):
         lambda: [whole["before"]], lambda: [whole["after"]], (cohort.target[rows] == 0).astype(float), nuisance,
         mask[judged] > 0.5,
     )  # fmt: skip
-    monkeypatch.setattr("eqpool.maps.tile_width", lambda count: 100)
+    monkeypatch.setattr("eqpool.maps.making.tile_width", lambda count: 100)
     for found in (facts, _gain(cohort, decodes, _truth(cohort))):
         for name, value in expected.items():
             assert found[name] == pytest.approx(value, abs=1e-12)
@@ -161,6 +172,18 @@ def test_a_target_that_age_tells_is_refused_before_anything_is_trained(mapped):
     check_contrast(cohort, fold)
 
 
+def test_the_degrees_of_freedom_are_known_before_anything_is_trained(mapped, fold):
+    _, cohort, facts = mapped
+    assert {form["degrees_of_freedom"] for form in facts["forms"].values()} == {count_degrees_of_freedom(cohort, fold)}
+
+
+def test_maps_of_few_people_are_warned_of_before_they_are_made(mapped, monkeypatch, capsys):
+    monkeypatch.setattr("eqpool.maps.making.cross_fitted_decodes", lambda *_: pytest.fail("no warning yet"))
+    with pytest.raises(pytest.fail.Exception):
+        make_maps(mapped[0], folds=2)
+    assert "WARNING: the maps will mean little: with 14 degrees of freedom a voxel has" in capsys.readouterr().out
+
+
 def test_a_second_call_trains_nothing(mapped, monkeypatch):
     folder, _, facts = mapped
     monkeypatch.setattr("eqpool.crossfit.train", lambda *_: pytest.fail("trained again"))
@@ -168,8 +191,9 @@ def test_a_second_call_trains_nothing(mapped, monkeypatch):
 
 
 def test_a_report_that_cannot_be_written_is_one_line_too(mapped, monkeypatch, capsys, tmp_path):
-    (tmp_path / "results.json").write_text("{}")
-    monkeypatch.setattr("eqpool.maps.make_maps", lambda *_: mapped[2])
+    for name in ("config.json", "results.json"):
+        (tmp_path / name).write_text("{}")
+    monkeypatch.setattr("eqpool.maps.making.make_maps", lambda *_: mapped[2])
 
     def stop(_):
         raise InputError("report.html: cannot be written")

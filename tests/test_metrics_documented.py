@@ -21,7 +21,7 @@ from eqpool.evaluate.evaluation import Embeddings, evaluate, site_floor_metrics
 from eqpool.evaluate.probes import ProbeScore
 from eqpool.geometry import so
 from eqpool.harmonise import harmonise
-from eqpool.maps import make_maps
+from eqpool.maps.making import make_maps
 from eqpool.train.istn import TASK_MODELS
 from tests.conftest import tiny_config
 
@@ -152,7 +152,7 @@ def test_every_number_of_the_maps(volumes, monkeypatch, tmp_path):
     inputs = np.stack([np.asarray(scans.inputs[row])[mask] for row in range(len(scans.site))])
     noise = np.random.default_rng(3).normal(0, 0.1, (2, *inputs.shape))
     decodes = Decodes(np.concatenate([inputs[None], inputs + noise]).astype(np.float32), deal_folds(config, scans, 2))
-    monkeypatch.setattr("eqpool.maps.cross_fitted_decodes", lambda *_: decodes)
+    monkeypatch.setattr("eqpool.maps.making.cross_fitted_decodes", lambda *_: decodes)
     files.write_json(tmp_path / "config.json", to_dict(config))
     facts = make_maps(tmp_path, folds=2)
     forms = {key for form in facts.pop("forms").values() for key in form}

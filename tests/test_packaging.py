@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import venv
 import zipfile
 
 import pytest
@@ -17,15 +18,20 @@ ROOT = pathlib.Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> zipfile.ZipFile:
-    """Built from a copy of the tracked files, so that nothing untracked slips in and no build folder stays."""
-    folder = tmp_path_factory.mktemp("wheel")
+def copy_tracked_files(folder: pathlib.Path) -> None:
+    """Copies what a clone has into `folder`, so that nothing untracked slips in and no build folder stays behind."""
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
     for name in filter(None, tracked.split("\0")):
         if (ROOT / name).is_file():
-            (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / "source" / name).write_bytes((ROOT / name).read_bytes())
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((ROOT / name).read_bytes())
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> zipfile.ZipFile:
+    """Built as a user's pip builds it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    copy_tracked_files(folder / "source")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder), str(folder / "source")]
     subprocess.run(command, check=True, capture_output=True)
     (path,) = folder.glob("*.whl")
@@ -60,6 +66,27 @@ def test_the_wheel_says_version_licence_and_what_it_needs(metadata):
     assert {"align", "combat", "cuda", "dev", "docs", "tensorboard", "torch-benchmarks", "tpu"} <= set(
         metadata.get_all("Provides-Extra")
     )
+
+
+@pytest.mark.slow
+def test_an_editable_install_is_found_from_the_parent_folder_of_a_clone_called_eqpool(tmp_path):
+    """There the clone itself, which has no __init__.py, looks like a package without contents."""
+    copy_tracked_files(tmp_path / "eqpool")
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--editable", tmp_path / "eqpool"]
+    subprocess.run(install, check=True, capture_output=True)
+    environment = {"PATH": "/usr/bin:/bin"}  # without this suite's PYTHONPATH
+    code = "import eqpool; print(eqpool.__version__, eqpool.__file__)"
+    done = subprocess.run(
+        [python, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [eqpool.__version__, str(tmp_path / "eqpool" / "eqpool" / "__init__.py")]
+    environment["PYTHONPATH"] = str(pathlib.Path(pytest.__file__).parent.parent)  # what eqpool depends on
+    done = subprocess.run(
+        [python, "-m", "eqpool.main", "--list"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "configs/adni.py" in done.stdout, done.stderr
 
 
 def test_every_import_of_the_package_is_a_dependency_or_a_known_extra():

@@ -143,10 +143,63 @@ def test_images_that_moved_apart_are_said_to_have(before, p, verdict, said, unsa
     assert reading.verdict == verdict and said in reading.text and unsaid not in reading.text
 
 
-def test_undefined_metrics_are_left_out_and_values_carry_their_interval():
-    assert read_metrics({"accuracy": None}) == []
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("equivariance_error", "tau does not turn"),
+        ("accuracy", "no held-out row has a known target"),
+        ("scratch_mae", "no held-out row has a known target"),
+        ("kept_age_r_squared", "the held-out rows have one value"),
+        ("mmd", "held-out rows of two sites"),
+        ("strongest_probe", "on these held-out rows"),
+    ],
+)
+def test_a_metric_that_is_not_defined_says_so_and_why(name, said, value):
+    metrics = {name: value, f"{name}_interval": (-840.0, 6040.0), f"{name}_p_value": 0.5, "site_chance": 0.5}
+    reading = read(metrics, name)
+    assert (reading.value, reading.verdict) == ("not defined", "plain") and said in reading.text
+
+
+def test_a_metric_that_a_method_has_not_is_left_out():
+    assert read_metrics({"site_chance": 0.5}) == []
+
+
+def test_values_carry_their_interval():
     assert format_metric({"x": 0.12345, "x_interval": [0.1, 0.2]}, "x") == "0.123 [0.1, 0.2]"
     assert format_metric({"x": 3.0, "x_interval": None}, "x") == "3"
+
+
+EVERY_LINE = {
+    "before_accuracy": 60.0, "scratch_accuracy": 50.0, "gain_scratch": -10.0, "before_mae": 4.0, "finetuned_mae": 5.0,
+    "gain_finetuned": -1.0, "image_mmd_before": 3.0, "image_mmd_before_p_value": 0.01, "image_mmd_after": 1.0,
+    "image_mmd_after_p_value": 0.3, "site_chance": 0.5, "site_floor": 0.6, "strongest_probe_before": 0.9,
+    "strongest_probe": 0.7, "strongest_probe_covariate_free": 0.6, "strongest_probe_covariate_free_p_value": 0.2,
+    "strongest_probe_covariate_free_shuffled": 0.5, "adversary": 60.0, "mmd": 1.0, "mmd_p_value": 0.2,
+    "mmd_covariate_free": 1.0, "mmd_covariate_free_p_value": 0.2, "delta_eq": 2.0, "delta_eq_ratio_to_permuted": 1.5,
+    "equivariance_error": 0.5, "balanced_accuracy": 70.0, "target_chance": 50.0, "majority_accuracy": 50.0, "mae": 3.0,
+    "constant_mae": 4.0, "r_squared": 0.2, "kept_age_r_squared": 0.5, "kept_age_r_squared_before": 0.6,
+    "kept_age_mae": 3.0, "nuisance_sex": 0.6, "nuisance_sex_chance": 0.5, "ssim_change": 0.9, "psnr_change": 30.0,
+    "ssim_decoded": 0.8, "psnr_decoded": 20.0, "recovery_error_change": 0.3, "recovery_error_input": 0.4,
+}  # fmt: skip
+EVERY_LINE |= {f"{name}_interval": (value - 1, value + 1) for name, value in EVERY_LINE.items()}
+
+
+@pytest.mark.parametrize("undefined", [*EVERY_LINE, "all"])
+def test_no_line_fails_or_shows_a_number_where_another_is_not_defined(undefined):
+    gone = EVERY_LINE if undefined == "all" else [undefined]
+    for value in (None, float("nan"), (float("nan"), 1.0)):
+        readings = read_metrics(EVERY_LINE | dict.fromkeys(gone, value))
+        assert {reading.metric for reading in readings} == {reading.metric for reading in read_metrics(EVERY_LINE)}
+        assert not any("nan" in text or "None" in text for one in readings for text in (one.value, one.text))
+    absent = {name: value for name, value in EVERY_LINE.items() if name not in gone}
+    assert undefined not in {reading.metric for reading in read_metrics(absent)}
+
+
+def test_a_latent_that_is_not_finite_never_reads_as_pooled():
+    (reading,) = read_metrics({"non_finite_rows": 3})
+    assert (reading.value, reading.verdict) == ("3", "bad")
+    assert "not finite" in reading.text and "no pooling result can be read" in reading.text
 
 
 def test_what_an_istn_says_by_two_names_is_told_once():

@@ -14,7 +14,7 @@ from eqpool.crossfit import Decodes, _train, cross_fitted_decodes
 from eqpool.data.cohort import Cohort
 from eqpool.data.pipeline import load_cohort
 from eqpool.evaluate.statistics import indicators, t_map
-from eqpool.maps import FORMS, form_tiles
+from eqpool.maps.making import FORMS, form_tiles
 from tests.conftest import tiny_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]

@@ -191,7 +191,7 @@ def test_what_registration_found_is_kept_in_the_cache_of_the_run(trained_volumes
         transform(run, newcomers, tmp_path / output, harmonised="none")
         assert len(found) == 3
     assert len(list((tmp_path / "cache" / "volumes" / "alignments").glob("*.json"))) == 3
-    monkeypatch.setattr("eqpool.transform.os.access", lambda *_: False)  # as where the run is another user's
+    monkeypatch.setattr("eqpool.transform.new_scans.os.access", lambda *_: False)  # as where the run is another user's
     transform(run, newcomers, tmp_path / "third", harmonised="none")
     assert len(found) == 6
 
@@ -255,6 +255,10 @@ def test_tables_come_back_in_their_own_units(trained_table, tmp_path, capsys):
     assert "no column site: not needed" in said
     assert "thick_a: missing in 1 of 5 rows, where the training rows' mean is taken" in said
     assert 'scanner_mode: "w" in 2 rows, which no training row has; they are of no category' in said
+    closing = said[said.index("written:") :].splitlines()[1:]
+    assert [line.split()[0] for line in closing] == [
+        str(tmp_path / "out" / name) for name in ("harmonised.tsv", "embeddings.tsv")
+    ]
     made = pd.read_csv(tmp_path / "out" / "harmonised.tsv", sep="\t")
     assert list(made) == ["participant_id", "thick_a", "thick_b", "scanner_mode"]
     assert list(made["scanner_mode"]) == list(table["scanner_mode"]) and np.isnan(made["thick_a"][2])

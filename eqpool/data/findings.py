@@ -18,6 +18,7 @@ from eqpool.data.design import (
     site_design,
     support,
 )
+from eqpool.data.held_out import HeldOut, examine_held_out
 from eqpool.errors import InputError
 
 Severity = Literal["info", "warning", "refusal"]
@@ -28,6 +29,7 @@ LARGE_ETA_SQUARED = 0.14  # Cohen's convention for a large effect
 LARGE_CRAMERS_V = 0.3
 LARGE_CONDITION_NUMBER = 30.0  # Belsley's convention for a harmful collinearity
 MOST_NAMED = 5
+HELD_OUT = "held_out_people"  # the check that stands on top of log and report where it warns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +74,8 @@ def examine_design(cohort: Cohort) -> list[Finding]:
     findings = [*_subjects(cohort), *_classes(cohort), *_unknown(cohort)]
     for index in range(len(cohort.covariate_names)):
         findings += [*_covariate_and_site(cohort, index), *_covariate_overlap(cohort, index)]
-    return [*findings, *_target_and_site(cohort), *_nuisance_and_target(cohort), *_condition(cohort)]
+    findings += [*_target_and_site(cohort), *_nuisance_and_target(cohort), *_condition(cohort)]
+    return [*findings, *_held_out(cohort)]
 
 
 def examine_features(frame: pd.DataFrame, names: np.ndarray) -> list[Finding]:
@@ -85,6 +88,23 @@ def examine_features(frame: pd.DataFrame, names: np.ndarray) -> list[Finding]:
     return [*_missing(frame), *_failed(frame), *_constant(frame), *_same_rows(frame, names)]
 
 
+def _held_out(cohort: Cohort) -> Iterator[Finding]:
+    """Whether the test split has the people that a result needs (`eqpool.data.held_out`)."""
+    results = list(examine_held_out(cohort))
+    few = [result for result in results if not result.is_enough]
+    numbers = {result.name: {"people": list(result.people), "half_width": result.half_width} for result in results}
+    describe = HeldOut.describe
+    if few:
+        message = (
+            f"few people are held out, so that most results will stay undecided: {', '.join(map(describe, few))}; pool "
+            "more people, hold more of them out (config.data.test_fraction), or read several splits together"
+        )
+        yield Finding("warning", HELD_OUT, message, {"held_out": numbers})
+    elif results:
+        message = f"enough people are held out: {', '.join(map(describe, results))}"
+        yield Finding("info", HELD_OUT, message, {"held_out": numbers})
+
+
 def _subjects(cohort: Cohort) -> Iterator[Finding]:
     counts = {
         name: len(np.unique(cohort.participant_id[cohort.site == index]))
@@ -93,7 +113,7 @@ def _subjects(cohort: Cohort) -> Iterator[Finding]:
     yield Finding(
         "info",
         "subjects_per_site",
-        f"{len(counts)} sites with {min(counts.values())} to {max(counts.values())} subjects",
+        f"{len(counts)} sites with {_range(list(counts.values()))}",
         {"subjects": counts},
     )
     few = {name: count for name, count in counts.items() if count < FEW_SUBJECTS}
@@ -118,7 +138,9 @@ def _classes(cohort: Cohort) -> Iterator[Finding]:
         table[name] = dict(zip(cohort.target_classes, counts, strict=True))
         if sum(counts) and min(counts) < RARE_CLASS * sum(counts):
             lacking[name] = min(counts)
-    yield Finding("info", "class_balance", f"{cohort.target_name} by site: {_classes_in_all(cohort)}", {"sites": table})
+    by_site = "; ".join(f"{site}: {_counts(table[site])}" for site in list(table)[:MOST_NAMED])
+    more = f"; {len(table) - MOST_NAMED} more sites" if len(table) > MOST_NAMED else ""
+    yield Finding("info", "class_balance", f"{cohort.target_name} by site: {by_site}{more}", {"sites": table})
     if lacking:
         yield Finding(
             "warning",
@@ -129,9 +151,14 @@ def _classes(cohort: Cohort) -> Iterator[Finding]:
         )
 
 
-def _classes_in_all(cohort: Cohort) -> str:
-    counts = [int(np.sum(cohort.target == label)) for label in range(len(cohort.target_classes))]
-    return ", ".join(f"{name} {count}" for name, count in zip(cohort.target_classes, counts, strict=True))
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def _range(counts: list[int]) -> str:
+    """ "20 subjects each", "3 to 20 subjects"."""
+    low, high = min(counts), max(counts)
+    return f"{low} to {high} subjects" if low < high else f"{low} subjects each"
 
 
 def _unknown(cohort: Cohort) -> Iterator[Finding]:
@@ -188,15 +215,18 @@ def _covariate_overlap(cohort: Cohort, index: int) -> Iterator[Finding]:
         "overlap": [[*pair, share] for pair, share in shares.items()],
     }
     if not apart:
-        yield Finding("info", "covariate_overlap", f"{name}: all {len(shares)} pairs of sites overlap", numbers)
+        pairs = "the two sites overlap" if len(shares) == 1 else f"all {len(shares)} pairs of sites overlap"
+        yield Finding("info", "covariate_overlap", f"{name}: {pairs}", numbers)
         return
     first, second = apart[0]
     example = f"{first} {_interval(ranges[first])} and {second} {_interval(ranges[second])}"
+    pairs = "the two sites" if len(shares) == 1 else f"{len(apart)} of {len(shares)} pairs of sites"
+    such = "" if len(apart) == 1 else "such as "
     yield Finding(
         "warning",
         "covariate_overlap",
-        f"{name}: {len(apart)} of {len(shares)} pairs of sites do not overlap (5th to 95th percentile), such as "
-        f"{example}; between them site and {name} are told apart by the model alone, check that its effect is smooth",
+        f"{name}: {pairs} do not overlap (5th to 95th percentile), {such}{example}; between them only the model "
+        f"separates site and {name}, check that its effect is smooth",
         numbers,
     )
 

@@ -61,6 +61,9 @@ def evaluate(
 ) -> Metrics:
     """All metrics of the test split but the site floor; an estimate `x` has `x_interval`, 95% over subjects, beside it.
 
+    Where rows have latents or predictions that are not finite there is one metric, `non_finite_rows`, which counts
+    them: any other would be of the rows that are left.
+
     Args:
       cohort: with its split.
       scaling: fitted on its training rows.
@@ -70,6 +73,9 @@ def evaluate(
       config: of the metrics.
       seed: of bootstraps, permutations and probes.
     """
+    broken = non_finite_rows(embeddings)
+    if broken:
+        return {"non_finite_rows": broken}
     test = cohort.rows("test")
     parts = (
         lambda: equivariance_metrics(cohort, scaling, embeddings, generators, group_map, seed),
@@ -83,6 +89,12 @@ def evaluate(
     for compute in track(parts, "Evaluating", unit="part"):
         result |= compute()
     return only_finite(result)
+
+
+def non_finite_rows(embeddings: Embeddings) -> int:
+    """How many of the N rows have a latent, a rotation or a prediction with a value that is not finite."""
+    columns = [value for value in vars(embeddings).values() if value is not None]
+    return int(np.sum(~np.all([np.isfinite(value.reshape(len(value), -1)).all(axis=1) for value in columns], axis=0)))
 
 
 def equivariance_metrics(

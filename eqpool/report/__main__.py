@@ -8,7 +8,7 @@ With --compare a table sets runs on the same data, such as those of the baseline
 import sys
 
 from eqpool.commandline import attempt, make_parser, path_argument
-from eqpool.report.page import write_report
+from eqpool.given_paths import check_run
 
 
 def main(arguments: list[str]) -> int:
@@ -19,6 +19,11 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     def work() -> None:
+        check_run(options.workdir)
+        for folder in options.compare:
+            check_run(folder, needed=("results.json",), flag="--compare")
+        from eqpool.report.page import write_report  # after the paths: it brings matplotlib and nilearn
+
         print(write_report(options.workdir, options.compare))
 
     return attempt(work, options.workdir, "draws every figure again")

@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from nilearn.datasets import load_mni152_template
 from nilearn.plotting import plot_anat
 
-from eqpool.files import read_json
+from eqpool.files import file_name_part, read_json
+from eqpool.report.lettering import Figure, drawn_name
 
 FORM_TITLES = {
     "before": "before: input",
@@ -38,12 +38,12 @@ def draw_t_maps(folder: pathlib.Path, facts: dict[str, Any], correction: Correct
 
     The colours reach to the largest |t| of the whole maps, so that figures of both corrections have one scale.
     """
-    contrast = facts["contrast"]
+    contrast, part = facts["contrast"], file_name_part(facts["contrast"])
     forms = [form for form in FORM_TITLES if form in facts["forms"]]
-    passed = {form: _load(folder, f"{form}_t_{contrast}_{correction}") for form in forms}
-    most = max(float(np.abs(_load(folder, f"{form}_t_{contrast}").get_fdata()).max()) for form in forms)
+    passed = {form: _load(folder, f"{form}_t_{part}_{correction}") for form in forms}
+    most = max(float(np.abs(_load(folder, f"{form}_t_{part}").get_fdata()).max()) for form in forms)
     labels = {form: f"{FORM_TITLES[form]}\n{facts['forms'][form][f'voxels_{correction}']} voxels" for form in forms}
-    title = f"t, {contrast}, p < {facts['threshold']:g} ({CORRECTION_TITLES[correction]})"
+    title = f"t, {drawn_name(contrast)}, p < {facts['threshold']:g} ({CORRECTION_TITLES[correction]})"
     return _draw(passed, labels, most, "RdBu_r", title, signed=True)
 
 
@@ -53,7 +53,7 @@ def draw_share_maps(folder: pathlib.Path, facts: dict[str, Any], name: str, titl
     One colour scale for what is before and after pooling; `title` stands at it.
     """
     forms = {form: facts["forms"][form] for form in FORM_TITLES if form in facts["forms"]}
-    images = {form: _load(folder, f"{form}_r2_{name}") for form in forms}
+    images = {form: _load(folder, f"{form}_r2_{file_name_part(name)}") for form in forms}
     labels = {form: f"{FORM_TITLES[form]}\n{_mean_share(own, name)}" for form, own in forms.items()}
     most = max(float(image.get_fdata().max()) for image in images.values())
     return _draw(images, labels, most, "inferno", title, signed=False)

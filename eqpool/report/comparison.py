@@ -6,7 +6,7 @@ from typing import Any
 
 from eqpool.errors import InputError
 from eqpool.files import read_json
-from eqpool.readings import format_metric
+from eqpool.formatting import format_metric
 
 # (key, heading), those that any of the runs has
 COLUMNS = (
@@ -40,7 +40,7 @@ def compare_runs(folder: pathlib.Path, others: Sequence[pathlib.Path]) -> dict[s
                 f"--compare={path}: made from other data or another split than {folder} (data hash "
                 f"{_short(results)}, expected {_short(own)})"
             )
-    shown = [(key, label) for key, label in COLUMNS if any(r["metrics"].get(key) is not None for _, r in runs)]
+    shown = [(key, label) for key, label in COLUMNS if any(key in run["metrics"] for _, run in runs)]
     rows = [
         {"name": f"{results['method']}, seed {results['seed']}", "folder": path.name, "cells": _cells(results, shown)}
         for path, results in runs
@@ -50,7 +50,7 @@ def compare_runs(folder: pathlib.Path, others: Sequence[pathlib.Path]) -> dict[s
 
 def _cells(results: dict[str, Any], shown: list[tuple[str, str]]) -> list[str]:
     metrics = results["metrics"]
-    return [format_metric(metrics, key) if metrics.get(key) is not None else "-" for key, _ in shown]
+    return [format_metric(metrics, key) if key in metrics else "-" for key, _ in shown]
 
 
 def _read(folder: pathlib.Path) -> dict[str, Any]:

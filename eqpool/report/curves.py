@@ -4,8 +4,8 @@ from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
+from eqpool.report.lettering import Figure
 from eqpool.report.style import SITE_COLOURS
 
 # What an ISTN's retrained models are kept by, each at an epoch of its own (`eqpool.train.state.Stage`, followers).

@@ -3,22 +3,19 @@
 Drawn with matplotlib's object interface: no display, no global state.
 """
 
-import pathlib
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from eqpool.files import write_atomically
-from eqpool.progress import track
-from eqpool.readings import format_metric
+from eqpool.formatting import format_metric, format_number
 from eqpool.report.brain_maps import CORRECTION_TITLES, Correction, draw_share_maps, draw_t_maps
 from eqpool.report.curves import FOLLOWERS, draw_training_curves
+from eqpool.report.enough import enough_for_maps, enough_for_trend, enough_to_embed, few_for_density
+from eqpool.report.lettering import Figure, drawn_name
 from eqpool.report.people import draw_groups, draw_samples
 from eqpool.report.sites import PROBES, draw_by_site, draw_embeddings, draw_probes, embed
-from eqpool.report.style import SIMULATED
 from eqpool.report.transformations import draw_transformations
 from eqpool.report.trend import draw_covariate_trend
 from eqpool.report.workfolder import WorkFolder
@@ -37,6 +34,7 @@ class FigureKind(NamedTuple):
       caption: what to look for.
       alt: what it shows, in words, for this run.
       remark: what the caption adds for this run; "" for nothing.
+      too_little: why this run's rows are too few for it, in one line (`eqpool.report.enough`); "" where they are not.
     """
 
     name: str
@@ -46,31 +44,7 @@ class FigureKind(NamedTuple):
     caption: str
     alt: Callable[[WorkFolder], str]
     remark: Callable[[WorkFolder], str] = lambda work: ""
-
-
-class Drawn(NamedTuple):
-    """A figure that was written: its kind, its PNG, its caption and its alternative text."""
-
-    kind: FigureKind
-    path: pathlib.Path
-    caption: str
-    alt: str
-
-
-def write_figures(work: WorkFolder) -> list[Drawn]:
-    """Draws every figure that this run's files allow, as PNG and SVG under figures/."""
-    folder = work.folder / "figures"
-    kinds = [kind for kind in FIGURES if kind.exists(work)]
-    drawn = []
-    for kind in track(kinds, "Drawing", unit="figure"):
-        figure = kind.draw(work)
-        if work.results["simulated"]:
-            figure.suptitle("SIMULATED DATA", x=0.995, ha="right", fontsize=9, color=SIMULATED, weight="bold")
-        write_atomically(folder / f"{kind.name}.svg", figure.savefig)
-        write_atomically(folder / f"{kind.name}.png", partial(figure.savefig, dpi=150))
-        caption = f"{kind.caption} {kind.remark(work)}".rstrip()
-        drawn.append(Drawn(kind, folder / f"{kind.name}.png", caption, kind.alt(work)))
-    return drawn
+    too_little: Callable[[WorkFolder], str] = lambda work: ""
 
 
 def _covariate_by_site(work: WorkFolder) -> Figure:
@@ -90,9 +64,10 @@ def _covariate_by_site_alt(work: WorkFolder) -> str:
     return " ".join(said)
 
 
-def _spreads_left_out(work: WorkFolder) -> str:
+def _spreads_remark(work: WorkFolder) -> str:
     names = work.spreads_left_out
-    return f"Left out for want of room: {', '.join(names)}; pooled.tsv has them." if names else ""
+    room = f"Left out for want of room: {', '.join(names)}; pooled.tsv has them." if names else ""
+    return f"{few_for_density(work)} {room}".strip()
 
 
 def _probes_alt(work: WorkFolder) -> str:
@@ -100,7 +75,7 @@ def _probes_alt(work: WorkFolder) -> str:
     said = [
         f"{key.replace('_', ' ')} {format_metric(metrics, key)}" for key, _ in PROBES if metrics.get(key) is not None
     ]
-    return f"Dots with 95% intervals: {'; '.join(said)}; chance {metrics['site_chance']:.2f}."
+    return f"Dots with 95% intervals: {'; '.join(said)}; chance {format_number(metrics.get('site_chance'))}."
 
 
 def _embeddings(work: WorkFolder) -> Figure:
@@ -160,7 +135,7 @@ def _t_maps_alt(correction: Correction, work: WorkFolder) -> str:
 
 def _share_maps(name: str, beyond: str, work: WorkFolder) -> Figure:
     assert work.maps is not None
-    return draw_share_maps(work.folder, work.maps, name, f"partial R$^2$ of {name}, beyond {beyond}")
+    return draw_share_maps(work.folder, work.maps, name, f"partial R² of {drawn_name(name)}, beyond {beyond}")
 
 
 def _has_share_maps(name: str, work: WorkFolder) -> bool:
@@ -208,7 +183,7 @@ FIGURES = (
         "Who was pooled: density of what config.data.described names, of covariates and of a numeric target at each "
         "site. Where sites do not overlap in a covariate, only the model tells the scanner from it.",
         _covariate_by_site_alt,
-        _spreads_left_out,
+        _spreads_remark,
     ),
     FigureKind(
         "site_probes",
@@ -227,6 +202,7 @@ FIGURES = (
         "Held-out rows before and after pooling (t-SNE). Sites should mix, the covariate's trend should stay. "
         "Distances between far points mean nothing.",
         lambda work: f"Scatter plots of held-out rows before and after pooling, by site and by {work.covariate}.",
+        too_little=enough_to_embed,
     ),
     FigureKind(
         "site_maps",
@@ -236,6 +212,7 @@ FIGURES = (
         "Where the scanner shows: partial R^2 of the site beyond covariates and target, on one colour scale; pooling "
         "should darken it.",
         partial(_share_maps_alt, "site"),
+        too_little=enough_for_maps,
     ),
     FigureKind(
         "covariate_maps",
@@ -245,6 +222,7 @@ FIGURES = (
         "Where the covariate shows: its partial R^2 beyond site, target and other covariates, on one colour scale. "
         "Pooling should leave it as it was, where it takes the site's away.",
         lambda work: _share_maps_alt(work.covariate, work),
+        too_little=enough_for_maps,
     ),
     FigureKind(
         "covariate_trend",
@@ -254,6 +232,7 @@ FIGURES = (
         "The covariate that a ridge regression reads from held-out rows, before and after pooling, against the true "
         "one; the line is perfect.",
         _trend_alt,
+        too_little=enough_for_trend,
     ),
     FigureKind(
         "tau_by_group",
@@ -263,6 +242,7 @@ FIGURES = (
         "Held-out rows by group of the covariate (t-SNE): tau should order them, whatever the scanner, more than the "
         "latent of a baseline, where one is compared.",
         lambda work: f"Scatter plots of l, of tau and of compared baselines' latents, by group of {work.covariate}.",
+        too_little=enough_to_embed,
     ),
     FigureKind(
         "t_maps_bonferroni",
@@ -273,6 +253,7 @@ FIGURES = (
         "the volume. A pure decode spreads what its latent tells over every voxel: its places are those of the latent "
         "and not of disease.",
         partial(_t_maps_alt, "bonferroni"),
+        too_little=enough_for_maps,
     ),
     FigureKind(
         "t_maps",
@@ -282,6 +263,7 @@ FIGURES = (
         "The same t at the more voxels that pass FDR, in the same colours: Bonferroni bounds the chance of a single "
         "false voxel, FDR the expected share of false ones among those shown.",
         partial(_t_maps_alt, "fdr"),
+        too_little=enough_for_maps,
     ),
     FigureKind(
         "target_maps",
@@ -291,6 +273,7 @@ FIGURES = (
         "How much of each voxel the target explains, whatever its sign and significance: partial R^2 beyond site and "
         "covariates, on one colour scale.",
         lambda work: _share_maps_alt(work.target, work),
+        too_little=enough_for_maps,
     ),
     FigureKind(
         "sample_images",

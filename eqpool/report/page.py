@@ -10,17 +10,19 @@ from typing import Any
 import jinja2
 
 from eqpool.files import write_text
-from eqpool.readings import Reading, read_metrics
+from eqpool.readings import NON_FINITE_ROWS, Reading, read_metrics
 from eqpool.report.comparison import compare_runs
-from eqpool.report.figures import Drawn, write_figures
+from eqpool.report.drawing import Drawn, write_figures
 from eqpool.report.workfolder import WorkFolder, read_workfolder
+from eqpool.summary import ON_TOP
 
 # Of these, those that a run has open its report.
 HEADLINES = (
+    NON_FINITE_ROWS,
     "strongest_probe_before",
     "strongest_probe_covariate_free",
     "strongest_probe",
-    "kept_age_r_squared",
+    "kept_{}_r_squared",  # of the first covariate
     "accuracy",
     "mae",
     "before_accuracy",
@@ -60,13 +62,16 @@ def _render(work: WorkFolder, drawn: Sequence[Drawn], comparison: dict[str, Any]
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    readings = read_metrics(work.metrics)
-    findings = sorted(work.results.get("preflight", []), key=lambda finding: SEVERITIES.index(finding["severity"]))
+    readings, sites = read_metrics(work.metrics), _sites(work.results["counts"]["by_site"])
+    found = work.results.get("preflight", [])
+    below = [finding for finding in found if not _is_on_top(finding)]
+    findings = sorted(below, key=lambda finding: SEVERITIES.index(finding["severity"]))
     return environment.get_template("page.html").render(
-        name=work.config["name"],
+        name=study_name(work),
+        top=_top(work.metrics, found),
         results=work.results,
         config=json.dumps(work.config, indent=2),
-        headlines=_headlines(readings),
+        headlines=_headlines(readings, work.facts.get("covariate_names", ["age"])),
         readings={section: [r for r in readings if r.section == section] for section in ("removed", "kept", "images")},
         pictures={
             section: _pictures(drawn, section) for section in ("pooled", "removed", "kept", "images", "training")
@@ -75,28 +80,62 @@ def _render(work: WorkFolder, drawn: Sequence[Drawn], comparison: dict[str, Any]
         comparison=comparison,
         verdicts=VERDICTS,
         marks=MARKS,
-        classes=_classes(work.results["counts"]["by_site"]),
+        sites=sites,
+        classes=list(dict.fromkeys(label for _, _, of_class in sites for label in of_class)),
     )
 
 
-def _headlines(readings: list[Reading]) -> list[Reading]:
+def study_name(work: WorkFolder) -> str:
+    """What was pooled: the config's name of data that it brings along, else the folder of one's own table.
+
+    A table of one's own that is not called participants.* gives its own name; one that lies nowhere in particular, that
+    of the work directory.
+    """
+    if work.results.get("dataset") != "participants":
+        return work.config["name"]
+    table = pathlib.PurePath(work.config["data"]["participants"])
+    return (table.parent.name if table.stem == "participants" else table.stem) or work.folder.resolve().name
+
+
+def _top(metrics: dict[str, Any], findings: Sequence[dict[str, Any]]) -> list[str]:
+    """The warnings that stand above everything else: latents that are no numbers, too few held-out people."""
+    broken = metrics.get(NON_FINITE_ROWS)
+    not_finite = f"The latents of {broken} rows are not finite: no pooling result can be read from this run"
+    shown = [finding for finding in findings if _is_on_top(finding)]
+    return [not_finite] * bool(broken) + [finding["message"][:1].upper() + finding["message"][1:] for finding in shown]
+
+
+def _is_on_top(finding: dict[str, Any]) -> bool:
+    return finding["severity"] == "warning" and finding["check"] in ON_TOP
+
+
+def _headlines(readings: list[Reading], covariates: Sequence[str]) -> list[Reading]:
     by_name = {reading.metric: reading for reading in readings}
-    return [by_name[name] for name in HEADLINES if name in by_name]
+    names = [name.replace("{}", covariates[0]) if covariates else name for name in HEADLINES]
+    return [by_name[name] for name in names if name in by_name]
 
 
 def _pictures(drawn: Sequence[Drawn], section: str) -> list[dict[str, str]]:
+    """What the template shows of each figure: its picture, or `absent`, the line that says why there is none."""
     return [
         {
-            "source": base64.b64encode(one.path.read_bytes()).decode(),
+            "source": base64.b64encode(one.path.read_bytes()).decode() if one.path else "",
             "name": one.kind.name,
             "caption": one.caption,
             "alt": one.alt,
+            "absent": one.absent,
         }
         for one in drawn
         if one.kind.section == section
     ]
 
 
-def _classes(by_site: dict[str, dict[str, int]]) -> list[str]:
-    """The target's classes, in order; none for a number."""
-    return list(dict.fromkeys(label for counts in by_site.values() for label in counts if label != "rows"))
+def _sites(by_site: dict[str, dict[str, Any]]) -> list[tuple[str, int, dict[str, int]]]:
+    """Each site with its rows and how many each class of the target has; none for a number.
+
+    Runs of before 2026-12 have the classes beside `rows`, where one called "rows" took its place.
+    """
+    return [
+        (site, counts["rows"], counts.get("classes", {name: n for name, n in counts.items() if name != "rows"}))
+        for site, counts in by_site.items()
+    ]

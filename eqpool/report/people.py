@@ -1,7 +1,8 @@
 """Pictures of people: what tau knows of their age, and what scanners and pooling make of their scans."""
 
 import numpy as np
-from matplotlib.figure import Figure
+
+from eqpool.report.lettering import Figure, drawn_name, drawn_names
 
 AGE_COLOURS = ("#440154", "#3B528B", "#21918C", "#5EC962", "#FDE725")
 GROUPS = 4  # of the covariate, each with as many rows
@@ -29,7 +30,7 @@ def draw_groups(points: dict[str, np.ndarray], values: np.ndarray, covariate: st
             colour = AGE_COLOURS[number * (len(AGE_COLOURS) - 1) // max(len(labels) - 1, 1)]
             axes.scatter(*places[group == number].T, color=colour, s=18, linewidths=0.2, edgecolor="k", label=label)
         axes.set(title=title, xticks=[], yticks=[])
-    axes.legend(title=covariate, frameon=False, fontsize="small", loc="best")
+    axes.legend(title=drawn_name(covariate), frameon=False, fontsize="small", loc="best")
     return figure
 
 
@@ -42,6 +43,7 @@ def draw_samples(samples: dict[str, np.ndarray], covariate: str) -> Figure:
       covariate: its name.
     """
     sites = list(dict.fromkeys(samples["site"].tolist()))
+    labels = drawn_names(sites, 18)
     each = len(samples["site"]) // len(sites)
     figure = Figure(figsize=(1.15 * 3 * each + 1.2, 1.5 * len(sites) + 0.9), layout="constrained")
     grid = figure.subplots(len(sites), 3 * each, squeeze=False)
@@ -58,8 +60,8 @@ def draw_samples(samples: dict[str, np.ndarray], covariate: str) -> Figure:
                 plane = np.where(samples["input"][number].T == 0, limits["vmin"], plane)
             picture = axes.imshow(plane, cmap="RdBu_r" if changed else "gray", origin="lower", **limits)
             axes.set(xticks=[], yticks=[])
-            person = f"{covariate} {samples['covariate'][number]:.0f}: " if not kind else ""
+            person = f"{drawn_name(covariate, 12)} {samples['covariate'][number]:.0f}: " if not kind else ""
             axes.set_title(f"{person}{name}", fontsize=7)
-        grid[line, 0].set_ylabel(sites[line], fontsize=9)
+        grid[line, 0].set_ylabel(labels[line], fontsize=9)
     figure.colorbar(picture, ax=grid, label="change, z-scores", shrink=0.7)
     return figure

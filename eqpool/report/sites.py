@@ -5,19 +5,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from scipy.stats import gaussian_kde
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
+from eqpool.formatting import is_defined
+from eqpool.report.enough import FEWEST_FOR_A_CURVE
+from eqpool.report.lettering import Figure, drawn_name, drawn_names
 from eqpool.report.style import INK, legend_below, scatter_sites, site_style
 
-FEW_ROWS = 5  # a density of fewer says nothing that their marks do not
 PANELS_A_LINE = 3
+SHORT_NAME = 12  # characters that leave room for more under a panel
 PROBES = (
     ("strongest_probe_before", "latent l, before"),
-    ("strongest_probe", r"$\Phi$, after"),
-    ("strongest_probe_covariate_free", r"$\tau^{-1}\Phi$, after, without the covariate"),
+    ("strongest_probe", "Φ, after"),
+    ("strongest_probe_covariate_free", "τ⁻¹Φ, after, without the covariate"),
 )
 
 
@@ -38,10 +40,12 @@ def draw_by_site(table: pd.DataFrame, sites: np.ndarray) -> Figure:
         axes.remove()
     for axes, (column, values) in zip(grid.flat, table.items(), strict=False):
         _draw_lines(axes, values.to_numpy(), sites, names)
-        axes.set(xlabel=f"{column} (dot: median)", ylim=(-0.3, len(names) + 0.1))
+        between = " " if len(str(column)) <= SHORT_NAME else "\n"
+        axes.set(xlabel=f"{drawn_name(str(column), 24)}{between}(dot: median)", ylim=(-0.3, len(names) + 0.1))
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
-    labels = [f"{name} (n = {np.sum(sites == name)})" for name in reversed(names)]
+    drawn = zip(names, drawn_names(names), strict=True)
+    labels = [f"{short} (n = {np.sum(sites == name)})" for name, short in drawn][::-1]
     grid[0, 0].set_yticks(range(len(names)), labels)  # of all panels, which share them
     return figure
 
@@ -51,7 +55,7 @@ def _draw_lines(axes: Axes, values: np.ndarray, sites: np.ndarray, names: list[s
     for line, name in enumerate(reversed(names)):
         here, colour = values[(sites == name) & np.isfinite(values)], site_style(names.index(name)).colour
         axes.plot(here, np.full(len(here), line - 0.06), "|", color=colour, markersize=5, alpha=0.5)
-        if len(here) >= FEW_ROWS and len(np.unique(here)) > 2:
+        if len(here) >= FEWEST_FOR_A_CURVE and len(np.unique(here)) > 2:
             density = gaussian_kde(here)(grid)
             height = line + 0.9 * density / density.max()
             axes.plot(grid, height, color=colour, linewidth=1.5)
@@ -62,7 +66,8 @@ def _draw_lines(axes: Axes, values: np.ndarray, sites: np.ndarray, names: list[s
 
 def draw_probes(metrics: dict[str, Any]) -> Figure:
     """The strongest probe for the site, before and after, with intervals, chance and the site floor."""
-    shown = [(key, label) for key, label in PROBES if metrics.get(key) is not None][::-1]
+    metrics = {key: value for key, value in metrics.items() if is_defined(value)}
+    shown = [(key, label) for key, label in PROBES if key in metrics][::-1]
     figure = Figure(figsize=(6.8, 0.55 * len(shown) + 1.6), layout="constrained")
     axes = figure.subplots()
     for line, (key, _) in enumerate(shown):
@@ -70,8 +75,9 @@ def draw_probes(metrics: dict[str, Any]) -> Figure:
         axes.plot([low, high], [line, line], color=INK, linewidth=2, solid_capstyle="butt")
         axes.plot(metrics[key], line, "o", color=INK, markersize=7)
         axes.annotate(f"{metrics[key]:.2f}", (metrics[key], line), (0, 7), textcoords="offset points", ha="center")
-    chance, floor = metrics["site_chance"], metrics.get("site_floor")
-    axes.axvline(chance, color="#0072B2", linestyle="--", label=f"chance, {chance:.2f}")
+    chance, floor = metrics.get("site_chance"), metrics.get("site_floor")
+    if chance is not None:
+        axes.axvline(chance, color="#0072B2", linestyle="--", label=f"chance, {chance:.2f}")
     if floor is not None:
         axes.axvline(floor, color="#D55E00", linestyle=":", linewidth=2, label=f"site floor, {floor:.2f}")
         axes.axvspan(*(metrics.get("site_floor_interval") or (floor, floor)), color="#D55E00", alpha=0.12, linewidth=0)
@@ -109,8 +115,8 @@ def draw_embeddings(
             *places.T, c=values, cmap="viridis", vmin=low, vmax=high, s=18, linewidths=0.3, edgecolors=INK
         )
         _plain(grid[0, column], f"{title}, by site")
-        _plain(grid[1, column], f"{title}, by {covariate}")
-    figure.colorbar(image, ax=grid[1, :], label=covariate, shrink=0.8, extend="both")
+        _plain(grid[1, column], f"{title}, by {drawn_name(covariate)}")
+    figure.colorbar(image, ax=grid[1, :], label=drawn_name(covariate), shrink=0.8, extend="both")
     legend_below(figure, grid[0, 0], names)
     return figure
 

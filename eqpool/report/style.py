@@ -6,6 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from eqpool.report.lettering import drawn_names, legend_of
+
 # At least 3:1 against white, and told apart with red- or green-deficient sight too (tests/report/test_style.py).
 SITE_COLOURS = ("#0072B2", "#D55E00", "#009988", "#882255", "#000000", "#5B3A1E")
 SITE_MARKERS = ("o", "^", "s", "D", "v")  # as many as share no divisor with the colours: 30 pairs
@@ -26,18 +28,19 @@ def site_style(index: int) -> SiteStyle:
 
 
 def scatter_sites(axes: Axes, points: np.ndarray, sites: np.ndarray, names: list[str], size: float = 16) -> None:
-    """Points (N, 2), each in the style of its site (N,); `names` are all sites, in order."""
+    """Draws points (N, 2), each in the style of its site (N,); `names` are all sites, in order."""
     for index, name in enumerate(names):
         here = points[sites == name]
         colour, marker = site_style(index)
-        axes.scatter(here[:, 0], here[:, 1], color=colour, marker=marker, s=size, linewidths=0, alpha=0.8, label=name)
+        axes.scatter(here[:, 0], here[:, 1], color=colour, marker=marker, s=size, linewidths=0, alpha=0.8)
 
 
 def legend_below(figure: Figure, axes: Axes, names: list[str]) -> None:
-    """One legend of the sites for the whole figure, under its panels, in as many lines as it needs."""
-    longest = max(map(len, names))
-    columns = max(1, min(MOST_LEGEND_COLUMNS, len(names), int(10 * figure.get_figwidth() / (longest + 5))))
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize="small", markerscale=1.5
-    )
+    """Adds one legend of the sites for the whole figure, under its panels, in as many lines as it needs.
+
+    The first collections of `axes` are those that `scatter_sites` drew for `names`.
+    """
+    drawn = drawn_names(names)
+    columns = max(1, min(MOST_LEGEND_COLUMNS, len(names), int(10 * figure.get_figwidth() / (max(map(len, drawn)) + 5))))
+    options = {"loc": "outside lower center", "frameon": False, "fontsize": "small", "markerscale": 1.5}
+    legend_of(figure, axes.collections[: len(names)], drawn, ncols=columns, **options)

@@ -2,7 +2,8 @@
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+
+from eqpool.report.lettering import Figure, drawn_name
 
 GRID_LINES = 14  # of the warped grid, across the image
 
@@ -34,7 +35,7 @@ def draw_transformations(examples: dict[str, np.ndarray]) -> Figure:
             axes.set(xticks=[], yticks=[])
         line[0].set_ylabel(label, fontsize=9)
     for axes, name in zip(panels[0], examples.get("name", ()), strict=False):
-        axes.set_title(name, fontsize=8)
+        axes.set_title(drawn_name(name, 20), fontsize=8)
     return figure
 
 

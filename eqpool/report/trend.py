@@ -1,10 +1,10 @@
 """What was kept: how well the covariate can still be read."""
 
 import numpy as np
-from matplotlib.figure import Figure
 from sklearn.metrics import r2_score
 
 from eqpool.evaluate.readout import read_covariate
+from eqpool.report.lettering import Figure, drawn_name
 from eqpool.report.style import INK, legend_below, scatter_sites
 
 
@@ -33,8 +33,8 @@ def draw_covariate_trend(
         read = read_covariate(embedding[train], values[train], embedding[test])
         axes.plot(limits, limits, "--", color=INK, linewidth=1)
         scatter_sites(axes, np.stack([values[test], read], axis=1), sites[test], names)
-        axes.set(title=f"{title}: R$^2$ {r2_score(values[test], read):.2f}", xlabel=f"{covariate}, true")
+        axes.set(title=f"{title}: R² {r2_score(values[test], read):.2f}", xlabel=f"{drawn_name(covariate)}, true")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel(f"{covariate}, as read")
+    panels[0].set_ylabel(f"{drawn_name(covariate)}, as read")
     legend_below(figure, panels[0], names)
     return figure

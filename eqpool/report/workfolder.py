@@ -129,7 +129,15 @@ class WorkFolder:
         """The row indices of one split."""
         return np.flatnonzero(self.table["split"] == split)
 
-    def vectors(self, prefix: str):
+    @property
+    def non_finite_rows(self) -> int:
+        """How many rows have a latent, l or Phi, with a value that is not finite; 0 where there are no embeddings."""
+        if self.embeddings is None:
+            return 0
+        finite = [np.isfinite(self.vectors(prefix)).all(axis=1) for prefix in ("l", "phi")]
+        return int(np.sum(~np.logical_and(*finite)))
+
+    def vectors(self, prefix: str) -> np.ndarray:
         """(N, n) columns `l_*` or `phi_*` of the embeddings."""
         return self.table.filter(regex=f"^{prefix}_[0-9]+$").to_numpy()
 
@@ -181,7 +189,8 @@ def _table_if_there(path: pathlib.Path, needed: Sequence[str], beside: Collectio
     if not path.is_file():
         return None
     try:
-        table = pd.read_csv(path, sep="\t", keep_default_na=False, na_values=[""])
+        # Names are text: site 007 is not site 7.
+        table = pd.read_csv(path, sep="\t", keep_default_na=False, na_values=[""], dtype=dict.fromkeys(WHO, str))
     except ValueError as error:  # no line, lines of several lengths, or no text
         raise InputError(f"{path}: expected a table ({error})") from None
     for name in needed:

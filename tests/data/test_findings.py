@@ -44,8 +44,9 @@ def found(tmp_path, table: pd.DataFrame, **changes) -> dict[str, list]:
 
 
 def test_a_sound_table_gives_no_warning(tmp_path):
-    assert found(tmp_path, sound()) == {}
-    assert found(tmp_path, sound(), target="", nuisances="sex") == {}
+    table = sound(600)  # of which 60 rows have too few people held out
+    assert found(tmp_path, table) == {}
+    assert found(tmp_path, table, target="", nuisances="sex") == {}
 
 
 def test_a_small_site(tmp_path):
@@ -105,6 +106,30 @@ def test_unknown_sites_and_targets(tmp_path):
     table.loc[[4, 5], "dx"] = np.nan
     (finding,) = found(tmp_path, table)["unknown_rows"]
     assert (finding.numbers["site"], finding.numbers["target"]) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("sites", "overlap", "subjects"),
+    [("AB", "age: the two sites overlap", "2 sites with 30 subjects each"),
+     ("ABC", "age: all 3 pairs of sites overlap", "3 sites with 20 subjects each"),
+     ("AAB", "age: the two sites overlap", "2 sites with 20 to 40 subjects")],
+)  # fmt: skip
+def test_counts_are_said_as_they_are(tmp_path, sites, overlap, subjects):
+    table = sound().assign(site=np.array([*sites])[np.arange(60) % len(sites)])
+    path = tmp_path / "participants.tsv"
+    table.to_csv(path, sep="\t", index=False)
+    findings = preflight(DataConfig(participants=str(path), target="sex"))[1]
+    messages = {finding.check: finding.message for finding in findings if finding.severity == "info"}
+    assert messages["covariate_overlap"] == overlap and messages["subjects_per_site"] == subjects
+    counts = table.groupby(["site", "sex"]).size()
+    expected = "; ".join(f"{site}: F {counts[site, 'F']}, M {counts[site, 'M']}" for site in sorted(set(sites)))
+    assert messages["class_balance"] == f"sex by site: {expected}"
+
+
+def test_two_sites_that_do_not_meet_are_no_one_of_one_pairs(tmp_path):
+    table = sound().assign(site=np.array(["A", "B"])[np.arange(60) // 30], age=np.arange(60.0))
+    (finding,) = found(tmp_path, table)["covariate_overlap"]
+    assert finding.message.startswith("age: the two sites do not overlap (5th to 95th percentile), A (")
 
 
 def test_faults_of_the_features():

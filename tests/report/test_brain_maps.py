@@ -6,9 +6,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from eqpool.files import write_json
+from eqpool.files import file_name_part, write_json
 from eqpool.report.brain_maps import CUTS_MM, FORM_TITLES, draw_share_maps, draw_t_maps
-from eqpool.report.figures import FIGURES, write_figures
+from eqpool.report.drawing import write_figures
+from eqpool.report.figures import FIGURES
 from eqpool.report.workfolder import read_workfolder
 
 AFFINE = np.array([[8.0, 0, 0, -90], [0, 8, 0, -126], [0, 0, 8, -72], [0, 0, 0, 1]])  # the template's box, 8 mm voxels
@@ -84,14 +85,27 @@ def test_bonferroni_shows_fewer_voxels_in_the_colours_of_fdr(mapped):
 
 def test_the_covariate_has_one_scale_before_and_after_and_says_so(mapped):
     folder, facts = mapped
-    figure = draw_share_maps(folder, facts, "age", "partial R$^2$ of age")
+    figure = draw_share_maps(folder, facts, "age", "partial R² of age")
     assert [text.split("\n")[0] for text in texts(figure)] == list(FORM_TITLES.values())
     assert all(text.endswith("(by chance 0.010)") for text in texts(figure))
     slices = [axes for axes in figure.axes if len(axes.get_images()) > 1]
     assert len(slices) == len(FORM_TITLES) * len(CUTS_MM)
     limits = {axes.get_images()[-1].get_clim() for axes in slices}
     assert len(limits) == 1 and bar(figure).get_ylim() in limits
-    assert bar(figure).get_ylabel() == "partial R$^2$ of age"
+    assert bar(figure).get_ylabel() == "partial R² of age"
+
+
+def test_names_that_no_file_can_have_are_mapped_and_drawn(tmp_path):
+    facts = write_maps(tmp_path)
+    contrast, covariate = f"A/D$_$-{'x' * 300}", "../age $^$"
+    for path in (tmp_path / "maps").glob("*.nii.gz"):
+        new = path.name.replace(CONTRAST, file_name_part(contrast)).replace("r2_age", f"r2_{file_name_part(covariate)}")
+        path.rename(path.with_name(new))
+    forms = {form: own | {f"r2_{covariate}_mean": own["r2_age_mean"]} for form, own in facts["forms"].items()}
+    facts |= {"contrast": contrast, "forms": forms}
+    for figure in (draw_t_maps(tmp_path, facts, "fdr"), draw_share_maps(tmp_path, facts, covariate, covariate)):
+        figure.savefig(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").is_file()
 
 
 def test_maps_of_an_older_version_have_no_chance_to_tell(mapped):

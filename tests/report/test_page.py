@@ -10,7 +10,8 @@ import pytest
 
 from eqpool.errors import InputError
 from eqpool.report.__main__ import main
-from eqpool.report.page import write_report
+from eqpool.report.page import study_name, write_report
+from eqpool.report.workfolder import WorkFolder, read_workfolder
 
 # What the run of the fixture leaves out, because probes take most of its time.
 METRICS = {
@@ -70,7 +71,7 @@ def text(workdir) -> str:
 def test_the_page_stands_alone_and_every_image_is_described(text):
     page = Page(text)
     assert not page.outside and not page.open and "url(" not in text
-    assert len(page.images) >= 6
+    assert len(page.images) >= 3 and len(page.images) + text.count('<p class="absent"') >= 6  # of 18 people
     for image in page.images:
         assert image["src"].startswith("data:image/png;base64,") and len(image["alt"]) > 30
     assert len({image["alt"] for image in page.images}) == len(page.images)
@@ -78,7 +79,7 @@ def test_the_page_stands_alone_and_every_image_is_described(text):
 
 def test_every_figure_is_a_png_and_an_svg_too(text, workdir):
     names = set(re.findall(r'<figure id="(\w+)">', text))
-    assert {"covariate_by_site", "site_probes", "latent_maps", "covariate_trend", "training_curves"} <= names
+    assert {"covariate_by_site", "site_probes", "training_curves"} <= names  # others take more held-out rows
     for name in names:
         assert (workdir / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (workdir / "figures" / f"{name}.svg").read_text()
@@ -103,6 +104,78 @@ def test_simulated_data_is_marked_large_and_real_data_is_not(text, workdir, monk
     (other / "results.json").write_text(json.dumps(results | {"simulated": False, "notes": []}))
     monkeypatch.setattr("eqpool.report.page.write_figures", lambda work: [])
     assert "SIMULATED" not in write_report(other).read_text()
+
+
+def changed(workdir, tmp_path, monkeypatch, **changes) -> str:
+    """The page of a copy of the run whose results have these changes; without figures."""
+    monkeypatch.setattr("eqpool.report.page.write_figures", lambda work: [])
+    folder = tmp_path / "changed"
+    shutil.copytree(workdir, folder, ignore=shutil.ignore_patterns("images", "figures"))
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps(results | changes))
+    return write_report(folder).read_text()
+
+
+def test_few_held_out_people_are_the_first_thing_that_is_said(text):
+    """The run holds out a few of 18 people."""
+    warning = text.index('<p class="alarm" role="note"><strong>Warning.</strong> Few people are held out')
+    assert warning < text.index("In short") and text.count("ew people are held out") == 1
+
+
+def test_latents_that_are_not_finite_are_the_first_thing_that_is_said(workdir, tmp_path, monkeypatch):
+    text = changed(workdir, tmp_path, monkeypatch, metrics={"non_finite_rows": 3, "site_floor": 0.5}, preflight=[])
+    top = text.index("The latents of 3 rows are not finite: no pooling result can be read from this run.")
+    assert top < text.index("In short") and "Nothing else to warn about" in text
+    assert "not as hoped" in text[text.index("rows with a latent that is not finite") :][:400]
+
+
+def test_what_is_not_defined_is_said_to_be(workdir, tmp_path, monkeypatch):
+    metrics = METRICS | {"equivariance_error": None, "mmd": None, "mmd_p_value": None, "strongest_probe_interval": None}
+    text = changed(workdir, tmp_path, monkeypatch, metrics=metrics)
+    assert text.count("<td>not defined</td>") == 2 and "tau does not turn between held-out rows" in text
+    assert "nan" not in re.sub(r"<[^>]*>", "", text).split()
+
+
+def test_sites_and_classes_have_any_name(workdir, tmp_path, monkeypatch):
+    names = ["<script>", "$a$_", "items", "x" * 200]
+    by_site = {name: {"rows": 7, "classes": {"rows": 3, "F & <b>": 4}} for name in names}
+    counts = json.loads((workdir / "results.json").read_text())["counts"] | {"by_site": by_site}
+    text = changed(workdir, tmp_path, monkeypatch, counts=counts)
+    assert "<td>&lt;script&gt;</td>" in text and "<td>$a$_</td>" in text and f"<td>{'x' * 200}</td>" in text
+    assert text.count('<td class="number">3</td><td class="number">4</td>') == 4  # and a class may be called "rows"
+    assert "F &amp; &lt;b&gt;" in text and not Page(text).open
+
+
+def test_counts_of_before_are_read(workdir, tmp_path, monkeypatch):
+    counts = json.loads((workdir / "results.json").read_text())["counts"]
+    counts |= {"by_site": {"A": {"rows": 9, "AD": 4, "CN": 5}}}
+    text = changed(workdir, tmp_path, monkeypatch, counts=counts)
+    assert '<td class="number">9</td>\n<td class="number">4</td><td class="number">5</td>' in text
+
+
+@pytest.mark.parametrize(
+    ("participants", "dataset", "expected"),
+    [
+        ("my_study/participants.tsv", "participants", "my_study"),
+        ("/data/ixi.csv", "participants", "ixi"),
+        ("participants.tsv", "participants", "run"),
+        ("", "adni", "adni"),
+    ],
+)
+def test_a_study_of_ones_own_has_its_own_name(participants, dataset, expected, tmp_path):
+    config = {"name": "adni", "data": {"participants": participants}}
+    work = WorkFolder(tmp_path / "run", config, {"dataset": dataset}, {}, pd.DataFrame(), None, None, None)
+    assert study_name(work) == expected
+
+
+def test_names_that_look_like_numbers_stay_names(workdir, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(workdir, folder, ignore=shutil.ignore_patterns("images", "figures"))
+    for name in ("pooled.tsv", "embeddings.tsv"):
+        table = pd.read_csv(folder / name, sep="\t")
+        table["site"] = [("007", "1e3", "True")[row % 3] for row in range(len(table))]
+        table.to_csv(folder / name, sep="\t", index=False)
+    assert read_workfolder(folder).site_names == ["007", "1e3", "True"]
 
 
 def test_runs_on_the_same_data_stand_in_one_table(workdir, tmp_path, capsys, monkeypatch):

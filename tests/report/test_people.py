@@ -9,7 +9,8 @@ import pytest
 
 from eqpool.files import write_json
 from eqpool.report.curves import draw_training_curves, kept_epochs
-from eqpool.report.figures import FIGURES, write_figures
+from eqpool.report.drawing import write_figures
+from eqpool.report.figures import FIGURES
 from eqpool.report.people import covariate_groups, draw_samples
 from eqpool.report.sites import draw_by_site, embed
 from eqpool.report.workfolder import read_workfolder
@@ -165,7 +166,8 @@ def test_what_is_described_is_always_drawn_and_what_is_left_out_is_said(trained_
     (drawn,) = write_figures(dataclasses.replace(tests, folder=tmp_path))
     assert drawn.caption.endswith("Left out for want of room: weight, score; pooled.tsv has them.")
     (whole,) = write_figures(dataclasses.replace(work, folder=tmp_path))
-    assert whole.caption == kinds[0].caption
+    few = "3 of 3 sites have fewer than 10 rows: marks alone, no density."
+    assert whole.caption == f"{kinds[0].caption} {few}"
 
 
 def test_classes_that_are_coded_as_numbers_take_no_panel(trained_volumes):
@@ -178,9 +180,15 @@ def test_classes_that_are_coded_as_numbers_take_no_panel(trained_volumes):
 
 
 def test_a_site_without_a_value_is_a_line_without_a_density():
-    table = pd.DataFrame({"score": [1.0, 2, 3, 4, 5, 6, np.nan]})
-    figure = draw_by_site(table, np.array([*"AAAAAAB"]))
+    table = pd.DataFrame({"score": [*np.arange(10.0), np.nan]})
+    figure = draw_by_site(table, np.array([*"AAAAAAAAAAB"]))
     assert len(figure.axes[0].get_yticklabels()) == 2 and len(figure.axes[0].collections) == 1
+
+
+@pytest.mark.parametrize(("rows", "densities"), [(9, 0), (10, 1)])
+def test_a_density_takes_ten_rows(rows, densities):
+    figure = draw_by_site(pd.DataFrame({"score": np.arange(float(rows))}), np.full(rows, "A"))
+    assert len(figure.axes[0].collections) == densities
 
 
 def test_few_rows_have_places_too():

@@ -1,20 +1,8 @@
-"""The command: `python -m eqpool.transform --workdir=runs/adni --participants=new/participants.tsv --output=out`.
-
-Applies a finished run to new participants, volumes or tables as the run had. Writes embeddings.tsv (participant_id,
-site, of volumes mask_overlap, what is predicted, l_*, phi_*) and, where the method decodes, the harmonised data:
-volumes under derivatives/eqpool, or harmonised.tsv. Volumes that cannot be used stop it, or under --on_bad_volume=skip
-are left out and listed in left_out.tsv. Needs neither site nor target nor covariates: the networks see the image alone.
-A site that the run was not trained on is told, not refused.
-
-A run of config.method = istn has no latent: it writes S2T (`eqpool.apply.trained_istn`), in place of embeddings.tsv
-written.tsv, and figures/transformations.png, which shows step by step what was done to the first few scans.
-"""
+"""Applies a finished run to new participants: `python -m eqpool.transform` (the package says what it writes)."""
 
 import contextlib
-import functools
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -25,7 +13,7 @@ from eqpool.apply.decoding import Pooled, pool_volumes, volume_writer
 from eqpool.apply.derivatives import FOLDER, check_not_inputs, derivative_paths, write_description
 from eqpool.apply.trained import ModelFacts, Outputs, TrainedRun, load_trained, read_config
 from eqpool.apply.trained_istn import Prepare, transform_by_istn
-from eqpool.commandline import attempt, make_parser, path_argument
+from eqpool.commandline import complain
 from eqpool.config import RunConfig
 from eqpool.data.grids import named_grid
 from eqpool.data.images import find_images
@@ -44,7 +32,6 @@ from eqpool.files import read_arrays, write_atomically
 from eqpool.report.workfolder import OVERLAP_COLUMN
 from eqpool.run import use_compilation_cache
 
-HARMONISED = ("change", "decoded", "none")
 OF_A_RUN = ("config.json", "model.json", "results.json")  # what no output of this command holds
 WRITTEN = ("embeddings.tsv", "harmonised.tsv", "written.tsv", "left_out.tsv")
 TABLE_BATCH = 4096
@@ -169,11 +156,18 @@ def check_output(folder: pathlib.Path, output: pathlib.Path) -> None:
 
 
 def _draw_steps(output: pathlib.Path) -> None:
-    """figures/transformations.png: what the ISTN did to the first few scans."""
+    """Writes figures/transformations.png: what the ISTN did to the first few scans; one that fails is a line."""
+    from eqpool.report.drawing import FigureFailed, protected, save
     from eqpool.report.transformations import draw_transformations
 
-    figure = draw_transformations(read_arrays(output / "images" / "examples.npz"))
-    write_atomically(output / "figures" / "transformations.png", functools.partial(figure.savefig, dpi=150))
+    def draw() -> None:
+        figure = draw_transformations(read_arrays(output / "images" / "examples.npz"))
+        save(figure, output / "figures" / "transformations.png")
+
+    try:
+        protected(draw)
+    except FigureFailed as error:
+        complain(f"figure transformations was not drawn ({error}); every other file is written")
 
 
 def _notes(config: RunConfig, facts: ModelFacts, table: ParticipantsTable) -> Iterator[str]:
@@ -314,38 +308,3 @@ def _embeddings(trained: TrainedRun, table: ParticipantsTable, outputs: Outputs)
 
 def _write_tsv(path: pathlib.Path, table: pd.DataFrame) -> None:
     write_atomically(path, lambda part: table.to_csv(part, sep="\t", index=False, na_rep="n/a"))
-
-
-def main(arguments: list[str]) -> int:
-    """Parses `arguments`, transforms and returns the exit code."""
-    parser = make_parser("eqpool.transform", __doc__)
-    parser.add_argument("--workdir", type=path_argument, required=True, help="folder of a finished run")
-    parser.add_argument("--participants", type=path_argument, required=True, help="table of the new participants")
-    parser.add_argument("--output", type=path_argument, required=True, help="folder to write to")
-    parser.add_argument("--root", type=path_argument, help="where the images are; default: the table's folder")
-    parser.add_argument(
-        "--outside_root", choices=("refuse", "allow"), default="refuse", help="paths in the table that leave the root"
-    )
-    parser.add_argument("--harmonised", choices=HARMONISED, help="default: as the run's config.output.harmonised")
-    parser.add_argument(
-        "--on_bad_volume", choices=("stop", "skip"), help="default: as the run's config.data.on_bad_volume"
-    )
-    options = parser.parse_args(arguments)
-
-    def work() -> None:
-        embeddings = transform(
-            options.workdir,
-            options.participants,
-            options.output,
-            root=options.root,
-            outside_root=options.outside_root,
-            harmonised=options.harmonised,
-            on_bad_volume=options.on_bad_volume,
-        )
-        print(f"{options.output}: {len(embeddings)} rows")
-
-    return attempt(work, options.output, "writes every file again")
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

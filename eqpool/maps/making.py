@@ -1,12 +1,6 @@
-"""The command: `python -m eqpool.maps --workdir=runs/adni [--folds=3]`: statistical maps before and after pooling.
-
-Trains the run of a work directory K more times, each without one fold of the subjects, and decodes that fold
-(`eqpool.crossfit`); then tests every voxel. Writes maps/*.nii.gz, maps/maps.json and figures/. The same command goes on
-where it stopped; training takes K times as long as the run itself.
-"""
+"""Makes statistical maps before and after pooling: `python -m eqpool.maps` (the package says what it writes)."""
 
 import pathlib
-import sys
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -16,7 +10,6 @@ import numpy as np
 from eqpool import files, workdir
 from eqpool.apply.derivatives import read_map, write_map
 from eqpool.apply.trained import read_config
-from eqpool.commandline import GOES_ON, attempt, make_parser, path_argument
 from eqpool.config import RunConfig
 from eqpool.crossfit import Decodes, cross_fitted_decodes, deal_folds
 from eqpool.data.cohort import Cohort
@@ -35,7 +28,9 @@ from eqpool.evaluate.statistics import (
     t_threshold,
     tile_width,
 )
+from eqpool.formatting import format_metric
 from eqpool.progress import track
+from eqpool.report.enough import too_few_degrees
 from eqpool.run import use_compilation_cache
 
 THRESHOLD = 1e-3  # the paper's, after Bonferroni (Fig. 5)
@@ -73,7 +68,11 @@ def _make_maps(config: RunConfig, folder: pathlib.Path, folds: int) -> Facts:
             f"{cohort.target_name}: {len(cohort.target_classes)} classes ({', '.join(cohort.target_classes)}), "
             "expected two or a number for a t-map"
         )
-    check_contrast(cohort, deal_folds(config, cohort, folds))  # before hours of training
+    fold = deal_folds(config, cohort, folds)
+    check_contrast(cohort, fold)  # before hours of training
+    few = too_few_degrees(count_degrees_of_freedom(cohort, fold))
+    if few:
+        print(f"WARNING: the maps will mean little: {few}")
     decodes = cross_fitted_decodes(config, cohort, folder / "folds" / str(folds), folds)
     truth = _truth(cohort) if cohort.simulated else None
 
@@ -129,7 +128,7 @@ def map_form(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path) 
     rows, contrast, nuisance = _t_design(cohort, decodes.fold)
     t = t_map(form_tiles(decodes, form, rows), contrast, nuisance)
     found = {name: significant(t.p, name, THRESHOLD) for name in ("bonferroni", "fdr")}  # type: ignore[arg-type]
-    name = f"{form}_t_{contrast_name(cohort)}"
+    name = f"{form}_t_{files.file_name_part(contrast_name(cohort))}"
     write_map(folder / f"{name}.nii.gz", t.t, cohort.grid)
     for correction, voxels in found.items():
         write_map(folder / f"{name}_{correction}.nii.gz", np.where(voxels, t.t, 0), cohort.grid)
@@ -151,7 +150,7 @@ def map_form(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path) 
             left_out.append(name)
             continue
         share = partial_r_squared(form_tiles(decodes, form, known), regressors, nuisance)
-        write_map(folder / f"{form}_r2_{name}.nii.gz", share.r_squared, cohort.grid)
+        write_map(folder / f"{form}_r2_{files.file_name_part(name)}.nii.gz", share.r_squared, cohort.grid)
         facts[f"r2_{name}_mean"] = float(share.r_squared.mean())
         facts[f"r2_{name}_by_chance"] = share.by_chance
         facts[f"r2_{name}_voxels_bonferroni"] = int(significant(share.p, "bonferroni", THRESHOLD).sum())
@@ -162,7 +161,7 @@ def _recovery(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path,
     """What of the truth the map of a form finds, whose facts are `mapped`, and how far off its volumes are."""
     assert cohort.grid is not None
     mask, (judged, affected) = cohort.grid.mask, truth
-    name = f"{form}_t_{contrast_name(cohort)}"
+    name = f"{form}_t_{files.file_name_part(contrast_name(cohort))}"
     t, found = (read_map(folder / f"{end}.nii.gz")[mask][judged] for end in (name, f"{name}_fdr"))
     facts: Facts = {"truth_voxels": int(affected.sum()), "unaffected_voxels": int((~affected).sum())}
     facts |= matched_detection(np.abs(t), affected)
@@ -226,6 +225,12 @@ def check_contrast(cohort: Cohort, fold: np.ndarray) -> None:
         )
 
 
+def count_degrees_of_freedom(cohort: Cohort, fold: np.ndarray) -> int:
+    """Those of the target's t-map beside covariates and folds (N,), which `t_map` will have."""
+    rows, contrast, nuisance = _t_design(cohort, fold)
+    return len(rows) - int(np.linalg.matrix_rank(np.column_stack([np.ones(len(rows)), contrast, nuisance])))
+
+
 def _t_design(cohort: Cohort, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What a t-map is of: people's first scans with a known target (R,), their contrast, and the nuisance (R, C)."""
     rows = first_scans(cohort, np.flatnonzero(cohort.target_known))
@@ -235,23 +240,6 @@ def _t_design(cohort: Cohort, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 def _contrast(cohort: Cohort) -> np.ndarray:
     """(N,) float64: 1 in the first class and 0 in the second, or the number itself."""
     return (cohort.target == 0).astype(np.float64) if cohort.target_classes else cohort.target.astype(np.float64)
-
-
-def main(arguments: list[str]) -> int:
-    """Parses `arguments`, makes the maps and returns the exit code."""
-    parser = make_parser("eqpool.maps", __doc__)
-    parser.add_argument("--workdir", type=path_argument, required=True, help="folder of a run on volumes")
-    parser.add_argument("--folds", type=int, default=3, help="how many parts, and runs; default 3")
-    options = parser.parse_args(arguments)
-
-    def work() -> None:
-        print(describe_maps(make_maps(options.workdir, options.folds)))
-        if (options.workdir / "results.json").exists():
-            from eqpool.report.page import write_report
-
-            print(write_report(options.workdir))
-
-    return attempt(work, options.workdir, GOES_ON)
 
 
 def describe_maps(facts: Facts) -> str:
@@ -265,15 +253,8 @@ def describe_maps(facts: Facts) -> str:
         cells = "".join(f"{form[name]:>16.4g}" for form in facts["forms"].values())
         lines.append(f"  {name:<34}{cells}")
     if "sensitivity_gain" in facts:
-        low, high = facts["sensitivity_gain_interval"] or (float("nan"),) * 2
-        lines.append(
-            f"  after less before, found at the matched rate: {facts['sensitivity_gain']:.3f} [{low:.3f}, {high:.3f}]"
-        )
+        lines.append(f"  after less before, found at the matched rate: {format_metric(facts, 'sensitivity_gain')}")
     if first["not_estimable"]:
         names = ", ".join(first["not_estimable"])
         lines.append(f"  {names}: told by the others in the {first['rows']} people with a known target, hence no map")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,42 @@
+"""Metrics as text, one way for the terminal and the report: a number with its interval, or "not defined" and why."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+NOT_DEFINED = "not defined"
+_ONE_VALUE = "the held-out rows have one value, or fewer than two have one that is known"
+_NO_TARGET = "no held-out row has a known target"
+# The whole of a metric's name, and why it may be null or not finite.
+_REASONS = (
+    ("equivariance_error", "tau does not turn between held-out rows, so there is no rotation to compare with"),
+    ("delta_eq", "the held-out rows have one value of the covariate, or tau is not finite"),
+    (r".*r_squared", _ONE_VALUE),
+    (r"(source_|before_|scratch_|finetuned_)?((balanced_)?accuracy|mae)", _NO_TARGET),
+    (r"mmd(_covariate_free)?", "it takes held-out rows of two sites, with finite latents"),
+)
+
+
+def is_defined(value: Any) -> bool:
+    """Whether a value of results.json is what it stands for: no null, and no number that is not finite."""
+    values = value if isinstance(value, list | tuple) else (value,)
+    return all(one is not None and not (isinstance(one, float) and not math.isfinite(one)) for one in values)
+
+
+def format_number(value: float | None) -> str:
+    """Returns three digits of a number, or "not defined"."""
+    return f"{value:.3g}" if value is not None and is_defined(value) else NOT_DEFINED
+
+
+def format_metric(metrics: Mapping[str, Any], name: str) -> str:
+    """Returns `value [low, high]`, the value alone where there is no interval, or "not defined"."""
+    value, interval = metrics[name], metrics.get(f"{name}_interval")
+    if not is_defined(value) or not interval or not is_defined(interval):
+        return format_number(value)
+    return f"{format_number(value)} [{format_number(interval[0])}, {format_number(interval[1])}]"
+
+
+def why_not_defined(name: str) -> str:
+    """Returns the reason why a metric of this name is not defined, as far as the name tells."""
+    return next((reason for known, reason in _REASONS if re.fullmatch(known, name)), "on these held-out rows")
