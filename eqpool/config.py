@@ -53,7 +53,8 @@ class DataConfig:
     described: str = ""  # comma-separated numeric columns, such as mmse: shown by site in the report, never trained on
     features: str = ""  # comma-separated columns or glob patterns; given, the cohort is a table and not volumes
     site_calibration: Literal["none", "location", "covariance"] = "none"  # of a table's features, before training
-    grid: str = "mni_4mm"  # named grid (mni_4mm, mni_2mm, 64) or a shape such as 32x32x32, 32x32x32@6 in mm
+    # Named grid (mni_4mm, mni_2mm, 64) or a shape such as 32x32x32, 32x32x32@6 in mm, 32x40x32@1@-26,-20,-14 for crops
+    grid: str = "mni_4mm"
     on_bad_volume: Literal["stop", "skip"] = "stop"
     align: Literal["none", "affine"] = "none"  # affine: register each volume to the template first (the extra "align")
     squash: bool = False  # volumes: tanh of the z-scores, for networks whose output lies in [-1, 1]
