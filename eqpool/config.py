@@ -53,7 +53,8 @@ class DataConfig:
     described: str = ""  # comma-separated numeric columns, such as mmse: shown by site in the report, never trained on
     features: str = ""  # comma-separated columns or glob patterns; given, the cohort is a table and not volumes
     site_calibration: Literal["none", "location", "covariance"] = "none"  # of a table's features, before training
-    grid: str = "mni_4mm"  # named grid (mni_4mm, mni_2mm, 64) or a shape such as 32x32x32, 32x32x32@6 in mm
+    # Named grid (mni_4mm, mni_2mm, 64) or a shape such as 32x32x32, 32x32x32@6 in mm, 32x40x32@1@-26,-20,-14 for crops
+    grid: str = "mni_4mm"
     on_bad_volume: Literal["stop", "skip"] = "stop"
     align: Literal["none", "affine"] = "none"  # affine: register each volume to the template first (the extra "align")
     squash: bool = False  # volumes: tanh of the z-scores, for networks whose output lies in [-1, 1]
@@ -213,6 +214,9 @@ class OutputConfig:
     # Harmonised volumes, through the decoder chain D(Psi(Phi(l))). change: the input plus what pooling changes in its
     # decode; decoded: the decode itself, which a small latent blurs; none: write no volumes
     harmonised: Literal["change", "decoded", "none"] = "change"
+    # Harmonised values are clipped at 0 where no input value is negative, and the clipped ones are counted. auto: on
+    # for volumes, off for tables, whose skewed positive features may then come back negative
+    keep_sign: Literal["auto", "on", "off"] = "auto"
     tensorboard: bool = False  # metrics.jsonl as TensorBoard events too, in tensorboard/ (the extra "tensorboard")
 
 
@@ -272,6 +276,11 @@ def parse_bandwidth(text: str, key: str = "bandwidth") -> float | tuple[float, .
     if not values or not all(math.isfinite(value) and value > 0 for value in values):
         raise InputError(f'{key} = "{text}": expected positive numbers separated by commas, or "median"')
     return values[0] if len(values) == 1 else values
+
+
+def keeps_sign(config: OutputConfig, *, on_volumes: bool) -> bool:
+    """Returns whether harmonised values are clipped at 0 where no input value is negative."""
+    return on_volumes if config.keep_sign == "auto" else config.keep_sign == "on"
 
 
 def rotation_ranges(config: ModelConfig, num_covariates: int) -> tuple[float, ...]:

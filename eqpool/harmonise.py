@@ -1,5 +1,6 @@
 """`config.method = "istn"`: trains the task model and the ISTN on a cohort, and says what they are worth (paper B)."""
 
+import functools
 import pathlib
 from typing import Any
 
@@ -20,6 +21,7 @@ from eqpool.train.pairs import Pairs
 from eqpool.train.stages import Columns, Session, forward_on_images, train_on_images, train_on_pairs
 from eqpool.train.state import of_network
 from eqpool.train.task import make_task
+from eqpool.workdir import append_to_log
 
 MOST_COMPARED = 2000  # images of each site whose distance is told
 
@@ -160,6 +162,7 @@ def _write_volumes(session: Session, folder: pathlib.Path, cohort: Cohort, varia
         pathlib.Path(cohort.image_root),
         cohort.scan_name.tolist(),
         cohort.simulated,
+        functools.partial(append_to_log, folder),
     )
 
 

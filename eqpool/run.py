@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import pathlib
 import time
@@ -22,6 +23,7 @@ from eqpool.data.cohort import SPLITS, Cohort, Scaling
 from eqpool.data.findings import examine, refuse
 from eqpool.data.fingerprint import data_hash, rows_digest
 from eqpool.data.pipeline import load_cohort
+from eqpool.data.volumes import VERSION
 from eqpool.evaluate.evaluation import Embeddings, evaluate, only_finite, site_floor_metrics
 from eqpool.harmonise import fit_scaling, harmonise
 from eqpool.plan import describe_plan
@@ -83,11 +85,12 @@ def _compute(config: RunConfig, folder: pathlib.Path, say: Callable[[str], None]
     findings = examine(cohort)
     description = describe_data(cohort, findings)
     say(description)
-    files.write_text(folder / "log.txt", f"{description}\n")
+    files.write_text(folder / workdir.LOG_FILE, f"{description}\n")
     refuse(findings)
     check_splits(cohort)
     fingerprint = data_hash(cohort)
-    workdir.claim_data(folder, fingerprint, pooled_table(cohort).to_csv(sep="\t", index=False))
+    preparation = VERSION if cohort.grid is not None else 0
+    workdir.claim_data(folder, fingerprint, pooled_table(cohort).to_csv(sep="\t", index=False), preparation)
     scaling = fit_scaling(config, cohort) if config.method == "istn" else Scaling.fit(cohort)
     ModelFacts.of(cohort, scaling).write(folder)
     if cohort.calibration is not None:
@@ -146,7 +149,13 @@ def pool(session: Session, folder: pathlib.Path, cohort: Cohort, scaling: Scalin
     metrics |= _site_floor(cohort, config.evaluate, workdir.cache_folder(config, folder))
     if config.method == "ours" and cohort.grid is not None and "non_finite_rows" not in metrics:
         metrics |= only_finite(
-            harmonise_cohort(complete_decoder(folder, cohort), cohort, folder, config.output.harmonised)
+            harmonise_cohort(
+                complete_decoder(folder, cohort),
+                cohort,
+                folder,
+                config.output.harmonised,
+                say=functools.partial(workdir.append_to_log, folder),
+            )
         )
     return metrics, len(cohort.rows("train")) - len(train_rows)
 

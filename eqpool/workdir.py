@@ -17,6 +17,8 @@ NEUTRAL_KEYS = ("cache_dir", "checkpoint_every_epochs", "devices", "tensorboard"
 
 DATA_FILE = "data.json"  # the hash of the data that a folder was made from
 
+LOG_FILE = "log.txt"  # what a run said
+
 DECODED = "decoded.json"  # of a fold of cross-fitted decodes, which stand in the folder above it (eqpool.crossfit)
 
 # What training writes first, and last; without them a work directory holds nothing that a config made.
@@ -69,7 +71,7 @@ def claim(workdir: pathlib.Path, config: RunConfig) -> None:
         raise InputError(f"--workdir={workdir} was made with another config: {'; '.join(differing)}")
 
 
-def claim_data(workdir: pathlib.Path, data_hash: str, pooled: str) -> None:
+def claim_data(workdir: pathlib.Path, data_hash: str, pooled: str, preparation: int = 0) -> None:
     """Writes data.json and pooled.tsv, or checks that what was computed there was computed from the same data.
 
     Networks that go on with another split would be tested on people whom they were trained on.
@@ -78,17 +80,31 @@ def claim_data(workdir: pathlib.Path, data_hash: str, pooled: str) -> None:
       workdir: claimed.
       data_hash: by `eqpool.data.fingerprint`.
       pooled: the text of pooled.tsv.
+      preparation: the version by which volumes were prepared; 0 where there are none.
 
     Raises:
-      InputError: naming the first row that differs.
+      InputError: naming the first row that differs, or the version of the preparation.
     """
     table = workdir / "pooled.tsv"
     if _has_computed(workdir) and is_of_other_data(workdir, data_hash):
+        _check_preparation(workdir, preparation)
         before = table.read_text("utf-8").splitlines() if table.exists() else []
         where = _first_difference(before, pooled.splitlines())
         raise InputError(f"--workdir={workdir} was made with other data: {where}")
-    write_json(workdir / DATA_FILE, {"data_hash": data_hash})
+    write_json(workdir / DATA_FILE, {"data_hash": data_hash, "preparation": preparation})
     write_text(table, pooled)
+
+
+def _check_preparation(workdir: pathlib.Path, preparation: int) -> None:
+    """Raises `InputError` where other volumes than now come from another version of their preparation."""
+    before = read_json(workdir / DATA_FILE).get("preparation", 0)
+    if before != preparation:
+        said = f"version {before}" if before else "an earlier version"
+        raise InputError(
+            f"--workdir={workdir} was made with volumes prepared by {said} of the "
+            f"preparation, and this eqpool has version {preparation}; name another --workdir and run again, or go on "
+            "with the eqpool that began it"
+        )
 
 
 def is_of_other_data(folder: pathlib.Path, data_hash: str) -> bool:
@@ -106,6 +122,14 @@ def _first_difference(before: list[str], now: list[str]) -> str:
 
 def _has_computed(workdir: pathlib.Path) -> bool:
     return any((workdir / name).exists() for name in COMPUTED)
+
+
+def append_to_log(workdir: pathlib.Path, text: str) -> None:
+    """Adds a line to log.txt, unless it is there."""
+    path = workdir / LOG_FILE
+    before = path.read_text("utf-8") if path.exists() else ""
+    if text not in before.splitlines():
+        write_text(path, f"{before}{text}\n")
 
 
 def cache_folder(config: RunConfig, workdir: pathlib.Path) -> pathlib.Path:

@@ -15,9 +15,10 @@ from eqpool.checked_config import from_config_dict
 from eqpool.config import DataConfig, RunConfig, to_dict
 from eqpool.data.covariates import parse_specs
 from eqpool.data.grids import named_grid
+from eqpool.data.image_checks import BadVolumeError
 from eqpool.data.pipeline import load_cohort
 from eqpool.data.store import Preparation, prepare_volumes
-from eqpool.data.volumes import BadVolumeError, prepare_volume
+from eqpool.data.volumes import prepare_volume
 from eqpool.errors import InputError
 from eqpool.preflight import main as preflight
 from tests import mutations
@@ -68,6 +69,39 @@ def test_volumes(tmp_path, suffix, seed):
         path = tmp_path / f"{number}{suffix}"
         path.write_bytes(damaged)
         prepared_or_refused(path)
+
+
+ENDINGS = (".nii", ".nii.gz", ".NII", ".hdr", ".img", ".mgz", ".mgh", ".nii.bz2", ".nii.part", ".nii~", "")
+ENDINGS += (".nii", ".nii.gz", ".gii", ".mnc", ".HEAD", ".BRIK", ".PAR", ".REC", ".v", ".trk", ".nii.zst", ".json")
+
+
+def holes(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """NaN or infinity around the head, in it, or both, in any share."""
+    outside = random.choice([0, np.nan, np.inf, -np.inf], p=[0.3, 0.5, 0.1, 0.1])
+    made = np.where(GRID.mask, values, outside)
+    made[random.random(GRID.shape) < random.choice([0, 1e-4, 1e-2, 0.5])] = random.choice([np.nan, np.inf, -1e300, 0])
+    return made
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_names_units_forms_and_missing_values(tmp_path, seed):
+    """240 files: any content under any name, in any unit, with two orientations, with NaN and infinite voxels."""
+    random = np.random.default_rng((seed, 20))
+    read = 0
+    for number in range(40):
+        image = nibabel.Nifti1Image(holes(random.uniform(10, 200, GRID.shape), random), GRID.affine)
+        affine = GRID.affine @ np.diag([*random.choice([1, -1, 1e-3, 1e3, 0.5], 1).repeat(3), 1])
+        image.set_sform(affine if random.random() < 0.5 else GRID.affine, int(random.integers(0, 5)))
+        image.set_qform(GRID.affine, int(random.integers(0, 5)))
+        image.header.set_xyzt_units(random.choice(["unknown", "meter", "mm", "micron"]))
+        content = image.to_bytes()
+        content = gzip.compress(content, 1) if random.random() < 0.5 else content
+        content = gzip.compress(content, 1) if random.random() < 0.1 else content
+        content = mutations.nifti_header(content, random) if random.random() < 0.3 else content
+        path = tmp_path / f"{number}{random.choice(ENDINGS)}"
+        path.write_bytes(content)
+        read += prepared_or_refused(path)
+    assert read > 0
 
 
 def test_every_flipped_bit_of_a_gz_stream_is_noticed_or_changes_nothing(tmp_path):

@@ -14,7 +14,7 @@ from eqpool.apply.decoding import harmonise_cohort
 from eqpool.apply.trained import load_trained, read_config, selected_variables
 from eqpool.config import DataConfig
 from eqpool.data.pipeline import load_cohort
-from eqpool.data.volumes import prepare_volume
+from eqpool.data.volumes import VERSION, prepare_volume
 from eqpool.errors import InputError
 from eqpool.train.stage_one import make_stage_one
 from eqpool.transform import check_output, main, transform
@@ -94,6 +94,20 @@ def test_the_same_scans_get_the_same_latents_without_site_age_or_target(trained_
         theirs = trained_volumes / f"derivatives/eqpool/{name}/anat/{name}_desc-harmonized_T1w.nii.gz"
         ours = tmp_path / f"out/derivatives/eqpool/sub-new{number}/anat/sub-new{number}_desc-harmonized_T1w.nii.gz"
         np.testing.assert_allclose(nibabel.load(ours).get_fdata(), nibabel.load(theirs).get_fdata(), atol=0.5)
+
+
+@pytest.mark.parametrize(("recorded", "expected"), [(3, "version 3"), (None, "an earlier version")])
+def test_a_run_on_volumes_of_an_older_preparation_is_not_applied(
+    trained_volumes, newcomers, tmp_path, recorded, expected
+):
+    old = tmp_path / "old"
+    shutil.copytree(trained_volumes, old)
+    model = json.loads((old / "model.json").read_text())
+    assert model.pop("preparation") == VERSION
+    (old / "model.json").write_text(json.dumps(model | ({} if recorded is None else {"preparation": recorded})))
+    with pytest.raises(InputError, match=f"volumes prepared by {expected} of the preparation.*train the run"):
+        transform(old, newcomers, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_images_elsewhere_are_read_only_where_that_is_allowed(trained_volumes, newcomers, tmp_path):

@@ -53,6 +53,11 @@ def test_other_data_are_refused_by_row(tmp_path):
         workdir.claim_data(tmp_path, "c", pooled + "sub-3\ttest\n")
     with pytest.raises(InputError, match="the same rows, but other features, images or nuisances"):
         workdir.claim_data(tmp_path, "c", pooled)
+    with pytest.raises(InputError, match="volumes prepared by an earlier version of the preparation, and this .* 4;"):
+        workdir.claim_data(tmp_path, "c", pooled, 4)
+    workdir.claim_data(tmp_path, "b", pooled, 4)  # the same inputs: those volumes lay on the grid already
+    with pytest.raises(InputError, match="volumes prepared by version 4 of the preparation, and this eqpool has .* 5;"):
+        workdir.claim_data(tmp_path, "c", pooled, 5)
     assert (tmp_path / "pooled.tsv").read_text() == pooled
 
 

@@ -9,15 +9,17 @@ import numpy as np
 from eqpool import __version__
 from eqpool.apply.derivatives import (
     FOLDER,
+    Clipped,
     check_not_inputs,
     derivative_paths,
+    say_clipped,
     to_z_scores,
     write_change,
     write_decoded,
     write_description,
 )
 from eqpool.apply.trained import Outputs, TrainedRun, padded_batches
-from eqpool.config import EvaluateConfig
+from eqpool.config import EvaluateConfig, keeps_sign
 from eqpool.data.cohort import Cohort
 from eqpool.data.simulated import scanner_free_path
 from eqpool.data.store import in_parallel
@@ -74,9 +76,10 @@ def volume_writer(
     harmonised: str,
     alignment_of: Callable[[int], np.ndarray | None],
     root: pathlib.Path,
-) -> Callable[[Pooled], None]:
-    """The function that writes one `Pooled` row in the form that `config.output.harmonised` names.
+) -> Callable[[Pooled], Clipped]:
+    """Returns the function that writes one `Pooled` row in the form that `config.output.harmonised` names.
 
+    Its values keep the input's sign where `config.output.keep_sign` asks for that; it returns how many were set to 0.
     `alignment_of` gives a row's map from its image's millimetres to the template's; `root` is the sources' data set.
 
     Raises:
@@ -86,18 +89,28 @@ def volume_writer(
     assert grid is not None
     check_not_inputs(paths, sources)
 
-    def write(pooled: Pooled) -> None:
+    keep_sign = keeps_sign(trained.config.output, on_volumes=True)
+
+    def write(pooled: Pooled) -> Clipped:
         source, path, alignment = sources[pooled.row], paths[pooled.row], alignment_of(pooled.row)
         if harmonised == "change":
-            write_change(source, pooled.change, grid, path, alignment, root=root)
-        elif pooled.pooled is not None:
-            write_decoded(source, pooled.pooled, grid, path, alignment, root=root)
+            return write_change(source, pooled.change, grid, path, alignment, root=root, keep_sign=keep_sign)
+        assert pooled.pooled is not None
+        return write_decoded(source, pooled.pooled, grid, path, alignment, root=root, keep_sign=keep_sign)
 
     return write
 
 
-def harmonise_cohort(trained: TrainedRun, cohort: Cohort, folder: pathlib.Path, harmonised: str) -> Metrics:
+def harmonise_cohort(
+    trained: TrainedRun,
+    cohort: Cohort,
+    folder: pathlib.Path,
+    harmonised: str,
+    say: Callable[[str], None] = lambda text: None,
+) -> Metrics:
     """Writes every row's harmonised volume under `folder`/derivatives/eqpool and measures the held-out rows' ones.
+
+    `say` gets a line on the voxels that were set to 0, if any.
 
     Returns:
       `psnr_*` (dB) and `ssim_*` of `change` and `decoded` against the input, inside the brain mask; for a simulated
@@ -106,7 +119,8 @@ def harmonise_cohort(trained: TrainedRun, cohort: Cohort, folder: pathlib.Path, 
     """
     test = set(cohort.rows("test").tolist())
     rows = sorted(test) if harmonised == "none" else list(range(len(cohort.site)))
-    write: Callable[[Pooled], None] = lambda pooled: None  # noqa: E731
+    write: Callable[[Pooled], Clipped | None] = lambda pooled: None  # noqa: E731
+    clipped: list[Clipped | None] = []
     if harmonised != "none":
         output = folder / FOLDER
         paths = derivative_paths(output, cohort.scan_name.tolist())
@@ -120,7 +134,7 @@ def harmonise_cohort(trained: TrainedRun, cohort: Cohort, folder: pathlib.Path, 
     drawn: dict[int, Pooled] = {}
 
     def work(pooled: Pooled) -> Metrics | None:
-        write(pooled)
+        clipped.append(write(pooled))
         if pooled.row in chosen:
             drawn[pooled.row] = pooled
         return measure(cohort, pooled) if pooled.row in test else None
@@ -131,6 +145,7 @@ def harmonise_cohort(trained: TrainedRun, cohort: Cohort, folder: pathlib.Path, 
         work, stream, workers=trained.config.data.workers, progress=True, label=label, total=len(rows)
     ) as r:
         measured = [metrics for metrics in r if metrics is not None]
+    say_clipped([one for one in clipped if one is not None], say)
     _write_samples(cohort, [drawn[row] for row in chosen], folder)
     subject = cohort.participant_id[[row for row in rows if row in test]]
     return summarise(measured, subject, trained.config.evaluate, trained.config.seed)

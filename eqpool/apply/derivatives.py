@@ -3,20 +3,49 @@
 import json
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
 
 from eqpool.data.cohort import Grid
-from eqpool.data.volumes import Tissue, lay_on_grid, measure_tissue, read_image, resample_linearly, to_ras
+from eqpool.data.image_files import read_image, to_ras
+from eqpool.data.resampling import lay_on_grid, lies_on, resample
+from eqpool.data.volumes import Tissue, measure_tissue
 from eqpool.errors import InputError
 from eqpool.files import write_atomically, write_json, write_text
 
 FOLDER = pathlib.Path("derivatives", "eqpool")
 SUFFIX, JACOBIAN_SUFFIX = "desc-harmonized_T1w.nii.gz", "desc-harmonized_jacobian.nii.gz"
 _INSIDE_SQUASH = 0.9999  # of tanh, where its inverse is still finite
+
+
+class Clipped(NamedTuple):
+    """What keeping the sign of a volume sets to 0.
+
+    Attributes:
+      voxels: how many were set to 0, which would have been negative.
+      written: how many were not 0 before.
+    """
+
+    voxels: int
+    written: int
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what the volume's sidecar says of it."""
+        return {"VoxelsSetToZero": self.voxels, "ShareSetToZero": self.voxels / max(self.written, 1)}
+
+
+def say_clipped(clipped: Sequence[Clipped], say: Callable[[str], None]) -> None:
+    """Gives `say` a line on how much was set to 0 in all volumes, if anything was."""
+    voxels, written = sum(one.voxels for one in clipped), sum(one.written for one in clipped)
+    if voxels:
+        count = sum(one.voxels > 0 for one in clipped)
+        say(
+            f"{voxels} voxels ({voxels / written:.2%}) of {count} harmonised volumes would be negative where their "
+            "inputs have no negative voxel, and were set to 0; config.output.keep_sign = off keeps them"
+        )
 
 
 def derivative_paths(folder: pathlib.Path, names: Sequence[str]) -> list[pathlib.Path]:
@@ -65,11 +94,13 @@ def write_change(
     alignment: np.ndarray | None = None,
     *,
     root: pathlib.Path | None = None,
-) -> None:
-    """The input plus a change, in the input's units on the input's voxels.
+    keep_sign: bool = False,
+) -> Clipped:
+    """Writes the input plus a change, in the input's units on the input's voxels.
 
-    The change alone is resampled (linearly), so that the input's detail stays whole. What is 0 in the input, stripped
-    off, stays 0.
+    The change alone is resampled, so that the input's detail stays whole: linearly, and smoothed first along axes where
+    the input is coarser than the grid. What is 0 in the input, stripped off, stays 0, and so does NaN around the head.
+    A change of 0 gives back the input's values.
 
     Args:
       source: the input image.
@@ -79,6 +110,10 @@ def write_change(
       alignment: (4, 4) from the source's millimetres to the grid's; None where they are the same.
       root: of the source's data set; the sidecar names the source relative to it, by its file's name if it lies outside
         or no root is given.
+      keep_sign: sets to 0 what would be negative, in an input without a negative voxel.
+
+    Returns:
+      How many voxels were set to 0, which the sidecar says too.
 
     Raises:
       BadVolumeError: the source cannot be read any more.
@@ -86,8 +121,9 @@ def write_change(
     image, tissue = _read_with_tissue(source, grid, alignment)
     values = np.asarray(image.dataobj, dtype=np.float32)
     added = _on_voxels_of(image, np.where(grid.mask, tissue.deviation * change, 0), grid, alignment)
-    facts = _sources(source, root) | _intensities(tissue)
-    _save(np.where(values != 0, values + added, 0), image, facts, path)
+    harmonised, clipped = _clip(np.where(values != 0, values + added, 0), values, keep_sign)
+    _save(harmonised, image, _sources(source, root) | _intensities(tissue) | clipped.facts(), path)
+    return clipped
 
 
 def write_decoded(
@@ -98,12 +134,15 @@ def write_decoded(
     alignment: np.ndarray | None = None,
     *,
     root: pathlib.Path | None = None,
-) -> None:
-    """A decode, in the input's units on the input's voxels; 0 outside the brain mask. Arguments as `write_change`."""
+    keep_sign: bool = False,
+) -> Clipped:
+    """Writes a decode, in the input's units on the input's voxels, 0 outside the brain mask; as `write_change`."""
     image, tissue = _read_with_tissue(source, grid, alignment)
     volume = np.where(grid.mask, tissue.mean + tissue.deviation * decoded, 0)
-    facts = _sources(source, root) | _intensities(tissue)
-    _save(_on_voxels_of(image, volume, grid, alignment), image, facts, path)
+    there = _on_voxels_of(image, volume, grid, alignment)
+    harmonised, clipped = _clip(there, np.asarray(image.dataobj), keep_sign)
+    _save(harmonised, image, _sources(source, root) | _intensities(tissue) | clipped.facts(), path)
+    return clipped
 
 
 def write_jacobian(
@@ -134,8 +173,17 @@ def _sources(source: pathlib.Path, root: pathlib.Path | None) -> dict[str, Any]:
 
 def _read_with_tissue(source: pathlib.Path, grid: Grid, alignment: np.ndarray | None):
     image = read_image(source)
-    on_grid = lay_on_grid(to_ras(image, source), grid, alignment)
-    return image, measure_tissue(on_grid, grid, source, aligned=alignment is not None)
+    in_ras = to_ras(image, source)
+    on_grid = lay_on_grid(in_ras, grid, alignment)
+    return image, measure_tissue(on_grid, grid, source, image=in_ras, aligned=alignment is not None)
+
+
+def _clip(values: np.ndarray, source: np.ndarray, keep_sign: bool) -> tuple[np.ndarray, Clipped]:
+    """The values, those below 0 set to 0 where no voxel of the source is negative and `keep_sign` is asked for."""
+    written = int(np.count_nonzero(values))
+    if not keep_sign or source.min() < 0:
+        return values, Clipped(0, written)
+    return np.maximum(values, 0), Clipped(int(np.count_nonzero(values < 0)), written)
 
 
 def _on_voxels_of(
@@ -143,10 +191,10 @@ def _on_voxels_of(
 ) -> np.ndarray:
     """A volume of the grid at the image's voxels, 0 beside the grid."""
     affine = image.affine if alignment is None else alignment @ image.affine
-    if image.shape == grid.shape and np.allclose(affine, grid.affine, atol=1e-3):
+    if lies_on(affine, image.shape, grid):
         return volume.astype(np.float32)
     moving = nibabel.Nifti1Image(volume.astype(np.float32), grid.affine)
-    return resample_linearly(moving, affine, image.shape)
+    return resample(moving, affine, image.shape)
 
 
 def _intensities(tissue: Tissue) -> dict[str, Any]:

@@ -11,8 +11,10 @@ import numpy as np
 from eqpool import __version__
 from eqpool.apply.derivatives import (
     FOLDER,
+    Clipped,
     check_not_inputs,
     derivative_paths,
+    say_clipped,
     to_z_scores,
     write_change,
     write_decoded,
@@ -20,7 +22,7 @@ from eqpool.apply.derivatives import (
     write_jacobian,
 )
 from eqpool.apply.istn_steps import trace_steps
-from eqpool.config import RunConfig
+from eqpool.config import RunConfig, keeps_sign
 from eqpool.data.grids import named_grid
 from eqpool.data.store import PreparedScan, in_parallel
 
@@ -67,6 +69,7 @@ def write_harmonised(
     root: pathlib.Path,
     names: Sequence[str],
     simulated: bool,
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[int]:
     """Writes every scan's S2T under `output`/derivatives/eqpool, on its input's voxels and in its units.
 
@@ -82,6 +85,7 @@ def write_harmonised(
       sources: the image of each row of the table; `root` is their data set.
       names: (N,) of all rows, by `eqpool.data.scan_names`.
       simulated: whether the networks were trained on simulated images, which the description says.
+      say: gets a line on the voxels that were set to 0 (`config.output.keep_sign`), if any.
 
     Returns:
       The rows that were written.
@@ -93,22 +97,26 @@ def write_harmonised(
     paths = derivative_paths(output / FOLDER, names)
     check_not_inputs(paths, sources)
     form = "change" if config.istn.shape == "none" else "decoded"
+    keep_sign = keeps_sign(config.output, on_volumes=True)
     origin = ", by networks trained on SIMULATED images" if simulated else ""
     write_description(output / FOLDER, __version__, harmonised=f"istn_{form}", origin=origin)
 
-    def write(made: tuple[PreparedScan, Harmonised]) -> int:
+    def write(made: tuple[PreparedScan, Harmonised]) -> tuple[int, Clipped]:
         scan, harmonised = made
         source, path, image = sources[scan.row], paths[scan.row], to_z_scores(harmonised.image, squash)
         if form == "change":
-            write_change(source, image - to_z_scores(scan.volume, squash), grid, path, scan.alignment, root=root)
+            change = image - to_z_scores(scan.volume, squash)
+            clipped = write_change(source, change, grid, path, scan.alignment, root=root, keep_sign=keep_sign)
         else:
-            write_decoded(source, image, grid, path, scan.alignment, root=root)
+            clipped = write_decoded(source, image, grid, path, scan.alignment, root=root, keep_sign=keep_sign)
         if harmonised.jacobian is not None:
             write_jacobian(source, harmonised.jacobian, grid, path, scan.alignment, root=root)
-        return scan.row
+        return scan.row, clipped
 
     stream = ((scan, harmonise(scan.volume, int(sites[scan.row]))) for scan in scans)
     with in_parallel(
         write, stream, workers=config.data.workers, progress=True, label="Harmonising", total=total
-    ) as rows:
-        return list(rows)
+    ) as results:
+        written = list(results)
+    say_clipped([clipped for _, clipped in written], say)
+    return [row for row, _ in written]

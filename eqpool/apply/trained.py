@@ -20,6 +20,7 @@ from eqpool.data.calibration import SiteCalibration
 from eqpool.data.cohort import Cohort, Grid, Scaling
 from eqpool.data.grids import named_grid
 from eqpool.data.tables import FeatureEncoding
+from eqpool.data.volumes import VERSION as PREPARATION
 from eqpool.errors import InputError
 from eqpool.geometry.sphere import normalize
 from eqpool.train.baselines import make_baseline
@@ -42,6 +43,8 @@ class ModelFacts:
       site_names, covariate_names, target_name, target_classes: as in `Cohort`.
       scaling: of covariates and target.
       features: how a table's columns were encoded; None for volumes and public tables.
+      preparation: `eqpool.data.volumes.VERSION` by which the volumes were prepared; 0 where none were, or before it was
+        recorded.
     """
 
     dataset: str
@@ -53,6 +56,7 @@ class ModelFacts:
     target_classes: tuple[str, ...]
     scaling: Scaling
     features: FeatureEncoding | None
+    preparation: int = 0
 
     @classmethod
     def of(cls, cohort: Cohort, scaling: Scaling) -> "ModelFacts":
@@ -67,7 +71,18 @@ class ModelFacts:
             cohort.target_classes,
             scaling,
             cohort.encoding,
+            PREPARATION if cohort.grid is not None else 0,
         )
+
+    def check_preparation(self, folder: pathlib.Path) -> None:
+        """Raises `InputError` where the run's volumes were prepared by another version; `folder` is named."""
+        if len(self.input_shape) == 3 and self.preparation != PREPARATION:
+            before = f"version {self.preparation}" if self.preparation else "an earlier version"
+            raise InputError(
+                f"--workdir={folder}: trained on volumes prepared by {before} of the preparation, and this eqpool has "
+                f"version {PREPARATION}, which smooths volumes finer than the grid, so that its networks would see new "
+                "volumes otherwise than those they learnt from; train the run again, or use the eqpool that trained it"
+            )
 
     def write(self, folder: pathlib.Path) -> None:
         """Writes model.json."""

@@ -46,10 +46,12 @@ def transform_by_istn(
     root: pathlib.Path,
     output: pathlib.Path,
     prepare: Prepare,
+    say: Callable[[str], None] = print,
 ) -> pd.DataFrame:
     """Writes S2T of every row, of `sources` in `root`, as `eqpool.apply.istn_volumes.write_harmonised` does.
 
-    `prepare` gives what `eqpool.data.store.preparing` makes of them; rows that it leaves out are not written.
+    `prepare` gives what `eqpool.data.store.preparing` makes of them; rows that it leaves out are not written. `say`
+    gets a line on the voxels that were set to 0, if any.
 
     Of the first few `output`/images/examples.npz holds what was done to them, step by step.
     Between two sites the ISTN does not ask which one a scan is of; of more sites it has to be told.
@@ -85,6 +87,7 @@ def transform_by_istn(
             root,
             names_in_table(table, sources),
             facts.simulated,
+            say,
         )
     rows = [scan.row for scan in shown]
     steps = istn_steps(config, variables, np.stack([scan.volume for scan in shown]), sites[rows], num_sites)

@@ -13,12 +13,16 @@ import nibabel
 import numpy as np
 from nilearn.datasets import load_mni152_template
 
+from eqpool.data.field_of_view import advice_for_crop
 from eqpool.data.grids import named_grid
-from eqpool.data.volumes import BadVolumeError, lay_on_grid, measure_tissue, read_volume, resample_linearly
+from eqpool.data.image_checks import BadVolumeError
+from eqpool.data.image_files import read_volume
+from eqpool.data.resampling import lay_on_grid, match_resolution, resample
+from eqpool.data.volumes import measure_tissue
 from eqpool.errors import InputError
 from eqpool.files import read_json, write_json
 
-VERSION = 2  # raise it whenever a map would come out different
+VERSION = 3  # raise it whenever a map would come out different
 _GRID = "mni_4mm"  # an affine map of a whole brain needs no finer one
 _PYRAMID = {"level_iters": [100, 50], "sigmas": [2.0, 0.0], "factors": [2, 1]}
 _BINS = 32
@@ -38,10 +42,13 @@ def find_alignment(path: pathlib.Path, folder: pathlib.Path | None) -> np.ndarra
     """`align_to_template` of a file, found once: `folder` keeps it by the image's own voxels, for every grid.
 
     Raises:
-      BadVolumeError: the file is missing or damaged, or does not come to lie on the template's brain.
+      BadVolumeError: the file is missing or damaged, shows a part of a brain, or does not come to lie on the template's
+        brain.
       InputError: what the folder holds of it is damaged, or cannot be written.
     """
     image = read_volume(path)  # first, since it says what is wrong with a file
+    if advice := advice_for_crop(image):  # an affine map would stretch it over the whole brain
+        raise BadVolumeError(f"{path}: cannot be aligned to the template: {advice}")
     if folder is None:
         return _checked(align_to_template(image), image, path)
     said = repr((VERSION, image.shape, image.affine.tolist())).encode()
@@ -58,7 +65,7 @@ def _checked(found: np.ndarray, image: nibabel.Nifti1Image, path: pathlib.Path) 
     if not np.isfinite(found).all():
         raise BadVolumeError(f"{path}: no affine map to the template's brain was found; is it a skull-stripped brain?")
     grid = named_grid(_GRID)
-    measure_tissue(lay_on_grid(image, grid, found), grid, path, aligned=True)
+    measure_tissue(lay_on_grid(image, grid, found), grid, path, image=image, aligned=True)
     return found
 
 
@@ -93,7 +100,7 @@ def align_to_template(image: nibabel.Nifti1Image) -> np.ndarray:
     from dipy.align.transforms import AffineTransform3D, RigidTransform3D
 
     template, template_affine = _template()
-    brain, affine = _non_negative(np.asarray(image.dataobj, np.float64)), image.affine
+    brain, affine = _moving(image, template_affine), image.affine
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # dipy's own deprecations
@@ -115,6 +122,13 @@ def align_to_template(image: nibabel.Nifti1Image) -> np.ndarray:
         return np.full((4, 4), np.nan)
 
 
+def _moving(image: nibabel.Nifti1Image, template_affine: np.ndarray) -> np.ndarray:
+    """What is registered, float64, at the template's resolution on the image's own voxels; background stays 0."""
+    values = np.asarray(image.dataobj, np.float32)
+    smooth = match_resolution(nibabel.Nifti1Image(_non_negative(values), image.affine), template_affine)
+    return np.where(values != 0, np.asarray(smooth.dataobj), 0).astype(np.float64)
+
+
 def _non_negative(brain: np.ndarray) -> np.ndarray:
     """Intensities that have a centre of mass: what is not background shifted up, where any of it is below 0.
 
@@ -128,5 +142,5 @@ def _non_negative(brain: np.ndarray) -> np.ndarray:
 def _template() -> tuple[np.ndarray, np.ndarray]:
     """The template's brain and its affine."""
     grid = named_grid(_GRID)
-    brain = resample_linearly(load_mni152_template(resolution=2), grid.affine, grid.shape)
+    brain = resample(load_mni152_template(resolution=2), grid.affine, grid.shape)
     return np.where(grid.mask, brain, 0).astype(np.float64), grid.affine

@@ -63,7 +63,7 @@ class Cohort:
       described_names: the D names.
       encoding: how a participants table's features became `inputs`; None for volumes and public data.
       calibration: of a table's features, which `inputs` have gone through; None where they have not.
-      findings: what the pre-flight check found in the features when they were read.
+      findings: what the pre-flight check found in the features or volumes when they were read.
       image_path: (N,) str, the file of each volume; (0,) for tables and digits.
       image_root: the folder of the data set that they belong to; "" for tables and digits.
       scan_name: (N,) str, what derivatives of each volume are called, by `eqpool.data.scan_names`; (0,) as above.

@@ -4,6 +4,7 @@ import glob
 import os
 import pathlib
 
+from eqpool.data.file_kinds import is_leftover
 from eqpool.data.participants import ID_COLUMN, LONGEST_NAME, ParticipantsTable, session_column
 from eqpool.errors import InputError
 
@@ -11,15 +12,15 @@ SUFFIXES = ("_T1w.nii.gz", "_T1w.nii")
 
 
 def find_images(table: ParticipantsTable, root: pathlib.Path, *, outside_root: str = "refuse") -> list[pathlib.Path]:
-    """One image a row.
+    """Finds one image a row.
 
     With a `path` column, that path relative to `root`, which it must not leave unless `outside_root` is "allow".
-    Otherwise
-    `<root>/<participant_id>[/ses-*]/anat/*_T1w.nii[.gz]`, where a session column narrows the choice.
+    Otherwise `<root>/<participant_id>[/ses-*]/anat/*_T1w.nii[.gz]`, where a session column narrows the choice. Hidden
+    and temporary files, such as macOS's `._sub-01_T1w.nii.gz`, are not considered.
 
     Raises:
-      InputError: a path outside `root`, several images for one row or one for several. An image that is not there is
-        not told here but when it is read, so that `config.data.on_bad_volume` applies to it.
+      InputError: a path outside `root`, several images for one row or one for several. A missing image is reported
+        when it is read, so that `config.data.on_bad_volume` applies to it.
     """
     if not root.is_dir():
         raise InputError(
@@ -73,7 +74,8 @@ def _in_bids(table: ParticipantsTable, row: int, root: pathlib.Path) -> pathlib.
     found: list[pathlib.Path] = []
     for pattern in patterns:
         for suffix in SUFFIXES:
-            found += sorted((root / folder).glob(f"{pattern}/*{suffix}"))
+            there = (root / folder).glob(f"{pattern}/*{suffix}")
+            found += sorted(path for path in there if not is_leftover(path.name))
     if len(found) > 1:
         raise InputError(
             f"{table.where(row)}: {len(found)} images (such as {found[0].name} and {found[1].name}), "

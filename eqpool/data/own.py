@@ -275,6 +275,7 @@ def _with_volumes(
         inputs=prepared.inputs,
         grid=grid,
         notes=(*cohort.notes, *prepared.notes),
+        findings=prepared.findings,
         image_path=np.array([str(path) for path in images])[kept],
         image_root=str(root),
         scan_name=_scan_names(whole, table, images)[kept],

@@ -16,12 +16,12 @@ import numpy as np
 
 from eqpool.commandline import complain, make_parser, path_argument
 from eqpool.data.cohort import Grid
+from eqpool.data.image_files import read_volume
 from eqpool.data.images import find_images
 from eqpool.data.participants import ID_COLUMN, ParticipantsTable, parse_numbers, read_participants
 from eqpool.data.simulated_anatomy import Canvas
 from eqpool.data.simulated_scanner import Scanner, coil_field, scan
 from eqpool.data.store import in_parallel
-from eqpool.data.volumes import read_volume
 from eqpool.errors import InputError
 from eqpool.files import making_folder, write_json
 

@@ -19,15 +19,16 @@ import numpy as np
 from eqpool.data.alignment import VERSION as ALIGNMENT_VERSION
 from eqpool.data.alignment import check_available, find_alignment
 from eqpool.data.cohort import Grid
+from eqpool.data.findings import Finding
+from eqpool.data.image_checks import BadVolumeError
+from eqpool.data.overlap import check_overlap
 from eqpool.data.records import RecordedVolumes, link_dataset, write_shard
-from eqpool.data.volumes import ALIGNED_OVERLAP, BadVolumeError, prepare_volume
+from eqpool.data.volumes import VERSION, prepare_image
 from eqpool.errors import InputError
 from eqpool.files import making_folder, one_process, read_json, write_json
 from eqpool.progress import track
 
-VERSION = 3  # raise it whenever a prepared volume would come out different
 VOLUMES_A_SHARD = 16  # on average; what an interruption loses, and what one changed file has prepared again
-_MOST_NAMED = 5
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,7 +41,8 @@ class PreparedVolumes:
     Attributes:
       inputs: (K, *grid.shape) float32, read from the cache row by row.
       kept: (K,) int64, which of the given paths these are, in order.
-      notes: what was left out or looked odd.
+      notes: what was left out.
+      findings: a warning where volumes do not lie on the template.
       overlap: (K,) float64, Dice coefficient of each image's non-zero voxels and the template's brain mask.
       alignment: (K, 4, 4) float64, each image's millimetres to the template's; (0, 4, 4) where none was asked for.
     """
@@ -48,6 +50,7 @@ class PreparedVolumes:
     inputs: RecordedVolumes
     kept: np.ndarray
     notes: tuple[str, ...]
+    findings: tuple[Finding, ...]
     overlap: np.ndarray
     alignment: np.ndarray
 
@@ -69,14 +72,15 @@ class Preparation:
     alignments: pathlib.Path | None = None
 
     def apply(self, path: pathlib.Path) -> tuple[np.ndarray, dict[str, Any]]:
-        """The volume, and its facts: `overlap` with the brain mask and `alignment`, a list of lists or None.
+        """The volume, and its facts: `overlap`, `is_part` of `Prepared`, and `alignment`, a list of lists or None.
 
         Raises:
           BadVolumeError: the file is missing, damaged, or no image of a head in the template's space.
         """
         alignment = None if self.align == "none" else find_alignment(path, self.alignments)
-        volume, overlap = prepare_volume(path, self.grid, squash=self.squash, alignment=alignment)
-        return volume, {"overlap": overlap, "alignment": None if alignment is None else alignment.tolist()}
+        made = prepare_image(path, self.grid, squash=self.squash, alignment=alignment)
+        matrix = None if alignment is None else alignment.tolist()
+        return made.volume, {"overlap": made.overlap, "is_part": made.is_part, "alignment": matrix}
 
     def attempt(self, path: pathlib.Path) -> "tuple[np.ndarray, dict[str, Any]] | BadVolumeError":
         """`apply`, or the error that it would raise."""
@@ -154,12 +158,13 @@ def prepare_volumes(
         raise InputError(f"none of {len(paths)} volumes can be used; the first: {next(iter(bad.values()))}")
     kept = np.array([index for index in range(len(paths)) if index not in bad], np.int64)
     overlap = np.array([facts[index]["overlap"] for index in kept], np.float64)
-    apart = [said for index in kept for said in _apart(labels[index] or paths[index].name, facts[index]["overlap"])]
+    named = [(labels[index] or paths[index].name, facts[index]) for index in kept]
     alignment = [facts[index]["alignment"] for index in kept if facts[index]["alignment"] is not None]
     return PreparedVolumes(
         _dataset(folder, shards, kept, set(bad), preparation.grid.shape),
         kept,
-        tuple(_notes(list(bad.values()), apart, preparation, "; of every volume: pooled.tsv, column mask_overlap")),
+        tuple(f"left out: {reason}" for reason in bad.values()),
+        tuple(check_overlap(named, preparation.align, "pooled.tsv, column mask_overlap, has it of every volume")),
         overlap,
         np.array(alignment, np.float64).reshape(-1, 4, 4),
     )
@@ -207,13 +212,12 @@ def preparing(
     """
 
     def usable(results: Iterator[Any]) -> Iterator[PreparedScan]:
-        count, apart = 0, []
+        named: list[tuple[str, dict[str, Any]]] = []
         for row, result in enumerate(results):
             if not isinstance(result, BadVolumeError):
-                count += 1
                 volume, fact = result
                 alignment = fact["alignment"]
-                apart += _apart(labels[row] or paths[row].name, fact["overlap"])
+                named.append((labels[row] or paths[row].name, fact))
                 aligned = None if alignment is None else np.array(alignment)
                 yield PreparedScan(row, volume, aligned, fact["overlap"])
             elif on_bad_volume == "stop":
@@ -221,10 +225,10 @@ def preparing(
             else:
                 leave_out(row, str(result))
                 say(f"left out: {_said(labels[row], str(result))}")
-        if not count:
+        if not named:
             raise InputError(f"none of {len(paths)} volumes can be used; the last: {_said(labels[-1], str(result))}")
-        for note in _notes([], apart, preparation):
-            say(note)
+        for finding in check_overlap(named, preparation.align):
+            say(f"{finding.severity}: {finding.message}")
 
     with in_parallel(
         preparation.attempt, paths, workers=workers, progress=False, label="", total=len(paths)
@@ -317,7 +321,8 @@ def _is_fact(fact: Any) -> bool:
         return isinstance(fact["bad"], str) and bool(fact["bad"])
     alignment = fact["alignment"]
     aligned = alignment is None or (np.shape(alignment) == (4, 4) and np.isfinite(np.array(alignment, float)).all())
-    return isinstance(fact["overlap"], float) and math.isfinite(fact["overlap"]) and bool(aligned)
+    sound = isinstance(fact["overlap"], float) and math.isfinite(fact["overlap"]) and isinstance(fact["is_part"], bool)
+    return sound and bool(aligned)
 
 
 def _dataset(
@@ -368,23 +373,3 @@ def in_parallel(
         finally:
             for future in pending:
                 future.cancel()
-
-
-def _apart(name: str, overlap: float) -> list[str]:
-    return [f"{name} {overlap:.2f}"] if overlap < ALIGNED_OVERLAP else []
-
-
-def _notes(left_out: list[str], apart: list[str], preparation: Preparation, every: str = "") -> list[str]:
-    """A line on each volume that was left out, and one on those apart from the template; `every` ends it."""
-    notes = [f"left out: {reason}" for reason in left_out]
-    if apart:
-        named = ", ".join(apart[:_MOST_NAMED]) + (", ..." if len(apart) > _MOST_NAMED else "")
-        if preparation.align == "none":
-            why = "they are not aligned or not skull-stripped (config.data.align = affine aligns)"
-        else:
-            why = "their alignment failed or they are not skull-stripped"
-        notes.append(
-            f"{len(apart)} volumes overlap the template's brain mask by a Dice below {ALIGNED_OVERLAP:g}, so {why}: "
-            f"{named}{every}"
-        )
-    return notes

@@ -14,9 +14,11 @@ from eqpool.config import RunConfig
 from eqpool.crossfit import Decodes, cross_fitted_decodes, deal_folds
 from eqpool.data.cohort import Cohort
 from eqpool.data.fingerprint import data_hash
+from eqpool.data.image_files import read_volume
 from eqpool.data.pipeline import load_cohort
+from eqpool.data.resampling import lay_on_grid
 from eqpool.data.simulated import effect_path, scanner_free_path
-from eqpool.data.volumes import lay_on_grid, prepare_volume, read_volume
+from eqpool.data.volumes import prepare_volume
 from eqpool.errors import InputError
 from eqpool.evaluate.recovery import detection_gain, detection_scores, is_unaffected, matched_detection
 from eqpool.evaluate.statistics import (

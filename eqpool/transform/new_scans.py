@@ -10,7 +10,14 @@ import pandas as pd
 
 from eqpool import __version__
 from eqpool.apply.decoding import Pooled, pool_volumes, volume_writer
-from eqpool.apply.derivatives import FOLDER, check_not_inputs, derivative_paths, write_description
+from eqpool.apply.derivatives import (
+    FOLDER,
+    Clipped,
+    check_not_inputs,
+    derivative_paths,
+    say_clipped,
+    write_description,
+)
 from eqpool.apply.trained import ModelFacts, Outputs, TrainedRun, load_trained, read_config
 from eqpool.apply.trained_istn import Prepare, transform_by_istn
 from eqpool.commandline import complain
@@ -62,7 +69,8 @@ def transform(
       say: gets a line for each thing worth knowing.
 
     Raises:
-      InputError: one line, naming the file, row and column.
+      InputError: one line, naming the file, row and column; or the run was trained on volumes that another version of
+        eqpool prepared.
     """
     config = read_config(folder)
     if not (folder / "results.json").is_file():
@@ -75,6 +83,7 @@ def transform(
     image_root = root or participants.parent
     facts, data = ModelFacts.read(folder), config.data
     on_volumes = len(facts.input_shape) == 3
+    facts.check_preparation(folder)
     check_not_inputs([output / name for name in WRITTEN], [participants])
     for note in _notes(config, facts, table):
         say(note)
@@ -96,7 +105,7 @@ def transform(
     if config.method == "istn":
         if harmonised is not None:
             raise InputError(f"--harmonised={harmonised}: an ISTN has one form, which its shape decides; leave it out")
-        written = transform_by_istn(folder, config, table, sources, image_root, output, prepare)
+        written = transform_by_istn(folder, config, table, sources, image_root, output, prepare, say)
         written = written.assign(**{OVERLAP_COLUMN: np.round(overlaps, 4)})
         _write_left_out(output, table, left_out, say)
         _write_tsv(output / "written.tsv", written)
@@ -105,7 +114,7 @@ def transform(
     trained = load_trained(folder)
     harmonised = (harmonised or config.output.harmonised) if trained.decode else "none"
     if on_volumes:
-        embeddings = _transform_volumes(trained, table, sources, image_root, output, harmonised, prepare)
+        embeddings = _transform_volumes(trained, table, sources, image_root, output, harmonised, prepare, say)
         embeddings.insert(list(embeddings).index("site") + 1, OVERLAP_COLUMN, np.round(overlaps, 4))
         _write_left_out(output, table, left_out, say)
     else:
@@ -196,9 +205,11 @@ def _transform_volumes(
     output: pathlib.Path,
     harmonised: str,
     prepare: Prepare,
+    say: Say,
 ) -> pd.DataFrame:
     """Prepares, encodes, decodes and writes volume by volume."""
-    write: Callable[[Pooled], None] = lambda pooled: None  # noqa: E731
+    write: Callable[[Pooled], Clipped | None] = lambda pooled: None  # noqa: E731
+    clipped: list[Clipped | None] = []
     alignments: dict[int, np.ndarray | None] = {}
     if harmonised != "none":
         paths = derivative_paths(output / FOLDER, names_in_table(table, sources))
@@ -212,7 +223,7 @@ def _transform_volumes(
             yield scan.row, scan.volume
 
     def work(pooled: Pooled) -> tuple[int, Outputs]:
-        write(pooled)
+        clipped.append(write(pooled))
         return pooled.row, pooled.outputs
 
     with (
@@ -227,6 +238,7 @@ def _transform_volumes(
         ) as results,
     ):
         done = list(results)
+    say_clipped([one for one in clipped if one is not None], say)
     kept = np.array([row for row, _ in done])
     outputs = {name: np.stack([one[name] for _, one in done]) for name in done[0][1]}
     return _embeddings(trained, table.take(kept), outputs)

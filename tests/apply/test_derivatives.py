@@ -13,6 +13,7 @@ from eqpool.apply.derivatives import (
     check_not_inputs,
     derivative_paths,
     read_map,
+    say_clipped,
     to_z_scores,
     write_change,
     write_decoded,
@@ -21,8 +22,9 @@ from eqpool.apply.derivatives import (
     write_map,
 )
 from eqpool.data.grids import named_grid
+from eqpool.data.image_files import read_volume
+from eqpool.data.resampling import lay_on_grid
 from eqpool.data.scan_names import scan_names
-from eqpool.data.volumes import lay_on_grid, read_volume
 from eqpool.errors import InputError
 
 GRID = named_grid("24x28x24")
@@ -39,6 +41,75 @@ def change() -> np.ndarray:
 def save(path: pathlib.Path, values: np.ndarray, affine: np.ndarray = GRID.affine) -> pathlib.Path:
     nibabel.save(nibabel.Nifti1Image(values, affine), path)
     return path
+
+
+@pytest.mark.parametrize("writer", [write_change, write_decoded])
+def test_the_sign_of_the_input_is_kept_and_what_that_costs_is_counted(tmp_path, writer):
+    """A truth without negative values, seen by a scanner that darkens it; three ways of writing what is made of it."""
+    random = np.random.default_rng(1)
+    truth = np.where(GRID.mask, random.gamma(1, 80, GRID.shape) + 1, 0).astype(np.float32)
+    source = save(tmp_path / "in.nii.gz", np.where(GRID.mask, 0.6 * truth, 0).astype(np.float32))
+    tissue = 0.6 * truth[GRID.mask]
+    z_truth = np.where(GRID.mask, (truth - tissue.mean()) / tissue.std(), 0)
+    noisy = z_truth + random.normal(0, 0.7, GRID.shape)
+    made = noisy - np.where(GRID.mask, (0.6 * truth - tissue.mean()) / tissue.std(), 0)
+    values = noisy if writer is write_decoded else made
+    written, clipped = {}, {}
+    for keep in (True, False):
+        path = tmp_path / f"{keep}_desc-harmonized_T1w.nii.gz"
+        clipped[keep] = writer(source, values, GRID, path, keep_sign=keep)
+        written[keep] = nibabel.load(path).get_fdata()
+        facts = json.loads((tmp_path / f"{keep}_desc-harmonized_T1w.json").read_text())
+        assert facts["VoxelsSetToZero"] == clipped[keep].voxels
+        assert facts["ShareSetToZero"] == clipped[keep].voxels / GRID.mask.sum()
+    below = written[False] < 0
+    assert clipped[True].voxels == below.sum() > 50 and clipped[False].voxels == 0
+    np.testing.assert_array_equal(written[True], np.where(below, 0, written[False]))
+    errors = [np.sqrt(np.mean((written[keep] - truth)[GRID.mask] ** 2)) for keep in (True, False)]
+    assert errors[0] < errors[1]
+    said: list[str] = []
+    say_clipped([clipped[True], clipped[False]], said.append)
+    assert len(said) == 1 and said[0].startswith(f"{below.sum()} voxels (") and " of 1 harmonised volumes" in said[0]
+    say_clipped([clipped[False]], said.append)
+    assert len(said) == 1
+
+
+def test_an_input_with_negative_voxels_keeps_them(tmp_path):
+    """As z-scores or a resampling with splines have them."""
+    values = brain() - np.where(GRID.mask, 200, 0).astype(np.float32)
+    source, path = save(tmp_path / "in.nii.gz", values), tmp_path / "a_desc-harmonized_T1w.nii.gz"
+    assert write_change(source, change(), GRID, path, keep_sign=True).voxels == 0
+    assert (nibabel.load(path).get_fdata() < 0).sum() > 100
+
+
+@pytest.mark.parametrize("sides_mm", [(1, 1, 6), (2, 2, 2), (9, 9, 9)])
+def test_a_change_of_zero_gives_back_the_input(tmp_path, sides_mm):
+    """What is read is smoothed, what is written is not; NaN around the head comes back as 0."""
+    shape = tuple(int(200 / side) for side in sides_mm)
+    affine = np.diag([*sides_mm, 1.0])
+    affine[:3, 3] = [-100, -118, -95]
+    place = np.moveaxis(np.indices(shape), 0, -1) * sides_mm + affine[:3, 3]
+    inside = (((place - [0, -18, 5]) / [65, 80, 65]) ** 2).sum(axis=-1) < 1
+    values = np.where(inside, np.random.default_rng(0).integers(1, 900, shape), np.nan).astype(np.float32)
+    source, path = save(tmp_path / "in.nii.gz", values, affine), tmp_path / "a_desc-harmonized_T1w.nii.gz"
+    write_change(source, np.zeros(GRID.shape), GRID, path, keep_sign=True)
+    np.testing.assert_array_equal(nibabel.load(path).get_fdata(), np.nan_to_num(values))
+
+
+def test_a_change_is_averaged_over_voxels_that_are_coarser_than_the_grid(tmp_path):
+    """A change that alternates from voxel to voxel is next to nothing in voxels that hold many of them."""
+    affine = GRID.affine @ np.diag([1, 1, 4.0, 1])
+    affine[:3, 3] += 1.5 * GRID.affine[:3, 2]
+    values = np.where(GRID.mask, 100 + np.random.default_rng(0).uniform(0, 9, GRID.shape), 0)
+    values = values.reshape(*GRID.shape[:2], -1, 4).min(axis=-1).astype(np.float32)
+    source, path = save(tmp_path / "in.nii.gz", values, affine), tmp_path / "a_desc-harmonized_T1w.nii.gz"
+    stripes = np.broadcast_to(np.where(np.arange(GRID.shape[2]) % 2, 1.0, -1.0), GRID.shape)
+    write_change(source, stripes, GRID, path)
+    inside = ndimage.binary_erosion(values != 0)
+    added = (nibabel.load(path).get_fdata() - values)[inside]
+    write_change(source, np.ones(GRID.shape), GRID, path)
+    assert inside.sum() > 100
+    assert np.abs(added).max() < 0.2 * (nibabel.load(path).get_fdata() - values)[inside].min()
 
 
 IN_BIDS = [f"sub-9/anat/sub-9_{rest}T1w.nii.gz" for rest in ("run-1_", "run-02_", "acq-a_run-1_", "rec-n_acq-a_", "")]

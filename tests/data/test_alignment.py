@@ -13,8 +13,11 @@ from eqpool.apply.derivatives import write_change
 from eqpool.data import alignment
 from eqpool.data.alignment import align_to_template
 from eqpool.data.grids import named_grid
+from eqpool.data.image_checks import BadVolumeError
+from eqpool.data.image_files import read_volume
+from eqpool.data.resampling import lay_on_grid, resample
 from eqpool.data.store import Preparation, prepare_volumes
-from eqpool.data.volumes import BadVolumeError, lay_on_grid, prepare_volume, read_volume, resample_linearly
+from eqpool.data.volumes import prepare_volume
 from eqpool.errors import InputError
 
 GRID = named_grid("mni_4mm")
@@ -22,7 +25,7 @@ GRID = named_grid("mni_4mm")
 
 def template_brain() -> np.ndarray:
     template = load_mni152_template(resolution=2)
-    return np.where(GRID.mask, resample_linearly(template, GRID.affine, GRID.shape), 0).astype(np.float32)
+    return np.where(GRID.mask, resample(template, GRID.affine, GRID.shape), 0).astype(np.float32)
 
 
 def z_scored(brain: np.ndarray) -> np.ndarray:
@@ -52,7 +55,8 @@ def test_real_brains_come_to_lie_on_the_template(shared_data, tmp_path):
         for align in ("none", "affine")
     )
     assert before.alignment.shape == (0, 4, 4) and after.alignment.shape == (1, 4, 4)
-    assert len(before.notes) == 1 and "overlap the template's brain mask" in before.notes[0] and not after.notes
+    (found,) = before.findings
+    assert "1 of 1 volumes overlap the template's brain mask" in found.message and not after.findings
     template = template_brain()[GRID.mask]
     likeness = [np.corrcoef(prepared.inputs[0][GRID.mask], template)[0, 1] for prepared in (before, after)]
     assert likeness[1] > likeness[0] + 0.1

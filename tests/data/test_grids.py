@@ -97,3 +97,12 @@ def test_the_mask_lies_where_the_brain_is(text):
 def test_other_texts_are_refused(text):
     with pytest.raises(InputError, match="config.data.grid"):
         named_grid(text)
+
+
+def test_a_grid_has_its_middle_where_it_is_asked_for():
+    grid = named_grid("16x20x12@1.5x1.5x2@-26,-20.5,-14")
+    np.testing.assert_allclose(apply_affine(grid.affine, (np.array(grid.shape) - 1) / 2), [-26, -20.5, -14])
+    assert grid.mask.all()  # deep inside the brain
+    for text in ("16@1@0,0", "16@1@0,0,", "16@1@1e3,0,0", "16@@0,0,0", "16x16x16@1@300,0,0", "mni_4mm@1@0,0,0"):
+        with pytest.raises(InputError, match="config.data.grid"):
+            named_grid(text)

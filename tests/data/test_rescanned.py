@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from eqpool.data.image_files import read_volume
 from eqpool.data.images import find_images
 from eqpool.data.participants import read_participants
 from eqpool.data.rescanned import SCANNER, SITE, _chosen, main, rescan, rescan_cohort
-from eqpool.data.volumes import read_volume
 from eqpool.errors import InputError
 
 SHAPE = (20, 22, 18)

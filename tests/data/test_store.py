@@ -12,16 +12,19 @@ import tensorflow_datasets as tfds
 
 from eqpool.config import DataConfig
 from eqpool.data import records, store
+from eqpool.data.findings import examine
 from eqpool.data.grids import named_grid
+from eqpool.data.image_checks import BadVolumeError
 from eqpool.data.images import find_images
 from eqpool.data.participants import read_participants
 from eqpool.data.pipeline import load_cohort
 from eqpool.data.records import write_shard
 from eqpool.data.store import Preparation, in_parallel, prepare_volumes
-from eqpool.data.volumes import BadVolumeError, prepare_volume
+from eqpool.data.volumes import prepare_image, prepare_volume
 from eqpool.errors import InputError
 from eqpool.files import read_json
 from eqpool.run import pooled_table
+from eqpool.summary import describe_findings
 
 GRID = named_grid("24x28x24")
 PREPARATION = Preparation(GRID)
@@ -71,9 +74,9 @@ def calls(monkeypatch):
 
     def counted(path, *args, **kwargs):
         prepared.append(path)
-        return prepare_volume(path, *args, **kwargs)
+        return prepare_image(path, *args, **kwargs)
 
-    monkeypatch.setattr(store, "prepare_volume", counted)
+    monkeypatch.setattr(store, "prepare_image", counted)
     return prepared
 
 
@@ -306,10 +309,13 @@ def test_every_volumes_overlap_is_in_the_pooled_table_and_the_worst_are_named_by
     table = pooled_table(cohort)
     np.testing.assert_allclose(table["mask_overlap"], expected, atol=5e-5)
     assert (table["mask_overlap"] < 0.85).sum() == 7
-    (note,) = (note for note in cohort.notes if "volumes overlap" in note)
-    assert note.startswith("7 volumes overlap") and "pooled.tsv, column mask_overlap" in note
-    assert f"line 3 (sub-00, ses-2) {expected[1]:.2f}, " in note and "line 11 (sub-04, ses-2) " in note
-    assert note.count("participants.tsv, line") == 5
+    (found,) = (finding for finding in examine(cohort) if finding.check == "mask_overlap")
+    said = found.message
+    assert found.severity == "warning" and found.numbers == {"volumes": 23, "below": 7, "parts_of_brains": 0}
+    assert said.startswith("7 of 23 volumes overlap") and "pooled.tsv, column mask_overlap" in said
+    assert f"line 3 (sub-00, ses-2) {expected[1]:.2f}, " in said and "line 11 (sub-04, ses-2) " in said
+    assert said.count("participants.tsv, line") == 5 and "config.data.align = affine" in said
+    assert f"warning: mask_overlap: {said}" in describe_findings(examine(cohort))
     left_out = "participants.tsv, line 8 (sub-03, ses-1): "
     assert any(left_out in note for note in cohort.notes)
 
@@ -320,9 +326,11 @@ def test_a_brain_that_alignment_left_astray_is_not_recommended_alignment(tmp_pat
     monkeypatch.setattr(store, "find_alignment", lambda path, folder: astray)
     monkeypatch.setattr(store, "check_available", lambda: None)
     aligned, as_they_are = (
-        prepare_volumes(paths, Preparation(GRID, align=align), tmp_path / align).notes for align in ("affine", "none")
+        prepare_volumes(paths, Preparation(GRID, align=align), tmp_path / align).findings
+        for align in ("affine", "none")
     )
-    assert not as_they_are and "their alignment failed" in aligned[0] and "config.data.align" not in aligned[0]
+    said = aligned[0].message
+    assert not as_they_are and "their alignment failed" in said and "config.data.align" not in said
 
 
 def test_a_row_that_is_left_out_changes_no_other_rows_name(tmp_path):
@@ -362,22 +370,22 @@ def test_one_image_for_two_rows_is_refused(tmp_path):
 
 
 def test_a_fault_that_may_pass_is_looked_at_again(tmp_path, paths, monkeypatch):
-    loading = store.prepare_volume
+    loading = store.prepare_image
 
     def refused(path, *rest, **options):
         if path == paths[2]:
             raise BadVolumeError(f"{path}: not a readable image (Permission denied)", passes=True)
         return loading(path, *rest, **options)
 
-    monkeypatch.setattr(store, "prepare_volume", refused)
+    monkeypatch.setattr(store, "prepare_image", refused)
     first = prepare_volumes(paths, PREPARATION, tmp_path / "cache", on_bad_volume="skip")
     assert len(first.kept) == 5 and "Permission denied" in first.notes[0]
-    monkeypatch.setattr(store, "prepare_volume", loading)
+    monkeypatch.setattr(store, "prepare_image", loading)
     assert len(prepare_volumes(paths, PREPARATION, tmp_path / "cache", on_bad_volume="skip").kept) == 6
 
 
 def test_scans_used_at_once_are_told_apart_too(tmp_path, paths):
-    """A brain cut in half covers too little of the mask to be aligned."""
+    """A brain cut in half covers too little of the mask, and no alignment gives it its other half."""
     image = nibabel.load(paths[1])
     half = np.asarray(image.dataobj).copy()
     half[12:] = 0
@@ -385,7 +393,8 @@ def test_scans_used_at_once_are_told_apart_too(tmp_path, paths):
     said = []
     with store.preparing(paths, PREPARATION, [""] * 6, "stop", 1, said.append) as scans:
         assert len(list(scans)) == 6
-    assert len(said) == 1 and said[0].startswith("1 volumes overlap") and "1.nii.gz 0." in said[0]
+    assert len(said) == 1 and said[0].startswith("warning: 1 of 6 volumes overlap") and "1.nii.gz 0." in said[0]
+    assert "1 of them show a part of the brain" in said[0] and "affine" not in said[0]
 
 
 def test_who_uses_scans_at_once_learns_which_were_left_out_and_why(paths):

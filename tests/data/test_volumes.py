@@ -5,11 +5,13 @@ import nibabel
 import numpy as np
 import pytest
 from nibabel.affines import apply_affine
-from nilearn.image import resample_to_img
+from nilearn.image import resample_to_img, smooth_img
 from scipy.spatial.transform import Rotation
 
 from eqpool.data.grids import named_grid
-from eqpool.data.volumes import BadVolumeError, prepare_volume, read_volume
+from eqpool.data.image_checks import BadVolumeError
+from eqpool.data.image_files import read_volume
+from eqpool.data.volumes import prepare_volume
 
 GRID = named_grid("mni_4mm")
 
@@ -123,8 +125,11 @@ def spoiled(folder, kind):
         save(path, array[20])
     elif kind == "zero":
         save(path, 0 * array)
-    elif kind == "one nan":
-        array[25, 30, 20] = np.nan
+    elif kind == "nan inside":
+        array[20:30, 25:35, 15:25] = np.nan
+        save(path, array)
+    elif kind == "one infinite":
+        array[25, 30, 20] = np.inf
         save(path, array)
     elif kind == "all nan":
         save(path, array * np.nan)
@@ -168,7 +173,9 @@ def spoiled(folder, kind):
         ("four dimensions", "50x59x48x3, expected three"),
         ("two dimensions", "expected three"),
         ("zero", "every voxel is 0"),
-        ("one nan", "1 of 141600 voxels are NaN"),
+        ("nan inside", "1000 of 29398"),
+        ("nan inside", "voxels inside the head are NaN"),
+        ("one infinite", "1 of 141600 voxels are infinite"),
         ("all nan", "141600 of 141600"),
         ("constant", "constant (7)"),
         ("elsewhere", "of the template's brain mask"),
@@ -216,13 +223,20 @@ def test_ixi_comes_out_as_nibabel_and_nilearn_say(shared_data):
         index = np.argwhere(stored.get_fdata() > np.quantile(stored.get_fdata(), 0.999))[:50]
         there = np.rint(apply_affine(np.linalg.inv(read.affine), apply_affine(stored.affine, index))).astype(int)
         np.testing.assert_allclose(read.get_fdata()[tuple(there.T)], stored.get_fdata()[tuple(index.T)], rtol=1e-5)
-        reference = resample_to_img(
-            nibabel.Nifti1Image(stored.get_fdata().astype(np.float32), stored.affine),
-            nibabel.Nifti1Image(GRID.mask.astype(np.float32), GRID.affine),
-            interpolation="linear",
-            copy_header=True,
-            force_resample=True,
-        ).get_fdata()
+        head = nibabel.Nifti1Image(stored.get_fdata().astype(np.float32), stored.affine)
+        filled = nibabel.Nifti1Image((stored.get_fdata() != 0).astype(np.float32), stored.affine)
+        fwhm_mm = np.sqrt(4.0**2 - 2.0**2)  # what the grid's voxels are wider than the image's
+        reference, share = (
+            resample_to_img(
+                smooth_img(image, fwhm_mm),
+                nibabel.Nifti1Image(GRID.mask.astype(np.float32), GRID.affine),
+                interpolation="linear",
+                copy_header=True,
+                force_resample=True,
+            ).get_fdata()
+            for image in (head, filled)
+        )
+        reference[share < 0.5] = 0  # empty by more than half
         volume, _ = prepare_volume(pathlib.Path(path), GRID)
         tissue = GRID.mask & (reference != 0)
         scaled = (reference - reference[tissue].mean()) / reference[tissue].std()
