@@ -211,6 +211,9 @@ class OutputConfig:
     # Harmonised volumes, through the decoder chain D(Psi(Phi(l))). change: the input plus what pooling changes in its
     # decode; decoded: the decode itself, which a small latent blurs; none: write no volumes
     harmonised: Literal["change", "decoded", "none"] = "change"
+    # Harmonised values are clipped at 0 where no input value is negative, and the clipped ones are counted. auto: on
+    # for volumes, off for tables, whose skewed positive features may then come back negative
+    keep_sign: Literal["auto", "on", "off"] = "auto"
     tensorboard: bool = False  # metrics.jsonl as TensorBoard events too, in tensorboard/ (the extra "tensorboard")
 
 
@@ -270,6 +273,11 @@ def parse_bandwidth(text: str, key: str = "bandwidth") -> float | tuple[float, .
     if not values or not all(math.isfinite(value) and value > 0 for value in values):
         raise InputError(f'{key} = "{text}": expected positive numbers separated by commas, or "median"')
     return values[0] if len(values) == 1 else values
+
+
+def keeps_sign(config: OutputConfig, *, on_volumes: bool) -> bool:
+    """Returns whether harmonised values are clipped at 0 where no input value is negative."""
+    return on_volumes if config.keep_sign == "auto" else config.keep_sign == "on"
 
 
 def rotation_ranges(config: ModelConfig, num_covariates: int) -> tuple[float, ...]:

@@ -8,9 +8,11 @@ import pytest
 
 from eqpool.checked_config import from_config_dict
 from eqpool.config import (
+    OutputConfig,
     RunConfig,
     default_config,
     differing_keys,
+    keeps_sign,
     parse_bandwidth,
     rotation_ranges,
     to_dict,
@@ -121,3 +123,12 @@ def test_differing_keys_name_both_values():
     old, new = to_dict(RunConfig()), to_dict(RunConfig(seed=3))
     new["model"]["channels"] = list(new["model"]["channels"])  # as JSON gives it back
     assert list(differing_keys(old, new)) == ["config.seed (0 there, 3 now)"]
+
+
+@pytest.mark.parametrize(
+    ("keep_sign", "volumes", "table"), [("auto", True, False), ("on", True, True), ("off", False, False)]
+)
+def test_keep_sign_is_on_for_volumes_alone_unless_it_is_set(keep_sign, volumes, table):
+    output = OutputConfig(keep_sign=keep_sign)
+    assert keeps_sign(output, on_volumes=True) is volumes
+    assert keeps_sign(output, on_volumes=False) is table
