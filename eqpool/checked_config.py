@@ -9,6 +9,7 @@ import math
 import typing
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from eqpool.config import ModelConfig, RunConfig, parse_bandwidth
@@ -22,7 +23,7 @@ def from_config_dict(config: ConfigDict) -> RunConfig:
       InputError: for an unknown key (with the nearest known one), a value of another type, a number out of range
         or a choice that does not exist.
     """
-    checked = _build(RunConfig, config.to_dict(), "config")
+    checked = build(RunConfig, config.to_dict(), "config")
     parse_bandwidth(checked.stage_one.bandwidth, "config.stage_one.bandwidth")
     parse_bandwidth(checked.stage_two.bandwidth, "config.stage_two.bandwidth")
     parse_bandwidth(checked.baseline.bandwidth, "config.baseline.bandwidth")
@@ -88,7 +89,25 @@ def _check_istn(config: RunConfig) -> None:
         )
 
 
-def _build(cls: type, values: dict[str, Any], prefix: str) -> Any:
+def plain(value: Any) -> Any:
+    """Returns NumPy's and JAX's numbers, bools, strings and arrays as Python's; any other value as it is.
+
+    An array of one entry is that entry, a longer one a tuple.
+    """
+    if isinstance(value, list | tuple):
+        return type(value)(map(plain, value)) if type(value) in (list, tuple) else value
+    if isinstance(value, str | bytes) and not isinstance(value, np.generic) or not hasattr(value, "__array__"):
+        return value
+    entries = np.asarray(value)
+    return entries.reshape(()).item() if entries.size == 1 else tuple(map(plain, entries.tolist()))
+
+
+def build(cls: type, values: dict[str, Any], prefix: str) -> Any:
+    """Returns a frozen dataclass of checked values; `plain` is applied to each.
+
+    Raises:
+      InputError: naming `prefix`.key, the value and what was expected.
+    """
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in hints:
@@ -96,14 +115,16 @@ def _build(cls: type, values: dict[str, Any], prefix: str) -> Any:
             hint = f"; did you mean {prefix}.{nearest[0]}?" if nearest else ""
             raise InputError(f"{prefix}.{key}: no such key{hint}")
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    return cls(**{key: _value(hints[key], value, fields[key], f"{prefix}.{key}") for key, value in values.items()})
+    return cls(
+        **{key: _value(hints[key], plain(value), fields[key], f"{prefix}.{key}") for key, value in values.items()}
+    )
 
 
 def _value(hint: Any, value: Any, field: dataclasses.Field, name: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise InputError(f"{name} = {value!r}: expected a group of keys")
-        return _build(typing.cast(type, hint), value, name)
+        return build(typing.cast(type, hint), value, name)
     if hint == tuple[int, ...]:
         return _integers(value, name)
     return _scalar(hint, value, field, name)

@@ -46,7 +46,9 @@ class DataConfig:
     root: str = ""  # where the images are; default: the folder of participants
     outside_root: Literal["refuse", "allow"] = "refuse"  # paths in the table that lead out of root, as ../ and / do
     site_column: str = "site"
-    covariates: str = "age"  # comma-separated; numbers, or categories where so marked: age,sex:categorical
+    # Comma-separated; numbers, or categories where so marked: age,sex:categorical. Here, in nuisances, described and
+    # features a name with a comma or a colon stands in double quotes: "age, years",sex:categorical
+    covariates: str = "age"
     nuisances: str = ""  # comma-separated categorical columns, such as sex: further things Phi is not to tell
     target: str = "dx"
     target_type: Literal["auto", "classes", "number"] = "auto"
@@ -307,11 +309,6 @@ def rotation_ranges(config: ModelConfig, num_covariates: int) -> tuple[float, ..
             "at most pi, one a covariate, separated by commas"
         )
     return ranges
-
-
-def split_names(text: str) -> tuple[str, ...]:
-    """`"age, sex"` to `("age", "sex")`."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "config") -> Iterator[str]:

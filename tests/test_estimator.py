@@ -80,7 +80,7 @@ def _fit_a_table() -> EquivariantPooling:
     features.iloc[3, 2] = np.nan
     target = who.dx.where(np.arange(len(who)) % 10 != 0)  # some unknown
     site = who.site.where(np.arange(len(who)) % 11 != 0)
-    estimator = EquivariantPooling(latent_dim=6, hidden_units=16, batch_size=32, epochs=8)
+    estimator = EquivariantPooling(latent_dim=6, hidden_units=32, batch_size=32, epochs=8)
     return estimator.fit(features, target, site=site, covariates=who[["age", "sex"]])
 
 
@@ -129,12 +129,12 @@ def test_phi_goes_back_to_features(fitted):
     features, who, _ = table(30, seed=4)
     phi = fitted.transform(features, who.site)
     decoded = fitted.inverse_transform(phi)
-    outputs = fitted.pooling_.apply(fitted._prepared(features, who.site), decode=True)
+    outputs = fitted.pooling_.apply(fitted._prepared(features, who.site)[1], decode=True)
     np.testing.assert_allclose(
         decoded, outputs["pooled"] * fitted.feature_scale_ + fitted.feature_mean_, atol=1e-4, rtol=1e-4
     )
     change = fitted.harmonise(features, who.site).to_numpy() - decoded
-    kept = (fitted._prepared(features, who.site) - outputs["decoded"]) * fitted.feature_scale_
+    kept = (fitted._prepared(features, who.site)[1] - outputs["decoded"]) * fitted.feature_scale_
     np.testing.assert_allclose(change, kept, atol=1e-4)
 
 
@@ -211,7 +211,7 @@ def test_a_nuisance_is_one_more_thing_not_to_be_told(tmp_path):
 BAD = {
     "nuisance": (lambda X, w: (X, {"nuisances": ["one"] * 120}), "column nuisance_0: 1 levels, expected two or more"),
     "nuisances": (lambda X, w: (X, {"nuisances": w.sex[:100]}), "nuisances has 100 rows, expected 120"),
-    "all-NaN column": (lambda X, w: (X.assign(w=np.nan), {}), "X, column w: every value is missing"),
+    "all-NaN column": (lambda X, w: (X.assign(w=np.nan), {}), "feature w has no value in any row"),
     "text": (lambda X, w: (X.assign(v="thick"), {}), 'X, row 0, column v: "thick", expected a number'),
     "sites": (lambda X, w: (X, {"site": list("AB")}), r"site has shape \(2,\), expected \(120,\)"),
     "covariate": (lambda X, w: (X, {"covariates": w.age.where(w.age > 30)}), "column age: nan, expected a finite"),
@@ -221,9 +221,9 @@ BAD = {
     ),
     "ranges": (
         lambda X, w: (X, {"covariates": w.age, "parameters": {"rotation_range": (1.0, 2.0)}}),
-        "config.model.rotation_ranges",
+        r"EquivariantPooling.rotation_range = \(1.0, 2.0\): 2 numbers, expected 1",
     ),
-    "tau": (lambda X, w: (X, {"parameters": {"tau": "fixed"}}), "config.model.tau = 'fixed': expected one of"),
+    "tau": (lambda X, w: (X, {"parameters": {"tau": "fixed"}}), "EquivariantPooling.tau = 'fixed': expected one of"),
     "target": (lambda X, w: (X, {"y": [None] * 120}), "y: every value is missing"),
     "too many covariates": (
         lambda X, w: (X, {"covariates": np.random.default_rng(0).random((120, 3)), "parameters": {"latent_dim": 4}}),

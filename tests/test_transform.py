@@ -11,12 +11,15 @@ import pandas as pd
 import pytest
 
 from eqpool.apply.decoding import harmonise_cohort
-from eqpool.apply.trained import load_trained, read_config, selected_variables
+from eqpool.apply.trained import ModelFacts, load_trained, read_config, selected_variables
 from eqpool.config import DataConfig
 from eqpool.data.pipeline import load_cohort
 from eqpool.data.volumes import VERSION, prepare_volume
 from eqpool.errors import InputError
+from eqpool.estimator import EquivariantPooling
 from eqpool.train.stage_one import make_stage_one
+from eqpool.train.stage_two import make_stage_two
+from eqpool.train.table_pooling import TablePooling, TableShape
 from eqpool.transform import check_output, main, transform
 from tests.conftest import tiny_config, train_quickly
 
@@ -261,21 +264,21 @@ def test_tables_come_back_in_their_own_units(trained_table, tmp_path, capsys):
     table = pd.read_csv(trained_table / "participants.tsv", sep="\t").iloc[:5].drop(columns=["site", "age", "dx"])
     table["thick_a"] = table["thick_a"].astype(object)
     table.loc[2, "thick_a"] = "n/a"
-    table.loc[[0, 2], "scanner_mode"] = "w"
+    table.loc[[0, 2], "scanner_mode"] = "n/a"
     table.to_csv(tmp_path / "new.tsv", sep="\t", index=False)
     arguments = [f"--workdir={trained_table / 'run'}", f"--participants={tmp_path / 'new.tsv'}"]
     assert main([*arguments, f"--output={tmp_path / 'out'}"]) == 0
     said = capsys.readouterr().out
     assert "no column site: not needed" in said
     assert "thick_a: missing in 1 of 5 rows, where the training rows' mean is taken" in said
-    assert 'scanner_mode: "w" in 2 rows, which no training row has; they are of no category' in said
+    assert "scanner_mode: missing in 2 of 5 rows, which are of no category" in said
     closing = said[said.index("written:") :].splitlines()[1:]
     assert [line.split()[0] for line in closing] == [
         str(tmp_path / "out" / name) for name in ("harmonised.tsv", "embeddings.tsv")
     ]
     made = pd.read_csv(tmp_path / "out" / "harmonised.tsv", sep="\t")
     assert list(made) == ["participant_id", "thick_a", "thick_b", "scanner_mode"]
-    assert list(made["scanner_mode"]) == list(table["scanner_mode"]) and np.isnan(made["thick_a"][2])
+    assert list(made["scanner_mode"].fillna("n/a")) == list(table["scanner_mode"]) and np.isnan(made["thick_a"][2])
 
     trained = load_trained(trained_table / "run")
     encoded = trained.facts.features.apply(table.assign(thick_a=pd.to_numeric(table["thick_a"], errors="coerce")))
@@ -289,6 +292,95 @@ def test_tables_come_back_in_their_own_units(trained_table, tmp_path, capsys):
     columns = [name for name in embedded if name.startswith("phi_")]
     ours = pd.read_csv(tmp_path / "out" / "embeddings.tsv", sep="\t")
     np.testing.assert_allclose(ours[columns].iloc[3], embedded.loc["p3", columns].astype(float), rtol=1e-4, atol=1e-5)
+
+
+def test_a_category_that_no_training_row_has_is_refused(trained_table, tmp_path, capsys):
+    table = pd.read_csv(trained_table / "participants.tsv", sep="\t").iloc[:5]
+    table.loc[[0, 2], "scanner_mode"] = "w"
+    table.to_csv(tmp_path / "new.tsv", sep="\t", index=False)
+    arguments = [f"--workdir={trained_table / 'run'}", f"--participants={tmp_path / 'new.tsv'}"]
+    assert main([*arguments, f"--output={tmp_path / 'out'}"]) == 2
+    expected = 'column scanner_mode: "w" in 2 rows (p0, p2), expected one of u, v as in training'
+    assert capsys.readouterr().err == f"eqpool: {expected}\n" and not (tmp_path / "out").exists()
+
+
+def as_estimator(folder: pathlib.Path) -> EquivariantPooling:
+    """The networks and the calibration of a run on a table, in an estimator."""
+    config, facts, trained = read_config(folder), ModelFacts.read(folder), load_trained(folder)
+    features, sites, classes = facts.input_shape[0], len(facts.site_names), len(facts.target_classes)
+    shape = TableShape(features, len(facts.covariate_names), sites, classes)
+    one = make_stage_one(config, (features,), shape.covariates, sites, classes)
+    two = make_stage_two(config, sites, classes)
+    estimator = EquivariantPooling()
+    estimator.pooling_ = TablePooling(
+        config, shape, *(selected_variables(config, stage, folder / "checkpoints") for stage in (one, two))
+    )
+    estimator.scaling_, estimator.calibration_ = facts.features.scaling, trained.calibration
+    estimator.sites_, estimator._columns = np.array(facts.site_names), facts.features.input_names
+    estimator.n_features_in_, estimator.feature_names_in_ = features, np.array(facts.features.input_names, object)
+    return estimator
+
+
+@pytest.mark.parametrize("calibration", ["none", "covariance"])
+def test_the_estimator_harmonises_as_the_command_does(tmp_path, calibration):
+    """One model, one table, two doors: the same numbers, whether harmonise or python -m eqpool.transform wrote them."""
+    random, lines = np.random.default_rng(0), ["participant_id\tsite\tage\tdx\ta\tb\tc\tzero"]
+    for row in range(60):
+        a, b, c = random.normal(size=3) * [1, 50, 0.01] + [row % 2, 1000, 0.5] + random.uniform(20, 80) / 30
+        lines.append(f"p{row}\t{row % 2 + 1}.0\t{20 + row}\t{'xy'[row // 2 % 2]}\t{a:.4f}\t{b:.3f}\t{c:.5f}\t0")
+    participants = tmp_path / "participants.tsv"
+    participants.write_text("\n".join(lines) + "\n")
+    data = DataConfig(participants=str(participants), features="a,b,c,zero", site_calibration=calibration)
+    train_quickly(dataclasses.replace(tiny_config(tmp_path), data=data), tmp_path / "run")
+    assert main([f"--workdir={tmp_path / 'run'}", f"--participants={participants}", f"--output={tmp_path / 'o'}"]) == 0
+    written = pd.read_csv(tmp_path / "o" / "harmonised.tsv", sep="\t")
+    table = pd.read_csv(participants, sep="\t")
+    estimator = as_estimator(tmp_path / "run")
+    ours = estimator.harmonise(table[list("abc") + ["zero"]], table["site"])  # sites as 1.0 and 2.0
+    pd.testing.assert_frame_equal(written[list(ours)].astype(float), ours, rtol=1e-6, atol=1e-7)
+    phi = pd.read_csv(tmp_path / "o" / "embeddings.tsv", sep="\t").filter(like="phi_").to_numpy()
+    np.testing.assert_allclose(estimator.transform(table[list(ours)], table["site"]), phi, rtol=1e-5, atol=1e-6)
+    assert (ours["zero"] == 0).all() and not np.allclose(ours["a"], table["a"], atol=1e-3)
+
+
+def test_a_positive_feature_comes_back_positive_where_that_is_asked_for(trained_table, tmp_path, capsys):
+    """Features near 0 of new rows, far below those of training, which the change would take below 0."""
+    folder = trained_table / "run"
+    table = pd.read_csv(trained_table / "participants.tsv", sep="\t").assign(
+        thick_a=1e-6, thick_b=np.linspace(0, 9, 60)
+    )
+    table.to_csv(tmp_path / "new.tsv", sep="\t", index=False)
+    arguments = [f"--workdir={folder}", f"--participants={tmp_path / 'new.tsv'}"]
+    made = {}
+    for keep in ("auto", "on"):
+        assert main([*arguments, f"--output={tmp_path / keep}", f"--keep_sign={keep}"]) == 0
+        made[keep] = pd.read_csv(tmp_path / keep / "harmonised.tsv", sep="\t")
+    below = made["auto"]["thick_a"] < 0
+    assert below.any()
+    np.testing.assert_array_equal(made["on"]["thick_a"], made["auto"]["thick_a"].clip(lower=0))
+    np.testing.assert_array_equal(made["on"]["thick_b"], made["auto"]["thick_b"])
+    sidecar = json.loads((tmp_path / "on" / "harmonised.json").read_text())
+    assert sidecar == {"keep_sign": True, "clipped": {"thick_a": int(below.sum())}}
+    assert json.loads((tmp_path / "auto" / "harmonised.json").read_text()) == {"keep_sign": False, "clipped": {}}
+    assert f"{below.sum()} harmonised values below 0 are set to 0" in capsys.readouterr().out
+
+
+def test_a_run_of_before_is_read_by_todays_coding(trained_table, tmp_path, capsys):
+    """Sites that were 1.0 and 2.0 are 1 and 2; where 1 and 1.0 were two sites the run is refused in one line."""
+    shutil.copytree(trained_table / "run", tmp_path / "run")
+    model = tmp_path / "run" / "model.json"
+    stored = json.loads(model.read_text())
+    for column in stored["features"]["columns"]:
+        column.pop("constant", None), column.pop("nonnegative", None)
+    model.write_text(json.dumps(stored | {"site_names": ["1.0", "2.0"]}))
+    facts = ModelFacts.read(tmp_path / "run")
+    assert facts.site_names == ("1", "2") and not facts.features.scaling.constant.any()
+    arguments = [f"--workdir={tmp_path / 'run'}", f"--participants={trained_table / 'participants.tsv'}"]
+    assert main([*arguments, f"--output={tmp_path / 'out'}", "--keep_sign=on"]) == 2
+    assert "keep_sign: the model is of an earlier version" in capsys.readouterr().err
+    model.write_text(json.dumps(stored | {"site_names": ["1", "1.0"]}))
+    with pytest.raises(InputError, match="site_names: 1 and 1.0 are one label, 1, now; train the model again"):
+        ModelFacts.read(tmp_path / "run")
 
 
 def test_a_calibrated_table_is_calibrated_again_for_new_rows(trained_table, tmp_path):

@@ -17,13 +17,14 @@ from eqpool.checked_config import from_config_dict
 from eqpool.checkpointing import Checkpoints
 from eqpool.config import RunConfig
 from eqpool.data.calibration import SiteCalibration
+from eqpool.data.coding import same_labels
 from eqpool.data.cohort import Cohort, Grid, Scaling
 from eqpool.data.grids import named_grid
 from eqpool.data.tables import FeatureEncoding
 from eqpool.data.volumes import VERSION as PREPARATION
 from eqpool.errors import InputError
-from eqpool.geometry.sphere import normalize
 from eqpool.train.baselines import make_baseline
+from eqpool.train.pooling import make_encode
 from eqpool.train.stage_one import make_decoder, make_stage_one
 from eqpool.train.stage_two import make_stage_two
 from eqpool.train.state import Stage, Variables, create_state, make_optimizer
@@ -105,8 +106,11 @@ class ModelFacts:
         try:
             values["scaling"] = Scaling.from_dict(values["scaling"])
             values["features"] = values["features"] and FeatureEncoding.from_dict(values["features"])
-            names = ("input_shape", "site_names", "covariate_names", "target_classes")
-            return cls(**values | {name: tuple(values[name]) for name in names})
+            values |= {name: tuple(values[name]) for name in ("input_shape", "covariate_names")}
+            values |= {name: same_labels(values[name], f"{path}, {name}") for name in ("site_names", "target_classes")}
+            return cls(**values)
+        except InputError:
+            raise
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(f"{path}: expected what eqpool wrote; it lacks or misnames {error}") from None
 
@@ -118,7 +122,7 @@ class TrainedRun:
     Attributes:
       config, facts: of the run.
       encode: (B, *input_shape) float32 -> `latent`, `phi` and `prediction`, each with B rows, and for our method
-        `pooled_latent` (B, n): Psi(Phi(l)) on the unit sphere, where D has learnt to decode.
+        `covariate_free` and `pooled_latent` (B, n), by `eqpool.train.pooling`.
       decode: latents (B, n) -> (B, *input_shape) float32, for volumes with the linear part where it is fitted
         (`eqpool.apply.linear_decoder`); None for a baseline, which has no chain back from Phi.
       calibration: of a table's features, through which they went before training; None where they did not.
@@ -220,17 +224,7 @@ def selected_variables(
 
 
 def _encode_ours(one: Stage, two: Stage, first: Variables, second: Variables) -> Callable[[np.ndarray], Outputs]:
-    @jax.jit
-    def encode(first: Any, second: Any, inputs: jax.Array) -> dict[str, jax.Array]:
-        encoded = one.forward(first, {"inputs": inputs})
-        pooled = two.forward(second, {name: encoded[name] for name in ("latent", "tau")})
-        return {
-            "latent": encoded["latent"],
-            "phi": pooled["phi"],
-            "prediction": pooled["prediction"],
-            "pooled_latent": normalize(pooled["reconstruction"]),
-        }
-
+    encode = jax.jit(make_encode(one, two))
     return lambda inputs: jax.device_get(encode(first, second, jnp.asarray(inputs)))
 
 

@@ -12,7 +12,7 @@ from eqpool.apply.istn_steps import EXAMPLES, istn_steps
 from eqpool.apply.istn_volumes import make_harmonise, write_harmonised
 from eqpool.apply.trained import ModelFacts, selected_variables
 from eqpool.config import RunConfig
-from eqpool.data.participants import ID_COLUMN, ParticipantsTable, who
+from eqpool.data.participants import ID_COLUMN, ParticipantsTable, named_sites, who
 from eqpool.data.scan_names import names_in_table
 from eqpool.data.store import PreparedScan
 from eqpool.errors import InputError
@@ -94,15 +94,15 @@ def transform_by_istn(
     names = np.array([table.frame[ID_COLUMN].iloc[row] for row in rows], np.str_)
     write_arrays(output / "images" / "examples.npz", steps | {"name": names})
     written = table.take(np.array(kept, np.int64))
-    site = written.frame.get(config.data.site_column)
-    return pd.DataFrame(who(written) | {"site": "n/a" if site is None else site.replace("", "n/a")})
+    return pd.DataFrame(who(written) | {"site": named_sites(written, config.data.site_column)})
 
 
 def _sites(table: ParticipantsTable, column: str, known: tuple[str, ...]) -> np.ndarray:
     """Each row's site as the network takes it; zeros where there are two, as it takes none then."""
     if len(known) == 2:
         return np.zeros(len(table.frame), np.int64)
-    names = table.require(column, f"an ISTN of {len(known)} sites has to know it")
+    table.require(column, f"an ISTN of {len(known)} sites has to know it")
+    names = table.names_in(column).tolist()
     for row, name in enumerate(names):
         if name not in known:
             raise InputError(

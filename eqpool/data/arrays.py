@@ -1,236 +1,300 @@
-"""Labels, covariates and targets as a library call gives them (lists, arrays, frames), to plain arrays."""
+"""Labels, numbers, covariates and nuisances as a library call gives them (lists, arrays, frames), to plain arrays.
 
+Each entry is read as `eqpool.data.coding` says, and so as out of a table.
+"""
+
+import collections
 import dataclasses
 import difflib
+import warnings
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from eqpool.data.participants import MISSING, MOST_CLASS_LEVELS
+from eqpool.data.coding import (
+    UNKNOWN,
+    check_seen,
+    code_labels,
+    count_texts,
+    holds_numbers,
+    indicators,
+    label_notes,
+    read_labels,
+    read_numbers,
+    sort_labels,
+    without_caps,
+)
 from eqpool.errors import InputError
 
-UNKNOWN = ""
+
+class LabelWarning(UserWarning):
+    """Words such as "NA" were read as missing, or several spellings as one label."""
 
 
 def as_names(labels: Any, count: int, argument: str) -> np.ndarray:
-    """(N,) str of labels that may be anything printable; "" where unknown (None, NaN, "", "n/a").
+    """(N,) str labels, "" where unknown.
+
+    A `LabelWarning` names words that were read as missing, and spellings such as "1" and "1.0" that are one label.
 
     Raises:
-      InputError: another number of labels, or more than one dimension.
+      InputError: another number of labels, more than one dimension, or an entry that is no label.
     """
-    values = np.asarray(labels, dtype=object)
-    if values.shape != (count,):
-        raise InputError(f"{argument} has shape {values.shape}, expected ({count},), one entry a row of X")
-    return np.array([UNKNOWN if _is_missing(value) else str(value) for value in values], dtype=np.str_)
+    values = as_column(labels, count, argument)
+    names = read_labels(values, lambda row: f"{argument}, row {row}")
+    for note in label_notes(count_texts(values), argument):
+        warnings.warn(note, LabelWarning, stacklevel=3)
+    return names
+
+
+def as_column(values: Any, count: int, argument: str) -> np.ndarray:
+    """(N,) objects of a list, an array or a Series; masked entries are None.
+
+    Raises:
+      InputError: another shape.
+    """
+    column = np.asarray(_unmasked(values), dtype=object)
+    if column.shape != (count,):
+        raise InputError(f"{argument} has shape {column.shape}, expected ({count},), one entry a row of X")
+    return column
+
+
+@dataclasses.dataclass(frozen=True)
+class CovariateCoding:
+    """The covariates of a fit: numbers, and categories with their levels.
+
+    Attributes:
+      levels: of each column by its name, sorted; () for numbers. A level becomes a column of 0 and 1, but the first,
+        which is the reference. The first is "" where a fit of an earlier version did not keep it.
+    """
+
+    levels: dict[str, tuple[str, ...]]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The C names of the columns: `age`, or `sex=M` for a level."""
+        expanded = ([f"{name}={level}" for level in levels[1:]] or [name] for name, levels in self.levels.items())
+        return tuple(name for names in expanded for name in names)
+
+    @classmethod
+    def fit(cls, covariates: Any, count: int) -> "CovariateCoding":
+        """From N rows of numbers or categories, as `as_covariates` takes them.
+
+        Categorical columns of pandas are categories, others by `eqpool.data.coding.holds_numbers`.
+
+        Raises:
+          InputError: another number of rows, a column named twice, or a category with a single level.
+        """
+        levels: dict[str, tuple[str, ...]] = {}
+        for name, values in _columns(covariates, count, "covariates").items():
+            if _is_of_numbers(values):
+                levels[name] = ()
+                continue
+            levels[name] = sort_labels(_categories(name, values))
+            if len(levels[name]) < 2:
+                raise InputError(f"covariates, column {name}: {len(levels[name])} categories, expected at least two")
+        return cls(levels)
+
+    @classmethod
+    def from_names(cls, names: tuple[str, ...]) -> "CovariateCoding":
+        """From the names alone, which do not say what the reference levels are."""
+        levels: dict[str, tuple[str, ...]] = {}
+        for name in names:
+            column, is_level, level = name.partition("=")
+            levels[column] = (*(levels.get(column) or (UNKNOWN,)), level) if is_level else ()
+        return cls(levels)
+
+    def apply(self, covariates: Any, count: int) -> np.ndarray:
+        """N rows as (N, C) float64.
+
+        Raises:
+          InputError: other columns or another number of rows than expected, an entry that is missing or no number, or
+            a category that `fit` did not see.
+        """
+        columns = _columns(covariates, count, "covariates")
+        if set(columns) != set(self.levels):
+            expected = ", ".join(self.names)
+            raise InputError(f"covariates are {', '.join(columns) or 'none'}, expected {expected} as in fit")
+        blocks = [self._block(name, columns[name]) for name in self.levels]
+        return np.concatenate(blocks, axis=1) if blocks else np.zeros((count, 0))
+
+    def _block(self, name: str, values: pd.Series) -> np.ndarray:
+        levels = self.levels[name]
+        if not levels:
+            return _finite_numbers(values)[:, None]
+        labels = _categories(name, values)
+        new = [level for level in sort_labels(labels) if level not in levels]
+        if levels[0] == UNKNOWN and len(new) == 1:  # then it may be the reference
+            levels = (new[0], *levels[1:])
+        seen = [level for level in levels if level != UNKNOWN]
+        check_seen(labels, seen, f"covariates, column {name}", values.index)
+        return indicators(code_labels(labels, levels)[0], len(levels))
 
 
 def as_covariates(
     covariates: Any, count: int, names: tuple[str, ...] | None = None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(N, C) float64 and the C names. Columns of text become 0-1 columns, one a category but the first.
+    """(N, C) float64 and the C names. Columns of categories become 0-1 columns, one a level but the first.
 
     Args:
-      covariates: (N,) or (N, C) numbers, a pandas Series, or a frame, whose columns may be text.
+      covariates: (N,) or (N, C) numbers or text, a pandas Series, or a frame.
       count: N.
-      names: those of an earlier call; a frame is then brought to the same columns.
+      names: those of an earlier call, whose columns are then expected in any order.
 
     Raises:
-      InputError: another number of rows, a value that is missing or no number, or other columns than before.
+      InputError: see `CovariateCoding`.
     """
-    frame = _as_frame(covariates)
-    if len(frame) != count:
-        raise InputError(f"covariates has {len(frame)} rows, expected {count}, one a row of X")
-    blocks = {}
-    for column in frame.columns:
-        values = frame[column]
-        if pd.api.types.is_numeric_dtype(values.dtype):
-            blocks[str(column)] = values.to_numpy(np.float64)
-            continue
-        text = as_names(values, count, f"covariates, column {column}")
-        if (text == UNKNOWN).any():
-            raise InputError(_row_message(frame, int(np.argmax(text == UNKNOWN)), column, "missing", "a category"))
-        levels = _known_levels(str(column), names) or sorted(set(text.tolist()))[1:]
-        blocks |= {f"{column}={level}": (text == level).astype(np.float64) for level in levels}
-    if names is not None:
-        if set(blocks) != set(names):
-            raise InputError(f"covariates are {', '.join(blocks)}, expected {', '.join(names)} as in fit")
-        blocks = {name: blocks[name] for name in names}
-    numbers = np.stack(list(blocks.values()), axis=1) if blocks else np.zeros((count, 0))
-    bad = np.argwhere(~np.isfinite(numbers))
-    if bad.size:
-        row, index = bad[0]
-        raise InputError(_row_message(frame, row, list(blocks)[index], str(numbers[row, index]), "a finite number"))
-    return numbers, tuple(blocks)
+    coding = CovariateCoding.fit(covariates, count) if names is None else CovariateCoding.from_names(names)
+    return coding.apply(covariates, count), coding.names
 
 
-def as_nuisances(nuisances: Any, count: int) -> tuple[np.ndarray, tuple[str, ...], tuple[tuple[str, ...], ...]]:
+def as_nuisances(nuisances: Any, count: int) -> tuple[np.ndarray | None, tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """(N, Q) int32 levels, -1 where unknown, the Q names, and the names of each one's levels, sorted.
 
     Args:
-      nuisances: (N,) labels, a Series, or a frame of labels.
+      nuisances: (N,) labels, a Series, or a frame of labels; None for none, which gives None and no names.
       count: N.
 
     Raises:
-      InputError: another number of rows, or a label with fewer than two levels.
+      InputError: another number of rows, a column named twice, or a label with fewer than two levels.
     """
-    frame = _as_frame(nuisances, "nuisances")
-    if len(frame) != count:
-        raise InputError(f"nuisances has {len(frame)} rows, expected {count}, one a row of X")
-    codes, levels = np.full((count, frame.shape[1]), -1, np.int32), []
-    for index, column in enumerate(frame.columns):
-        labels = as_names(frame[column], count, f"nuisances, column {column}")
-        known = labels != UNKNOWN
-        names = np.unique(labels[known])
+    if nuisances is None:
+        return None, (), ()
+    codes, levels = [], []
+    columns = _columns(nuisances, count, "nuisances")
+    for name, values in columns.items():
+        coded, names = code_labels(as_names(values, count, f"nuisances, column {name}"))
         if len(names) < 2:
-            raise InputError(f"nuisances, column {column}: {len(names)} levels, expected two or more")
-        codes[known, index] = np.searchsorted(names, labels[known])
-        levels.append(tuple(names.tolist()))
-    return codes, tuple(map(str, frame.columns)), tuple(levels)
+            raise InputError(f"nuisances, column {name}: {len(names)} levels, expected two or more")
+        codes.append(coded)
+        levels.append(names)
+    return np.stack(codes, axis=1), tuple(columns), tuple(levels)
 
 
-@dataclasses.dataclass(frozen=True)
-class TargetCoding:
-    """What a target is: classes, or a number with its mean and deviation over training rows, or nothing (no target).
+def as_features(X: Any, names: tuple[str, ...] | None) -> Any:
+    """X with each column that holds text, objects or pandas' own types read as float64; what else it is, as it is.
 
-    Attributes:
-      kind: "classes", "number" or "none".
-      classes: sorted labels in their own dtype; empty unless kind is "classes".
-      mean, deviation: of a number.
+    Args:
+      X: a frame, an array or nested lists.
+      names: the columns of `fit`, which a frame is brought to; None before it, or where it had an array.
+
+    Raises:
+      InputError: a column of a frame that is missing or named twice, or an entry that is no number.
     """
-
-    kind: str
-    classes: np.ndarray
-    mean: float = 0.0
-    deviation: float = 1.0
-
-    @property
-    def num_classes(self) -> int:
-        """0 unless the target is classes."""
-        return len(self.classes)
-
-    @classmethod
-    def fit(cls, y: Any, target_type: str) -> "TargetCoding":
-        """From (N,) values, unknown ones None or NaN; "auto" takes text and few whole numbers to be classes.
-
-        Raises:
-          InputError: a number is asked for and a value is none, or no value is known.
-        """
-        if y is None:
-            return cls("none", np.zeros(0))
-        values = np.asarray(y)
-        known = values[~np.array([_is_missing(value) for value in values.astype(object)], bool)]
-        if not known.size:
-            raise InputError("y: every value is missing, expected some that are known, or y=None")
-        numeric = pd.api.types.is_numeric_dtype(pd.Series(known.tolist()).dtype)
-        if target_type == "auto":
-            whole = numeric and np.all(np.asarray(known, np.float64) == np.round(np.asarray(known, np.float64)))
-            few = whole and len(np.unique(known.astype(np.float64))) <= MOST_CLASS_LEVELS
-            target_type = "classes" if few or not numeric else "number"
-        if target_type == "classes":
-            return cls("classes", np.unique(np.array(known.tolist())))
-        if not numeric:
-            raise InputError(f'y: "{known[0]}", expected numbers, as target_type is "number"')
-        numbers = known.astype(np.float64)
-        return cls("number", np.zeros(0), float(numbers.mean()), float(numbers.std()) or 1.0)
-
-    def encode(self, y: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """(N,) int32 classes or float32 standardised numbers, 0 where unknown, and (N,) float32 0-1: known or not.
-
-        Raises:
-          InputError: another number of rows, or a class that `fit` did not see.
-        """
-        if y is None or self.kind == "none":
-            return np.zeros(count, np.float32), np.zeros(count, np.float32)
-        values = np.asarray(y).astype(object)
-        if values.shape != (count,):
-            raise InputError(f"y has shape {values.shape}, expected ({count},), one entry a row of X")
-        known = ~np.array([_is_missing(value) for value in values], bool)
-        if self.kind == "number":
-            scaled = np.zeros(count, np.float32)
-            scaled[known] = (values[known].astype(np.float64) - self.mean) / self.deviation
-            return scaled, known.astype(np.float32)
-        index = {label: position for position, label in enumerate(self.classes.tolist())}
-        new = [value for value in values[known] if value not in index]
-        if new:
-            raise InputError(f"y: class {new[0]!r}, expected one of {', '.join(map(str, self.classes))}")
-        encoded = np.array([index[value] if is_known else 0 for value, is_known in zip(values, known, strict=True)])
-        return encoded.astype(np.int32), known.astype(np.float32)
-
-    def columns(self, target: np.ndarray, known: np.ndarray) -> np.ndarray | None:
-        """What `encode` gave as (N, K) float64 columns, NaN where unknown: classes but the first, or the number."""
-        return None if self.kind == "none" else target_columns(target, known > 0, self.num_classes)
-
-    def decode(self, prediction: np.ndarray) -> np.ndarray:
-        """(N, outputs) of the network to (N,) labels or numbers in the target's units."""
-        if self.kind == "classes":
-            return self.classes[prediction.argmax(axis=1)]
-        return prediction[:, 0].astype(np.float64) * self.deviation + self.mean
+    if isinstance(X, pd.DataFrame):
+        check_unique(X, "X")
+        X = X if names is None else reordered(X, names)
+        read = {
+            place: read_numbers(X.iloc[:, place], _in_cell(X.index, X.columns[place])) for place in range(X.shape[1])
+        }
+        return pd.DataFrame(read, index=X.index).set_axis(X.columns, axis=1)
+    X = _unmasked(X)
+    return _numbers_of_array(X) if isinstance(X, np.ndarray | list | tuple) else X
 
 
-def target_columns(target: np.ndarray, known: np.ndarray, num_classes: int) -> np.ndarray:
-    """A target (N,) as (N, K) float64 columns of a regression: classes but the first, or the number; NaN if unknown."""
-    values = target[:, None] == np.arange(1, num_classes)[None] if num_classes else target[:, None]
-    return np.where(known[:, None], values.astype(np.float64), np.nan)
-
-
-def reordered(frame: pd.DataFrame, names: np.ndarray) -> pd.DataFrame:
-    """The columns `names` of a frame in that order; others are left out.
+def reordered(frame: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:
+    """The columns `names` of a frame in that order; others are left out. A name matches as text: 0 is "0".
 
     Raises:
       InputError: naming the first column that is missing.
     """
+    present = list(map(str, frame.columns))
     for name in names:
-        if name not in frame.columns:
-            nearest = difflib.get_close_matches(str(name), list(map(str, frame.columns)), n=1)
+        if name not in present:
+            nearest = difflib.get_close_matches(name, present, n=1)
             hint = f"; did you mean {nearest[0]}?" if nearest else ""
             raise InputError(f"X: no column {name}, expected the {len(names)} columns of fit{hint}")
-    return frame[list(names)]
+    return frame.iloc[:, [present.index(name) for name in names]]
 
 
-def check_numeric(frame: pd.DataFrame) -> None:
-    """Raises `InputError` naming row and column where a frame holds text that is no number."""
-    for column in frame.columns:
-        if pd.api.types.is_numeric_dtype(frame[column].dtype):
-            continue
-        for row, value in enumerate(frame[column]):
-            if not _is_missing(value) and not _is_number(value):
-                raise InputError(_row_message(frame, row, column, f'"{value}"', "a number", "X"))
+def check_unique(frame: pd.DataFrame, argument: str) -> None:
+    """Raises `InputError` naming a column that stands twice in a frame, as text: 0 and "0" are one name."""
+    counts = collections.Counter(map(str, frame.columns))
+    for name, count in counts.items():
+        if count > 1:
+            raise InputError(f"{argument}: {count} columns are named {name}, expected unique names")
 
 
-def _as_frame(columns: Any, argument: str = "covariates") -> pd.DataFrame:
+def _columns(columns: Any, count: int, argument: str) -> dict[str, pd.Series]:
+    """The columns of a frame, a Series or an array, by their names as text."""
+    frame = _as_frame(columns, argument)
+    if len(frame) != count:
+        raise InputError(f"{argument} has {len(frame)} rows, expected {count}, one a row of X")
+    check_unique(frame, argument)
+    return {str(name): frame.iloc[:, place] for place, name in enumerate(frame.columns)}
+
+
+def _as_frame(columns: Any, argument: str) -> pd.DataFrame:
     kind = argument.removesuffix("s")
     if isinstance(columns, pd.DataFrame):
         return columns
     if isinstance(columns, pd.Series):
         return columns.to_frame(columns.name if columns.name is not None else f"{kind}_0")
-    values = np.asarray(columns)
+    if isinstance(columns, pd.Categorical):
+        return pd.DataFrame({f"{kind}_0": columns})
+    values = np.asarray(_unmasked(columns))
+    if values.dtype.names:  # a record array
+        return pd.DataFrame(values)
     values = values[:, None] if values.ndim == 1 else values
     if values.ndim != 2:
         raise InputError(f"{argument} has shape {values.shape}, expected (N,) or (N, columns)")
     return pd.DataFrame(values, columns=[f"{kind}_{index}" for index in range(values.shape[1])])
 
 
-def _known_levels(column: str, names: tuple[str, ...] | None) -> list[str]:
-    start = f"{column}="
-    return [name.removeprefix(start) for name in names or () if name.startswith(start)]
-
-
-def _row_message(
-    frame: pd.DataFrame, row: int, column: Any, found: str, expected: str, what: str = "covariates"
-) -> str:
-    return f"{what}, row {frame.index[row]}, column {column}: {found}, expected {expected}"
-
-
-def _is_missing(value: Any) -> bool:
-    if isinstance(value, str):
-        return value.strip() in MISSING
-    return value is None or value is pd.NA or (isinstance(value, float | np.floating) and bool(np.isnan(value)))
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
+def _is_of_numbers(values: pd.Series) -> bool:
+    if isinstance(values.dtype, pd.CategoricalDtype):
         return False
-    return True
+    if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_complex_dtype(values.dtype):
+        return True
+    entries, _ = without_caps(values)
+    labels = read_labels(entries, lambda row: f"covariates, row {values.index[row]}, column {values.name}")
+    return holds_numbers(labels) and bool((labels != UNKNOWN).any())
+
+
+def _categories(name: str, values: pd.Series) -> np.ndarray:
+    """(N,) labels of a covariate that is one of categories, none missing."""
+    labels = as_names(values, len(values), f"covariates, column {name}")
+    missing = labels == UNKNOWN
+    if missing.any():
+        row = values.index[int(np.argmax(missing))]
+        raise InputError(f"covariates, row {row}, column {name}: missing, expected a category")
+    return labels
+
+
+def _finite_numbers(values: pd.Series) -> np.ndarray:
+    """(N,) float64 of a continuous covariate; an age such as "89+" is 89."""
+    where = _in_cell(values.index, values.name, "covariates")
+    capped = not pd.api.types.is_numeric_dtype(values.dtype)
+    numbers = read_numbers(without_caps(values)[0] if capped else values, where)
+    missing = np.isnan(numbers)
+    if missing.any():
+        raise InputError(f"{where(int(np.argmax(missing)))}: nan, expected a finite number")
+    return numbers
+
+
+def _numbers_of_array(X: Any) -> Any:
+    """An array of text or objects column by column as float64; what check_array refuses goes there as it is."""
+    try:
+        values = np.asarray(X)
+    except ValueError:  # lists of several lengths
+        return X
+    if values.dtype.kind in "Mm":
+        raise InputError(f"X: {values.dtype}, dates or times, expected numbers")
+    if values.dtype.kind not in "OSU" or values.ndim != 2:
+        return X
+    if any(isinstance(value, dict | list | tuple | set | complex | np.complexfloating) for value in values.flat):
+        return X
+    rows = range(len(values))
+    read = [read_numbers(column, _in_cell(rows, place)) for place, column in enumerate(values.T)]
+    return np.stack(read, axis=1) if read else X
+
+
+def _unmasked(values: Any) -> Any:
+    """A masked array as one of objects, None where it is masked, since `numpy.asarray` drops masks; others as given."""
+    if not isinstance(values, np.ma.MaskedArray):
+        return values
+    return np.where(np.ma.getmaskarray(values), None, np.ma.getdata(values).astype(object))
+
+
+def _in_cell(rows: Any, column: Any, what: str = "X") -> Any:
+    return lambda row: f"{what}, row {rows[row]}, column {column}"

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from eqpool.data.coding import same_labels
 from eqpool.data.splines import CovariateDesign
 
 SHIFT_PRIOR_ROWS = 3.0  # a mean is known from few rows
@@ -188,11 +189,11 @@ class SiteCalibration:
         mean = arrays["covariate_mean"]
         knots = tuple(arrays[f"knots/{index}"] for index in range(len(mean)))
         sites = {
-            str(name): SiteEffect(
+            name: SiteEffect(
                 int(arrays[f"sites/{index}/rows"]),
                 *(arrays[f"sites/{index}/{part}"] for part in ("centre", "shift", "transport")),
             )
-            for index, name in enumerate(arrays["names"])
+            for index, name in enumerate(same_labels(arrays["names"], "site_calibration"))
         }
         shared = {name: arrays[name] for name in _SHARED}
         design = CovariateDesign(mean, arrays["covariate_scale"], knots)

@@ -1,16 +1,16 @@
 """Covariates and nuisances out of a participants table: numbers, or categories where the configuration says so."""
 
-import re
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
-from eqpool.config import split_names
+from eqpool.data.coding import code_labels, indicators, without_caps
 from eqpool.data.participants import ParticipantsTable, parse_classes, parse_numbers
 from eqpool.errors import InputError
+from eqpool.names import split_entries, split_quoted
 
-_KINDS = ("continuous", "categorical")
-_CAPPED = re.compile(r"\d+(\.\d+)?\+")  # BIDS hides high ages: 89+ is 89 or more
+_KINDS = ("", ":continuous", ":categorical")
 
 
 class ColumnSpec(NamedTuple):
@@ -35,17 +35,25 @@ class Covariates(NamedTuple):
 
 
 def parse_specs(text: str, key: str = "config.data.covariates") -> tuple[ColumnSpec, ...]:
-    """`"age, sex:categorical"` to its entries; a column is continuous unless it says otherwise.
+    """Reads `'age, sex:categorical'`; a column is continuous unless it says otherwise.
+
+    A name that holds a comma or a colon stands in double quotes: `'"ratio a:b","scan, type":categorical'`.
 
     Raises:
-      InputError: another word after the colon.
+      InputError: a quote that is not closed, or another word after the colon.
     """
     specs = []
-    for entry in split_names(text):
-        name, colon, kind = entry.rpartition(":") if entry.endswith(_KINDS) or ":" in entry else (entry, "", "")
-        if colon and kind not in _KINDS:
-            raise InputError(f'{key}: "{entry}", expected {name}, {name}:continuous or {name}:categorical')
-        specs.append(ColumnSpec(name.strip(), kind == "categorical"))
+    for entry in split_entries(text):
+        name, behind = split_quoted(entry)
+        if not entry.startswith('"'):
+            name, colon, kind = entry.rpartition(":") if ":" in entry else (entry, "", "")
+            behind = colon + kind
+        if behind not in _KINDS:
+            raise InputError(
+                f'{key}: "{entry}", expected {name}, {name}:continuous or {name}:categorical; a name that holds a '
+                "colon stands in double quotes"
+            )
+        specs.append(ColumnSpec(name.strip(), behind == ":categorical"))
     return tuple(specs)
 
 
@@ -97,10 +105,9 @@ def read_described(table: ParticipantsTable, names: tuple[str, ...]) -> np.ndarr
 
 
 def _categories(table: ParticipantsTable, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    index, levels = parse_classes(table.frame[name])
+    codes, levels = code_labels(table.names_in(name))
     _check_levels(table, name, levels)
-    coded = (index[:, None] == np.arange(1, len(levels))[None]).astype(np.float64)
-    return np.where(index[:, None] < 0, np.nan, coded), levels
+    return indicators(codes, len(levels)), levels
 
 
 def _check_levels(table: ParticipantsTable, name: str, levels: tuple[str, ...]) -> None:
@@ -109,12 +116,8 @@ def _check_levels(table: ParticipantsTable, name: str, levels: tuple[str, ...]) 
 
 
 def _without_caps(table: ParticipantsTable, name: str) -> tuple[ParticipantsTable, int]:
-    capped = [bool(_CAPPED.fullmatch(value)) for value in table.frame[name]]
-    if not any(capped):
-        return table, 0
-    frame = table.frame.copy()
-    frame[name] = [value.rstrip("+") if cap else value for value, cap in zip(frame[name], capped, strict=True)]
-    return ParticipantsTable(table.path, frame, table.line), sum(capped)
+    values, capped = without_caps(table.frame[name])
+    return dataclasses.replace(table, frame=table.frame.assign(**{name: values})), capped
 
 
 def _numbers(table: ParticipantsTable, name: str) -> np.ndarray:

@@ -19,6 +19,7 @@ from eqpool.data.design import (
     support,
 )
 from eqpool.data.held_out import HeldOut, examine_held_out
+from eqpool.data.sentinels import implausible_values
 from eqpool.errors import InputError
 
 Severity = Literal["info", "warning", "refusal"]
@@ -28,6 +29,7 @@ RARE_CLASS = 0.1  # share of a class at a site
 LARGE_ETA_SQUARED = 0.14  # Cohen's convention for a large effect
 LARGE_CRAMERS_V = 0.3
 LARGE_CONDITION_NUMBER = 30.0  # Belsley's convention for a harmful collinearity
+NEARLY_EMPTY = 0.05  # share of rows that hold a value other than 0
 MOST_NAMED = 5
 HELD_OUT = "held_out_people"  # the check that stands on top of log and report where it warns
 
@@ -65,8 +67,14 @@ def refuse(findings: list[Finding]) -> None:
             raise InputError(finding.message)
 
 
-def examine_design(cohort: Cohort) -> list[Finding]:
-    """Sites, covariates and target against each other; the features are not looked at."""
+def examine_design(cohort: Cohort, *, with_sites: bool = True) -> list[Finding]:
+    """Examines sites, covariates and target against each other; the features are not looked at.
+
+    Without `with_sites` nothing is pooled, and only what no site is needed for is examined.
+    """
+    alone = [*_constant_covariates(cohort), *_implausible(cohort), *_nuisance_and_target(cohort)]
+    if not with_sites:
+        return alone
     if len(cohort.site_names) < 2:
         found = ", ".join(cohort.site_names) or "none"
         message = f"{len(cohort.site_names)} site ({found}), expected at least two to pool"
@@ -74,8 +82,7 @@ def examine_design(cohort: Cohort) -> list[Finding]:
     findings = [*_subjects(cohort), *_classes(cohort), *_unknown(cohort)]
     for index in range(len(cohort.covariate_names)):
         findings += [*_covariate_and_site(cohort, index), *_covariate_overlap(cohort, index)]
-    findings += [*_target_and_site(cohort), *_nuisance_and_target(cohort), *_condition(cohort)]
-    return [*findings, *_held_out(cohort)]
+    return [*findings, *_target_and_site(cohort), *alone, *_condition(cohort), *_held_out(cohort)]
 
 
 def examine_features(frame: pd.DataFrame, names: np.ndarray) -> list[Finding]:
@@ -85,7 +92,14 @@ def examine_features(frame: pd.DataFrame, names: np.ndarray) -> list[Finding]:
       frame: N rows; float columns are numbers (NaN where missing), others text.
       names: (N,) participants, for messages.
     """
-    return [*_missing(frame), *_failed(frame), *_constant(frame), *_same_rows(frame, names)]
+    return [
+        *_missing(frame),
+        *_nearly_empty(frame),
+        *_failed(frame),
+        *_coded(frame, names),
+        *_constant(frame),
+        *_same_rows(frame, names),
+    ]
 
 
 def _held_out(cohort: Cohort) -> Iterator[Finding]:
@@ -231,6 +245,35 @@ def _covariate_overlap(cohort: Cohort, index: int) -> Iterator[Finding]:
     )
 
 
+def _constant_covariates(cohort: Cohort) -> Iterator[Finding]:
+    for name, values in zip(cohort.covariate_names, cohort.covariates.T, strict=True):
+        if values.max() == values.min():
+            yield Finding(
+                "refusal",
+                "constant_covariate",
+                f"covariate {name} is constant ({values[0]:g}), expected one that varies, or drop it",
+                {"covariate": name},
+            )
+
+
+def _implausible(cohort: Cohort) -> Iterator[Finding]:
+    """Covariates, and a target that is a number, with values that stand for something else."""
+    measured = dict(zip([f"covariate {name}" for name in cohort.covariate_names], cohort.covariates.T, strict=True))
+    if cohort.target_name and not cohort.target_classes:
+        measured[f"target {cohort.target_name}"] = cohort.target
+    for name, values in measured.items():
+        for value, rows, is_code, distance in implausible_values(values):
+            who = [str(cohort.participant_id[row]) for row in rows]
+            what = "looks like a code for a missing value; write n/a for it" if is_code else "check it"
+            yield Finding(
+                "warning",
+                "implausible_values",
+                f"{name}: {value:g} in {len(rows)} rows ({_named(who)}) lies {distance:.3g} robust deviations from the "
+                f"median; {what}, as the range from the lowest to the highest value is what is scaled",
+                {"column": name, "value": value, "rows": who},
+            )
+
+
 def _target_and_site(cohort: Cohort) -> Iterator[Finding]:
     if not cohort.target_name:
         return
@@ -328,6 +371,46 @@ def _missing(frame: pd.DataFrame) -> Iterator[Finding]:
         )
 
 
+def _nearly_empty(frame: pd.DataFrame) -> Iterator[Finding]:
+    """Columns of numbers in which hardly any row holds anything but a gap or a 0."""
+    numbers = frame.select_dtypes("float64")
+    shares = (numbers.notna() & (numbers != 0)).mean()
+    known = numbers.notna().any()
+    zero = [str(name) for name in shares.index[(shares == 0) & known]]
+    if zero:
+        yield Finding(
+            "warning",
+            "nearly_empty_features",
+            f"{len(zero)} features are 0 in all rows ({_named(zero)}); they hold no information and come back as they "
+            "are, leave them out",
+            {"columns": zero, "share": 0.0},
+        )
+    few = {str(name): float(share) for name, share in shares.items() if 0 < share <= NEARLY_EMPTY}
+    if few:
+        named = _named([f"{name} {share:.1%}" for name, share in few.items()])
+        yield Finding(
+            "warning",
+            "nearly_empty_features",
+            f"{len(few)} features are missing or 0 in nearly all rows (other values: {named}); a few rows decide their "
+            "scale, leave them out",
+            {"columns": list(few), "share": few},
+        )
+
+
+def _coded(frame: pd.DataFrame, names: np.ndarray) -> Iterator[Finding]:
+    for name, column in frame.select_dtypes("float64").items():
+        for value, rows, is_code, _ in implausible_values(column.to_numpy()):
+            if is_code and value != 0:  # zeros are failed measurements
+                who = [str(names[row]) for row in rows]
+                yield Finding(
+                    "warning",
+                    "implausible_values",
+                    f"feature {name}: {value:g} in {len(rows)} rows ({_named(who)}) looks like a code for a missing "
+                    "value; write n/a for it",
+                    {"column": str(name), "value": value, "rows": who},
+                )
+
+
 def failed_values(frame: pd.DataFrame) -> pd.Series:
     """How many values of each numeric column are exactly 0 though over 95% of its known ones are positive."""
     numbers = frame.select_dtypes("float64")
@@ -350,7 +433,7 @@ def _failed(frame: pd.DataFrame) -> Iterator[Finding]:
 
 
 def _constant(frame: pd.DataFrame) -> Iterator[Finding]:
-    constant = [str(name) for name in frame.columns if frame[name].nunique() == 1]
+    constant = [str(name) for name in frame.columns if frame[name].nunique() == 1 and not (frame[name] == 0).any()]
     if constant:
         yield Finding(
             "warning",

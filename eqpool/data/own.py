@@ -6,10 +6,10 @@ import pathlib
 import numpy as np
 import pandas as pd
 
-from eqpool.config import COHORTS, DataConfig, split_names
-from eqpool.data.arrays import target_columns
+from eqpool.config import COHORTS, DataConfig
 from eqpool.data.calibration import SiteCalibration
 from eqpool.data.checks import check_cohort
+from eqpool.data.coding import code_labels
 from eqpool.data.cohort import SPLITS, Cohort
 from eqpool.data.covariates import parse_specs, read_covariates, read_described, read_nuisances
 from eqpool.data.findings import Finding, examine_features, failed_values
@@ -19,7 +19,6 @@ from eqpool.data.participants import (
     ID_COLUMN,
     ParticipantsTable,
     check_duplicates,
-    parse_classes,
     parse_target,
     read_participants,
     select_features,
@@ -29,7 +28,9 @@ from eqpool.data.scan_names import names_in_table
 from eqpool.data.splits import assign_splits, balanced_strata
 from eqpool.data.store import Preparation, prepare_volumes
 from eqpool.data.tables import fit_encoding
+from eqpool.data.targets import target_columns
 from eqpool.errors import InputError, to_path
+from eqpool.names import split_names
 
 
 def load_participants(
@@ -77,7 +78,7 @@ def _read_design(config: DataConfig, simulated: bool) -> tuple[ParticipantsTable
         whole.require(name, "config.data")
     check_duplicates(whole)
     table, values, names, notes = _with_covariates(whole, config)
-    site, site_names = parse_classes(table.frame[config.site_column])
+    site, site_names = code_labels(table.names_in(config.site_column))
     target, classes = _target(table, config)
     nuisance, levels = read_nuisances(table, nuisances) if nuisances else (None, ())
     described = split_names(config.described)
@@ -102,13 +103,22 @@ def _read_design(config: DataConfig, simulated: bool) -> tuple[ParticipantsTable
         described_names=described,
         session=np.array(sessions(table), dtype=np.str_),
     )
-    return whole, table, dataclasses.replace(cohort, notes=(*notes, *_missing_notes(cohort, config)))
+    labels = _label_notes(whole, config, cohort)
+    return whole, table, dataclasses.replace(cohort, notes=(*notes, *labels, *_missing_notes(cohort, config)))
 
 
 def _target(table: ParticipantsTable, config: DataConfig) -> tuple[np.ndarray, tuple[str, ...]]:
     if not config.target:
         return np.full(len(table.frame), np.nan, np.float32), ()
     return parse_target(table, config.target, config.target_type)
+
+
+def _label_notes(whole: ParticipantsTable, config: DataConfig, cohort: Cohort) -> list[str]:
+    """Lines on the columns that hold labels: words read as missing, and spellings read as one."""
+    categories = [spec.name for spec in parse_specs(config.covariates) if spec.categorical]
+    target = [config.target] if cohort.target_classes else []
+    columns = [config.site_column, *categories, *target, *cohort.nuisance_names]
+    return [note for column in columns for note in whole.label_notes(column)]
 
 
 def _roles(config: DataConfig) -> tuple[str, ...]:

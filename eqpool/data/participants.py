@@ -1,26 +1,36 @@
-"""participants.tsv by BIDS rules: rows, sites, covariates and targets, every fault told by file, row and column."""
+"""participants.tsv by BIDS rules: rows, sites, covariates and targets. Every error names file, row and column.
 
+Labels and numbers are read as `eqpool.data.coding` says.
+"""
+
+import collections
 import csv
 import dataclasses
 import difflib
 import fnmatch
-import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from eqpool.data.coding import (
+    MISSING,
+    code_labels,
+    holds_numbers,
+    is_of_classes,
+    label_notes,
+    read_labels,
+    read_numbers,
+    sort_labels,
+)
 from eqpool.errors import InputError
 
-MISSING = frozenset({"", "n/a", "N/A", "NA", "nan", "NaN"})  # BIDS writes n/a; the others come out of spreadsheets
 ID_COLUMN = "participant_id"
 SESSION_COLUMNS = ("session_id", "session")
 RESERVED = (ID_COLUMN, *SESSION_COLUMNS, "split", "path")
-MOST_CLASS_LEVELS = 10
 MOST_CATEGORIES = 50
 LONGEST_NAME = 200  # bytes; a file's name has 255 at most
-LARGEST_NUMBER = 1e30  # squares and sums of such still are numbers, and float32 holds it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +41,13 @@ class ParticipantsTable:
       path: the file, for messages.
       frame: N rows of stripped strings; what is missing is "".
       line: (N,) 1-based line in the file.
+      missing: how often each word that means "missing", such as NA, stands in each column of the file.
     """
 
     path: pathlib.Path
     frame: pd.DataFrame
     line: np.ndarray
+    missing: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
 
     def where(self, row: int, column: str = "") -> str:
         """ "participants.tsv, line 3 (sub-1, ses-2), column age": the start of a message."""
@@ -60,7 +72,17 @@ class ParticipantsTable:
 
     def take(self, rows: np.ndarray) -> "ParticipantsTable":
         """Some rows, in that order."""
-        return ParticipantsTable(self.path, self.frame.iloc[rows].reset_index(drop=True), self.line[rows])
+        frame = self.frame.iloc[rows].reset_index(drop=True)
+        return dataclasses.replace(self, frame=frame, line=self.line[rows])
+
+    def names_in(self, column: str) -> np.ndarray:
+        """The column as (N,) str labels, "" where missing: names of sites, classes or categories."""
+        return read_labels(self.frame[column], lambda row: self.where(row, column))
+
+    def label_notes(self, column: str) -> list[str]:
+        """Lines on a column of labels, by `eqpool.data.coding.label_notes`."""
+        texts = collections.Counter(self.frame[column].tolist())
+        return label_notes({**texts, **self.missing.get(column, {})}, column)
 
 
 def read_participants(path: pathlib.Path) -> ParticipantsTable:
@@ -84,28 +106,26 @@ def read_participants(path: pathlib.Path) -> ParticipantsTable:
     for line, row in zip(lines, rows, strict=True):
         if len(row) != len(header):
             raise InputError(f"{path}, line {line} ({row[0]}): {len(row)} fields, expected {len(header)} as in line 1")
-    values = [["" if field.strip() in MISSING else field.strip() for field in row] for row in rows[1:]]
-    table = ParticipantsTable(path, pd.DataFrame(values, columns=header, dtype=object), np.array(lines[1:]))
+    fields = [[field.strip() for field in row] for row in rows[1:]]
+    words = {
+        name: collections.Counter(c for c in column if c in MISSING)
+        for name, column in zip(header, zip(*fields, strict=True), strict=True)
+    }
+    values = [["" if field in MISSING else field for field in row] for row in fields]
+    frame = pd.DataFrame(values, columns=header, dtype=object)
+    table = ParticipantsTable(path, frame, np.array(lines[1:]), words)
     _check_names(table)
     return table
 
 
 def parse_numbers(table: ParticipantsTable, column: str) -> np.ndarray:
     """A column as (N,) float64, NaN where missing; an `InputError` for what else is no number up to 1e30."""
-    values = np.full(len(table.frame), np.nan)
-    for row, text in enumerate(table.frame[column]):
-        if text:
-            values[row] = _number(text)
-            if not abs(values[row]) <= LARGEST_NUMBER:
-                raise InputError(f'{table.where(row, column)}: "{text}", expected a number or n/a')
-    return values
+    return read_numbers(table.frame[column], lambda row: table.where(row, column))
 
 
 def parse_classes(values: Sequence[str] | pd.Series) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(N,) int32 indices into the sorted names, -1 where missing. Names that are all numbers sort as numbers."""
-    names = sorted({value for value in values if value}, key=_sorting_key)
-    index = {name: position for position, name in enumerate(names)}
-    return np.array([index.get(value, -1) for value in values], np.int32), tuple(names)
+    """(N,) int32 indices into the sorted labels, -1 where missing. Labels that are numbers come first, by size."""
+    return code_labels(read_labels(values, lambda row: f"row {row}"))
 
 
 def parse_target(table: ParticipantsTable, column: str, target_type: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -113,17 +133,13 @@ def parse_target(table: ParticipantsTable, column: str, target_type: str) -> tup
 
     Under "auto", text is classes, and so are whole numbers of at most 10 levels; other numbers are numbers.
     """
-    values = table.require(column, "config.data.target")
-    known = sorted({value for value in values if value})
-    if not known:
+    table.require(column, "config.data.target")
+    labels = table.names_in(column)
+    if not (labels != "").any():
         raise InputError(f"{table.path}, column {column}: every value is missing, expected a target")
-    numbers = [_number(value) for value in known]
-    if target_type == "auto":
-        levels = len(known) <= MOST_CLASS_LEVELS and all(number == round(number) for number in _finite(numbers))
-        target_type = "classes" if levels or len(_finite(numbers)) < len(known) / 2 else "number"
-    if target_type == "number":
-        return parse_numbers(table, column).astype(np.float32), ()
-    return parse_classes(values)
+    if is_of_classes(labels, target_type):
+        return code_labels(labels)
+    return parse_numbers(table, column).astype(np.float32), ()
 
 
 def select_features(table: ParticipantsTable, patterns: Sequence[str], excluded: Sequence[str]) -> pd.DataFrame:
@@ -158,18 +174,16 @@ def select_features(table: ParticipantsTable, patterns: Sequence[str], excluded:
 
 
 def _feature(table: ParticipantsTable, column: str) -> np.ndarray:
-    values = table.frame[column]
-    known = {value for value in values if value}
-    numeric = len(_finite([_number(value) for value in known]))
-    # One typing error must not turn a measurement into a category with as many values as there are rows.
-    if numeric >= len(known) / 2:
+    if holds_numbers(table.frame[column]):
         return parse_numbers(table, column)
-    if len(known) > MOST_CATEGORIES:
+    labels = table.names_in(column)
+    levels = len(sort_labels(labels))
+    if levels > MOST_CATEGORIES:
         raise InputError(
-            f"{table.path}, column {column}: {len(known)} different texts, expected numbers or at most "
+            f"{table.path}, column {column}: {levels} different texts, expected numbers or at most "
             f"{MOST_CATEGORIES} categories"
         )
-    return values.to_numpy(dtype=object)
+    return labels.astype(object)
 
 
 def session_column(table: ParticipantsTable) -> str | None:
@@ -187,6 +201,14 @@ def who(table: ParticipantsTable) -> dict[str, pd.Series]:
     """The columns that name a row: participant_id, and the session where there is such a column."""
     column = session_column(table)
     return {name: table.frame[name] for name in (ID_COLUMN, column) if name}
+
+
+def named_sites(table: ParticipantsTable, column: str) -> np.ndarray:
+    """(N,) the site of each row, "n/a" where it is missing or there is no such column."""
+    if column not in table.frame:
+        return np.full(len(table.frame), "n/a")
+    names = table.names_in(column).astype(object)
+    return np.where(names == "", "n/a", names)
 
 
 def check_duplicates(table: ParticipantsTable) -> None:
@@ -241,22 +263,6 @@ def _check_names(table: ParticipantsTable) -> None:
         before = written.setdefault(name.removeprefix("sub-"), name)
         if before != name:
             raise InputError(f"{table.where(row, ID_COLUMN)}: {name} beside {before}, expected one name a participant")
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text) if "_" not in text else math.nan  # Python reads 1_000 as a number; a table does not mean it
-    except ValueError:
-        return math.nan
-
-
-def _finite(numbers: Sequence[float]) -> list[float]:
-    return [number for number in numbers if math.isfinite(number)]
-
-
-def _sorting_key(name: str) -> tuple[bool, float, str]:
-    number = _number(name)
-    return (not math.isfinite(number), number if math.isfinite(number) else 0.0, name)
 
 
 def _listed(names: list[str]) -> str:

@@ -1,22 +1,35 @@
 """Feature columns to float32: categories to one-hot, numbers to z-scores, both learnt from training rows only."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from eqpool.data.coding import check_seen, code_labels, same_labels, sort_labels, to_label
+from eqpool.data.scaling import ColumnScaling
 
 MISSING_CATEGORY = "n/a"
 
 
 @dataclasses.dataclass(frozen=True)
 class NumberColumn:
-    """A numeric feature and its training mean and standard deviation (1 for a constant column)."""
+    """A numeric feature as `ColumnScaling` found it in training rows.
+
+    Attributes:
+      name: of the column.
+      mean, deviation: over training rows; the deviation of a constant column is 1.
+      constant: whether training rows differ by no more than rounding. False where a model of an earlier
+        version does not say it.
+      nonnegative: whether no training row is negative; None where a model of an earlier version does not say it.
+    """
 
     name: str
     mean: float
     deviation: float
+    constant: bool = False
+    nonnegative: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +66,7 @@ class FeatureEncoding:
         return np.concatenate(blocks, axis=1).astype(np.float32) if blocks else np.zeros((len(frame), 0), np.float32)
 
     def unlike_training(self, frame: pd.DataFrame) -> Iterator[str]:
-        """A line for each column of N rows in which something is missing, or is what no training row has."""
+        """A line for each column of N rows in which something is missing that is present in all training rows."""
         for column in self.columns:
             values = frame[column.name]
             if isinstance(column, NumberColumn):
@@ -61,11 +74,35 @@ class FeatureEncoding:
                 if missing:
                     rows = f"{missing} of {len(frame)} rows"
                     yield f"{column.name}: missing in {rows}, where the training rows' mean is taken"
-                continue
-            of_row = np.array([_category(value) for value in values])
-            for category in sorted(set(of_row.tolist()) - set(column.categories)):
-                rows = f"{np.sum(of_row == category)} rows"
-                yield f'{column.name}: "{category}" in {rows}, which no training row has; they are of no category'
+            elif MISSING_CATEGORY not in column.categories:
+                missing = int((_labels(values) == MISSING_CATEGORY).sum())
+                if missing:
+                    yield f"{column.name}: missing in {missing} of {len(frame)} rows, which are of no category"
+
+    def check_categories(self, frame: pd.DataFrame, rows: Sequence[str]) -> None:
+        """Checks that N new rows, whose names are `rows`, have no category that training rows lack.
+
+        Raises:
+          InputError: naming the column, the category, its rows and the categories of the training rows.
+        """
+        for column in self.columns:
+            if isinstance(column, CategoryColumn):
+                labels = np.array([to_label(value) for value in frame[column.name]], np.str_)
+                check_seen(labels, column.categories, f"column {column.name}", rows)
+
+    @property
+    def scaling(self) -> ColumnScaling:
+        """Of the number columns, in order."""
+        columns = self.numbers
+        mean, deviation = (np.array([getattr(c, name) for c in columns], np.float64) for name in ("mean", "deviation"))
+        signs = [column.nonnegative for column in columns]
+        nonnegative = None if None in signs else np.array(signs, bool)
+        return ColumnScaling(mean, deviation, np.array([column.constant for column in columns], bool), nonnegative)
+
+    @property
+    def numbers(self) -> tuple[NumberColumn, ...]:
+        """The columns that are numbers."""
+        return tuple(column for column in self.columns if isinstance(column, NumberColumn))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `from_dict` is the inverse."""
@@ -78,7 +115,7 @@ class FeatureEncoding:
             tuple(
                 NumberColumn(**column)
                 if "mean" in column
-                else CategoryColumn(column["name"], tuple(column["categories"]))
+                else CategoryColumn(column["name"], same_labels(column["categories"], f"feature {column['name']}"))
                 for column in values["columns"]
             )
         )
@@ -97,24 +134,19 @@ def fit_encoding(frame: pd.DataFrame, training_rows: np.ndarray) -> FeatureEncod
 
 def _fit_column(name: str, values: pd.Series) -> NumberColumn | CategoryColumn:
     if not pd.api.types.is_float_dtype(values.dtype):
-        return CategoryColumn(name, tuple(sorted({_category(value) for value in values})))
-    known = values.to_numpy(np.float64)
-    known = known[np.isfinite(known)]
-    mean = float(known.mean()) if known.size else 0.0
-    deviation = float(known.std()) if known.size else 0.0
-    # Rounding alone gives a constant column of large numbers a tiny deviation: dividing by it would make noise.
-    constant = deviation <= 1e-12 * max(1.0, abs(mean))
-    return NumberColumn(name, mean, 1.0 if constant else deviation)
+        return CategoryColumn(name, sort_labels(_labels(values)))
+    scaling = ColumnScaling.fit(values.to_numpy(np.float64)[:, None])
+    (mean,), (deviation,), (constant,), (nonnegative,) = (part.tolist() for part in vars(scaling).values())
+    return NumberColumn(name, mean, deviation, constant, nonnegative)
 
 
 def _encode(values: pd.Series, column: NumberColumn | CategoryColumn) -> np.ndarray:
     if isinstance(column, NumberColumn):
         scaled = (values.to_numpy(np.float64) - column.mean) / column.deviation
         return np.nan_to_num(scaled, nan=0.0)[:, None]
-    position = {category: index for index, category in enumerate(column.categories)}
-    index = np.array([position.get(_category(value), -1) for value in values], dtype=np.int64)
-    return (index[:, None] == np.arange(len(column.categories))[None, :]).astype(np.float64)
+    codes, _ = code_labels(_labels(values), column.categories)
+    return (codes[:, None] == np.arange(len(column.categories))[None, :]).astype(np.float64)
 
 
-def _category(value: Any) -> str:
-    return value if isinstance(value, str) and value else MISSING_CATEGORY
+def _labels(values: pd.Series) -> np.ndarray:
+    return np.array([to_label(value) or MISSING_CATEGORY for value in values], np.str_)

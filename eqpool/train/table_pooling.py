@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from eqpool.config import RunConfig
-from eqpool.models.autoencoder import StageOne
 from eqpool.models.mlp import MLP
-from eqpool.train.stage_one import make_stage_one
+from eqpool.train.pooling import make_encode, pooled_latent, standard_promotion
+from eqpool.train.stage_one import make_decoder, make_stage_one
 from eqpool.train.stage_two import make_stage_two
 from eqpool.train.stages import Columns, Session, forward_on_table, train_on_table
 from eqpool.train.state import Stage, Variables
@@ -59,17 +59,20 @@ class TablePooling:
         """What both stages make of (N, F) float32 rows, on the host, in memory that does not grow with n^2 N.
 
         Returns:
-          `latent`, `covariate_free` and `phi` (N, n), `prediction` (N, outputs); with `decode` also `decoded` (N, F),
-          D(l), and `pooled` (N, F), D(Psi(Phi)): the features before and after pooling as the decoder tells them.
+          `latent`, `covariate_free`, `phi` and `pooled_latent` (N, n), `prediction` (N, outputs); with `decode` also
+          `decoded` (N, F), D(l), and `pooled` (N, F), D of the pooled latent: the features as the decoder gives them
+          before and after pooling.
         """
-        compute = _applied(self.config, self.shape, decode)
-        return _in_chunks(lambda rows: compute(self.stage_one, self.stage_two, rows), inputs)
+        with standard_promotion():
+            compute = _applied(self.config, self.shape, decode)
+            return _in_chunks(lambda rows: compute(self.stage_one, self.stage_two, rows), inputs)
 
     def decode(self, phi: np.ndarray) -> np.ndarray:
-        """D(Psi(Phi)), (N, n) to (N, F) float32: what Phi alone tells of the features."""
-        compute = _decoded(self.config, self.shape)
+        """Decodes Phi alone, (N, n) to (N, F) float32."""
         psi = self.stage_two["params"]["psi"]
-        return _in_chunks(lambda rows: {"features": compute(self.stage_one, psi, rows)}, phi)["features"]
+        with standard_promotion():
+            compute = _decoded(self.config, self.shape)
+            return _in_chunks(lambda rows: {"features": compute(self.stage_one, psi, rows)}, phi)["features"]
 
 
 def _in_chunks(compute: Callable[[np.ndarray], dict[str, jax.Array]], inputs: np.ndarray) -> dict[str, np.ndarray]:
@@ -98,6 +101,13 @@ def fit_table(
     Raises:
       TrainingDiverged: a loss is not finite.
     """
+    with standard_promotion():
+        return _fit(config, shape, columns, train, validation)
+
+
+def _fit(
+    config: RunConfig, shape: TableShape, columns: Columns, train: np.ndarray, validation: np.ndarray
+) -> TablePooling:
     stage_one, stage_two = _stages(config, shape)
     session = Session.start(config)
     first = train_on_table(session, stage_one, columns, train, validation).best_variables
@@ -118,17 +128,12 @@ def _stages(config: RunConfig, shape: TableShape) -> tuple[Stage, Stage]:
 
 @functools.lru_cache(maxsize=32)
 def _applied(config: RunConfig, shape: TableShape, decode: bool) -> Callable[..., dict[str, jax.Array]]:
-    stage_one, stage_two = _stages(config, shape)
-    decoder = _stage_one_networks(config, shape)
+    encode, decoder = make_encode(*_stages(config, shape)), _decoder(config, shape)
 
     def compute(first: Variables, second: Variables, inputs: jax.Array) -> dict[str, jax.Array]:
-        encoded = stage_one.forward(first, {"inputs": inputs})
-        pooled = stage_two.forward(second, {"latent": encoded["latent"], "tau": encoded["tau"]})
-        outputs = {name: pooled[name] for name in ("phi", "covariate_free", "prediction")}
-        outputs["latent"] = encoded["latent"]
+        outputs = encode(first, second, inputs)
         if decode:
-            both = jnp.concatenate([encoded["latent"], pooled["reconstruction"]])
-            features = decoder.apply(first, both, method="decode")
+            features = decoder(first, jnp.concatenate([outputs["latent"], outputs["pooled_latent"]]))
             outputs["decoded"], outputs["pooled"] = jnp.split(features, 2)
         return outputs
 
@@ -137,14 +142,14 @@ def _applied(config: RunConfig, shape: TableShape, decode: bool) -> Callable[...
 
 @functools.lru_cache(maxsize=32)
 def _decoded(config: RunConfig, shape: TableShape) -> Callable[..., jax.Array]:
-    decoder, psi = _stage_one_networks(config, shape), MLP((config.model.hidden_units,), config.model.latent_dim)
+    decoder, psi = _decoder(config, shape), MLP((config.model.hidden_units,), config.model.latent_dim)
 
     def compute(first: Variables, psi_variables: Variables, phi: jax.Array) -> jax.Array:
-        latent = psi.apply({"params": psi_variables}, phi)
-        return decoder.apply(first, latent, method="decode")
+        psi_of_phi: Any = psi.apply({"params": psi_variables}, phi)
+        return decoder(first, pooled_latent(psi_of_phi))
 
     return jax.jit(compute)
 
 
-def _stage_one_networks(config: RunConfig, shape: TableShape) -> Any:
-    return StageOne(config.model, (shape.features,), max(shape.classes, 1), shape.covariates)
+def _decoder(config: RunConfig, shape: TableShape) -> Callable[[Variables, jax.Array], jax.Array]:
+    return make_decoder(config, (shape.features,), shape.covariates, shape.classes)

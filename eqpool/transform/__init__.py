@@ -57,6 +57,7 @@ def main(arguments: list[str]) -> int:
             outside_root=options.outside_root,
             harmonised=options.harmonised,
             on_bad_volume=options.on_bad_volume,
+            keep_sign=options.keep_sign,
         )
         print(f"{options.participants}: {len(written)} rows transformed by {options.workdir}")
         print(describe_files(options.output, OUTPUTS))
@@ -76,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--harmonised", choices=HARMONISED, help="default: as the run's config.output.harmonised")
     parser.add_argument(
         "--on_bad_volume", choices=("stop", "skip"), help="default: as the run's config.data.on_bad_volume"
+    )
+    parser.add_argument(
+        "--keep_sign", choices=("auto", "on", "off"), help="default: as the run's config.output.keep_sign"
     )
     return parser
 

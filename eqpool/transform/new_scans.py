@@ -1,6 +1,7 @@
 """Applies a finished run to new participants: `python -m eqpool.transform` (the package says what it writes)."""
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -21,26 +22,30 @@ from eqpool.apply.derivatives import (
 from eqpool.apply.trained import ModelFacts, Outputs, TrainedRun, load_trained, read_config
 from eqpool.apply.trained_istn import Prepare, transform_by_istn
 from eqpool.commandline import complain
-from eqpool.config import RunConfig
+from eqpool.config import OutputConfig, RunConfig, keeps_sign
+from eqpool.data.coding import UNKNOWN
 from eqpool.data.grids import named_grid
 from eqpool.data.images import find_images
 from eqpool.data.participants import (
+    ID_COLUMN,
     ParticipantsTable,
     check_duplicates,
+    named_sites,
     parse_numbers,
     read_participants,
     who,
 )
+from eqpool.data.scaling import pooled_change
 from eqpool.data.scan_names import names_in_table
 from eqpool.data.store import Preparation, PreparedScan, alignments_folder, in_parallel, preparing
 from eqpool.data.tables import FeatureEncoding, NumberColumn
 from eqpool.errors import InputError
-from eqpool.files import read_arrays, write_atomically
+from eqpool.files import read_arrays, write_atomically, write_json
 from eqpool.report.workfolder import OVERLAP_COLUMN
 from eqpool.run import use_compilation_cache
 
 OF_A_RUN = ("config.json", "model.json", "results.json")  # what no output of this command holds
-WRITTEN = ("embeddings.tsv", "harmonised.tsv", "written.tsv", "left_out.tsv")
+WRITTEN = ("embeddings.tsv", "harmonised.tsv", "harmonised.json", "written.tsv", "left_out.tsv")
 TABLE_BATCH = 4096
 Say = Callable[[str], None]
 
@@ -54,6 +59,7 @@ def transform(
     outside_root: str = "refuse",
     harmonised: str | None = None,
     on_bad_volume: str | None = None,
+    keep_sign: str | None = None,
     say: Say = print,
 ) -> pd.DataFrame:
     """Applies the run in `folder` to every row of `participants`; returns what embeddings.tsv holds.
@@ -66,13 +72,14 @@ def transform(
       outside_root: "allow" where paths in the table may lead out of `root`, whatever the run's config says of its own.
       harmonised: "change", "decoded" or "none"; by default as in the run's config.output.harmonised.
       on_bad_volume: "stop", or "skip" to leave bad volumes out; by default as in the run's config.data.on_bad_volume.
+      keep_sign: "auto", "on" or "off"; by default as in the run's config.output.keep_sign.
       say: gets a line for each thing worth knowing.
 
     Raises:
       InputError: one line, naming the file, row and column; or the run was trained on volumes that another version of
         eqpool prepared.
     """
-    config = read_config(folder)
+    config = _with_keep_sign(read_config(folder), keep_sign)
     if not (folder / "results.json").is_file():
         raise InputError(f"--workdir={folder}: results.json not found; expected the folder of a finished run")
     check_output(folder, output)
@@ -111,7 +118,7 @@ def transform(
         _write_tsv(output / "written.tsv", written)
         _draw_steps(output)
         return written
-    trained = load_trained(folder)
+    trained = dataclasses.replace(load_trained(folder), config=config)
     harmonised = (harmonised or config.output.harmonised) if trained.decode else "none"
     if on_volumes:
         embeddings = _transform_volumes(trained, table, sources, image_root, output, harmonised, prepare, say)
@@ -121,6 +128,14 @@ def transform(
         embeddings = _transform_table(trained, table, output, harmonised, say)
     _write_tsv(output / "embeddings.tsv", embeddings)
     return embeddings
+
+
+def _with_keep_sign(config: RunConfig, keep_sign: str | None) -> RunConfig:
+    """The config with another `output.keep_sign`, where one is asked for."""
+    if keep_sign is None:
+        return config
+    output: OutputConfig = dataclasses.replace(config.output, keep_sign=keep_sign)  # type: ignore[arg-type]
+    return dataclasses.replace(config, output=output)
 
 
 def _noting_overlap(scans: Iterator[PreparedScan], overlaps: list[float]) -> Iterator[PreparedScan]:
@@ -184,15 +199,15 @@ def _notes(config: RunConfig, facts: ModelFacts, table: ParticipantsTable) -> It
     if column not in table.frame:
         yield f"no column {column}: not needed"
         return
-    known = facts.site_names
-    for site, count in table.frame[column].value_counts().items():
+    known, sites = facts.site_names, table.names_in(column)
+    for site, count in zip(*np.unique(sites, return_counts=True), strict=True):
         if site and site not in known:
             yield (
                 f"{column} {site}: not among those trained on ({', '.join(known)}); its {count} rows are transformed "
                 "all the same, and how well pooling carries over to it is not known"
             )
     reference = (config.istn.reference or known[-1]) if config.method == "istn" else ""
-    rows = int((table.frame[column] == reference).sum()) if reference else 0
+    rows = int((sites == reference).sum()) if reference else 0
     if rows:
         yield f"{column} {reference}: the reference, whose look its {rows} rows have; they are transformed all the same"
 
@@ -251,6 +266,7 @@ def _transform_table(
     if encoding is None:
         raise InputError(f"the run was trained on {dataset}; expected one on a participants table or on volumes")
     frame = pd.DataFrame({column.name: _feature(table, column.name, column) for column in encoding.columns})
+    encoding.check_categories(frame, table.frame[ID_COLUMN].tolist())
     for note in encoding.unlike_training(frame):
         say(note)
     uncalibrated = encoding.apply(frame)
@@ -262,52 +278,70 @@ def _transform_table(
             pooled = trained.decode(parts[-1]["pooled_latent"])
             here = slice(start, start + len(pooled))
             before = trained.decode(parts[-1]["latent"]) if harmonised == "change" else inputs[here]
-            changes.append(pooled - before + inputs[here] - uncalibrated[here])
+            changes.append(pooled_change(uncalibrated[here], inputs[here], before, pooled))
     outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if changes:
-        _write_tsv(output / "harmonised.tsv", harmonised_features(table, frame, encoding, np.concatenate(changes)))
+        keep_sign = keeps_sign(trained.config.output, on_volumes=False)
+        values, clipped = harmonised_features(frame, encoding, np.concatenate(changes), keep_sign)
+        _write_harmonised(output, pd.DataFrame(who(table)).join(values), clipped, keep_sign, say)
     return _embeddings(trained, table, outputs)
+
+
+def _write_harmonised(
+    output: pathlib.Path, table: pd.DataFrame, clipped: dict[str, int], keep_sign: bool, say: Say
+) -> None:
+    """harmonised.tsv, and beside it harmonised.json: whether signs were kept, and how many values that changed."""
+    _write_tsv(output / "harmonised.tsv", table)
+    write_json(output / "harmonised.json", {"keep_sign": keep_sign, "clipped": clipped})
+    if clipped:
+        named = ", ".join(f"{name} {count}" for name, count in clipped.items())
+        say(f"{sum(clipped.values())} harmonised values below 0 are set to 0 (output.keep_sign): {named}")
 
 
 def _calibrated(trained: TrainedRun, table: ParticipantsTable, inputs: np.ndarray) -> np.ndarray:
     """As the average scanner would have shown them; a row of no known site as of the one that it looks most like."""
     if trained.calibration is None:
         return inputs
-    site = table.frame.get(trained.config.data.site_column)
-    return trained.calibration.apply(inputs, np.full(len(inputs), "") if site is None else site.to_numpy(dtype=str))
+    column = trained.config.data.site_column
+    site = table.frame.get(column)
+    return trained.calibration.apply(inputs, np.full(len(inputs), UNKNOWN) if site is None else table.names_in(column))
 
 
 def harmonised_features(
-    table: ParticipantsTable, frame: pd.DataFrame, encoding: FeatureEncoding, change: np.ndarray
-) -> pd.DataFrame:
-    """Who, and every feature column in its own units: numbers plus their change, categories as they were.
+    frame: pd.DataFrame, encoding: FeatureEncoding, change: np.ndarray, keep_sign: bool
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Every feature column in its own units, and how many values of which columns were clipped.
+
+    Numbers get their change, constant columns and categories stay as they are, and so does what is missing.
 
     Args:
-      table: N rows.
-      frame: their features, numbers as float64, NaN where missing; what is missing stays so.
+      frame: N rows of features, numbers as float64, NaN where missing.
       encoding: of the features.
       change: (N, F) in the encoded features' units, z-scores.
+      keep_sign: whether values below 0 become 0 in columns whose training rows have none.
     """
     place = {name: index for index, name in enumerate(encoding.input_names)}
-    columns = who(table)
-    for column in encoding.columns:
-        values = frame[column.name]
-        if isinstance(column, NumberColumn):
-            values = values + column.deviation * change[:, place[column.name]].astype(np.float64)
-        columns[column.name] = values
-    return pd.DataFrame(columns)
+    numbers = [column.name for column in encoding.numbers]
+    if not numbers:
+        return frame, {}
+    scaling = encoding.scaling
+    values = scaling.with_change(frame[numbers].to_numpy(np.float64), change[:, [place[name] for name in numbers]])
+    clipped = np.zeros(len(numbers), np.int64)
+    if keep_sign:
+        values, clipped = scaling.clipped(values)
+    counts = {name: int(count) for name, count in zip(numbers, clipped, strict=True) if count}
+    return frame.assign(**dict(zip(numbers, values.T, strict=True))), counts
 
 
 def _feature(table: ParticipantsTable, name: str, column: object) -> np.ndarray:
     table.require(name, "a feature of the run")
-    return parse_numbers(table, name) if isinstance(column, NumberColumn) else table.frame[name].to_numpy(dtype=object)
+    return parse_numbers(table, name) if isinstance(column, NumberColumn) else table.names_in(name).astype(object)
 
 
 def _embeddings(trained: TrainedRun, table: ParticipantsTable, outputs: Outputs) -> pd.DataFrame:
     """participant_id, session where there is one, site, the prediction, l_*, phi_*."""
     facts, first = trained.facts, pd.DataFrame(who(table))
-    site = table.frame.get(trained.config.data.site_column)
-    first["site"] = "n/a" if site is None else site.replace("", "n/a")
+    first["site"] = named_sites(table, trained.config.data.site_column)
     if facts.target_classes:
         first[f"predicted_{facts.target_name}"] = np.array(facts.target_classes)[outputs["prediction"].argmax(axis=1)]
     else:

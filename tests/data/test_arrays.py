@@ -2,14 +2,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eqpool.data.arrays import TargetCoding, as_covariates, as_names
+from eqpool.data.arrays import as_covariates, as_names
+from eqpool.data.targets import TargetCoding
 from eqpool.errors import InputError
 
 
 def test_names():
     given = np.array(["GE", None, np.nan, 3, "n/a"], object)
     assert as_names(given, 5, "site").tolist() == ["GE", "", "", "3", ""]
-    assert as_names(pd.Series([1.0, 2.0]), 2, "site").tolist() == ["1.0", "2.0"]
+    assert as_names(pd.Series([1.0, 2.0]), 2, "site").tolist() == ["1", "2"]
 
 
 def test_covariates_of_every_form():

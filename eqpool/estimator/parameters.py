@@ -1,0 +1,150 @@
+"""The parameters of `eqpool.estimator.EquivariantPooling`, checked and brought to plain Python values in one place."""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import numpy as np
+from ml_collections import ConfigDict
+from sklearn.utils import check_random_state
+
+from eqpool.checked_config import build, from_config_dict, plain
+from eqpool.config import RunConfig, default_config
+from eqpool.errors import InputError
+
+_NAME = "EquivariantPooling"
+
+
+def _range(minimum: float = 0.0, maximum: float = math.inf) -> Any:
+    return dataclasses.field(metadata={"minimum": minimum, "maximum": maximum})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Checked:
+    """The parameters that are one number, choice or switch, with their ranges."""
+
+    latent_dim: int = _range(2)
+    hidden_units: int = _range(1)
+    tau: Literal["free", "covariate"]
+    epochs: int = _range(0)
+    batch_size: int = _range(2)
+    learning_rate: float = _range()
+    equivariance_weight: float = _range()
+    reconstruction_weight: float = _range()
+    prediction_weight: float = _range()
+    mmd_weight: float = _range()
+    mmd_match: Literal["phi", "covariate_free", "conditional"]
+    calibrate_sites: bool
+    target_type: Literal["auto", "classes", "number"]
+    class_weights: Literal["equal", "balanced"]
+    validation_fraction: float = _range(0.0, 0.9)
+    keep_sign: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters(_Checked):
+    """All parameters as plain values.
+
+    Attributes:
+      rotation_range: radians, or one number a covariate.
+      prior_rows: None, or a number of rows that may be infinite.
+      random_state: a seed.
+    """
+
+    rotation_range: float | tuple[float, ...]
+    prior_rows: float | None
+    random_state: int
+
+    @classmethod
+    def check(cls, given: dict[str, Any]) -> "Parameters":
+        """From what `get_params` gives: Python's values, or NumPy's numbers and arrays.
+
+        Raises:
+          InputError: one line naming the parameter, its value and what was expected.
+        """
+        special: dict[str, Any] = {
+            "rotation_range": _rotation_range(plain(given["rotation_range"])),
+            "prior_rows": _prior_rows(plain(given["prior_rows"])),
+            "random_state": _seed(given["random_state"]),
+        }
+        checked = build(_Checked, {name: value for name, value in given.items() if name not in special}, _NAME)
+        return cls(**vars(checked), **special)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON but for an infinity, which Python's json reads back."""
+        return dataclasses.asdict(self)
+
+    def check_covariates(self, count: int) -> None:
+        """Raises `InputError` where `rotation_range` has another number of ranges than there are covariates."""
+        ranges = self.rotation_range
+        if isinstance(ranges, tuple) and len(ranges) != count:
+            raise InputError(
+                f"{_NAME}.rotation_range = {ranges}: {len(ranges)} numbers, expected {count}, one a covariate"
+            )
+
+    def to_config(self) -> RunConfig:
+        """The run that trains the same networks."""
+        config: ConfigDict = default_config()
+        config.seed, config.devices, config.class_weights = self.random_state, 1, self.class_weights
+        config.data.participants = "X"  # of a table in memory
+        config.model.update(latent_dim=self.latent_dim, hidden_units=self.hidden_units, tau=self.tau)
+        if isinstance(self.rotation_range, tuple):
+            config.model.rotation_ranges = ",".join(map(repr, self.rotation_range))
+        else:
+            config.model.rotation_range = self.rotation_range
+        config.stage_one.update(
+            batch_size=self.batch_size,
+            equivariance_weight=self.equivariance_weight,
+            reconstruction_weight=self.reconstruction_weight,
+        )
+        config.stage_two.update(batch_size=4 * self.batch_size, mmd_match=self.mmd_match)
+        config.stage_two.reconstruction_weight = 10.0 * self.reconstruction_weight
+        for stage in (config.stage_one, config.stage_two):
+            stage.update(
+                epochs=self.epochs,
+                learning_rate=self.learning_rate,
+                decay_every_epochs=max(1, self.epochs // 8),
+                checkpoint_every_epochs=max(1, self.epochs),
+                mmd_weight=self.mmd_weight,
+                prediction_weight=self.prediction_weight,
+                bandwidth="0.1,0.3,1.0",
+            )
+        return from_config_dict(config)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def _rotation_range(value: Any) -> float | tuple[float, ...]:
+    several = isinstance(value, list | tuple)
+    ranges = tuple(value) if several else (value,)
+    if not ranges or not all(_is_number(one) and 0 < one <= math.pi for one in ranges):
+        raise InputError(
+            f"{_NAME}.rotation_range = {value!r}: expected radians above 0 and at most pi, a number or one a covariate"
+        )
+    return tuple(map(float, ranges)) if several else float(value)
+
+
+def _prior_rows(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not _is_number(value) or value < 0:
+        raise InputError(f"{_NAME}.prior_rows = {value!r}: expected None, or a number of rows of at least 0")
+    return float(value)
+
+
+def _seed(random_state: Any) -> int:
+    value = plain(random_state)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 0:
+            raise InputError(f"{_NAME}.random_state = {value}: expected at least 0")
+        return value
+    if isinstance(value, np.random.Generator):
+        return int(value.integers(2**31 - 1))
+    try:
+        return int(check_random_state(value).randint(2**31 - 1))
+    except ValueError:
+        raise InputError(
+            f"{_NAME}.random_state = {value!r}: expected a whole number, None or a random state of NumPy"
+        ) from None
