@@ -34,7 +34,7 @@ ROWS = (("itn", "none", 8), ("itn", "affine", 8), ("itn", "bspline", 8), ("itn",
 DIRECTIONS = {"brain_sex": ("one_way", "two_way"), "brain_age": ("one_way",)}
 SITES = ("UKBB", "CamCAN")  # of the simulated cohorts, in the order of the paper's columns
 SCORES = ("source", "before", "scratch", "finetuned")
-HEADER = "ITN, STN, single site, before, scratch, fine-tuned, constant, 100 MMD², seconds, paper".split(", ")
+HEADER = ["ITN", "STN", "single site", "before", "scratch", "fine-tuned", "constant", "100 MMD²", "seconds", "paper"]
 # (config, direction, index of the source) -> the paper's cells for no ITN and then for ROWS, as printed.
 PAPER = {
     ("brain_sex", "one_way", 0): ("54.8", "79.1 / 72.2", "80.9 / 75.7", "78.3 / 76.5", "80.0 / 78.3"),

@@ -411,6 +411,7 @@ def test_a_key_that_does_not_go_is_named(text, message):
         ("table2_germen", [], "table2_germen: no such experiment; did you mean table2_german?"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # other tests import the command
 def test_bad_flags_of_experiments_are_one_line_and_exit_code_two(module, arguments, message, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["experiments", module, *arguments])
     with pytest.raises(SystemExit) as ended:
