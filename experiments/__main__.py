@@ -66,13 +66,21 @@ def _carry_out(experiment: Experiment, module: Module, options: argparse.Namespa
 
 
 def without_paths(arguments: Sequence[str], options: argparse.Namespace) -> list[str]:
-    """Returns the arguments with "..." for every path, so that no table names a folder of the machine."""
+    """Returns the arguments with "..." for every path, so that no table names a folder of the machine.
+
+    --runs and --output, which change no number, are left out.
+    """
     paths = {f"--{name}" for name, value in vars(options).items() if isinstance(value, pathlib.Path)}
-    kept, previous = [], ""
-    for argument in arguments:
-        name, separator, _ = argument.partition("=")
-        kept.append("..." if previous in paths else f"{name}=..." if separator and name in paths else argument)
-        previous = argument
+    kept, rest = [], list(arguments)
+    while rest:
+        name, separator, value = rest.pop(0).partition("=")
+        if name in paths:
+            if not separator and rest:
+                rest.pop(0)  # the path, as an argument of its own
+            if name not in ("--runs", "--output"):
+                kept.append(f"{name}=...")
+        else:
+            kept.append(name + separator + value)
     return kept
 
 

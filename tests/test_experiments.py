@@ -636,8 +636,9 @@ def test_a_table_replaces_its_own_block_and_leaves_the_rest(tmp_path):
 
 def test_the_command_that_a_table_names_has_no_folder():
     options = argparse.Namespace(raw_dir=pathlib.Path("/a"), runs=pathlib.Path("/b"), splits=3, published_dir=None)
-    arguments = ["--raw_dir=/a", "--runs", "/b", "--splits=3", "--set=x=1"]
-    assert without_paths(arguments, options) == ["--raw_dir=...", "--runs", "...", "--splits=3", "--set=x=1"]
+    arguments = ["--raw_dir=/a", "--runs", "/b", "--splits=3", "--set=x=/1", "--splits", "4"]
+    assert without_paths(arguments, options) == ["--raw_dir=...", "--splits=3", "--set=x=/1", "--splits", "4"]
+    assert without_paths(["--raw_dir", "/a", "--runs=/b"], options) == ["--raw_dir=..."]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
