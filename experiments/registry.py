@@ -68,7 +68,7 @@ _ALL = (
     ),
     Experiment(
         "folds", "folds", "Settings of a table's config, compared by folds that never see test rows",
-        "--config=german --raw_dir=UCI --set=", "1 minute a setting",
+        "--config=german --raw_dir=UCI --set=", "1 to 3 minutes a setting",
     ),
     Experiment(
         "istn_table1", "istn_table1", "Robinson et al. 2020, Table 1: Morpho-MNIST",
@@ -84,7 +84,7 @@ _ALL = (
     ),
     Experiment(
         "istn_oracle", "istn_oracle", "What could a perfect harmonisation of the simulated brains recover?", "",
-        "20 minutes",
+        "15 minutes",
     ),
     Experiment(
         "image_level", "image_level", "Image-level against feature-level pooling on one cohort",
