@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from benchmarks.harness import timed
 from eqpool.models.resnet3d import Decoder3D, ResNet3D
 
 TEMPLATE_4MM = (50, 59, 48)
@@ -59,10 +60,6 @@ def test_training_step(benchmark, init, loss, shape, batch):
         return optax.apply_updates(variables, updates), moments
 
     state = jax.block_until_ready(step(variables, optimiser.init(variables)))
-    benchmark.pedantic(lambda: jax.block_until_ready(step(*state)), rounds=5, warmup_rounds=1)
-    benchmark.extra_info.update(
-        batch=batch,
-        shape=shape,
-        device=jax.devices()[0].device_kind,
-        volumes_a_second=round(batch / benchmark.stats.stats.min, 1) if benchmark.stats else None,
-    )
+    timed(benchmark, lambda: step(*state), rounds=5, batch=batch, shape=shape)
+    if benchmark.stats:
+        benchmark.extra_info["volumes_a_second"] = round(batch / benchmark.stats.stats.min, 1)

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from benchmarks.harness import timed
 from eqpool.losses.adversarial import adversarial_loss, discriminator_loss, image_distance
 from eqpool.models.discriminator import Discriminator
 from eqpool.models.istn import ISTN
@@ -81,9 +82,7 @@ def training_step(loss):
 
 
 def measure(benchmark, step, *state):
-    jax.block_until_ready(step(*state, jax.random.key(0)))
-    benchmark.pedantic(lambda: jax.block_until_ready(step(*state, jax.random.key(1))), rounds=5, warmup_rounds=1)
-    benchmark.extra_info.update(batch=BATCH, shape=SHAPE, device=jax.devices()[0].device_kind, jax=jax.__version__)
+    timed(benchmark, lambda: step(*state, jax.random.key(1)), rounds=5, batch=BATCH, shape=SHAPE)
 
 
 @pytest.mark.parametrize("shape", TRANSFORMERS)

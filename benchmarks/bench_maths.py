@@ -10,16 +10,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from benchmarks.harness import timed
 from eqpool import equivariance_loss, equivariance_loss_pairwise, mmd, mmd_permutation_test
 from eqpool.evaluate import metrics
 from eqpool.geometry import so
 
 
 def measure(benchmark, function: Callable, *arguments: jax.Array) -> None:
-    compiled = jax.jit(function)
-    jax.block_until_ready(compiled(*arguments))
-    benchmark.extra_info |= {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
-    benchmark.pedantic(lambda: jax.block_until_ready(compiled(*arguments)), rounds=10, warmup_rounds=1)
+    timed(benchmark, partial(jax.jit(function), *arguments), rounds=10)
 
 
 def cayley_by_solve(A: jax.Array) -> jax.Array:
@@ -78,10 +76,9 @@ def test_permutation_test(benchmark, count, permutations):
     site = jax.random.randint(jax.random.key(1), (count,), 0, 2)
 
     def run():
-        key = jax.random.key(2)
-        jax.block_until_ready(mmd_permutation_test(key, latent, site, num_sites=2, num_permutations=permutations))
+        return mmd_permutation_test(jax.random.key(2), latent, site, num_sites=2, num_permutations=permutations)
 
-    benchmark.pedantic(run, rounds=1, warmup_rounds=1 if count < 10_000 else 0)
+    timed(benchmark, run, rounds=1, warm_ups=1 if count < 10_000 else 0)
 
 
 def test_equivariance_gap(benchmark):

@@ -19,6 +19,7 @@ faults at every call:
     scan over corners, checkpoint: `resample`     6.6        10              13    35    24 MiB
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -28,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.harness import timed
 from eqpool.geometry import warp
 
 BATCH, SIDE = 2, 64
@@ -36,13 +38,8 @@ SHAPE = (SIDE,) * 3
 
 def measure(benchmark, function: Callable, *arguments: jax.Array) -> None:
     compiled = jax.jit(function).lower(*arguments).compile()
-    jax.block_until_ready(compiled(*arguments))
-    benchmark.extra_info |= {
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-        "temporary_mib": compiled.memory_analysis().temp_size_in_bytes / 2**20,
-    }
-    benchmark.pedantic(lambda: jax.block_until_ready(compiled(*arguments)), rounds=15, warmup_rounds=1)
+    temporary_mib = compiled.memory_analysis().temp_size_in_bytes / 2**20
+    timed(benchmark, functools.partial(compiled, *arguments), rounds=15, temporary_mib=temporary_mib)
 
 
 def resample_all_corners_at_once(images: jax.Array, coordinates: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ import tempfile
 import nibabel
 import numpy as np
 
+from benchmarks.harness import about
 from eqpool.config import DataConfig
 from eqpool.data.batches import volume_batches
 from eqpool.data.grids import named_grid
@@ -55,6 +56,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         print(*peak(int(sys.argv[1])))
         return
+    print(about())
     voxels = np.prod(named_grid(GRID).shape)
     for rows in SIZES:
         command = [sys.executable, "-m", "benchmarks.host_memory", str(rows)]

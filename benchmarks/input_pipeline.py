@@ -9,13 +9,14 @@ loader. Reading is that of a warm page cache.
 
 import pathlib
 import tempfile
-import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
 
 from benchmarks.bench_encoder import encoder_loss, init_encoder
+from benchmarks.harness import about, seconds
 from eqpool.data.batches import volume_batches
 from eqpool.data.records import RecordedVolumes, link_dataset, write_shard
 
@@ -43,21 +44,21 @@ def main() -> None:
     """Prints the rates."""
     with tempfile.TemporaryDirectory() as folder:
         volumes = record(pathlib.Path(folder))
-        started = time.perf_counter()
-        example = [batch["inputs"] for batch in batches(volumes, 0)][-1]
-        reading = time.perf_counter() - started
+        last: deque[dict[str, np.ndarray]] = deque(maxlen=1)
+        reading = seconds(lambda: last.extend(batches(volumes, 0)))
+        example = last[0]["inputs"]
         variables = jax.jit(init_encoder)(example)
         step = jax.jit(lambda variables, volume: jax.grad(encoder_loss, has_aux=True)(variables, volume)[0])
         jax.block_until_ready(step(variables, example))
-        started = time.perf_counter()
-        for _ in range(VOLUMES // BATCH):
-            jax.block_until_ready(step(variables, example))
-        computing = time.perf_counter() - started
-        started = time.perf_counter()
-        for batch in batches(volumes, 1):
-            jax.block_until_ready(step(variables, batch["inputs"]))
-        together = time.perf_counter() - started
+
+        def train(inputs: Iterable[np.ndarray]) -> None:
+            for one in inputs:
+                jax.block_until_ready(step(variables, one))
+
+        computing = seconds(lambda: train([example] * (VOLUMES // BATCH)))
+        together = seconds(lambda: train(batch["inputs"] for batch in batches(volumes, 1)))
     megabytes = 4 * np.prod(SHAPE) / 1e6
+    print(about())
     print(f"{jax.devices()[0].device_kind}, batch {BATCH}, {VOLUMES} volumes of {megabytes:.1f} MB, volumes a second:")
     print(f"  read alone                 {VOLUMES / reading:6.1f}  ({VOLUMES * megabytes / reading:.0f} MB a second)")
     print(f"  steps on a batch in memory {VOLUMES / computing:6.1f}")

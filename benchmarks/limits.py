@@ -1,44 +1,41 @@
 """The times that two CPU cores are held to (after compilation), measured here.
 
-    python -m benchmarks.limits [--only REGEX]
+    python -m benchmarks.limits [--only REGEX] [--output benchmarks/results/limits]
 
-Every number comes from a fresh process (benchmarks/worker.py): the median over its runs, and the best, which a machine
-that other work shares is nearer to when quiet. So is the processor time of a step, over all threads: on two quiet cores
-a step takes between half of it and all of it. Only the line against PyTorch needs PyTorch.
+Every number comes from a fresh process (`benchmarks.harness`): the median over its runs, the best, and the processor
+time of a step over all threads. On two quiet cores a step takes between half of its processor time and all of it. Only
+the line against PyTorch needs PyTorch. Prints the table as it grows, and keeps it as Markdown and JSON.
 """
 
 import argparse
-import os
+import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from benchmarks.against_torch import BLOCK_SECONDS, ROUNDS, Worker
+from benchmarks.harness import Job, Results, in_turns, now
 
+HEADER = "| what | limit | measured | load |\n|---|---|---|--:|"
 GERMAN_EPOCHS = 501
 PAIRWISE_ROWS, LINEAR_ROWS = 256, 4096
 ADNI = ("resnet3d", "step", {"shape": [91, 109, 91], "batch": 4})
 
 
 def measure(*works: tuple[str, str, str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each work (side, module, function, sizes) in a process of its own, taking turns."""
-    workers = [Worker(*work) for work in works]
-    for _ in range(ROUNDS):
-        for worker in workers:
-            worker.run(BLOCK_SECONDS)
-    return [worker.finish() for worker in workers]
+    """Returns what `in_turns` measures of each work (side, module, function, sizes)."""
+    return list(in_turns({str(number): Job(*work) for number, work in enumerate(works)}).values())
 
 
-def told(one: dict[str, Any], digits: int = 2) -> str:
-    """A measurement's times in words."""
+def in_words(one: dict[str, Any], digits: int = 2) -> str:
+    """Returns a measurement's times in words."""
     median, best, processor = (f"{one[which]:.{digits}f}" for which in ("median_ms", "best_ms", "processor_ms"))
     return f"{median} ms (best {best}, processor {processor})"
 
 
 def stage_step(name: str) -> str:
     """Adult's step, inside the scanned epoch and with its validation."""
-    return told(measure(("ours", "tables", "epoch", {"dataset": "adult", "name": name}))[0])
+    return in_words(measure(("ours", "tables", "epoch", {"dataset": "adult", "name": name}))[0])
 
 
 def german() -> str:
@@ -49,7 +46,7 @@ def german() -> str:
         which: sum(one[which] * one["steps"] for one in stages) * GERMAN_EPOCHS
         for which in ("median_ms", "best_ms", "processor_ms")
     }
-    return told(whole, 0)
+    return in_words(whole, 0)
 
 
 def equivariance() -> str:
@@ -59,8 +56,8 @@ def equivariance() -> str:
     many, few, pairs = measure(*(("ours", "equivariance", "loss", one) for one in sizes))
     over_pairs = pairs["median_ms"] * (LINEAR_ROWS / PAIRWISE_ROWS) ** 2
     return (
-        f"{told(many, 0)}, {many['peak_bytes'] / 1e6:.0f} MB; at {LINEAR_ROWS} {told(few)}, "
-        f"{over_pairs / few['median_ms']:.0f}x the pairwise form ({told(pairs, 0)} at {PAIRWISE_ROWS}, times 256)"
+        f"{in_words(many, 0)}, {many['peak_bytes'] / 1e6:.0f} MB; at {LINEAR_ROWS} {in_words(few)}, "
+        f"{over_pairs / few['median_ms']:.0f}x the pairwise form ({in_words(pairs, 0)} at {PAIRWISE_ROWS}, times 256)"
     )
 
 
@@ -68,7 +65,7 @@ def mmd() -> str:
     """Forward and with its gradient."""
     sizes = [{"rows": 17_000, "sites": 3, "gradient": gradient} for gradient in (False, True)]
     forward, gradient = (
-        f"{told(one, 0)}, {one['peak_bytes'] / 1e6:.0f} MB"
+        f"{in_words(one, 0)}, {one['peak_bytes'] / 1e6:.0f} MB"
         for one in measure(*(("ours", "mmd", "loss", size) for size in sizes))
     )
     return f"{forward}; with gradient {gradient}"
@@ -77,14 +74,14 @@ def mmd() -> str:
 def adni() -> str:
     """In turns with PyTorch's."""
     ours, torch = measure(("ours", *ADNI), ("pytorch", *ADNI))
-    return f"{ours['median_ms'] / torch['median_ms']:.1f}x: {told(ours, 0)} against {told(torch, 0)}"
+    return f"{ours['median_ms'] / torch['median_ms']:.1f}x: {in_words(ours, 0)} against {in_words(torch, 0)}"
 
 
 def istn() -> str:
     """Affine and B-spline."""
     sizes = [{"kind": kind, "side": 64, "batch": 2} for kind in ("affine", "bspline")]
     measured = measure(*(("ours", "istn", "step", size) for size in sizes))
-    return "; ".join(f"{size['kind']} {told(one, 0)}" for size, one in zip(sizes, measured, strict=True))
+    return "; ".join(f"{size['kind']} {in_words(one, 0)}" for size, one in zip(sizes, measured, strict=True))
 
 
 def limits() -> Iterator[tuple[str, str, Callable[[], str]]]:
@@ -98,19 +95,25 @@ def limits() -> Iterator[tuple[str, str, Callable[[], str]]]:
     yield "ISTN step, 64^3, batch 2", "7.5 s (aim 3.75)", istn
 
 
+def as_line(row: dict[str, Any]) -> str:
+    """Returns a row in Markdown."""
+    return f"| {row['what']} | {row['limit']} | {row['measured']} | {row['load_average']:.1f} |"
+
+
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="a regular expression; limits whose name it is found in")
-    only = parser.parse_args().only
-    print("| what | limit | measured | load |\n|---|---|---|--:|", flush=True)
-    for what, limit, measured in limits():
-        if re.search(only, what):
+    parser.add_argument("--output", default="benchmarks/results/limits", help="path without suffix")
+    arguments = parser.parse_args()
+    results = Results(pathlib.Path(arguments.output), "python -m benchmarks.limits", HEADER, as_line)
+    for what, limit, measure_it in limits():
+        if re.search(arguments.only, what):
             try:
-                told = measured()
+                measured = measure_it()
             except RuntimeError as error:
-                told = f"not measured: {error}"
-            print(f"| {what} | {limit} | {told} | {os.getloadavg()[0]:.1f} |", flush=True)
+                measured = f"not measured: {error}"
+            results.add({"what": what, "limit": limit, "measured": measured} | now(), [one[0] for one in limits()])
     return 0
 
 

@@ -11,30 +11,31 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
+
+from benchmarks.harness import about, seconds
 
 REPEATS = 5
 SMALL = "--config.data.simulated_fraction=0.06"
 COMMAND = [sys.executable, "-m", "eqpool.main", "--config=configs/adni.py", "--dry_run", SMALL]
 
 
-def seconds(command: list[str]) -> float:
-    """Wall seconds of a command that has to succeed."""
-    started = time.monotonic()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"JAX_PLATFORMS": "cpu"})
-    return time.monotonic() - started
+def seconds_of(command: list[str]) -> float:
+    """Returns the wall seconds of a command that has to succeed."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    return seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment))
 
 
 def main() -> None:
     """Prints a line for each."""
+    print(about())
     imports = ("import jax", "import eqpool; eqpool.mmd")  # whose names are imported when they are first used
-    pairs = [[seconds([sys.executable, "-c", code]) for code in imports] for _ in range(REPEATS)]
+    pairs = [[seconds_of([sys.executable, "-c", code]) for code in imports] for _ in range(REPEATS)]
     jax, eqpool = (statistics.median(times) for times in zip(*pairs, strict=True))
     print(f"import jax {jax:.2f} s, import eqpool {eqpool:.2f} s: {eqpool - jax:.2f} s beyond (median of {REPEATS})")
     with tempfile.TemporaryDirectory() as folder:
         command = [*COMMAND, f"--config.cache_dir={folder}/cache", f"--workdir={folder}/run"]
-        print(f"dry run of configs/adni.py, first start  {seconds(command):.1f} s")
-        print(f"dry run of configs/adni.py, second start {seconds(command):.1f} s")
+        print(f"dry run of configs/adni.py, first start  {seconds_of(command):.1f} s")
+        print(f"dry run of configs/adni.py, second start {seconds_of(command):.1f} s")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Needs:    FOLDER/abide1/participants.tsv, or FOLDER/participants.tsv, or its pat
           --config.data.participants; there is no public download. Columns: participant_id, site, age, sex, dx, and
           features by FreeSurfer's names (data.features). n/a is missing, an age of 89+ is 89,
           sex is a category (data.covariates=age,sex:categorical).
-Note:     site explains half of the variance of age; see `python -m eqpool.preflight` and experiments/cohorts.
+Note:     site explains half of the variance of age; see `python -m eqpool.preflight` and experiments/pages/cohorts.md.
 Variant:  configs/abide1.py:paper carries the paper's weights and kernel, a free tau and no site calibration.
 """
 

@@ -7,7 +7,7 @@ Source:   Cam-CAN, harmonised to UK Biobank; --config.istn.reference=CamCAN goes
 Time:     19 minutes on one core of two that other work shared.
 Score:    seed 0, 90 held-out brains: accuracy 72.2 % on the source, 51.1 % on the reference before, 75.6 % both
           fine-tuned and from scratch on S2T; with --config.istn.reference=CamCAN 77.8, 66.7, 65.6 and 64.4 %: images
-          come nearer, and the classifier does not gain (experiments/README.md).
+          come nearer, and the classifier does not gain (experiments/pages/istn_brain.md).
 Variants: configs/brain_sex.py:paper is 64^3 voxels and the paper's 50 epochs, for an accelerator;
           the default is 32^3, which a CPU can do.
 """

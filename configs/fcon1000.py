@@ -5,7 +5,7 @@ Needs:    FOLDER/fcon1000/participants.tsv, or FOLDER/participants.tsv, or its p
           --config.data.participants; there is no public download. Columns: participant_id, site, age, sex, and
           features by FreeSurfer's names (data.features). n/a is missing, an age of 89+ is 89,
           sex is the target.
-Note:     site explains half of the variance of age; see `python -m eqpool.preflight` and experiments/cohorts.
+Note:     site explains half of the variance of age; see `python -m eqpool.preflight` and experiments/pages/cohorts.md.
 Variant:  configs/fcon1000.py:paper carries the paper's weights and kernel, a free tau and no site calibration.
 """
 

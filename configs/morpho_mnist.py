@@ -6,9 +6,7 @@ Domains:  --config.data.source_domain and --config.data.target_domain: thin, thi
 Time:     14 to 18 minutes on one CPU core, most of it the ISTN's 912 steps.
 Score:    thin to thick, seed 0, 1000 held-out digits: 33.2 % before; 68.0 % [65.1, 70.8] retrained from scratch, 77.5 %
           [74.8, 80.1] fine-tuned; 86.7 % on the source itself. Without istn.task_weight the ITN closes fractures while
-          it thickens: 42.6 and 54.8 % after 12 epochs. All 60 000 digits, 5 epochs, 36 minutes on one core: 33.6 %
-          before, 82.7 and 90.4 % after, 96.9 % on the source; thick and slanted 33.7 %, 81.7 and 84.8 %
-          (experiments/README.md has the flags).
+          it thickens. experiments/pages/istn_table1.md has the table, and the flags for all 60 000 digits.
 Variants: configs/morpho_mnist.py:paper is the full setting (70 000 digits, 100 epochs), for an accelerator.
 """
 

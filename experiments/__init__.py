@@ -1,1 +1,1 @@
-"""One folder a published table: the command that reruns it, and the table it wrote."""
+"""The papers' tables and what was measured beside them: `python -m experiments` lists the experiments."""

@@ -1,17 +1,16 @@
 """Settings of a table's config compared by folds within its training and validation rows; test rows are never seen.
 
-    python -m experiments.folds --config=german --raw_dir=UCI --set=stage_one.epochs=30,stage_two.epochs=60 --set=
-
 Each --set is a comma-separated list of config keys; an empty one is the config as it stands. Every fold in turn is held
-out from training, with a sixth of the rest for validation. Said are the held-out accuracy with its standard error over
-the folds, and how well a logistic regression and boosted trees tell the site of held-out rows from Phi (AUC).
+out from training, with a sixth of the rest for validation. Shown are the held-out accuracy with its standard error over
+the folds, and how well a logistic regression and boosted trees predict the site of held-out rows from Phi (AUC). Rows
+of an earlier table stay in it.
 """
 
 import argparse
 import dataclasses
-import pathlib
-import sys
+import functools
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,15 +22,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from eqpool import parallel
-from eqpool.commandline import complain, make_parser
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort, Scaling
+from eqpool.data.fingerprint import data_hash
 from eqpool.data.pipeline import load_cohort
-from eqpool.errors import InputError
 from eqpool.run import train
 from eqpool.train.stages import Session
 from eqpool.workdir import MemoryLog
-from experiments.runner import Task, config_of, parse_settings
+from experiments.flags import add_folder, parse_settings, whole_numbers
+from experiments.provenance import ROOT, config_hash, made_here, written_by
+from experiments.registry import Experiment
+from experiments.runner import Task, config_of, stored
+from experiments.tables import Measured, joined, results_path, table
 
 FOLDS = 5
 PROBES = {
@@ -40,49 +42,55 @@ PROBES = {
 }
 
 
-def main() -> None:
-    """Prints a Markdown row for each setting."""
-    parser = make_parser("experiments.folds", __doc__)
-    parser.add_argument("--config", required=True, help="name of a table's config in configs/")
+def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
+    """Adds the experiment's own flags."""
+    tables = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+    parser.add_argument("--config", required=True, choices=tables, help="name of a table's config in configs/")
     parser.add_argument("--method", default="ours", help="ours or a baseline")
-    parser.add_argument("--raw_dir", default="", help="config.data.raw_dir")
+    add_folder(parser, "--raw_dir", "config.data.raw_dir")
     parser.add_argument("--split", default="raw", help="raw or published")
-    parser.add_argument("--seeds", default="0", help="comma-separated; every fold is run with each")
+    parser.add_argument("--seeds", type=whole_numbers, default="0", help="comma-separated; every fold is run with each")
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE,KEY=VALUE...")
-    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"), help="where downloads are kept")
-    options = parser.parse_args()
-    try:
-        print("| setting | accuracy % | " + " | ".join(f"site AUC, {name}" for name in PROBES) + " |")
-        print("|---" * (2 + len(PROBES)) + "|", flush=True)
-        for text in options.set or [""]:
-            print(_row(options, text), flush=True)
-    except InputError as error:
-        sys.exit(complain(error))
 
 
-def _row(options: argparse.Namespace, text: str) -> str:
+def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
+    """Trains every setting on every fold; folds that were trained before with the same config and data are read."""
+    rows = [_row(experiment, options, text) for text in options.set or [""]]
+    variant = f"_{options.config}"
+    path = results_path(options.output, experiment, variant)
+    rows = joined(path, {"folds": FOLDS}, rows, ["setting", "method", "split"])
+    return Measured({"folds": FOLDS, "rows": rows}, [made for row in rows for made in row["made"]], variant)
+
+
+def _row(experiment: Experiment, options: argparse.Namespace, text: str) -> dict[str, Any]:
     setting = parse_settings(part for part in text.split(",") if part)
-    own = {"method": options.method, "data.split": options.split, "data.raw_dir": options.raw_dir, "devices": 1}
-    config = config_of(Task(options.config, "", own | setting, options.runs))
+    own = {"method": options.method, "data.split": options.split, "data.raw_dir": str(options.raw_dir or "")}
+    config = config_of(Task(options.config, "", own | {"devices": 1} | setting, options.runs))
     cohort = load_cohort(config.data, options.runs / "cache")
     cohort = cohort.take(np.flatnonzero(cohort.split != "test"))
     correct: list[float] = []
+    commits: set[str] = set()
     sites: list[np.ndarray] = []
-    told: dict[str, list[np.ndarray]] = {name: [] for name in PROBES}
-    for seed in map(int, options.seeds.split(",")):
-        for fold in folds(cohort):
-            accuracy, scores = held_out(dataclasses.replace(config, seed=seed), fold)
-            correct.append(100 * accuracy)
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in PROBES}
+    seeded = [dataclasses.replace(config, seed=seed) for seed in options.seeds]
+    for one in seeded:
+        for number, fold in enumerate(folds(cohort)):
+            name = f"{config_hash(one)}_{data_hash(fold)[:16]}_{number}.npz"
+            found = stored(options.runs / experiment.name / name, functools.partial(held_out, one, fold))
+            commits.add(str(found.pop("commit")))
+            correct.append(100 * float(found.pop("accuracy")))
             sites.append(fold.site[fold.rows("test")])
-            for name, score in scores.items():
-                told[name].append(score)
+            for probe, score in found.items():
+                scores[probe].append(score)
     site = np.concatenate(sites)
-    aucs = " | ".join(f"{roc_auc_score(site, np.concatenate(scores)):.3f}" for scores in told.values())
-    return f"| {text or 'default'} | {np.mean(correct):.1f} ({np.std(correct) / len(correct) ** 0.5:.1f}) | {aucs} |"
+    aucs = {name: float(roc_auc_score(site, np.concatenate(score))) for name, score in scores.items()}
+    row = {"setting": text, "method": options.method, "split": options.split, "seeds": options.seeds}
+    made = [made_here(one, one.seed, commits) for one in seeded]
+    return row | {"accuracy": correct, "site_auc": aucs, "made": made}
 
 
 def folds(cohort: Cohort) -> Iterator[Cohort]:
-    """The cohort `FOLDS` times, another part of it as its test split, balanced by site and target."""
+    """Yields the cohort `FOLDS` times, another part of it as its test split, balanced by site and target."""
     strata = cohort.site * (cohort.target.max() + 1) + cohort.target
     dealt = StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(strata, strata)
     for number, (rest, test) in enumerate(dealt):
@@ -92,15 +100,31 @@ def folds(cohort: Cohort) -> Iterator[Cohort]:
         yield dataclasses.replace(cohort, split=split)
 
 
-def held_out(config: RunConfig, cohort: Cohort) -> tuple[float, dict[str, np.ndarray]]:
+def held_out(config: RunConfig, cohort: Cohort) -> dict[str, np.ndarray]:
     """Trains; returns the accuracy on test rows, and each probe's scores of the last site there."""
     session = Session(config, parallel.make_mesh(1), None, MemoryLog(), jax.random.key(config.seed))
     made, _ = train(session, cohort, Scaling.fit(cohort))
     train_rows, test = cohort.rows("train"), cohort.rows("test")
     accuracy = np.mean(made.prediction[test].argmax(axis=1) == cohort.target[test])
     fitted = {name: probe().fit(made.phi[train_rows], cohort.site[train_rows]) for name, probe in PROBES.items()}
-    return float(accuracy), {name: probe.predict_proba(made.phi[test])[:, -1] for name, probe in fitted.items()}
+    scores = {name: probe.predict_proba(made.phi[test])[:, -1] for name, probe in fitted.items()}
+    return {"accuracy": np.asarray(accuracy)} | scores
 
 
-if __name__ == "__main__":
-    main()
+def markdown(experiment: Experiment, content: dict[str, Any]) -> str:
+    """Returns the table as text: a row for each setting."""
+    rows = []
+    for row in content["rows"]:
+        correct = np.asarray(row["accuracy"])
+        accuracy = f"{correct.mean():.1f} ({correct.std() / len(correct) ** 0.5:.1f})"
+        aucs = [f"{row['site_auc'][name]:.3f}" for name in PROBES]
+        seeds = ", ".join(map(str, row["seeds"]))
+        rows.append([row["method"], row["setting"] or "default", row["split"], seeds, accuracy, *aucs])
+    header = ["method", "setting", "split", "seeds", "accuracy %", *(f"site AUC, {name}" for name in PROBES)]
+    lines = [
+        written_by(experiment.name, content),
+        f"{content['folds']} folds; the standard error over folds and seeds in brackets.",
+        "",
+        *table(header, rows),
+    ]
+    return "\n".join(lines)

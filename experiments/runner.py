@@ -1,32 +1,38 @@
 """Runs of an experiment side by side, each in a work directory of its own, so that the same command resumes."""
 
-import argparse
 import ast
 import contextlib
 import functools
 import importlib.util
-import math
+import json
 import multiprocessing
 import os
 import pathlib
+import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from eqpool.checked_config import from_config_dict
 from eqpool.config import RunConfig
 from eqpool.errors import InputError
+from eqpool.files import read_arrays, read_json, write_arrays, write_json, write_text
 from eqpool.progress import track
 from eqpool.run import run
 from eqpool.train.loop import Preempted, TrainingDiverged
-from experiments.shared_stage import before_stage_two, take_stage_one
+from eqpool.workdir import MetricsLog
+from experiments.provenance import ROOT, commit, config_hash
 
 Setting = dict[str, Any]
+PROVENANCE_FILE = "provenance.json"  # of a work directory: the commit that finished the run
+_AFTER_STAGE_ONE = ("stage_two.", "evaluate.", "output.")  # groups of keys that stage one does not read
+_STAGE = "stage_one"
 
 
 class Task(NamedTuple):
@@ -46,10 +52,16 @@ class Task(NamedTuple):
 
 
 def run_all(tasks: Sequence[Task], jobs: int, label: str, *, keep_diverged: bool = False) -> list[dict[str, Any]]:
-    """The results of every task, in order; `jobs` run at a time, those that are finished already are only read.
+    """Returns the results of every task, in order. `jobs` tasks run at a time; finished ones are only read.
 
-    Of tasks that differ only after stage one the first trains it for all, and the others wait for it. Where
-    `keep_diverged` is set, one whose training diverges has `{"diverged": why}` for results; it would do so again.
+    Of tasks that differ only after stage one the first trains it for all, and the others wait for it. Each result has
+    the keys `commit` and `config_hash` beside those of results.json.
+
+    Args:
+      tasks: each with a folder of its own.
+      jobs: processes.
+      label: of the progress bar.
+      keep_diverged: a task whose training diverges has the results `{"diverged": reason}`. It would diverge again.
 
     Raises:
       InputError: of the first task that fails, with its folder; no other task starts after it.
@@ -59,7 +71,7 @@ def run_all(tasks: Sequence[Task], jobs: int, label: str, *, keep_diverged: bool
             done = track(_in_waves(pool, tasks, keep_diverged), label, unit="run", total=len(tasks), leave=True)
             results = {task.folder: result for task, result in done}
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # or it would be told after all the others
+            pool.shutdown(cancel_futures=True)  # or the error would appear only after all the others
             raise
     return [results[task.folder] for task in tasks]
 
@@ -67,7 +79,7 @@ def run_all(tasks: Sequence[Task], jobs: int, label: str, *, keep_diverged: bool
 def _in_waves(
     pool: ProcessPoolExecutor, tasks: Sequence[Task], keep_diverged: bool
 ) -> Iterator[tuple[Task, dict[str, Any]]]:
-    """Every task with its results: first those that train a stage one, then those that take it from one of them."""
+    """Yields tasks with their results: first those that train a stage one, then those that take it from one of them."""
     first: dict[object, Task] = {}
     leader = [first.setdefault((*task[:2], before_stage_two(task.setting)), task) for task in tasks]
     run_one = functools.partial(_run, keep_diverged=keep_diverged)
@@ -79,68 +91,12 @@ def _in_waves(
 
 
 def folder_name(setting: Setting) -> str:
-    """A work directory's name that tells the setting: `mmd_weight=5.0`; `default` where it is empty."""
+    """Returns a work directory's name that shows the setting: `mmd_weight=5.0`; `default` where it is empty."""
     return "_".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in setting.items()) or "default"
 
 
-def parse_settings(texts: Iterable[str]) -> Setting:
-    """What --set gave, each by `parse_setting`."""
-    return dict(map(parse_setting, texts))
-
-
-def parse_setting(text: str) -> tuple[str, str]:
-    """`"stage_one.epochs=3"` to a key and the text of its value, which `config_of` reads.
-
-    Raises:
-      InputError: there is no `=`.
-    """
-    key, separator, value = text.partition("=")
-    if not separator:
-        raise InputError(f"--set={text}: expected KEY=VALUE, such as stage_one.epochs=3")
-    return key, value
-
-
-def add_run_flags(parser: argparse.ArgumentParser, jobs: int | None = None) -> None:
-    """--jobs and --runs; by default a run a core, or `jobs` of runs that use every core by themselves."""
-    said = "one a core" if jobs is None else f"{jobs}: a run uses every core by itself"
-    default = os.cpu_count() if jobs is None else jobs
-    parser.add_argument("--jobs", type=count, default=default, help=f"runs side by side; default: {said}")
-    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"), help="where work directories go")
-
-
-def count(text: str) -> int:
-    """The type of a flag that takes a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'"{text}", expected a whole number of at least 1')
-    return int(text)
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    """The type of a flag that takes comma-separated numbers above 0."""
-    try:
-        values = tuple(float(number) for number in text.split(","))
-    except ValueError:
-        values = ()
-    if not values or not all(0 < value < math.inf for value in values):
-        raise argparse.ArgumentTypeError(f'"{text}", expected numbers above 0, separated by commas')
-    return values
-
-
-def some_of(known: Iterable[object]) -> Callable[[str], list[str]]:
-    """The type of a flag that takes comma-separated names, each of them `known`."""
-    names = [str(name) for name in known]
-
-    def parse(text: str) -> list[str]:
-        for name in text.split(","):
-            if name not in names:
-                raise argparse.ArgumentTypeError(f'{text}: "{name}", expected some of {", ".join(names)}')
-        return text.split(",")
-
-    return parse
-
-
 def prepare_worker(one_thread: bool) -> None:
-    """In each process of the pool, before jax starts: it ends with its parent, and computes on one thread if asked to.
+    """Prepares a process of the pool before jax starts: it ends with its parent, and computes on one thread if asked.
 
     Runs side by side gain more from the cores than one run does.
     """
@@ -151,7 +107,7 @@ def prepare_worker(one_thread: bool) -> None:
 
 
 def _end_with_parent() -> None:
-    """A pool's process would wait for work for ever after its parent was killed; SIGTERM lets a run save first."""
+    """Ends a pool's process after its parent, or it would wait for work for ever. SIGTERM lets a run save first."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -161,12 +117,12 @@ def _end_with_parent() -> None:
 
 
 def config_of(task: Task) -> RunConfig:
-    """The task's config, checked.
+    """Returns the task's config, checked.
 
     Raises:
-      InputError: a value that does not go.
+      InputError: a key that does not exist, or a value that its key does not take.
     """
-    path = pathlib.Path(__file__).parent.parent / "configs" / f"{task.config}.py"
+    path = ROOT / "configs" / f"{task.config}.py"
     spec = importlib.util.spec_from_file_location(task.config, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -197,10 +153,52 @@ def _run_after(task_and_leader: tuple[Task, pathlib.Path], keep_diverged: bool) 
 
 
 def _run(task: Task, keep_diverged: bool) -> dict[str, Any]:
+    """Returns the results of a run with its commit, which is None where it was finished before commits were kept."""
+    config, record = config_of(task), task.folder / PROVENANCE_FILE
+    now = {"commit": commit(), "config_hash": config_hash(config)}  # before a run, during which HEAD may move
+    finished = (task.folder / "results.json").exists()
     try:
-        results = run(config_of(task), task.folder, quiet=True)
+        results = run(config, task.folder, quiet=True)
     except (InputError, TrainingDiverged, Preempted) as error:
         if keep_diverged and isinstance(error, TrainingDiverged):
             return {"diverged": str(error)}
         raise InputError(f"{task.folder}: {error}") from error
-    return {key: value for key, value in results.items() if key != "notes"}  # they name folders of this machine
+    if not finished:
+        write_json(record, now)
+    made = read_json(record) if record.is_file() else now | {"commit": None}
+    return {key: value for key, value in results.items() if key != "notes"} | made  # notes name folders of this machine
+
+
+def before_stage_two(setting: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
+    """Returns the part of a setting that its stage one depends on, hashable."""
+    return tuple(sorted((key, repr(value)) for key, value in setting.items() if not key.startswith(_AFTER_STAGE_ONE)))
+
+
+def take_stage_one(finished: pathlib.Path, folder: pathlib.Path) -> None:
+    """Copies stage one, its log and the data that it is of from a finished work directory to `folder`.
+
+    Copies nothing where `folder` has a stage one, nor from a run without one. The checkpoints come last and whole: a
+    copy that was cut short is made again.
+    """
+    source, target = finished / "checkpoints" / _STAGE, folder / "checkpoints" / _STAGE
+    if not source.is_dir() or target.exists():
+        return
+    part = folder / f"{_STAGE}.copy"
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(source, part)
+    records = [record for record in MetricsLog(finished / "metrics.jsonl").records() if record["stage"] == _STAGE]
+    write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+    for name in ("data.json", "pooled.tsv"):
+        shutil.copyfile(finished / name, folder / name)
+    target.parent.mkdir(exist_ok=True)
+    part.rename(target)
+
+
+def stored(path: pathlib.Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Returns the arrays in a file, which are computed and written first where it is not there.
+
+    The key "commit" is beside those of `compute`: the commit that computed them, "" where it is not known.
+    """
+    if not path.exists():
+        write_arrays(path, compute() | {"commit": np.array(commit() or "")})
+    return {"commit": np.array("")} | read_arrays(path)

@@ -32,12 +32,12 @@ def run_command(name: str, *arguments: str) -> int | str | None:
 
 
 def test_an_experiment_takes_bad_input_in_one_line_with_exit_code_two(capsys):
-    assert run_command("experiments.istn_brain", "--sources=Elsewhere") == 2
+    assert run_command("experiments", "istn_brain", "--sources=Elsewhere") == 2
     assert capsys.readouterr().err == "eqpool: --sources=Elsewhere: no site Elsewhere, expected UKBB or CamCAN\n"
 
 
 def test_the_commands_are_found():
-    assert {"eqpool.maps", "eqpool.preflight", "eqpool.report", "experiments.cohorts"} <= set(COMMANDS)
+    assert {"eqpool.maps", "eqpool.preflight", "eqpool.report", "experiments"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "eqpool.main"])  # see tests/test_main.py

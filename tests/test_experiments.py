@@ -1,7 +1,8 @@
-"""The experiments' own arithmetic: which setting is chosen, and what the tables say."""
+"""The experiments' own arithmetic: which setting is chosen, what the tables show, and where their numbers are from."""
 
 import argparse
 import dataclasses
+import importlib
 import json
 import os
 import pathlib
@@ -21,17 +22,26 @@ from eqpool.data.grids import named_grid
 from eqpool.data.simulated import SPECIFICATIONS, build_simulated_cohort, scanner_free_path
 from eqpool.errors import InputError
 from eqpool.train.loop import TrainingDiverged
-from experiments import folds, imaging, runner
-from experiments.cells import joined
-from experiments.image_level import __main__ as image_level
-from experiments.istn_brain import __main__ as istn_brain
-from experiments.istn_brain import oracle
-from experiments.istn_table1 import __main__ as istn_table1
-from experiments.recovery import __main__ as recovery
-from experiments.runner import Task, config_of, folder_name, parse_settings, run_all
-from experiments.shared_stage import before_stage_two, take_stage_one
-from experiments.small_support import __main__ as small_support
-from experiments.table2 import WINDOW, select
+from experiments import (
+    comparison,
+    folds,
+    image_level,
+    istn_brain,
+    istn_identity,
+    istn_oracle,
+    istn_table1,
+    provenance,
+    recovery,
+    runner,
+)
+from experiments.__main__ import main, without_paths
+from experiments.comparison import WINDOW, select
+from experiments.flags import parse_settings
+from experiments.registry import EXPERIMENTS, HERE, experiment_of, index
+from experiments.runner import Task, before_stage_two, config_of, folder_name, run_all, stored, take_stage_one
+from experiments.tables import blocks, joined, put_table, without_blocks
+
+RESULTS = sorted((HERE / "results").glob("*.json"))
 
 
 def tried(accuracy: float, probe: float | None):
@@ -156,11 +166,9 @@ def _is_alive(process: int) -> bool:
 
 
 def test_no_table_names_a_folder_of_the_machine_that_made_it():
-    folder = pathlib.Path(__file__).parent.parent / "experiments"
-    tables = sorted(folder.glob("*/table*.json"))
-    assert tables
-    for table in tables:
-        assert not re.findall(r'[ "]/\w+/\S*', table.read_text()), table
+    assert RESULTS
+    for table in [*RESULTS, *(HERE / "pages").glob("*.md")]:
+        assert not re.findall(r'[ "=]/\w+/\S*', table.read_text()), table
 
 
 def test_table_1_sets_the_papers_numbers_beside_ours():
@@ -169,8 +177,10 @@ def test_table_1_sets_the_papers_numbers_beside_ours():
     results = {"metrics": metrics, "wall_seconds": 12.3, "versions": {"jax": "1"}, "device": "1 x cpu", "seed": 0}
     row = {"row": 6, "setting": (1e-4, 10.0), "results": results}
     ways = [row | {"way": ("thin", "slanted")}, row | {"way": ("slanted", "thin")}]
-    text = istn_table1._markdown(ways, 1.0)
-    assert "future work" in text and "future work" not in istn_table1._markdown(ways, 0.0)
+    experiment = EXPERIMENTS["istn_table1"]
+    text = istn_table1.markdown(experiment, {"task_weight": 1.0, "rows": ways})
+    without = istn_table1.markdown(experiment, {"task_weight": 0.0, "rows": ways})
+    assert "future work" in text and "future work" not in without
     there, back = (line for line in text.splitlines() if line.startswith("| itn | B-spline (8) |"))
     assert "50.0 [40.0, 60.0]" in there and there.endswith("| 0.0001, 10 | 12 | 45.7, 91.8 / 93.4 |")
     assert back.endswith("| 12 |  |")
@@ -186,13 +196,18 @@ def test_the_tables_of_brains_set_the_papers_numbers_beside_ours():
         {"cell": ("brain_sex", "two_way", 1, 3), "results": results("accuracy")},
         {"cell": ("brain_age", "one_way", 0, 1), "results": results("mae")},
     ]
-    text = istn_brain.markdown(table, istn_brain.SITES, own=False)
+    content = {"sites": list(istn_brain.SITES), "set": [], "rows": table}
+    text = istn_brain.markdown(EXPERIMENTS["istn_brain"], content)
     sex, age = (line for line in text.splitlines() if line.startswith("| itn |"))
     assert sex.startswith("| itn | B-spline (16) | 50.0 [40.0, 60.0]") and sex.endswith("| 12 | 64.3, 67.8 / 68.6 |")
     assert age.startswith("| itn | affine | 50.00 [40.00, 60.00]") and age.endswith("| 12 | 5.13, 4.58 |")
     assert "from CamCAN to UKBB" in text and "SIMULATED" in text
-    own = istn_brain.markdown(table, ("Guys", "simulated_scanner"), own=True, changed=["istn.epochs=60"])
+    of_own = {"sites": ["Guys", "simulated_scanner"], "set": ["istn.epochs=60"], "participants": "a hash"}
+    own = istn_brain.markdown(EXPERIMENTS["istn_brain"], content | of_own)
     assert "67.8" not in own and "Beside the config: istn.epochs=60." in own and "Beside" not in text
+    assert "SIMULATED" not in own
+    measured = {"image_mmd_before": 10.72, "image_mmd_after": 2.49, "image_mmd_after_p_value": 0.002}
+    assert istn_brain.image_distance(measured) == "10.7 to 2.49 (p 0.002)" and istn_brain.image_distance({}) == ""
 
 
 def test_a_setting_that_diverges_does_not_end_the_grid(monkeypatch, tmp_path):
@@ -232,7 +247,7 @@ def test_cells_of_brains_that_are_run_apart_join_one_table(tmp_path, capsys):
 
 
 def test_the_oracle_scans_the_sources_own_brains_by_the_references_scanner(tmp_path):
-    task = oracle._task("brain_age", 0.01, tmp_path)
+    task = istn_oracle._task("brain_age", 0.01, tmp_path)
     alike = pathlib.Path(task.setting["data.participants"]).parent
     specification = SPECIFICATIONS["brain_age"]
     plain = build_simulated_cohort(tmp_path / "plain", specification, named_grid("32x32x32"), fraction=0.01)
@@ -245,7 +260,9 @@ def test_the_oracle_scans_the_sources_own_brains_by_the_references_scanner(tmp_p
         assert np.array_equal(before, after) == (row.site == "CamCAN")
     result = {"metrics": {"source_mae": 3.5, "before_mae": 4.25, "before_mae_interval": (3.5, 5.0)}, "seed": 0}
     result |= {"versions": {"jax": "1"}, "device": "1 x cpu"}
-    assert "| brain_age | 3.50 | 4.25 [3.50, 5.00] |" in oracle.markdown(["brain_age"], [result])
+    content = {"rows": [{"config": "brain_age", "results": result}]}
+    text = istn_oracle.markdown(EXPERIMENTS["istn_oracle"], content)
+    assert "| brain_age | 3.50 | 4.25 [3.50, 5.00] |" in text and "SIMULATED" in text
 
 
 def test_the_scanner_probe_finds_what_is_planted_and_nothing_else():
@@ -272,10 +289,10 @@ def test_the_table_of_recovery_says_simulated_and_what_was_asked():
         "date": "2026-01-01",
         "calibration": {name: 80.0 for name in recovery.TARGETS} | {"naive_accuracy_interval": [70.0, 90.0]},
         "maps": {"folds": 3, "forms": {"before": form, "after": form}},
-        "ours": {"versions": {"jax": "1"}, "device": "1 x cpu", "seed": 0},
+        "ours": {"versions": {"jax": "1"}, "device": "1 x cpu", "seed": 0, "dataset": "adni"},
     }
-    text = recovery.markdown("adni", facts)
-    assert "SIMULATED" in text and "80.0 [70.0, 90.0] | 75 to 90" in text
+    text = recovery.markdown(EXPERIMENTS["recovery"], facts)
+    assert "SIMULATED" in text and "80.0 [70.0, 90.0] | 75 to 90" in text and "of the unaffected left alone" in text
     assert "| error to the scanner-free volume, z-scores | 0.5 | 0.5 |" in text
 
 
@@ -295,28 +312,54 @@ def test_imaging_chooses_on_the_first_split_and_tabulates_all(monkeypatch, tmp_p
         }
         return {"metrics": metrics, "versions": {"jax": "1"}, "device": "1 x cpu", "simulated": True}
 
-    monkeypatch.setattr("experiments.imaging.run_all", run_all)
+    monkeypatch.setattr(comparison, "run_all", run_all)
     options = argparse.Namespace(
         paper=False, methods=["naive", "ours"], splits=3, set=["stage_one.epochs=2"], jobs=1, runs=tmp_path,
-        participants="",
+        participants=None,
     )  # fmt: skip
-    table = imaging.compute(small_support.EXPERIMENT, options)
+    experiment = EXPERIMENTS["small_support"]
+    measured = comparison.run(experiment, options)
+    table = measured.content["rows"]
     assert [row["setting"] for row in table] == [{}, {"stage_two.mmd_weight": 20.0}]
     assert [len(row["results"]) for row in table] == [3, 3]
     assert all(task.setting["data.dataset"] == "adni_small_support" for task in asked)
     assert all(task.setting["stage_one.epochs"] == "2" for task in asked)
     assert len({task.folder for task in asked}) == len(asked) == 1 + 3 + 2 + 2
-    text = imaging.markdown(small_support.EXPERIMENT, table)
+    assert [one["selection_probe"] for one in table[1]["tried"]] == [15.0, 0.0, 60.0] and len(measured.runs) == 6
+    text = comparison.markdown(experiment, measured.content)
     assert "SIMULATED" in text and "| 4.00 (1.00) |" in text and text.rstrip().endswith("M 16 |")
+
+
+def test_tables_are_compared_on_both_splits_over_seeds(monkeypatch, tmp_path):
+    asked = []
+
+    def run_all(tasks, jobs, label):
+        asked.extend(tasks)
+        results = {"metrics": {"selection_accuracy": 70.0}, "versions": {"jax": "1"}, "device": "1 x cpu"}
+        return [results | {"counts": {"dropped_without_partner": 3}} for _ in tasks]
+
+    monkeypatch.setattr(comparison, "run_all", run_all)
+    options = argparse.Namespace(
+        methods=["naive"], set=[], jobs=1, runs=tmp_path, raw_dir=pathlib.Path("uci"), published_dir=tmp_path / "npz"
+    )
+    measured = comparison.run(EXPERIMENTS["table2_german"], options)
+    assert [row["split"] for row in measured.content["rows"]] == ["raw", "published"]
+    assert [task.setting["seed"] for task in asked] == [685, 685, 648, 535, 648, 535]
+    folders = {task.setting["data.split"]: task.setting["data.raw_dir"] for task in asked}
+    assert folders == {"raw": "uci", "published": str(tmp_path / "npz")}
+    text = comparison.markdown(EXPERIMENTS["table2_german"], measured.content)
+    assert "Split: raw." in text and "Split: published." in text and "| 3 | default | 4.6 (0.7)" in text
+    options.published_dir = None
+    assert [row["split"] for row in comparison.run(EXPERIMENTS["table2_german"], options).content["rows"]] == ["raw"]
 
 
 def test_several_splits_of_a_table_with_its_own_are_refused(tmp_path):
     table = tmp_path / "participants.tsv"
     table.write_text("participant_id\tsite\tage\tsplit\na\tA\t50\ttrain\n")
     with pytest.raises(InputError, match="participants.tsv, column split: every run would have this one split"):
-        imaging.check_splits(str(table), 5)
-    imaging.check_splits(str(table), 1)
-    imaging.check_splits("", 5)
+        comparison.check_splits(table, 5)
+    comparison.check_splits(table, 1)
+    comparison.check_splits(None, 5)
 
 
 def test_keys_of_every_run():
@@ -359,12 +402,20 @@ def test_a_key_that_does_not_go_is_named(text, message):
         ("istn_table1", ["--targets=thik"], "expected some of thick, slanted, thick_slanted"),
         ("small_support", ["--methods=nave"], "expected some of naive, mmd, cai, ss, rm, ours"),
         ("rescanned", [], "--participants"),
+        ("table2_german", ["--methods=ours,"], "expected some of naive, mmd, cai, ss, rm, ours"),
+        ("table2_german", ["--splits=3"], "--splits: no such flag"),
+        ("cohorts", [], "--cohorts"),
+        ("folds", ["--config=germ"], "invalid choice: 'germ'"),
+        ("folds", ["--config=german", "--seeds=a"], 'argument --seeds: "a", expected whole numbers'),
+        ("recovery", ["--folds=0"], "expected a whole number of at least 1"),
+        ("table2_germen", [], "table2_germen: no such experiment; did you mean table2_german?"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # other tests import the command
 def test_bad_flags_of_experiments_are_one_line_and_exit_code_two(module, arguments, message, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", [module, *arguments])
+    monkeypatch.setattr("sys.argv", ["experiments", module, *arguments])
     with pytest.raises(SystemExit) as ended:
-        runpy.run_module(f"experiments.{module}", run_name="__main__")
+        runpy.run_module("experiments", run_name="__main__")
     said = capsys.readouterr().err
     assert ended.value.code == 2 and message in said and said.count("\n") == 1
 
@@ -404,7 +455,9 @@ def test_image_level_tables_keep_the_split_and_replace_the_other_sites_images_al
 def test_the_table_of_image_level_has_a_row_a_method_and_leaves_out_what_is_not_there():
     istn = {"simulated": True, "seed": 0, "versions": {"jax": "1"}, "device": "1 x cpu", "counts": {"rows": 40}}
     result = {"metrics": {"accuracy": 81.26, "accuracy_interval": [70.0, 90.0]}, "counts": {"by_split": {"test": 8}}}
-    text = image_level.markdown(istn, [result] * len(image_level.ROWS))
+    rows = [{"row": row._asdict(), "results": result} for row in image_level.ROWS]
+    content = {"istn": istn, "rows": rows, "shape": "none", "set": []}
+    text = image_level.markdown(EXPERIMENTS["image_level"], content)
     assert "SIMULATED" in text and "40 subjects, 8 of them held out" in text
     assert [line.split(" | ")[5] for line in text.splitlines() if line.startswith("| ")][1:] == [
         "81.3 [70.0, 90.0]"
@@ -433,3 +486,170 @@ def test_folds_are_balanced_and_hold_out_every_row_once():
     for fold in dealt:
         assert {split: len(fold.rows(split)) for split in SPLITS} == {"train": 67, "validation": 13, "test": 20}
         assert abs(site[fold.rows("test")].mean() - site.mean()) < 0.06
+
+
+def test_folds_are_read_again_and_say_which_commit_computed_them(monkeypatch, tmp_path):
+    path = tmp_path / "fold.npz"
+    monkeypatch.setattr(runner, "commit", lambda: "first")
+    assert str(stored(path, lambda: {"x": np.arange(2)})["commit"]) == "first"
+    monkeypatch.setattr(runner, "commit", lambda: "second")
+    again = stored(path, lambda: pytest.fail("computed again"))
+    assert str(again["commit"]) == "first" and again["x"].tolist() == [0, 1]
+    np.savez(tmp_path / "old.npz", x=np.arange(3))
+    assert str(stored(tmp_path / "old.npz", dict)["commit"]) == ""
+
+
+def test_the_table_of_folds_has_a_row_a_setting():
+    row = {"setting": "", "method": "ours", "split": "raw", "seeds": [0], "accuracy": [70.0, 74.0]}
+    content = {"folds": 5, "rows": [row | {"site_auc": {"logistic": 0.5, "trees": 0.625}}]}
+    text = folds.markdown(EXPERIMENTS["folds"], content)
+    assert "| ours | default | raw | 0 | 72.0 (1.4) | 0.500 | 0.625 |" in text
+
+
+def test_the_table_of_identity_sets_the_papers_numbers_beside_ours():
+    rows = [{"epochs": epochs, "accuracy": {"thick": 33.0 + epochs, "thick_slanted": 30.0}} for epochs in (5, 20)]
+    text = istn_identity.markdown(EXPERIMENTS["istn_identity"], {"digits": 8000, "tested": 1000, "rows": rows})
+    assert "| thick | 38.0 | 53.0 | 41.2 |" in text and "| thick slanted | 30.0 | 30.0 | 32.8 |" in text
+
+
+def test_a_stamp_has_everything_that_a_number_depends_on(monkeypatch):
+    monkeypatch.setattr(provenance, "commit", lambda: "c" * 40)
+    first = {"seed": 1, "commit": "a" * 40, "config_hash": "1", "device": "1 x cpu", "versions": {"jax": "1"}}
+    stamp = provenance.stamp("folds", [first, first], 12.34)
+    assert stamp["commit"] == "c" * 40 and stamp["commits_of_runs"] == ["a" * 40] and stamp["config_hash"] == "1"
+    assert stamp["seeds"] == [1] and stamp["wall_seconds"] == 12.3 and re.match(r"\d{4}-\d\d-\d\d$", stamp["date"])
+    other = first | {"seed": 0, "commit": None, "config_hash": "2", "device": "8 x TPU", "versions": {"jax": "2"}}
+    both = provenance.stamp("folds", [first, other], 1.0)
+    assert both["device"] == "1 x cpu and 8 x TPU" and both["versions"] == {"jax": "1 and 2"}
+    assert both["seeds"] == [0, 1]
+    assert both["commits_of_runs"] == ["a" * 40, "not recorded"] and both["config_hash"] not in ("1", "2")
+    assert provenance.stamp("folds", [other, first], 1.0) == both
+    text = provenance.written_by("folds", both)
+    assert "commit cccccccccccc (runs: aaaaaaaaaaaa, not recorded), 1 x cpu and 8 x TPU, jax 1 and 2." in text
+    assert "commit not recorded" in provenance.written_by("folds", {"date": "2026-11-22"})
+
+
+def test_a_config_hash_sees_every_value_and_no_folder(tmp_path):
+    def hash_of(**setting):
+        return provenance.config_hash(config_of(Task("german", "", setting, tmp_path)))
+
+    plain = hash_of()
+    assert plain == hash_of(**{"data.raw_dir": "/elsewhere", "cache_dir": "/cache"}) and len(plain) == 16
+    assert len({plain, hash_of(seed=1), hash_of(**{"stage_two.mmd_weight": 3.0}), hash_of(method="naive")}) == 4
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout of one commit, in the place of this one."""
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    monkeypatch.setattr(provenance, "commit", provenance.commit.__wrapped__)  # without its memory
+    (tmp_path / "a.py").write_text("1")
+    (tmp_path / "table.json").write_text("{}")
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    return tmp_path
+
+
+def test_the_commit_is_that_of_the_checkout_and_says_where_code_was_changed(checkout):
+    done = subprocess.run(["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True)
+    head = done.stdout.strip()
+    assert len(head) == 40 and provenance.commit() == head
+    (checkout / "table.json").write_text("a table that the command before this one wrote")
+    assert provenance.commit() == head
+    (checkout / "a.py").write_text("2")
+    assert provenance.commit() == f"{head}-dirty"
+
+
+def test_without_a_checkout_of_its_own_there_is_no_commit(checkout, monkeypatch):
+    (checkout / "unpacked").mkdir()
+    monkeypatch.setattr(provenance, "ROOT", checkout / "unpacked")  # inside another project's checkout
+    assert provenance.commit() is None
+    monkeypatch.setattr(provenance, "ROOT", checkout)
+    monkeypatch.setenv("PATH", "")  # no git
+    assert provenance.commit() is None
+
+
+def test_a_run_keeps_the_commit_that_finished_it(monkeypatch, tmp_path):
+    def finish(config, folder, quiet):
+        folder.mkdir(exist_ok=True)
+        (folder / "results.json").write_text("{}")
+        return {"metrics": {}, "notes": ["of a folder"]}
+
+    monkeypatch.setattr(runner, "run", finish)
+    monkeypatch.setattr(runner, "commit", lambda: "first")
+    task = Task("german", "", {}, tmp_path / "run")
+    first = runner._run(task, keep_diverged=False)
+    assert first["commit"] == "first" and first["config_hash"] == provenance.config_hash(config_of(task))
+    monkeypatch.setattr(runner, "commit", lambda: "second")
+    assert runner._run(task, keep_diverged=False) == first
+    (tmp_path / "run" / runner.PROVENANCE_FILE).unlink()  # finished before commits were kept
+    assert runner._run(task, keep_diverged=False)["commit"] is None
+
+
+def test_every_experiment_has_a_page_with_its_parts():
+    pages = {path.stem for path in (HERE / "pages").glob("*.md")}
+    assert pages == set(EXPERIMENTS)
+    for name, experiment in EXPERIMENTS.items():
+        page = (HERE / "pages" / f"{name}.md").read_text()
+        headings = re.findall(r"^## (.*)$", page, re.MULTILINE)
+        assert headings == ["What it asks", "Command", "Table", "What it shows", "What it does not show"], name
+        assert experiment.command in page, name
+
+
+def test_the_readme_has_the_index_of_the_registry():
+    assert "\n".join(index()) in (HERE / "README.md").read_text()
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_every_table_of_a_page_is_what_its_json_says(path):
+    experiment = experiment_of(path)
+    module = importlib.import_module(f"experiments.{experiment.module}")
+    page = (HERE / "pages" / f"{experiment.name}.md").read_text()
+    assert blocks(page)[path.stem] == module.markdown(experiment, json.loads(path.read_text()))
+
+
+def test_no_page_has_a_table_without_a_json():
+    for page in (HERE / "pages").glob("*.md"):
+        text = page.read_text()
+        assert set(blocks(text)) <= {path.stem for path in RESULTS if experiment_of(path).name == page.stem}
+        assert not re.search(r"^\|", without_blocks(text), re.MULTILINE), page
+
+
+def test_a_file_belongs_to_the_experiment_of_the_longest_name():
+    assert experiment_of(pathlib.Path("istn_brain_own_small.json")).name == "istn_brain"
+    assert experiment_of(pathlib.Path("table2_german.json")).name == "table2_german"
+    for name in ("table2_germany.json", "istn.json", "x.json"):
+        with pytest.raises(KeyError):
+            experiment_of(pathlib.Path(name))
+
+
+def test_a_table_replaces_its_own_block_and_leaves_the_rest(tmp_path):
+    page, experiment = tmp_path / "folds.md", EXPERIMENTS["folds"]
+    put_table(page, experiment, "folds_german", "| a |")
+    put_table(page, experiment, "folds_adult", r"| \1 |")
+    page.write_text(page.read_text() + "\nRead it so.\n")
+    put_table(page, experiment, "folds_german", "| b |")
+    assert blocks(page.read_text()) == {"folds_german": "| b |", "folds_adult": r"| \1 |"}
+    assert page.read_text().startswith(f"# {experiment.question}\n") and page.read_text().endswith("\nRead it so.\n")
+
+
+def test_the_command_that_a_table_names_has_no_folder():
+    options = argparse.Namespace(raw_dir=pathlib.Path("/a"), runs=pathlib.Path("/b"), splits=3, published_dir=None)
+    arguments = ["--raw_dir=/a", "--runs", "/b", "--splits=3", "--set=x=/1", "--splits", "4"]
+    assert without_paths(arguments, options) == ["--raw_dir=...", "--splits=3", "--set=x=/1", "--splits", "4"]
+    assert without_paths(["--raw_dir", "/a", "--runs=/b"], options) == ["--raw_dir=..."]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_help_of_every_experiment_says_what_it_asks_with_an_example(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0 and EXPERIMENTS[name].question in said and EXPERIMENTS[name].command in said
+
+
+def test_without_a_name_every_experiment_is_listed(capsys):
+    assert main([]) == 0
+    said = capsys.readouterr().out
+    assert all(f"{name} " in said and one.question in said for name, one in EXPERIMENTS.items())

@@ -1,11 +1,13 @@
 """The cohorts' experiment: nothing outside the fold, planted scanners found and removed, folds resumed, one table."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
 
-from experiments.cohorts import __main__ as command
+from experiments.__main__ import main
 from experiments.cohorts.cohort import folds, load_table, standardised
 from experiments.cohorts.methods import represent
 from experiments.cohorts.probes import told_age, told_sites, without_covariates
@@ -118,22 +120,27 @@ def test_unseen_sites_are_neither_trained_on_nor_scored_by_the_rows_they_are_cal
 def test_the_command_writes_one_table_and_resumes(tmp_path, capsys):
     write_cohort(tmp_path / "cohorts")
     arguments = [
-        f"--cohorts={tmp_path / 'cohorts'}", "--names=made_up", "--methods=raw", "--folds=3",
+        "cohorts", f"--cohorts={tmp_path / 'cohorts'}", "--names=made_up", "--methods=raw", "--folds=3",
         f"--runs={tmp_path / 'runs'}", f"--output={tmp_path}",
     ]  # fmt: skip
-    assert command.main(arguments) == 0
-    text = (tmp_path / "table.md").read_text()
-    assert "## made_up, chance 0.333" in text and "| raw | " in text
+    assert main(arguments) == 0
+    page, results = tmp_path / "pages" / "cohorts.md", tmp_path / "results" / "cohorts.json"
+    text, content = page.read_text(), json.loads(results.read_text())
+    assert "made_up, chance 0.333" in text and "| raw | " in text and str(tmp_path) not in text
+    keys = {"commit", "commits_of_runs", "config_hash", "date", "device", "versions", "seeds", "wall_seconds"}
+    assert keys <= set(content) and content["experiment"] == "cohorts" and content["seeds"] == [0]
+    assert content["command"].startswith("python -m experiments cohorts --cohorts=... --names=made_up")
+    assert str(tmp_path) not in results.read_text()
     stored = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs" / "cohorts").rglob("*.npz")}
     assert len(stored) == 7  # features and what was told of each fold, and the probes within
-    assert command.main(arguments) == 0
+    assert main(arguments) == 0
     assert {path: path.stat().st_mtime_ns for path in stored} == stored
-    assert (tmp_path / "table.md").read_text() == text
+    assert page.read_text() == text
     write_cohort(tmp_path / "cohorts", name="other")
-    assert command.main([*arguments, "--names=other"]) == 0  # joins the table
-    joined = (tmp_path / "table.md").read_text()
-    assert "## made_up, chance 0.333" in joined and "## other, chance 0.333" in joined
+    assert main([*arguments, "--names=other"]) == 0  # joins the table
+    joined = page.read_text()
+    assert "made_up, chance 0.333" in joined and "other, chance 0.333" in joined
     capsys.readouterr()
-    assert command.main([*arguments, "--names=absent"]) == 2
+    assert main([*arguments, "--names=absent"]) == 2
     error = capsys.readouterr().err
     assert "absent/participants.tsv: no such file" in error and error.count("\n") == 1

@@ -48,7 +48,7 @@ def load_table(folder: pathlib.Path, name: str) -> Table:
     """
     table = read_participants(folder / name / "participants.tsv")
     for column in ROLES[:3]:
-        table.require(column, "experiments.cohorts")
+        table.require(column, "experiments cohorts")
     covariates = read_covariates(table, parse_specs("age,sex:categorical")).values
     if not np.isfinite(covariates).all():
         raise InputError(f"{table.path}: a row without age or sex, expected none")

@@ -4,17 +4,16 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from sklearn.metrics import balanced_accuracy_score, r2_score
 from sklearn.model_selection import StratifiedKFold
 
-from eqpool.files import read_arrays, write_arrays
 from experiments.cohorts.cohort import Table, folds
 from experiments.cohorts.methods import represent
 from experiments.cohorts.probes import SITE_PROBES, told_age, told_label, told_sites, without_covariates
+from experiments.runner import stored
 
 PERMUTATIONS = 999
 PROBES_VERSION = 2  # of `probes`; what older ones told is not read
@@ -22,13 +21,13 @@ Told = dict[str, np.ndarray]  # "<representation>/<what>" -> what was told of th
 
 
 def evaluate(method: str, table: Table, folder: pathlib.Path, count: int, seed: int, epochs: int) -> dict[str, Any]:
-    """Every representation of a method, by name, with what was told of each row when it was held out.
+    """Returns every representation of a method, by name, with what the probes predict for each row when held out.
 
-    What `folder` holds of a fold already, made with the same settings and features, is read and not computed again:
-    what the method made of it, and apart from that what the probes told.
+    The folds that `folder` holds already, computed with the same settings and features, are read: the method's features
+    in one file, and the probes' predictions in another. `commits` are those that computed them.
     """
     splits = folds(table, count, seed)
-    parts, chosen = [], []
+    parts, chosen, commits = [], [], set()
     for index, (train, test) in enumerate(splits):
         start = folder / table.name / method / f"{fingerprint(table, train, epochs)}_fold{index}"
         made = stored(
@@ -36,12 +35,10 @@ def evaluate(method: str, table: Table, folder: pathlib.Path, count: int, seed: 
             functools.partial(_represented, method, table, train, epochs),
         )
         chosen.append(json.loads(str(made.pop("chosen"))))
-        parts.append(
-            stored(
-                start.with_name(f"{start.name}_told{PROBES_VERSION}.npz"),
-                functools.partial(_told, table, made, train, test),
-            )
-        )
+        commits.add(str(made.pop("commit")))
+        probed = start.with_name(f"{start.name}_told{PROBES_VERSION}.npz")
+        parts.append(stored(probed, functools.partial(_told, table, made, train, test)))
+        commits.add(str(parts[-1].pop("commit")))
     joined = {name: _by_row([part[name] for part in parts], splits) for name in parts[0]}
     names = dict.fromkeys(name.split("/")[0] for name in joined)
     results = {}
@@ -51,9 +48,11 @@ def evaluate(method: str, table: Table, folder: pathlib.Path, count: int, seed: 
             features = told.pop("features")
             digest = hashlib.sha256(features.tobytes() + table.site.tobytes()).hexdigest()[:12]
             path = folder / table.name / method / f"{digest}_within{PROBES_VERSION}_{count}_{seed}.npz"
-            told |= stored(path, functools.partial(_within, table, features, count, seed))
+            within = stored(path, functools.partial(_within, table, features, count, seed))
+            commits.add(str(within.pop("commit")))
+            told |= within
         results[name] = told
-    return {"told": results, "chosen": chosen}
+    return {"told": results, "chosen": chosen, "commits": commits}
 
 
 def scores(table: Table, told: Told, raw: Told) -> dict[str, Any]:
@@ -96,13 +95,6 @@ def _told(table: Table, representations: Told, train: np.ndarray, test: np.ndarr
         if name.endswith(" *"):
             told[f"{name}/features"] = features[test]
     return told
-
-
-def stored(path: pathlib.Path, compute: Callable[[], Told]) -> Told:
-    """What is in the file, which is written first where it is not there."""
-    if not path.exists():
-        write_arrays(path, compute())
-    return read_arrays(path)
 
 
 def _within(table: Table, features: np.ndarray, count: int, seed: int) -> Told:

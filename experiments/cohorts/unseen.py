@@ -12,7 +12,8 @@ from sklearn.model_selection import GroupKFold, LeaveOneGroupOut
 from eqpool.estimator import EquivariantPooling
 from experiments.cohorts.cohort import Table, standardised
 from experiments.cohorts.probes import told_age, told_label
-from experiments.cohorts.protocol import PROBES_VERSION, Told, fingerprint, stored
+from experiments.cohorts.protocol import PROBES_VERSION, Told, fingerprint
+from experiments.runner import stored
 
 CONTROLS = 10  # rows of a new site that it is calibrated on; they are not scored
 LINES = ("raw", "ours, site never seen", f"ours, calibrated on {CONTROLS} rows")

@@ -1,0 +1,160 @@
+"""Real multi-site tables: raw features, ComBat, the paper's baselines and ours, nothing fitted outside the fold.
+
+The folder --cohorts holds a folder a cohort (fcon1000, abide1, ixi_thickness) with its participants.tsv. Every method
+is fitted on a fold's training rows alone: scaling, harmonisation, networks, the residualising by splines of age and
+sex, probes and their settings. Cohorts and methods that are run apart join one table.
+"""
+
+import argparse
+import importlib.metadata
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from threadpoolctl import threadpool_limits
+
+from eqpool.errors import InputError
+from eqpool.estimator import EquivariantPooling
+from eqpool.files import read_json
+from experiments.cohorts.cohort import Table, load_table
+from experiments.cohorts.protocol import evaluate, scores
+from experiments.cohorts.unseen import describe_unseen, evaluate_unseen
+from experiments.flags import add_folder, count
+from experiments.provenance import made_here, written_by
+from experiments.registry import Experiment
+from experiments.tables import Measured, results_path
+
+BARS = {  # what was asked: site and age MAE at most, sex and diagnosis as raw
+    "ixi_thickness": (0.58, 8.43),
+    "abide1": (0.05 + 0.05, 3.50),
+    "fcon1000": (0.056 + 0.05, 3.96),
+}
+METHODS = ("raw", "combat", "naive", "mmd", "cai", "ss", "rm", "ours")
+COLUMNS = "| features | site, transfer | site, within | age MAE | R2 | sex | dx |"
+
+
+def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
+    """Adds the experiment's own flags."""
+    add_folder(parser, "--cohorts", "folder with a folder a cohort", required=True)
+    parser.add_argument("--names", default="ixi_thickness,abide1,fcon1000", help="comma-separated")
+    parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated; raw first")
+    parser.add_argument("--folds", type=count, default=5)
+    parser.add_argument("--seed", type=int, default=0, help="of the folds")
+    parser.add_argument("--epochs", type=count, default=150, help="of every network's stages")
+    parser.add_argument("--unseen", action="store_true", help="also leave sites out of training altogether")
+    parser.add_argument("--unseen_groups", type=int, default=0, help="so many groups of sites; 0: one site at a time")
+
+
+def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
+    """Evaluates every method on every cohort, or goes on at the fold where it was stopped.
+
+    Raises:
+      InputError: a bad table, an unknown method, or methods that do not start with raw.
+    """
+    # One thread each: the probes are small, and runs side by side gain more from the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
+    jax.config.update("jax_compilation_cache_dir", str((options.runs / "cache" / "compiled").absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if not set(options.methods.split(",")) <= set(METHODS):
+        raise InputError(f"--methods={options.methods}: expected some of {', '.join(METHODS)}")
+    settings = {"folds": options.folds, "seed": options.seed, "epochs": options.epochs}
+    names = options.names.split(",")
+    with threadpool_limits(limits=1):
+        rows = [row for name in names for row in _cohort(load_table(options.cohorts, name), options, settings)]
+        unseen = {name: _unseen(load_table(options.cohorts, name), options) for name in names if options.unseen}
+    path = results_path(options.output, experiment, "")
+    earlier = read_json(path) if path.is_file() else {}
+    if earlier.get("settings") == settings:
+        rows, unseen = joined_rows(earlier["rows"], rows), earlier.get("unseen", {}) | unseen
+    runs = [row["made"] for row in rows if "made" in row]
+    return Measured({"settings": settings, "rows": rows, "unseen": unseen}, runs)
+
+
+def _record(settings: dict[str, int], commits: set[str]) -> dict[str, Any]:
+    """Returns the provenance of rows of the given commits; their config is the settings beside the estimator's."""
+    estimator = EquivariantPooling(epochs=settings["epochs"]).get_params()
+    made = made_here(settings | {"estimator": estimator}, settings["seed"], commits)
+    try:
+        made["versions"]["neuroCombat"] = importlib.metadata.version("neuroCombat")
+    except importlib.metadata.PackageNotFoundError:
+        made["versions"]["neuroCombat"] = "absent"
+    return made
+
+
+def _cohort(table: Table, options: argparse.Namespace, settings: dict[str, int]) -> Iterator[dict[str, Any]]:
+    raw: dict[str, Any] = {}
+    for method in options.methods.split(","):
+        found = evaluate(method, table, options.runs / "cohorts", options.folds, options.seed, options.epochs)
+        raw = raw or found["told"].get("raw *", {})
+        if not raw:
+            raise InputError(f"--methods={options.methods}: expected raw as the first, which others are compared to")
+        for representation, told in found["told"].items():
+            values = scores(table, told, raw)
+            row = {"cohort": table.name, "representation": representation.removesuffix(" *"), "scores": values}
+            print(_line(row), flush=True)
+            yield row | {"method": method, "chosen": found["chosen"], "made": _record(settings, found["commits"])}
+
+
+def _unseen(table: Table, options: argparse.Namespace) -> dict[str, Any]:
+    groups = min(options.unseen_groups, len(table.site_names))
+    lines = evaluate_unseen(table, options.runs / "cohorts", groups, options.seed, options.epochs)
+    print("\n".join(describe_unseen(lines)), flush=True)
+    return {"groups": groups, "lines": lines}
+
+
+def joined_rows(earlier: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns both, the newer of two rows of one name, in the order of cohorts and methods."""
+    by_name = {(row["cohort"], row["representation"]): row for row in [*earlier, *rows]}
+    return sorted(by_name.values(), key=lambda row: (row["cohort"], METHODS.index(row["method"])))
+
+
+def markdown(experiment: Experiment, content: dict[str, Any]) -> str:
+    """Returns the tables as text: one for each cohort, with the unseen sites where they were measured."""
+    return "\n".join(_lines(experiment, content))
+
+
+def _lines(experiment: Experiment, content: dict[str, Any]) -> Iterator[str]:
+    rows, unseen = content["rows"], content["unseen"]
+    yield written_by(experiment.name, content)
+    yield ", ".join(f"{key} {value}" for key, value in content["settings"].items()) + "."
+    yield "Site: balanced accuracy of the strongest probe (p of a permutation test), age and sex regressed out;"
+    yield "transfer: trained on training rows; within: cross-validated among held-out rows. Sex and dx: balanced"
+    yield "accuracy (accuracy). A ! says that a paired test finds it worse than raw (p < 0.05)."
+    for name in dict.fromkeys(row["cohort"] for row in rows):
+        own = [row for row in rows if row["cohort"] == name]
+        yield from ("", f"{name}, chance {own[0]['scores']['chance']:.3f}.")
+        if name in BARS:
+            yield f"The bar: site at most {BARS[name][0]:.3f}, age MAE at most {BARS[name][1]:.2f}, sex and dx as raw."
+        yield from ("", COLUMNS, "|---" * 7 + "|")
+        yield from (_line(row) for row in own)
+        if name in unseen:
+            groups = unseen[name]["groups"]
+            how = f"in {groups} groups" if groups else "one at a time"
+            yield ""
+            yield f"Sites left out of training, {how}, over all their rows but those that they are calibrated on:"
+            yield ""
+            yield from describe_unseen(unseen[name]["lines"])
+
+
+def _line(row: dict[str, Any]) -> str:
+    values = row["scores"]
+    cells = [row["representation"], *(_site_cell(values, design) for design in ("transfer", "within"))]
+    cells += [f"{values['age_mae']:.2f}{_mark(values, 'age')}", f"{values['age_r2']:.2f}"]
+    for name in ("sex", "dx"):
+        key = f"{name}_balanced_accuracy"
+        accuracy = f"{values[key]:.3f} ({values[f'{name}_accuracy']:.3f}){_mark(values, name)}" if key in values else ""
+        cells.append(accuracy)
+    return "| " + " | ".join(cells) + " |"
+
+
+def _site_cell(values: dict[str, Any], design: str) -> str:
+    if f"site_{design}_strongest" not in values:
+        return ""
+    best, probe, p_value = (values[f"site_{design}_{key}"] for key in ("strongest", "probe", "p"))
+    return f"{best:.3f} {probe} (p {p_value:.3f})"
+
+
+def _mark(values: dict[str, Any], name: str) -> str:
+    return " !" if values[f"{name}_p_against_raw"] < 0.05 else ""

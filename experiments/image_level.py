@@ -1,0 +1,146 @@
+"""Image-level against feature-level pooling on one cohort, which Robinson et al. 2020 name as future work.
+
+An ISTN makes the images of one site look like the other's. Our method makes latents that do not show the site. Both end
+in the same metrics on the same held-out subjects: naive and ours are trained on the images as they are, and once more
+on what the ISTN made of them (the reference's images stay as they are). SIMULATED brains of two sites by default
+(configs/brain_sex.py), or a table of volumes of one's own.
+"""
+
+import argparse
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from eqpool.apply.derivatives import FOLDER, derivative_paths
+from eqpool.config import DataConfig
+from eqpool.data.cohort import Cohort
+from eqpool.data.pipeline import load_cohort
+from eqpool.errors import InputError
+from eqpool.files import write_text
+from eqpool.harmonise import reference_site
+from eqpool.run import pooled_table
+from experiments.flags import add_folder, add_jobs, add_set, parse_settings
+from experiments.provenance import written_by
+from experiments.registry import Experiment
+from experiments.runner import Setting, Task, config_of, run_all
+from experiments.tables import Measured, beside_the_config, table, with_interval
+
+# Label, key of results.json, digits.
+COLUMNS = (
+    ("site from Phi", "strongest_probe", 3),
+    ("site floor", "site_floor", 3),
+    ("site from tau^-1 Phi", "strongest_probe_covariate_free", 3),
+    ("M unbiased", "mmd", 2),
+    ("ACC %", "accuracy", 1),
+    ("age MAE", "kept_age_mae", 2),
+)
+
+
+class Row(NamedTuple):
+    """A row of the table: which images, and which method on them."""
+
+    label: str
+    images: str
+    method: str
+
+
+ROWS = (
+    Row("no pooling", "original", "naive"),
+    Row("feature level: stages one and two", "original", "ours"),
+    Row("image level: ISTN", "harmonised", "naive"),
+    Row("both", "harmonised", "ours"),
+)
+
+
+def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
+    """Adds the experiment's own flags."""
+    add_folder(parser, "--participants", "own table with site, age and sex; default: simulated")
+    parser.add_argument("--fraction", type=float, default=1.0, help="share of the simulated subjects")
+    parser.add_argument("--shape", default="affine", help="of the ISTN: none, affine or bspline")
+    add_set(parser)
+    add_jobs(parser, jobs=1)
+
+
+def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
+    """Runs the ISTN and the four runs after it, or goes on where they were stopped."""
+    own = "own" if options.participants else "simulated"
+    folder = options.runs / experiment.name / f"{own}_{options.fraction:g}_{options.shape}"
+    cache = options.runs / "cache"
+    shared: Setting = {"cache_dir": str(cache)}
+    istn = {
+        "data.participants": str(options.participants or ""),
+        "data.simulated_fraction": options.fraction,
+        "istn.shape": options.shape,
+    }
+    changed = parse_settings(options.set)
+    first = Task("brain_sex", "", shared | istn | changed, folder / "istn")
+    (harmonising,) = run_all([first], 1, "ISTN")
+    config = config_of(first)
+    cohort = load_cohort(config.data, cache)
+    tables = write_tables(cohort, reference_site(config, cohort), first.folder, folder)
+    shared |= changed  # before the keys of the row's own table, which win
+    tasks = [Task("adni", "", shared | setting(row, tables, config.data), folder / _name(row)) for row in ROWS]
+    results = run_all(tasks, options.jobs, experiment.name)
+    rows = [{"row": row._asdict(), "results": result} for row, result in zip(ROWS, results, strict=True)]
+    content = {"shape": options.shape, "set": options.set, "fraction": options.fraction}
+    variant = "_own" if options.participants else ""
+    return Measured(content | {"istn": harmonising, "rows": rows}, [harmonising, *results], variant)
+
+
+def write_tables(cohort: Cohort, reference: int, istn: pathlib.Path, folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Writes participants.tsv of the original and of the harmonised images, with the ISTN's own split in both.
+
+    Raises:
+      InputError: a scan of the other site without a harmonised volume.
+    """
+    frame = pooled_table(cohort).assign(path=[str(pathlib.Path(path).absolute()) for path in cohort.image_path])
+    made = derivative_paths(istn / FOLDER, cohort.scan_name.tolist())
+    other = (cohort.site >= 0) & (cohort.site != reference)  # scans of no known site have been left as they are
+    missing = [path for path, is_other in zip(made, other, strict=True) if is_other and not path.is_file()]
+    if missing:
+        raise InputError(f"{missing[0]}: not found; expected what the run in {istn} harmonised")
+    harmonised = frame.assign(path=np.where(other, [str(path.absolute()) for path in made], frame["path"]))
+    tables = {"original": frame, "harmonised": harmonised}
+    for name, one in tables.items():
+        write_text(folder / f"{name}.tsv", one.to_csv(sep="\t", index=False))
+    return {name: folder / f"{name}.tsv" for name in tables}
+
+
+def setting(row: Row, tables: dict[str, pathlib.Path], data: DataConfig) -> Setting:
+    """Returns the config keys of a run on the volumes of the row's table, on the ISTN's grid."""
+    return {
+        "method": row.method,
+        "data.dataset": "participants",
+        "data.participants": str(tables[row.images]),
+        "data.outside_root": "allow",
+        "data.site_column": "site",
+        "data.target": data.target,
+        "data.grid": data.grid,
+        "output.harmonised": "none",
+    }
+
+
+def markdown(experiment: Experiment, content: dict[str, Any]) -> str:
+    """Returns the table as text, a row for each of `ROWS`, with 95% intervals."""
+    istn, results = content["istn"], [row["results"] for row in content["rows"]]
+    held_out = results[0]["counts"]["by_split"]["test"]
+    rows = [
+        [row["row"]["label"], *(with_interval(row["results"]["metrics"], *column[1:]) for column in COLUMNS)]
+        for row in content["rows"]
+    ]
+    lines = [
+        f"{'SIMULATED' if istn['simulated'] else 'Real'} volumes of two sites. "
+        + written_by(experiment.name, content, istn),
+        f"Seed {istn['seed']}; {istn['counts']['rows']} subjects, {held_out} of them held out. The ISTN never saw the",
+        "reference's labels; the encoders, after it and without it, saw all training labels. ACC is of the sex over",
+        "both sites. With 95% intervals.",
+        *beside_the_config([f"istn.shape={content['shape']}", *content["set"]]),
+        "",
+        *table(["pooling", *(label for label, _, _ in COLUMNS)], rows),
+    ]
+    return "\n".join(lines)
+
+
+def _name(row: Row) -> str:
+    return f"{row.images}_{row.method}"

@@ -1,1 +1,0 @@
-"""Paper B's future work: image-level against feature-level pooling on one cohort."""

@@ -1,1 +1,0 @@
-"""Paper B, Table 1: Morpho-MNIST."""

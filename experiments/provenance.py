@@ -1,0 +1,109 @@
+"""Where an experiment's numbers come from: commit, config, date, device, versions, seeds and seconds."""
+
+import functools
+import hashlib
+import json
+import pathlib
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from eqpool.config import RunConfig, to_dict
+from eqpool.run import made_with
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CODE = ("*.py", "pyproject.toml", "constraints.txt")  # what a table depends on; tables and pages are no change of it
+PLACES = (("cache_dir",), ("data", "raw_dir"), ("data", "participants"))  # config keys that name folders of a machine
+
+
+@functools.cache
+def commit() -> str | None:
+    """Returns the commit of this checkout, followed by "-dirty" where the code differs from it.
+
+    None where this is no git checkout, such as an unpacked archive.
+    """
+    if _git("rev-parse", "--show-toplevel") != str(ROOT):
+        return None
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", *CODE)
+    head = _git("rev-parse", "HEAD")
+    return head and head + ("-dirty" if changed else "")
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def config_hash(config: RunConfig | Mapping[str, Any]) -> str:
+    """Returns 16 hexadecimal digits that identify a config's values, except for the folders in `PLACES`."""
+    values = to_dict(config) if isinstance(config, RunConfig) else dict(config)
+    for *sections, key in PLACES:
+        section = functools.reduce(lambda tree, name: tree.get(name, {}), sections, values)
+        section.pop(key, None)
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def made_here(config: RunConfig | Mapping[str, Any], seed: int, commits: Iterable[str] = ()) -> dict[str, Any]:
+    """Returns the record of what this process computes by itself, with the keys that `stamp` reads of a run.
+
+    Args:
+      config: of the computation.
+      seed: likewise.
+      commits: of the files that it was read from, "" where one is not known; none where nothing was read.
+    """
+    known = {one or "not recorded" for one in commits} or {commit() or "not recorded"}
+    return {"seed": seed, "commit": _all_of(known), "config_hash": config_hash(config), **made_with()}
+
+
+def stamp(experiment: str, runs: Sequence[Mapping[str, Any]], wall_seconds: float) -> dict[str, Any]:
+    """Returns the provenance that opens an experiment's JSON.
+
+    Args:
+      experiment: its name.
+      runs: of which the file holds numbers. Runs that another command finished earlier keep their own records.
+      wall_seconds: of the command that writes the file. Runs hold their own seconds.
+    """
+    hashes = sorted({str(run.get("config_hash")) for run in runs})
+    packages = sorted({name for run in runs for name in run["versions"]})
+    return {
+        "experiment": experiment,
+        "commit": commit(),
+        "commits_of_runs": sorted({run.get("commit") or "not recorded" for run in runs}),
+        "config_hash": hashes[0] if len(hashes) == 1 else config_hash({"of_runs": hashes}),
+        "date": made_with()["date"],
+        "device": _all_of(run["device"] for run in runs),
+        "versions": {name: _all_of(run["versions"].get(name, "absent") for run in runs) for name in packages},
+        "seeds": sorted({run["seed"] for run in runs}),
+        "wall_seconds": round(wall_seconds, 1),
+    }
+
+
+def _all_of(values: Iterable[str]) -> str:
+    return " and ".join(sorted(set(values)))
+
+
+def written_by(name: str, content: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> str:
+    """Returns "Written by <command> on <date>, <commit>, <device>, <versions>." for the head of a table.
+
+    Args:
+      name: of the experiment.
+      content: of its JSON. Files of before `stamp` lack some of it, which `run` may have.
+      run: one run that the file holds.
+    """
+    facts = {**(run or {}), **content}
+    command = content.get("command", f"python -m experiments {name}")
+    own, others = content.get("commit"), content.get("commits_of_runs", [])
+    commits = f"commit {_short(own)}" if own else "commit not recorded"
+    if others and others != [own]:
+        commits += f" (runs: {', '.join(map(_short, others))})"
+    versions = [f"{package} {version}" for package, version in facts.get("versions", {}).items()]
+    parts = [f"Written by `{command}` on {facts.get('date', 'an unknown day')}", commits]
+    return ", ".join([*parts, *([facts["device"]] if "device" in facts else []), *versions]) + "."
+
+
+def _short(commit: str) -> str:
+    head, separator, mark = commit.partition("-dirty")
+    return (head[:12] if len(head) == 40 else head) + separator + mark

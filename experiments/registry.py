@@ -1,0 +1,116 @@
+"""Lists every experiment once. The command, the index in README.md and the tests read this list."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One experiment.
+
+    Attributes:
+      name: `python -m experiments NAME` runs it, pages/NAME.md describes it, results/NAME*.json holds its numbers.
+      module: the module under experiments/ that has its `add_flags`, `run` and `markdown`.
+      question: what the experiment asks, in one line.
+      flags: of the usual command. Names in capitals stand for a user's own folders.
+      time: on two CPU cores.
+    """
+
+    name: str
+    module: str
+    question: str
+    flags: str
+    time: str
+
+    @property
+    def command(self) -> str:
+        """The usual command."""
+        return f"python -m experiments {self.name} {self.flags}".rstrip()
+
+
+_UCI = "--raw_dir=UCI --published_dir=PUBLISHED"
+
+_ALL = (
+    Experiment(
+        "table2_german", "comparison", "Lokhande et al. 2022, Table 2, German credit: six methods, three seeds", _UCI,
+        "28 minutes",
+    ),
+    Experiment(
+        "table2_adult", "comparison", "Lokhande et al. 2022, Table 2, Adult census: six methods, three seeds", _UCI,
+        "36 minutes, and the 20 settings tried on the first seed",
+    ),
+    Experiment(
+        "table2_adni", "comparison", "Lokhande et al. 2022, Table 2, ADNI: six methods, five splits", "--jobs=2",
+        "40 runs of 3 to 10 minutes",
+    ),
+    Experiment(
+        "table2_adcp", "comparison", "Lokhande et al. 2022, Table 2, ADCP: six methods, five splits", "--jobs=2",
+        "44 minutes",
+    ),
+    Experiment(
+        "small_support", "comparison", "Lokhande et al. 2022, Fig. 6 right: scanners whose ages barely overlap",
+        "--jobs=2 --splits=1 --set=evaluate.probe_permutations=0", "13 minutes",
+    ),
+    Experiment(
+        "rescanned", "comparison", "Does pooling remove a known second scanner from real brains?",
+        "--participants=RESCANNED/participants.tsv", "7 to 15 minutes a run",
+    ),
+    Experiment(
+        "recovery", "recovery", "How much of a simulated cohort's known truth do harmonised volumes recover?",
+        "--config=adni", "45 minutes",
+    ),
+    Experiment(
+        "cohorts", "cohorts.command", "Raw features, ComBat, the baselines and ours on real multi-site tables",
+        "--cohorts=COHORTS --unseen", "25 to 40 minutes, a minute more for each baseline and cohort",
+    ),
+    Experiment(
+        "folds", "folds", "Settings of a table's config, compared by folds that never see test rows",
+        "--config=german --raw_dir=UCI --set=", "1 to 3 minutes a setting",
+    ),
+    Experiment(
+        "istn_table1", "istn_table1", "Robinson et al. 2020, Table 1: Morpho-MNIST",
+        "--raw_dir=MNIST --one_way --rows=0,1", "51 minutes",
+    ),
+    Experiment(
+        "istn_identity", "istn_identity", "What do the identity rows of Robinson et al., Table 1 depend on?",
+        "--raw_dir=MNIST", "6 minutes",
+    ),
+    Experiment(
+        "istn_brain", "istn_brain", "Robinson et al. 2020, Tables 2 and 3: sex and age from brains of two sites",
+        "--directions=one_way --rows=0", "19 minutes a run",
+    ),
+    Experiment(
+        "istn_oracle", "istn_oracle", "What could a perfect harmonisation of the simulated brains recover?", "",
+        "15 minutes",
+    ),
+    Experiment(
+        "image_level", "image_level", "Image-level against feature-level pooling on one cohort",
+        "--shape=none --set=istn.reference=UKBB --set=istn.spacing=4", "30 minutes",
+    ),
+)  # fmt: skip
+
+EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}
+
+
+def index() -> Iterator[str]:
+    """Yields the lines of README.md's table."""
+    yield "| experiment | question | command | time on two CPU cores | numbers |"
+    yield "|---|---|---|---|---|"
+    for one in EXPERIMENTS.values():
+        files = sorted((HERE / "results").glob("*.json"))
+        own = [f"[{path.stem}](results/{path.name})" for path in files if experiment_of(path) is one]
+        name = f"[{one.name}](pages/{one.name}.md)"
+        yield f"| {name} | {one.question} | `{one.command}` | {one.time} | {', '.join(own) or 'not committed'} |"
+
+
+def experiment_of(results: pathlib.Path) -> Experiment:
+    """Returns the experiment that wrote a file: the one whose name is the longest beginning of the file's name.
+
+    Raises:
+      KeyError: no experiment writes files of that name.
+    """
+    names = [name for name in EXPERIMENTS if f"{results.stem}_".startswith(f"{name}_")]
+    return EXPERIMENTS[max(names, key=len, default=results.stem)]

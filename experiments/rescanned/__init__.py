@@ -1,1 +1,0 @@
-"""Pooling measured on real brains with a known second scanner."""

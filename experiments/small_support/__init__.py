@@ -1,1 +1,0 @@
-"""Paper A, Fig. 6 right: scanners whose ages barely overlap."""

@@ -1,0 +1,139 @@
+"""The experiments' results: what an experiment hands to the command, its cells, and its block of a page."""
+
+import argparse
+import pathlib
+import re
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from eqpool.files import read_json, write_text
+from experiments.registry import Experiment
+
+TASK_MODELS_KEPT = "each at its own epoch"  # a fact of an ISTN's tables: they were kept at the ISTN's own once
+_BLOCK = re.compile(r"<!-- table of results/(\S+)\.json, written by the command -->\n(.*?)\n<!-- end -->\n", re.DOTALL)
+
+
+class Measured(NamedTuple):
+    """What an experiment measured.
+
+    Attributes:
+      content: of its JSON, beside the provenance.
+      runs: the runs that the content holds, each with the keys that `provenance.stamp` reads.
+      variant: what follows the experiment's name in the file's name, such as "_own".
+    """
+
+    content: dict[str, Any]
+    runs: Sequence[Mapping[str, Any]]
+    variant: str = ""
+
+
+class Module(Protocol):
+    """The functions that a module of the registry has."""
+
+    def add_flags(self, parser: argparse.ArgumentParser, experiment: Experiment) -> None:
+        """Adds the experiment's own flags."""
+
+    def run(self, experiment: Experiment, options: argparse.Namespace) -> Measured:
+        """Runs the experiment, or goes on where it was stopped. Raises `InputError` for bad input."""
+
+    def markdown(self, experiment: Experiment, content: dict[str, Any]) -> str:
+        """Returns the table that the page shows: a function of the JSON alone."""
+
+
+def results_path(output: pathlib.Path, experiment: Experiment, variant: str) -> pathlib.Path:
+    """Returns the path of an experiment's JSON."""
+    return output / "results" / f"{experiment.name}{variant}.json"
+
+
+def put_table(page: pathlib.Path, experiment: Experiment, results: str, text: str) -> None:
+    """Writes a table into its block of the page, or appends the block where the page has none.
+
+    Args:
+      page: Markdown file, which may not be there yet.
+      experiment: whose question heads a new page.
+      results: name of the JSON, without suffix.
+      text: the table.
+    """
+    before = page.read_text() if page.is_file() else f"# {experiment.question}\n"
+    block = f"<!-- table of results/{results}.json, written by the command -->\n{text}\n<!-- end -->\n"
+    found = [match for match in _BLOCK.finditer(before) if match[1] == results]
+    start, end = found[0].span() if found else (len(before), len(before))
+    write_text(page, before[:start] + ("" if found else "\n") + block + before[end:])
+
+
+def blocks(page: str) -> dict[str, str]:
+    """Returns the tables of a page's text, by the name of their JSON without suffix."""
+    return {match[1]: match[2] for match in _BLOCK.finditer(page)}
+
+
+def without_blocks(page: str) -> str:
+    """Returns a page's text without its tables."""
+    return _BLOCK.sub("", page)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yields the lines of a Markdown table."""
+    yield "| " + " | ".join(header) + " |"
+    yield "|---" * len(header) + "|"
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+
+
+def mean_and_deviation(values: Sequence[float | None], digits: int) -> str:
+    """Returns the mean (standard deviation) of the values that are defined.
+
+    One value, and counts (0 digits), have no deviation.
+    """
+    numbers = [value for value in values if value is not None]
+    if not numbers:
+        return ""
+    spread = f" ({statistics.stdev(numbers):.{digits}f})" if len(numbers) > 1 and digits else ""
+    return f"{statistics.mean(numbers):.{digits}f}{spread}"
+
+
+def with_interval(metrics: Mapping[str, Any], key: str, digits: int) -> str:
+    """Returns "81.3 [70.0, 90.0]", without brackets where there is no interval, "" where there is no value."""
+    if metrics.get(key) is None:
+        return ""
+    interval = metrics.get(f"{key}_interval")
+    between = f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval else ""
+    return f"{metrics[key]:.{digits}f}{between}"
+
+
+def in_words(setting: Mapping[str, Any]) -> str:
+    """Returns "stage_two.mmd_weight 5.0, seed 1", or "default" for an empty setting."""
+    return ", ".join(f"{key} {value}" for key, value in setting.items()) or "default"
+
+
+def beside_the_config(changed: Sequence[str]) -> list[str]:
+    """Returns the line of a table's head that names what --set gave; no line where it gave nothing."""
+    return [f"Beside the config: {', '.join(changed)}."] if changed else []
+
+
+def joined(
+    path: pathlib.Path, facts: Mapping[str, Any], rows: Sequence[dict[str, Any]], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Returns the new rows of a table with those of an earlier one of the same `facts` that were not run again.
+
+    Rows of other facts cannot stand in one table with them. They are dropped, with a line on stderr that names the
+    fact that differs.
+
+    Args:
+      path: of the table's JSON, which may not be there yet.
+      facts: what all rows of one table share, as the JSON holds it.
+      rows: the new ones.
+      names: the keys by which a row is the same as another.
+    """
+    earlier = read_json(path) if path.is_file() else {}
+    other = [key for key, value in facts.items() if earlier.get(key) != value]
+    kept = earlier.get("rows", [])
+    if kept and other:
+        print(f"eqpool: {path}: its {len(kept)} rows are of another {', '.join(other)} and go", file=sys.stderr)
+        kept = []
+    return list({repr([_listed(row[name]) for name in names]): row for row in [*kept, *rows]}.values())
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value  # as it comes back from JSON
