@@ -34,10 +34,11 @@ def check_folder(path: pathlib.Path, given: str, expected: str) -> None:
 
 def check_new_folder(path: pathlib.Path, given: str) -> None:
     """Raises `InputError` where a folder could not be made: a file of that name, or no folder to make it in."""
-    if path.exists() and not path.is_dir():
+    place = path.resolve()  # `new/..` is the folder of `new`, before there is a `new` too
+    if place.exists() and not place.is_dir():
         raise InputError(f"{given}: a file; expected a folder, or the name of a new one")
-    parent = path.absolute().parent
-    if not path.exists() and not parent.is_dir():
+    parent = place.parent
+    if not place.exists() and not parent.is_dir():
         what = "is a file" if parent.exists() else "is not there"
         raise InputError(f"{given}: {parent} {what}; expected a folder to make it in{_nearest_folder(parent)}")
 

@@ -120,7 +120,7 @@ def test_what_is_there_passes(place, monkeypatch):
     given_paths.check_config_paths(config_of(participants="table.tsv", root="run", raw_dir="."))
     given_paths.check_config_paths(config_of(participants="~/table.tsv", root="~"))
     given_paths.check_run(place / "run")
-    for new in ("new", "run", "run/new", "./new", "run/../new"):
+    for new in ("new", "run", "run/new", "./new", "run/../new", "new/..", "new/../other"):
         given_paths.check_new_folder(pathlib.Path(new), new)
     given_paths.check_workdir(pathlib.Path("a/b/c"), "--workdir=a/b/c")  # a run makes the folders above it
 
