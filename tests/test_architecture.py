@@ -62,7 +62,7 @@ ALLOWED = {
     "progress": set(),
     "commandline": {"errors"},
     "summary": {"data", "readings"},
-    "report": {"commandline", "errors", "evaluate", "files", "progress", "readings", "summary"},
+    "report": {"commandline", "errors", "evaluate", "files", "names", "progress", "readings", "summary"},
     "preflight": {"commandline", "config", "errors", "data", "files", "summary"},
 }
 ONLY_IN = {
