@@ -32,6 +32,7 @@ from eqpool.report.page import write_report
 from eqpool.report.workfolder import OVERLAP_COLUMN
 from eqpool.summary import describe_data, describe_results
 from eqpool.train.baselines import covariate_deciles, make_baseline, match_groups, rows_with_partner
+from eqpool.train.pooling import standard_promotion
 from eqpool.train.stage_one import covariate_generators, make_stage_one
 from eqpool.train.stage_two import make_stage_two
 from eqpool.train.stages import Columns, Session, forward_on_table, train_on_cohort, train_on_table
@@ -40,6 +41,7 @@ MOST_DRAWN = 1000  # rows whose tau is kept for the report
 REPORTED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
 
+@standard_promotion()
 def run(config: RunConfig, folder: pathlib.Path, quiet: bool = False, command: str = "") -> dict[str, Any]:
     """Trains, evaluates and writes the work directory `folder`; returns what results.json holds.
 

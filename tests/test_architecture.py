@@ -71,6 +71,7 @@ ALLOWED = {
         "files",
         "formatting",
         "given_paths",
+        "names",
         "progress",
         "readings",
         "summary",

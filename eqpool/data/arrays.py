@@ -293,7 +293,9 @@ def _unmasked(values: Any) -> Any:
     """A masked array as one of objects, None where it is masked, since `numpy.asarray` drops masks; others as given."""
     if not isinstance(values, np.ma.MaskedArray):
         return values
-    return np.where(np.ma.getmaskarray(values), None, np.ma.getdata(values).astype(object))
+    entries = np.ma.getdata(values).astype(object)
+    entries[np.ma.getmaskarray(values)] = None
+    return entries
 
 
 def _in_cell(rows: Any, column: Any, what: str = "X") -> Any:

@@ -135,7 +135,7 @@ def _feature_frame(table: ParticipantsTable, config: DataConfig) -> pd.DataFrame
 
 def _check_roles(config: DataConfig) -> None:
     roles = _roles(config)
-    if not split_names(config.covariates):
+    if not parse_specs(config.covariates):
         raise InputError('config.data.covariates = "": expected at least one column, such as age')
     for name in roles:
         if not name or roles.count(name) > 1 or name == ID_COLUMN:

@@ -9,6 +9,20 @@ _DIGIT_GAP = 3.0  # the same for a code of a single digit, such as a 9 among 1 a
 _FAR, _FAR_GAP = 10.0, 5.0  # from the median, and from the values that are not far
 
 
+def _repeated_digits() -> list[float]:
+    """-1 to -999999 of any digit, 7 to 999999 of 7, 8 and 9, and the same with a decimal point, such as 99.9."""
+    codes = []
+    for digit in "123456789":
+        for count in range(1, 7):
+            for places in range(count if count > 2 else 1):
+                value = int(digit * count) / 10**places
+                codes += [-value, value] if digit in "789" else [-value]
+    return codes
+
+
+_CODES = np.array(sorted(_repeated_digits()))
+
+
 class Implausible(NamedTuple):
     """One value that no measurement seems to have made.
 
@@ -39,7 +53,7 @@ def implausible_values(values: np.ndarray) -> list[Implausible]:
     """
     known = np.flatnonzero(np.isfinite(values))
     different, counts = np.unique(values[known], return_counts=True)
-    suspected = np.array([_repeats_a_digit(value) for value in different], bool)
+    suspected = np.isin(different, _CODES)
     if different.size > 3 and different[0] == 0:
         suspected[0] = True
     others = np.repeat(different[~suspected], counts[~suspected])
@@ -48,12 +62,14 @@ def implausible_values(values: np.ndarray) -> list[Implausible]:
         return []
     distance = np.abs(different - np.median(others)) / spread
     inner = different[~suspected & (distance <= _FAR)]
+    gap = np.maximum(inner[0] - different, different - inner[-1]) / spread
+    outlier = (distance > _FAR) & (gap > _FAR_GAP)
     found = []
-    for value, how_far, may_be_code in zip(different, distance, suspected, strict=True):
-        gap = max(inner[0] - value, value - inner[-1]) / spread
-        is_code = bool(may_be_code) and gap > _gap_of_code(value, bool((others >= 0).all()))
-        if is_code or (how_far > _FAR and gap > _FAR_GAP):
-            found.append(Implausible(float(value), known[values[known] == value], is_code, float(how_far)))
+    for place in np.flatnonzero(outlier | (suspected & (gap > 0))):
+        value, positive = float(different[place]), bool((others >= 0).all())
+        is_code = bool(suspected[place]) and gap[place] > _gap_of_code(value, positive)
+        if is_code or outlier[place]:
+            found.append(Implausible(value, known[values[known] == value], is_code, float(distance[place])))
     return found
 
 
@@ -63,11 +79,6 @@ def _gap_of_code(value: float, others_are_positive: bool) -> float:
     if value < 0 and others_are_positive:
         return 0.0 if digits[0] in "789" or len(digits) > 1 else _CODE_GAP
     return _DIGIT_GAP if len(digits) == 1 and value != 0 else _CODE_GAP
-
-
-def _repeats_a_digit(value: float) -> bool:
-    digits = _digits(value)
-    return len(set(digits)) == 1 and (digits[0] in "789" or (value < 0 and digits[0] in "123456"))
 
 
 def _digits(value: float) -> str:

@@ -15,29 +15,29 @@ from eqpool.errors import InputError
 _NAME = "EquivariantPooling"
 
 
-def _range(minimum: float = 0.0, maximum: float = math.inf) -> Any:
-    return dataclasses.field(metadata={"minimum": minimum, "maximum": maximum})
+def _range(minimum: float = 0.0, maximum: float = math.inf) -> dict[str, float]:
+    return {"minimum": minimum, "maximum": maximum}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Checked:
     """The parameters that are one number, choice or switch, with their ranges."""
 
-    latent_dim: int = _range(2)
-    hidden_units: int = _range(1)
+    latent_dim: int = dataclasses.field(metadata=_range(2))
+    hidden_units: int = dataclasses.field(metadata=_range(1))
     tau: Literal["free", "covariate"]
-    epochs: int = _range(0)
-    batch_size: int = _range(2)
-    learning_rate: float = _range()
-    equivariance_weight: float = _range()
-    reconstruction_weight: float = _range()
-    prediction_weight: float = _range()
-    mmd_weight: float = _range()
+    epochs: int = dataclasses.field(metadata=_range(0))
+    batch_size: int = dataclasses.field(metadata=_range(2))
+    learning_rate: float = dataclasses.field(metadata=_range())
+    equivariance_weight: float = dataclasses.field(metadata=_range())
+    reconstruction_weight: float = dataclasses.field(metadata=_range())
+    prediction_weight: float = dataclasses.field(metadata=_range())
+    mmd_weight: float = dataclasses.field(metadata=_range())
     mmd_match: Literal["phi", "covariate_free", "conditional"]
     calibrate_sites: bool
     target_type: Literal["auto", "classes", "number"]
     class_weights: Literal["equal", "balanced"]
-    validation_fraction: float = _range(0.0, 0.9)
+    validation_fraction: float = dataclasses.field(metadata=_range(0.0, 0.9))
     keep_sign: bool
 
 

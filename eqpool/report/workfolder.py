@@ -10,6 +10,7 @@ import pandas as pd
 
 from eqpool.errors import InputError
 from eqpool.files import read_arrays, read_json
+from eqpool.names import split_names
 from eqpool.report.brain_maps import read_maps
 
 MOST_SPREADS = 6  # panels, unless more columns than that are described
@@ -156,8 +157,8 @@ def read_workfolder(folder: pathlib.Path) -> WorkFolder:
     config, results = (read_json(folder / name) for name in names)
     model = folder / "model.json"
     facts = read_json(model) if model.is_file() else {}  # a run of before has none
-    covariates, described = facts.get("covariate_names", []), config["data"].get("described", "").split(",")
-    own = {*covariates, facts.get("target_name", ""), *(name.strip() for name in described)}
+    covariates, described = facts.get("covariate_names", []), split_names(config["data"].get("described", ""))
+    own = {*covariates, facts.get("target_name", ""), *described}
     beside = {"session_id", OVERLAP_COLUMN} - own  # what some tables alone have and no figure shows
     log = folder / "metrics.jsonl"  # a run of no epochs has none
     return WorkFolder(

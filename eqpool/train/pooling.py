@@ -1,8 +1,7 @@
 """What both trained stages make of inputs, for every door: the work directory's commands and the estimator."""
 
 import contextlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import jax
 
@@ -34,7 +33,7 @@ def pooled_latent(psi_of_phi: jax.Array) -> jax.Array:
 
 
 @contextlib.contextmanager
-def standard_promotion() -> Any:
+def standard_promotion() -> Iterator[None]:
     """Lets dtypes and ranks promote as usual: flax and optax fail where a caller's JAX promotes strictly."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield

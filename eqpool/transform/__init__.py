@@ -2,9 +2,10 @@
 
 Applies a finished run to new participants, volumes or tables as the run had. Writes embeddings.tsv (participant_id,
 site, of volumes mask_overlap, what is predicted, l_*, phi_*) and, where the method decodes, the harmonised data:
-volumes under derivatives/eqpool, or harmonised.tsv. Volumes that cannot be used stop it, or under --on_bad_volume=skip
-are left out and listed in left_out.tsv. Needs neither site nor target nor covariates: the networks see the image alone.
-A site that the run was not trained on is told, not refused.
+volumes under derivatives/eqpool, or harmonised.tsv with harmonised.json. Volumes that cannot be used stop it, or under
+--on_bad_volume=skip are left out and listed in left_out.tsv. Needs neither site nor target nor covariates: the networks
+see the image alone. Rows of a site that the run was not trained on are transformed with a notice; a category of a
+feature that it was not trained on is refused.
 
 A run of config.method = istn has no latent: it writes S2T (`eqpool.apply.trained_istn`), in place of embeddings.tsv
 written.tsv, and figures/transformations.png, which shows step by step what was done to the first few scans.

@@ -43,6 +43,7 @@ from eqpool.errors import InputError
 from eqpool.files import read_arrays, write_atomically, write_json
 from eqpool.report.workfolder import OVERLAP_COLUMN
 from eqpool.run import use_compilation_cache
+from eqpool.train.pooling import standard_promotion
 
 OF_A_RUN = ("config.json", "model.json", "results.json")  # what no output of this command holds
 WRITTEN = ("embeddings.tsv", "harmonised.tsv", "harmonised.json", "written.tsv", "left_out.tsv")
@@ -50,6 +51,7 @@ TABLE_BATCH = 4096
 Say = Callable[[str], None]
 
 
+@standard_promotion()
 def transform(
     folder: pathlib.Path,
     participants: pathlib.Path,

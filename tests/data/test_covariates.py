@@ -23,6 +23,47 @@ def test_specs():
         parse_specs("sex:category")
 
 
+def test_names_with_a_comma_or_a_colon_stand_in_quotes():
+    specs = parse_specs('"age, years", "ratio:left" ,"scan: type":categorical,"a ""b""":continuous')
+    assert [spec.name for spec in specs] == ["age, years", "ratio:left", "scan: type", 'a "b"']
+    assert [spec.categorical for spec in specs] == [False, False, True, False]
+    for text in ('"age:x', '"sex":category', '"sex"categorical'):
+        with pytest.raises(InputError, match="not closed|stands in double quotes"):
+            parse_specs(text)
+
+
+def test_a_cohort_whose_columns_need_quotes(tmp_path):
+    names = ["participant_id", "site", "age, years", "scan: type", "dx", "left, mm", "right: mm"]
+    lines = [
+        [f"s{i}", "AB"[i % 2], str(50 + i), "xy"[i // 2 % 2], ("ill", "well")[i // 4 % 2], f"{i / 7:.2f}", f"{i * i}"]
+        for i in range(40)
+    ]
+    path = tmp_path / "participants.tsv"
+    path.write_text("\n".join("\t".join(line) for line in [names, *lines]) + "\n")
+    given = config(path, covariates='"age, years"', nuisances='"scan: type"', features='"left, mm",right: mm')
+    cohort = load_cohort(given, tmp_path)
+    assert cohort.covariate_names == ("age, years",) and cohort.nuisance_names == ("scan: type",)
+    assert cohort.input_names == ("left, mm", "right: mm")
+    by_type = config(path, covariates='"age, years","scan: type":categorical', features='"left*"', site_column="site")
+    assert load_cohort(by_type, tmp_path).covariate_names == ("age, years", "scan: type=y")
+    assert load_cohort(by_type, tmp_path).input_names == ("left, mm",)
+
+
+def test_one_number_is_one_label_in_a_table(tmp_path):
+    """Sites and classes written as 0, 0.0, 1 and 1.0, and a site called NA."""
+    lines = [line.split("\t") for line in rows(40)]
+    for index, line in enumerate(lines):
+        line[1] = ("0", "0.0", "1", " 1.0 ")[index % 4] if index < 36 else "NA"
+        line[3] = ("1", "2.0", "1.0", "2")[index // 4 % 4]
+    cohort = load_cohort(config(write(tmp_path, ["\t".join(line) for line in lines])), tmp_path)
+    assert cohort.site_names == ("0", "1") and cohort.target_classes == ("1", "2")
+    np.testing.assert_array_equal(cohort.site[:36], np.arange(36) // 2 % 2)
+    assert (cohort.site[36:] == -1).all()
+    notes = " | ".join(cohort.notes)
+    assert "site: '0' and '0.0' are read as one label, 0" in notes and "dx: '1' and '1.0' are read as one" in notes
+    assert 'site: "NA" (4) read as missing; a level of that name needs another one' in notes
+
+
 @pytest.mark.parametrize("name", ["participants.tsv", "participants.csv"])
 def test_capped_ages_and_categories(tmp_path, name):
     values, names, notes = read_covariates(table(tmp_path, name=name), parse_specs("age,sex:categorical"))

@@ -152,6 +152,42 @@ def test_a_column_where_zero_is_usual_has_not_failed():
     assert [f for f in examine_features(frame, np.arange(6)) if f.check == "failed_measurements"] == []
 
 
+@pytest.mark.parametrize("code", [-999, 999, -9, 9999])
+def test_a_code_among_the_ages_is_named_with_its_rows(tmp_path, code):
+    table = sound()
+    table.loc[[5, 31], "age"] = code
+    (finding,) = found(tmp_path, table)["implausible_values"]
+    assert finding.severity == "warning" and finding.numbers["rows"] == ["sub-05", "sub-31"]
+    assert f"covariate age: {code} in 2 rows (sub-05, sub-31)" in finding.message
+    assert finding.numbers["value"] == code
+
+
+def test_codes_among_features_and_a_numeric_target(tmp_path):
+    table = sound()
+    table.loc[7, ["thickness", "volume"]] = [-999, 99999]
+    findings = found(tmp_path, table)["implausible_values"]
+    assert [(f.numbers["column"], f.numbers["value"], f.numbers["rows"]) for f in findings] == [
+        ("thickness", -999, ["sub-07"]),
+        ("volume", 99999, ["sub-07"]),
+    ]
+    (finding,) = found(tmp_path, table, target="thickness", features="volume")["implausible_values"][:1]
+    assert "target thickness: -999 in 1 rows (sub-07)" in finding.message
+
+
+def test_empty_and_nearly_empty_features_are_named():
+    frame = sound()[["thickness", "volume"]].assign(zero=0.0, gaps=np.nan, few=0.0)
+    frame.loc[3, "gaps"], frame.loc[[4, 5, 6], "few"] = 2.0, 1.0
+    findings = [f for f in examine_features(frame, np.arange(60)) if f.check == "nearly_empty_features"]
+    assert [finding.numbers["columns"] for finding in findings] == [["zero"], ["gaps", "few"]]
+    assert findings[1].numbers["share"] == {"gaps": pytest.approx(1 / 60), "few": pytest.approx(3 / 60)}
+    assert "zero" in findings[0].message and "gaps 1.7%, few 5.0%" in findings[1].message
+
+
+def test_a_constant_covariate_is_refused(tmp_path):
+    (finding,) = found(tmp_path, sound().assign(age=70))["constant_covariate"]
+    assert finding.severity == "refusal" and "covariate age is constant (70)" in finding.message
+
+
 def test_real_cohorts(shared_data):
     config = DataConfig(
         participants=str(shared_data / "cohorts" / "abide1" / "participants.tsv"),
