@@ -115,14 +115,17 @@ def to_millimetres(image: nibabel.Nifti1Image) -> np.ndarray:
     unit = int(image.header["xyzt_units"]) & 7 if isinstance(image.header, nibabel.Nifti1Header) else 0
     factor = _MILLIMETRES.get(unit, 1.0)
     smallest, largest = _USUAL_SIDES_MM
-    sides = np.linalg.norm(image.affine[:3, :3], axis=0) if image.affine is not None else np.ones(3)
-    counts = smallest <= (factor * sides).min() and (factor * sides).max() <= largest
+    if factor == 1 or image.affine is None or not np.all(np.isfinite(image.affine)):
+        return np.eye(4)
+    sides = factor * np.linalg.norm(image.affine[:3, :3], axis=0)
+    counts = smallest <= sides.min() and sides.max() <= largest
     return np.diag([factor] * 3 + [1.0]) if counts else np.eye(4)
 
 
 def check_orientation(image: nibabel.Nifti1Image, scale: np.ndarray, path: pathlib.Path) -> None:
     """Raises `BadVolumeError` where an image's affine, scaled to millimetres, does not say what is left and right."""
-    if image.affine is None or not _is_orientation(scale @ image.affine):
+    finite = image.affine is not None and np.all(np.isfinite(image.affine))
+    if not finite or not _is_orientation(scale @ image.affine):
         limits = f"{SMALLEST_VOXEL_MM:g} to {LARGEST_VOXEL_MM:g} mm"
         raise BadVolumeError(f"{path}: its affine is no orientation, expected invertible, voxels of {limits}")
     is_nifti = isinstance(image, nibabel.Nifti1Pair)  # a single file, and version 2, too
