@@ -4,6 +4,7 @@ Everything here computes in float32 at least, also when its input is bfloat16, a
 the default on a TPU or on a GPU with TF32 rounds the factors, which breaks orthogonality and differences of kernels.
 """
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -12,6 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+
+from eqpool.arguments import check_shape
+
+_SAMPLED_ROWS = 32
 
 AxisName = Hashable | Sequence[Hashable] | None
 Tree = TypeVar("Tree")
@@ -33,15 +38,32 @@ def as_float(x: ArrayLike) -> Array:
 
 
 def safe_sqrt(x: Array) -> Array:
-    """Square root that is 0 with gradient 0 wherever `x <= 0`, where the plain one has gradient infinity or NaN."""
-    positive = x > 0
+    """Square root that is 0 with gradient 0 wherever `x <= 0`, where the plain one has gradient infinity or NaN.
+
+    NaN stays NaN: a distance that is not known must not be taken for 0.
+    """
+    not_above = x <= 0  # false for NaN
     # Double where: without the inner one the infinite slope at 0 meets the outer one's zero and gives NaN.
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+    return jnp.where(not_above, 0, jnp.sqrt(jnp.where(not_above, 1, x)))
 
 
 def safe_norm(x: ArrayLike, *, axis: int = -1, keepdims: bool = False) -> Array:
-    """Euclidean norm of `x` along `axis`, with gradient 0 instead of NaN where the norm is 0."""
-    return safe_sqrt(jnp.sum(jnp.square(as_float(x)), axis=axis, keepdims=keepdims))
+    """Euclidean norm of `x` along `axis`, with gradient 0 instead of NaN where the norm is 0.
+
+    The squares neither overflow nor underflow, whatever the scale of `x`.
+    """
+    x = as_float(x)
+    # The norm is homogeneous, so taking the scale as a constant leaves the gradient exact.
+    scale = power_of_two_below(jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0)))
+    norm = scale * safe_sqrt(jnp.sum(jnp.square(x / scale), axis=axis, keepdims=True))
+    return norm if keepdims else jnp.squeeze(norm, axis=axis)
+
+
+def power_of_two_below(x: Array) -> Array:
+    """The largest power of two not above `x`, by which to divide without rounding; 1 where `x` is 0 or not finite."""
+    usable = jnp.isfinite(x) & (x >= jnp.finfo(x.dtype).tiny)
+    _, exponent = jnp.frexp(jnp.where(usable, x, 1))
+    return jnp.ldexp(jnp.ones_like(x), exponent - 1)
 
 
 def row_weight(mask: ArrayLike | None, count: int, *, dtype: Any = jnp.float32) -> Array:
@@ -58,14 +80,18 @@ def row_weight(mask: ArrayLike | None, count: int, *, dtype: Any = jnp.float32) 
     if mask is None:
         return jnp.ones((count,), dtype)
     mask = jnp.asarray(mask)
-    if mask.shape != (count,):
-        raise ValueError(f"mask has shape {mask.shape}, expected ({count},), one entry for each row")
+    check_shape("mask", mask, (count,), ", one entry for each row")
     return mask.astype(bool).astype(dtype)
 
 
 def zero_masked_rows(x: Array, weight: Array) -> Array:
     """`x` (N, ...) with the rows of weight 0 set to 0, so that not even a NaN there reaches a sum or a gradient."""
     return jnp.where(jnp.reshape(weight != 0, (-1,) + (1,) * (x.ndim - 1)), x, 0)
+
+
+def flat_rows(x: Array) -> Array:
+    """`x` (N, ...) as (N, size of a row); unlike a reshape to (N, -1) also of no rows."""
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 def sum_over(x: Tree, axis_name: AxisName) -> Tree:
@@ -78,9 +104,71 @@ def mean_over(x: Tree, axis_name: AxisName) -> Tree:
     return x if axis_name is None else jax.lax.pmean(x, axis_name)
 
 
+def largest_over(x: Array, axis_name: AxisName) -> Array:
+    """The largest `x` of the devices of `axis_name`, as a constant (no gradient); `x` itself if there is no axis."""
+    x = jax.lax.stop_gradient(x)
+    return x if axis_name is None else jax.lax.pmax(x, axis_name)
+
+
 def gather_rows(x: Tree, axis_name: AxisName) -> Tree:
     """The rows (leading axis) of every device of `axis_name` in one array; `x` itself if there is no axis."""
     return x if axis_name is None else jax.lax.all_gather(x, axis_name, tiled=True)
+
+
+def centre_and_scale(x: Array, weight: Array, axis_name: AxisName = None) -> tuple[Array, Array]:
+    """The rows of `x` in a form whose squared distances are safe: (x - centre) / scale, and that scale.
+
+    Distances between rows do not depend on the centre, so it is taken as a constant and the gradient stays exact.
+    Without it the digits of a difference would be lost to a common offset, and without the scale the squares of large
+    rows would overflow and those of small rows underflow.
+
+    Args:
+      x: (N, n).
+      weight: (N,), 0 on the rows that do not count, whatever they hold.
+      axis_name: mapped axis or axes over whose devices the rows are spread.
+
+    Returns:
+      (N, n), 0 on the rows that do not count, at most of order 1 on the others, and all NaN where a row that counts is
+      not finite, on whichever device; and the scale, a power of two, so that the division does not round.
+    """
+    x = zero_masked_rows(x, weight)
+    constant = jax.lax.stop_gradient(x)
+    count, bad = sum_over((jnp.sum(weight != 0, dtype=x.dtype), jnp.sum(~jnp.isfinite(constant))), axis_name)
+    outer = power_of_two_below(largest_over(jnp.max(jnp.abs(constant), initial=0), axis_name))
+    mean = sum_over(jnp.sum(constant / outer, axis=0), axis_name) / jnp.maximum(count, 1)
+    centred = zero_masked_rows(x / outer - _middle(constant / outer, weight, mean, axis_name)[None], weight)
+    inner = power_of_two_below(largest_over(jnp.max(jnp.abs(centred), initial=0), axis_name))
+    return jnp.where(bad == 0, centred / inner, jnp.nan), outer * inner
+
+
+def _middle(x: Array, weight: Array, mean: Array, axis_name: AxisName) -> Array:
+    """The point (n,) nearest to most rows: `mean`, or one of the rows where a few that are far away pull the mean off.
+
+    Subtracting such a mean would round off the differences between all the others.
+    """
+    step = max(1, -(-x.shape[0] // _SAMPLED_ROWS))
+    rows, weight = gather_rows((x[::step], weight[::step]), axis_name)
+    points = jnp.concatenate([mean[None], rows])
+    counts = jnp.concatenate([jnp.ones((1,), bool), weight != 0])
+    # Distances of the kind that need no squares.
+    distances = jnp.sum(jnp.abs(points[:, None] - rows[None]), axis=-1)
+    cost = jnp.where(counts, jnp.sum(jnp.where(weight != 0, distances, 0), axis=1), jnp.inf)
+    return points[jnp.argmin(cost)]
+
+
+@jax.custom_batching.custom_vmap
+def any_of_batch(condition: Array) -> Array:
+    """`condition` itself; under vmap, whether it holds for any of the batch.
+
+    A `cond` on it stays one: on a condition that differs over the batch, vmap would compute both branches.
+    """
+    return condition
+
+
+@any_of_batch.def_vmap
+def _any_of_batch_rule(axis_size: int, in_batched: list[bool], condition: Array) -> tuple[Array, bool]:
+    del axis_size, in_batched
+    return any_of_batch(jnp.any(condition)), False
 
 
 def masked_sum_and_count(

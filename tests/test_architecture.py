@@ -13,7 +13,8 @@ FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 # Folder -> folders and modules of eqpool it may import; itself is always allowed.
 ALLOWED = {
     "errors": set(),
-    "numerics": set(),
+    "arguments": set(),
+    "numerics": {"arguments"},
     "config": {"errors"},
     "checked_config": {"config", "errors"},
     "presets": set(),
@@ -21,10 +22,10 @@ ALLOWED = {
     "files": {"errors"},
     "workdir": {"config", "errors", "files"},
     "tensorboard": {"errors", "files", "workdir"},
-    "geometry": {"numerics"},
-    "losses": {"geometry", "numerics"},
+    "geometry": {"arguments", "numerics"},
+    "losses": {"arguments", "geometry", "numerics"},
     "data": {"commandline", "config", "errors", "files", "names", "progress"},
-    "models": {"config", "geometry", "numerics"},
+    "models": {"arguments", "config", "geometry", "numerics"},
     "parallel": {"errors"},
     "checkpointing": {"errors"},
     "train": {
@@ -41,7 +42,7 @@ ALLOWED = {
         "tensorboard",
         "workdir",
     },
-    "evaluate": {"config", "errors", "numerics", "data", "geometry", "models", "losses", "progress"},
+    "evaluate": {"arguments", "config", "errors", "numerics", "data", "geometry", "models", "losses", "progress"},
     "apply": {
         "checked_config",
         "config",

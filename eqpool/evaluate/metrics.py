@@ -1,21 +1,26 @@
 """Metrics of equivariance and of the distance between sites (paper A, A.2; method.md section 5)."""
 
+import warnings
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.losses.kernels import Bandwidth, Kernel, resolve_bandwidths
-from eqpool.losses.mmd import Estimator, site_weights, weighted_mmd
-from eqpool.numerics import as_float, einsum, row_weight, zero_masked_rows
+from eqpool.arguments import check_count, check_integers, check_positive, check_shape, non_finite_rows
+from eqpool.losses.kernels import Bandwidth, Kernel, kernel_matrix
+from eqpool.losses.mmd import Estimator, global_bandwidths, rows_of_sites, weighted_mmd
+from eqpool.numerics import as_float, einsum, flat_rows, power_of_two_below, row_weight, zero_masked_rows
 
 # i = floor(10 c) for c in [0, 1]: ten levels and the largest covariate itself.
 _LEVELS = 11
 # Columns of site weights that one pass over the kernel matrix serves in the permutation test.
 _PERMUTED_COLUMNS = 512
+# Rows that say how large a kernel's values are.
+_SAMPLED_ROWS = 256
 
 
 class TwoSampleTest(NamedTuple):
@@ -26,10 +31,16 @@ class TwoSampleTest(NamedTuple):
 
 
 def minmax_normalize(vectors: ArrayLike, *, axis: int = -1) -> Array:
-    """(z - min z) / (max z - min z) over the coordinates of each vector (paper A, eq. 10); 0 where all are equal."""
+    """(z - min z) / (max z - min z) over the coordinates of each vector (paper A, eq. 10); 0 where all are equal.
+
+    NaN where a coordinate is not finite. The result does not depend on the scale, which may be any.
+    """
     vectors = as_float(vectors)
-    low, high = jnp.min(vectors, axis=axis, keepdims=True), jnp.max(vectors, axis=axis, keepdims=True)
-    return (vectors - low) / jnp.where(high > low, high - low, 1)
+    scale = power_of_two_below(jax.lax.stop_gradient(jnp.max(jnp.abs(vectors), axis=axis, keepdims=True, initial=0)))
+    vectors = vectors / scale
+    low = jnp.min(vectors, axis=axis, keepdims=True, initial=jnp.inf)
+    high = jnp.max(vectors, axis=axis, keepdims=True, initial=-jnp.inf)
+    return (vectors - low) / jnp.where(high <= low, 1, high - low)
 
 
 def equivariance_gap(
@@ -50,10 +61,11 @@ def equivariance_gap(
       mask: (N,) booleans or 0-1; rows with 0 are dropped.
 
     Returns:
-      A scalar, float32 at least; 0 if fewer than two rows count.
+      A scalar, float32 at least; 0 if fewer than two rows count, and NaN where the vector or the covariate of a row
+      that counts is not finite.
 
     Raises:
-      ValueError: shapes that do not go together.
+      ValueError: shapes that do not go together, or a `maximum` that is not positive.
     """
     points, level, weight = _points_and_levels(vectors, covariate, maximum, mask)
     return _gap(points, level, weight)
@@ -73,20 +85,25 @@ def equivariance_gap_ratio(
     Args:
       key: of the permutations.
       vectors, covariate, maximum, mask: as for `equivariance_gap`.
-      num_permutations: how many are averaged.
+      num_permutations: how many are averaged, at least 1.
 
     Returns:
-      A scalar; NaN where the permuted gap is 0 (all vectors or all levels are equal).
+      A scalar; NaN where the permuted gap is 0 (all vectors or all levels are equal), and as `equivariance_gap`.
 
     Raises:
-      ValueError: shapes that do not go together.
+      ValueError: as `equivariance_gap`, or fewer than one permutation.
     """
+    num_permutations = check_count("num_permutations", num_permutations)
     points, level, weight = _points_and_levels(vectors, covariate, maximum, mask)
 
     def permuted(key: Array) -> Array:
         return _gap(points, level[permute_rows(key, weight != 0)], weight)
 
-    return _gap(points, level, weight) / jnp.mean(jax.lax.map(permuted, jax.random.split(key, num_permutations)))
+    by_chance = jnp.mean(jax.lax.map(permuted, jax.random.split(key, num_permutations)))
+    # Of equal vectors the gap is the rounding of their mean, which no ratio should be made of.
+    rounding = jnp.finfo(points.dtype).eps * jnp.max(jnp.abs(points), initial=0)
+    is_defined = by_chance > points.shape[1] * jnp.square(16 * rounding)
+    return jnp.where(is_defined, _gap(points, level, weight) / jnp.where(is_defined, by_chance, 1), jnp.nan)
 
 
 def mmd_permutation_test(
@@ -122,23 +139,26 @@ def mmd_permutation_test(
       tile_size: rows of the kernel matrix kept at once.
 
     Returns:
-      `TwoSampleTest(statistic, p_value)`, scalars; the statistic is that of `eqpool.mmd`.
+      `TwoSampleTest(statistic, p_value)`, scalars; the statistic is that of `eqpool.mmd`. The p-value is NaN where
+      fewer than two sites are present, of two rows each for the unbiased estimator. Both are NaN where a row that
+      counts is not finite, of which a RuntimeWarning names the rows.
 
     Raises:
-      ValueError: as `eqpool.mmd`, fewer than one permutation, or subjects or strata of another shape than the sites.
+      ValueError: as `eqpool.mmd`, fewer than one permutation, or subjects or strata that are no integers or of another
+        shape than the sites.
     """
-    if num_permutations < 1:
-        raise ValueError(f"num_permutations is {num_permutations}, expected at least 1")
-    latent, weight = site_weights(latent, site, num_sites=num_sites, mask=mask)
+    num_permutations = check_count("num_permutations", num_permutations)
+    rows = rows_of_sites(latent, site, num_sites=num_sites, mask=mask)
     for name, given in (("subject", subject), ("stratum", stratum)):
-        if given is not None and jnp.shape(given) != latent.shape[:1]:
-            raise ValueError(f"{name} has shape {jnp.shape(given)}, expected {latent.shape[:1]}, one for each row")
-    bandwidths = resolve_bandwidths(bandwidth, latent, jnp.max(weight, axis=1))
+        if given is not None:
+            check_shape(name, jnp.asarray(given), rows.latent.shape[:1], ", one entry for each row")
+            check_integers(name, jnp.asarray(given))
+    _warn_of_non_finite("latent", latent, rows.weight)
     return _permutation_test(
         key,
-        latent,
-        weight,
-        bandwidths,
+        rows.latent,
+        rows.weight,
+        global_bandwidths(bandwidth, rows, None),
         None if subject is None else jnp.asarray(subject),
         None if stratum is None else jnp.asarray(stratum),
         num_permutations=num_permutations,
@@ -184,10 +204,29 @@ def _permutation_test(
     keys = jax.random.split(key, chunks * chunk).reshape(chunks, chunk)
     null = jax.lax.map(permuted_statistics, keys).reshape(-1)[:num_permutations]
     observed = statistics(jnp.arange(latent.shape[0])[None])[0]
+    least = 1 if estimator == "biased" else 2
+    compares = jnp.sum(jnp.sum(weight, axis=0) >= least) >= 2
     # A permutation that only renames sites gives the same statistic up to the order of summation.
-    rounding = 1e-6 + 1e-5 * jnp.abs(observed)
+    rounding = 1e-6 * _typical_kernel(latent, kernel, bandwidths) + 1e-5 * jnp.abs(observed)
     at_least = jnp.sum(null >= observed - rounding, dtype=observed.dtype)
-    return TwoSampleTest(observed, (1 + at_least) / (1 + num_permutations))
+    p_value = (1 + at_least) / (1 + num_permutations)
+    return TwoSampleTest(observed, jnp.where(compares & jnp.isfinite(observed), p_value, jnp.nan))
+
+
+def _typical_kernel(latent: Array, kernel: Kernel, bandwidths: Array) -> Array:
+    """The mean of |k - k(0)| among some rows: of the size of the numbers whose rounding is that of the statistic."""
+    some = latent[:: max(1, latent.shape[0] // _SAMPLED_ROWS)]
+    return jnp.mean(jnp.abs(kernel_matrix(some, some, kernel=kernel, bandwidths=bandwidths)))
+
+
+def _warn_of_non_finite(name: str, values: ArrayLike, weight: Array) -> None:
+    """Warns of rows that count and are not finite, where `values` and `weight` are no tracers."""
+    if isinstance(values, jax.core.Tracer) or isinstance(weight, jax.core.Tracer):
+        return
+    counted = np.asarray(weight).any(axis=1).reshape(-1, 1)
+    problem = non_finite_rows(name, np.where(counted, np.asarray(values, np.float32), 0))
+    if problem:
+        warnings.warn(f"{problem}: the statistic and its p-value are NaN", RuntimeWarning, stacklevel=3)
 
 
 def permute_rows(key: Array, counts: Array, stratum: ArrayLike | None = None) -> Array:
@@ -239,18 +278,21 @@ def _points_and_levels(
 ) -> tuple[Array, Array, Array]:
     """Normalised points (N, d) with pairs' squared distances averaged over columns, levels (N,), weights (N,)."""
     vectors = as_float(vectors)
-    if vectors.ndim not in (2, 3):
-        raise ValueError(f"vectors has shape {vectors.shape}, expected (N, n) or (N, n, n)")
+    axes = ("N", "n", "m") if vectors.ndim == 3 else ("N", "n")
+    check_shape("vectors", vectors, axes, " or (N, n, n)" * (vectors.ndim != 3))
     covariate = as_float(covariate).astype(vectors.dtype)
-    if covariate.shape != vectors.shape[:1]:
-        raise ValueError(f"covariate has shape {covariate.shape}, expected {vectors.shape[:1]}, one for each vector")
+    check_shape("covariate", covariate, vectors.shape[:1], ", one for each vector")
+    if maximum is not None:
+        check_positive("maximum", maximum)
     weight = row_weight(mask, vectors.shape[0], dtype=vectors.dtype)
     points = minmax_normalize(zero_masked_rows(vectors, weight), axis=1)
     if vectors.ndim == 3:
-        points = points.reshape(points.shape[0], -1) / jnp.sqrt(jnp.asarray(vectors.shape[2], vectors.dtype))
+        points = flat_rows(points) / jnp.sqrt(jnp.asarray(vectors.shape[2], vectors.dtype))
     covariate = zero_masked_rows(covariate, weight)
     largest = jnp.max(covariate, initial=0) if maximum is None else jnp.asarray(maximum, covariate.dtype)
     level = jnp.floor(10 * covariate / jnp.where(largest > 0, largest, 1))
+    # As an integer NaN would be a level like another: its row is made unknown instead.
+    points = jnp.where(jnp.isfinite(covariate)[:, None], points, jnp.nan)
     return points, jnp.clip(level, 0, _LEVELS - 1).astype(jnp.int32), weight
 
 

@@ -140,7 +140,7 @@ def affine_displacement(matrix: ArrayLike, shape: Sequence[int]) -> Array:
     positions = (voxels - half[None]) / jnp.maximum(half, 0.5)[None]
     # The identity is taken off before it meets a coordinate, so that nothing has to cancel.
     moves = einsum("...ij,pj->...pi", linear - _identity(linear), positions) + offset[..., None, :]
-    return (moves * half[(None,) * (moves.ndim - 1)]).reshape(*offset.shape[:-1], *shape, -1)
+    return (moves * half[(None,) * (moves.ndim - 1)]).reshape(*offset.shape[:-1], *shape, len(shape))
 
 
 def _plane_rotation(angle: Array, dimensions: int, source: int, target: int) -> Array:

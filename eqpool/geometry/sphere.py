@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from eqpool.arguments import check_shape
 from eqpool.numerics import as_float, safe_norm
 
 
@@ -25,10 +26,15 @@ def from_plane(x: ArrayLike, dimension: int) -> Array:
       ValueError: `x` has no coordinates, or more than the sphere has room for.
     """
     x = as_float(x)
-    if x.ndim < 1 or not 1 <= x.shape[-1] < dimension:
+    check_shape("x", x, (..., "k"), f" with 1 <= k < {dimension}")
+    if x.shape[-1] >= dimension:
         raise ValueError(f"x has shape {x.shape}, expected (..., k) with 1 <= k < {dimension}")
-    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    point = jnp.concatenate([2 * x, 1 - square], axis=-1) / (1 + square)
+    # In units of the largest coordinate, or of 1 where that is larger, so that no square overflows.
+    scale = jnp.maximum(jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True)), 1)
+    scaled, one = x / scale, 1 / scale
+    square = jnp.sum(jnp.square(scaled), axis=-1, keepdims=True)
+    total = jnp.square(one) + square
+    point = jnp.concatenate([2 * scaled * one, jnp.square(one) - square], axis=-1) / total
     padding = [(0, 0)] * (x.ndim - 1) + [(0, dimension - point.shape[-1])]
     return jnp.pad(point, padding)
 
@@ -37,7 +43,8 @@ def normalize(x: ArrayLike) -> Array:
     """Projects vectors onto the unit sphere: l = x / |x| (paper A, section 3.1; method.md section 1).
 
     The zero vector has no direction. It goes to the first basis vector, with gradient 0, so that every result lies on
-    the sphere and no padded row spoils a gradient. Vectors whose squares would under- or overflow are safe.
+    the sphere and no padded row spoils a gradient. Vectors whose squares would under- or overflow are safe. A vector
+    that is not finite becomes NaN.
 
     Args:
       x: (..., n), n >= 1; computed in float32 at least.
@@ -49,8 +56,7 @@ def normalize(x: ArrayLike) -> Array:
       ValueError: `x` is a scalar or has no coordinates.
     """
     x = as_float(x)
-    if x.ndim < 1 or x.shape[-1] < 1:
-        raise ValueError(f"x has shape {x.shape}, expected (..., n) with n >= 1")
+    check_shape("x", x, (..., "n"), " with n >= 1")
     # The result does not depend on the scale, so taking the scale as a constant leaves the gradient exact.
     scale = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
     is_zero = scale == 0

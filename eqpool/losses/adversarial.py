@@ -8,7 +8,8 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.numerics import AxisName, as_float, masked_mean, zero_masked_rows
+from eqpool.arguments import check_count, check_shape
+from eqpool.numerics import AxisName, as_float, masked_mean, row_weight, zero_masked_rows
 
 SOFTNESS = 0.03
 
@@ -20,8 +21,14 @@ def soft_labels(key: Array, count: int, *, real: bool, softness: float = SOFTNES
       key: a random key.
       count: how many.
       real: which of the two.
-      softness: 0 gives hard labels.
+      softness: 0 gives hard labels, 1 the whole of [0, 1].
+
+    Raises:
+      ValueError: a negative count, or another softness.
     """
+    count = check_count("count", count, least=0)
+    if not isinstance(softness, jax.core.Tracer) and not 0 <= softness <= 1:
+        raise ValueError(f"softness is {softness}, expected a number from 0 to 1")
     noise = softness * jax.random.uniform(key, (count,))
     return 1 - noise if real else noise
 
@@ -46,10 +53,10 @@ def adversarial_loss(
       ValueError: shapes that do not go together.
     """
     logits, labels = as_float(logits), as_float(labels)
-    if logits.ndim != 1 or labels.shape != logits.shape:
-        raise ValueError(f"logits has shape {logits.shape} and labels {labels.shape}, expected (N,) both")
-    if mask is not None:
-        logits = zero_masked_rows(logits, jnp.asarray(mask))
+    check_shape("logits", logits, ("N",))
+    check_shape("labels", labels, logits.shape, ", as logits")
+    weight = row_weight(mask, len(logits))
+    logits, labels = zero_masked_rows(logits, weight), zero_masked_rows(labels, weight)
     return masked_mean(optax.sigmoid_binary_cross_entropy(logits, labels), mask, axis_name=axis_name)
 
 
@@ -82,7 +89,8 @@ def gradient_penalty(
       mask, axis_name: as for `adversarial_loss`.
     """
     images = as_float(images)
-    images = images if mask is None else zero_masked_rows(images, jnp.asarray(mask))
+    check_shape("images", images, ("N", "D", ...))
+    images = zero_masked_rows(images, row_weight(mask, len(images)))
     slopes = jax.grad(lambda images: jnp.sum(judge(images)))(images)
     norms = jnp.sum(jnp.square(slopes), axis=tuple(range(1, slopes.ndim)))
     return masked_mean(norms, mask, axis_name=axis_name) / 2
@@ -101,7 +109,9 @@ def image_distance(
       ValueError: the shapes differ.
     """
     first, second = as_float(first), as_float(second)
-    if first.shape != second.shape or first.ndim < 2:
-        raise ValueError(f"first has shape {first.shape} and second {second.shape}, expected (N, ...) both")
+    check_shape("first", first, ("N", "D", ...))
+    check_shape("first", first, second.shape, ", as second")
+    weight = row_weight(mask, len(first))
+    first, second = zero_masked_rows(first, weight), zero_masked_rows(second, weight)
     distances = jnp.mean(jnp.abs(first - second), axis=tuple(range(1, first.ndim)))
     return masked_mean(distances, mask, axis_name=axis_name)

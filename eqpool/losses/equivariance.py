@@ -8,12 +8,14 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from eqpool.arguments import check_shape
 from eqpool.geometry import so
 from eqpool.geometry.planes import InvariantPlanes, as_host_generator, invariant_planes
 from eqpool.numerics import (
     AxisName,
     as_float,
     einsum,
+    flat_rows,
     gather_rows,
     matmul,
     row_weight,
@@ -24,6 +26,9 @@ from eqpool.numerics import (
 
 # Rows of an N x N intermediate that the Cayley form keeps at once.
 _TILE_SIZE = 1024
+# Of what the covariates ask for, the least mean square that counts as turning; and how many roundings of an entry of
+# tau, which comes out of some products of matrices, are no turning.
+_LEAST_SHARE_TURNED, _ROUNDINGS = 0.01, 32
 
 
 def equivariance_loss(
@@ -55,7 +60,7 @@ def equivariance_loss(
       axis_name: mapped axis or axes over whose devices the batch is spread; see `eqpool.losses` on gradients.
 
     Returns:
-      A scalar, float32 at least; 0 if fewer than two rows count.
+      A scalar, float32 at least; 0 if fewer than two rows count, and NaN where one of them is not finite.
 
     Raises:
       ValueError: shapes that do not go together, a generator that is traced, not skew or does not commute, or another
@@ -72,7 +77,7 @@ def equivariance_loss(
 
     phases, matrices = _phases(covariate, planes)
     # Rotations as rows of numbers: these products are then those of two matrices, and fast.
-    rows = tau.reshape(tau.shape[0], -1)
+    rows = flat_rows(tau)
     sums = sum_over(matmul((phases * weight[:, None]).T, rows), axis_name).reshape(-1, *tau.shape[1:])
     mean = einsum("fik,fkj->ij", matrices, sums) / jnp.maximum(count, 1)  # of u
     turned_back = einsum("fki,kj->fij", matrices, mean)
@@ -94,16 +99,30 @@ def equivariance_error(
     group_map: so.GroupMap = "expm",
     mask: ArrayLike | None = None,
 ) -> Array:
-    """The mean over pairs of |G(i,j) tau_i - tau_j|^2 over the same with G = I: 0 is perfect, 1 is no equivariance.
+    """The mean over pairs of |G(i,j) tau_i - tau_j|^2 over the same with G = I; meant for held-out rows.
 
-    Arguments and errors are those of `equivariance_loss`; meant for held-out rows.
+    0: tau turns exactly as the covariate asks. 1: as well as not turning it at all, which is what a tau has that is
+    independent of the covariate. Above 1: tau turns, but less than asked or another way.
+
+    The ratio is not defined, and NaN, where tau does not turn with the covariate: where the mean of |tau_i - tau_j|^2
+    is at most a hundredth of that of |G(i,j) - I|^2, which is what the covariates ask for. This is so of a tau that
+    turns by less than a tenth of the angle. Its ratio would be above 80 and say only how still tau stands. The ratio is
+    not defined either where all covariates, or all tau, are equal up to the rounding of their dtype.
+
+    Arguments and errors are those of `equivariance_loss`.
 
     Returns:
-      A scalar; NaN where all tau are equal.
+      A scalar; NaN where it is not defined, also where fewer than two rows count or one of them is not finite.
     """
-    turned = equivariance_loss(tau, covariate, generator=generator, group_map=group_map, mask=mask)
-    still = equivariance_loss(tau, jnp.zeros_like(as_float(covariate)), generator=generator, mask=mask)
-    return turned / still
+    tau, covariate = as_float(tau), as_float(covariate)
+    options = {"generator": generator, "mask": mask}
+    turned = equivariance_loss(tau, covariate, group_map=group_map, **options)
+    still = equivariance_loss(tau, jnp.zeros_like(covariate), **options)
+    identity = jnp.broadcast_to(jnp.eye(tau.shape[-1], dtype=tau.dtype)[None], tau.shape)
+    asked = equivariance_loss(identity, covariate, group_map=group_map, **options)
+    rounding = tau.shape[-1] * jnp.square(_ROUNDINGS * jnp.finfo(tau.dtype).eps)  # of entries of |tau|^2 = n
+    is_defined = (asked > rounding) & (still > jnp.maximum(_LEAST_SHARE_TURNED * asked, rounding))
+    return jnp.where(is_defined, turned / jnp.where(is_defined, still, 1), jnp.nan)
 
 
 def equivariance_loss_pairwise(
@@ -141,17 +160,12 @@ def _checked(
 ) -> tuple[Array, Array]:
     """`tau` and, in its dtype, `covariate`, as (N, C) if `keep_axis`; or a ValueError that names the odd one."""
     tau = as_float(tau)
-    if tau.ndim != 3 or tau.shape[1] != tau.shape[2]:
-        raise ValueError(f"tau has shape {tau.shape}, expected (N, n, n)")
+    check_shape("tau", tau, ("N", "n", "n"))
     if generator_shape[-2:] != tau.shape[1:]:
         raise ValueError(f"generator has shape {generator_shape}, expected (..., n, n) with n = {tau.shape[1]} of tau")
     covariate = as_float(covariate).astype(tau.dtype)
-    expected = (tau.shape[0], *generator_shape[:-2])
-    if covariate.shape != expected:
-        raise ValueError(
-            f"covariate has shape {covariate.shape}, expected {expected}: "
-            "(N,) for a generator (n, n), (N, C) for (C, n, n)"
-        )
+    because = ": (N,) for a generator (n, n), (N, C) for (C, n, n)"
+    check_shape("covariate", covariate, (tau.shape[0], *generator_shape[:-2]), because)
     return tau, covariate[:, None] if covariate.ndim == 1 and keep_axis else covariate
 
 
@@ -213,7 +227,7 @@ def _cayley_excess(
 
         def flat(rows: Array, members: np.ndarray = members) -> tuple[Array, Array]:
             first, second, _ = _split(rows, planes.num_planes)
-            return first[:, members].reshape(len(rows), -1), second[:, members].reshape(len(rows), -1)
+            return flat_rows(first[:, members]), flat_rows(second[:, members])
 
         columns = (flat(columns_centred), matmul(columns_covariate, speed), columns_weight)
         rows = (flat(turned), flat(centred), matmul(covariate, speed), weight)

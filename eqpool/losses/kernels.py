@@ -1,14 +1,16 @@
 """Kernels between latents and their bandwidths, for the maximum mean discrepancy (method.md section 4)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
-from eqpool.numerics import matmul, safe_sqrt
+from eqpool.arguments import check_one_of, check_positive
+from eqpool.numerics import any_of_batch, matmul, safe_norm, safe_sqrt
 
 Kernel = Literal["laplacian", "gaussian", "energy"]
 Bandwidth = float | Sequence[float] | Array | Literal["median"]
@@ -16,79 +18,175 @@ Bandwidth = float | Sequence[float] | Array | Literal["median"]
 # Rows among which the median distance is taken: it is then within 2% or so, and sorting more is slow (CPU: 0.2 s for
 # 1024 rows against 5 ms for the loss itself).
 _MEDIAN_ROWS = 256
+# Distances below this share of the bandwidth may be taken for 0; and differences of so many bandwidths for as many.
+_NEGLIGIBLE, _FARTHEST = 0.05, 1e15
+# Squared distances within so many roundings of 0 have lost digits; of so many rows they are counted.
+_NEAR, _SAMPLED_ROWS = 1000, 256
 
 
 def squared_distances(rows: Array, columns: Array) -> Array:
     """|x_i - y_j|^2 for rows (a, n) and columns (b, n): (a, b), exactly 0 with gradient 0 where x_i = y_j.
 
-    By |x|^2 + |y|^2 - 2 x.y, a matrix product: fifteen times as fast with its gradient as the sum of squared
-    differences (N = 2048, n = 30, CPU). Latents are centred first, since large norms would cancel, and a distance below
-    the rounding of the sum is taken as 0: its direction, and with it a gradient of the norm, would be noise.
+    The squares must neither overflow nor underflow: `numerics.centre_and_scale` sees to that.
     """
-    centre = jax.lax.stop_gradient(jnp.mean(columns, axis=0, keepdims=True))
-    rows, columns = rows - centre, columns - centre
+    return of_squared_distances(lambda squared, unit: squared, rows, columns)
+
+
+def of_squared_distances(
+    function: Callable[[Array, Array], Array], rows: Array, columns: Array, *, unit: Array | None = None
+) -> Array:
+    """function(squared distances (a, b), unit) for rows (a, n) and columns (b, n), the fast way where that is exact.
+
+    |x|^2 + |y|^2 - 2 x.y is a matrix product: with its gradient forty times as fast as the sum of squared differences
+    (N = 2048, n = 30, CPU). But it rounds like the largest norms, and so loses the distances within clusters that are
+    far apart, or beside one far row. Where that is so the differences are summed.
+
+    Args:
+      function: of squared distances, and of the unit that they are in, a scalar; best of a small result, such as a sum,
+        since both ways may be computed.
+      rows, columns: of one scale, see `numerics.centre_and_scale`; rows of zeros are taken for padding.
+      unit: the least distance that matters, such as a kernel's bandwidth, in which differences are taken; a distance
+        far below it may be taken for 0, and one far above it for a shorter one. None: all distances matter alike.
+    """
+    one = jnp.ones((), rows.dtype)
+
+    @jax.checkpoint  # nothing of N x N is kept for the gradient: the other branch would have to fill it with zeros
+    def by_differences(rows: Array, columns: Array) -> Array:
+        squared = _by_differences(rows, columns, one if unit is None else unit)
+        return function(squared, one if unit is None else unit)
+
+    fast = function(_by_products(rows, columns), one)
+    return _where_digits_are_lost(by_differences, fast, rows, columns, unit)
+
+
+def _where_digits_are_lost(
+    careful: Callable[[Array, Array], Array], fast: Array, rows: Array, columns: Array, unit: Array | None
+) -> Array:
+    """careful(rows, columns) where products round off distances that matter, else `fast`, which is made of products."""
+    fixed_rows, fixed_columns = jax.lax.stop_gradient((rows, columns))
+    largest = sum(jnp.max(jnp.sum(jnp.square(x), axis=1), initial=0) for x in (fixed_rows, fixed_columns))
+    negligible = jnp.zeros((), rows.dtype) if unit is None else jnp.square(_NEGLIGIBLE * jax.lax.stop_gradient(unit))
+
+    def look_closer(rows: Array, columns: Array, fast: Array) -> Array:
+        lossy = any_of_batch(_products_lose_digits(fixed_rows, fixed_columns))
+        return jax.lax.cond(lossy, lambda rows, columns, _: careful(rows, columns), _last, rows, columns, fast)
+
+    may_be_lossy = any_of_batch(2 * jnp.finfo(rows.dtype).eps * largest > negligible)
+    return jax.lax.cond(may_be_lossy, look_closer, _last, rows, columns, fast)
+
+
+def _last(*arrays: Array) -> Array:
+    return arrays[-1]
+
+
+def _by_products(rows: Array, columns: Array) -> Array:
+    """Squared distances (a, b) as a matrix product; 0 below its rounding."""
+    squared, rounding = _products_and_rounding(rows, columns)
+    # There the direction of a difference, and with it a gradient of the norm, is noise. NaN stays.
+    return jnp.where(squared <= rounding, 0, squared)
+
+
+def _products_and_rounding(rows: Array, columns: Array) -> tuple[Array, Array]:
     norms = jnp.sum(jnp.square(rows), axis=1)[:, None] + jnp.sum(jnp.square(columns), axis=1)[None]
     squared = norms - 2 * matmul(rows, columns.T)
-    rounding = 2 * jnp.finfo(rows.dtype).eps * jax.lax.stop_gradient(norms)
-    return jnp.where(squared > rounding, squared, 0)
+    return squared, 2 * jnp.finfo(rows.dtype).eps * jax.lax.stop_gradient(norms)
 
 
-def kernel_matrix(rows: Array, columns: Array, *, kernel: Kernel, bandwidths: Array) -> Array:
-    """k(x_i, y_j) for rows (a, n) and columns (b, n), the mean over `bandwidths` (B,): (a, b).
+def _by_differences(rows: Array, columns: Array, unit: Array) -> Array:
+    """Squared distances (a, b) in `unit`, a row at a time, so that no (a, b, n) is kept; the largest ones are cut."""
 
-    With d = |x - y| and bandwidth p: laplacian exp(-d / p) (paper A's code, p = 1), gaussian exp(-d^2 / (2 p^2)),
-    energy -d / p (its MMD^2 is the energy distance over p).
+    def of_row(row: Array) -> Array:
+        steps = jnp.clip((row[None] - columns) / unit, -_FARTHEST, _FARTHEST)
+        return jnp.sum(jnp.square(steps), axis=1)
+
+    return jax.lax.map(jax.checkpoint(of_row), rows)
+
+
+def _products_lose_digits(rows: Array, columns: Array) -> Array:
+    """Whether distances are so small beside the norms that products round them off, by a sample of the rows.
+
+    A row is near itself; more near pairs than that are such distances.
     """
-    squared = squared_distances(rows, columns)
+    some = rows[:: max(1, -(-rows.shape[0] // _SAMPLED_ROWS))]
+    squared, rounding = _products_and_rounding(some, columns)
+    count_row, count_column = (jnp.any(x != 0, axis=1) for x in (some, columns))  # the others are padding
+    near = (squared <= _NEAR * rounding) & count_row[:, None] & count_column[None]
+    return jnp.sum(near) > jnp.sum(count_row)
+
+
+def kernel_of(squared: Array, *, kernel: Kernel, bandwidths: Array) -> Array:
+    """k - k(0) at squared distances of any shape, k the mean over `bandwidths` (B,); NaN where either is.
+
+    With the distance d and bandwidth p, k is: laplacian exp(-d / p) (paper A's code, p = 1), gaussian
+    exp(-d^2 / (2 p^2)), energy -d / p (its MMD^2 is the energy distance over p). A constant added to a kernel changes
+    no MMD, and without k(0) = 1 the digits of distances far below the bandwidth are kept.
+    """
     if kernel == "gaussian":
-        values = [jnp.exp(-squared / (2 * jnp.square(bandwidth))) for bandwidth in bandwidths]
+        # Finite, as the square of a bandwidth may underflow and 0 times infinity is NaN.
+        largest = jnp.finfo(squared.dtype).max
+        exponents = [squared * -jnp.minimum(0.5 / jnp.square(p), largest) for p in bandwidths]
     else:
         distance = safe_sqrt(squared)
-        values = [-distance / bandwidth for bandwidth in bandwidths]
-        values = [jnp.exp(value) for value in values] if kernel == "laplacian" else values
+        exponents = [-distance / p for p in bandwidths]
+    values = exponents if kernel == "energy" else [jnp.expm1(exponent) for exponent in exponents]
     return sum(values[1:], values[0]) / len(values)
 
 
-def value_at_zero(kernel: Kernel) -> float:
-    """k(x, x)."""
-    return 0.0 if kernel == "energy" else 1.0
+def kernel_unit(kernel: Kernel, bandwidths: Array) -> Array | None:
+    """The least distance that matters to the kernel; None for the energy kernel, which has no scale."""
+    return None if kernel == "energy" else jnp.min(bandwidths)
+
+
+def kernel_matrix(rows: Array, columns: Array, *, kernel: Kernel, bandwidths: Array) -> Array:
+    """k(x_i, y_j) - k(0) for rows (a, n) and columns (b, n), see `kernel_of`: (a, b)."""
+
+    def of_squared(squared: Array, unit: Array) -> Array:
+        return kernel_of(squared, kernel=kernel, bandwidths=bandwidths / unit)
+
+    return of_squared_distances(of_squared, rows, columns, unit=kernel_unit(kernel, bandwidths))
 
 
 def check_kernel(kernel: str) -> None:
     """Raises a ValueError unless `kernel` is known."""
-    if kernel not in ("laplacian", "gaussian", "energy"):
-        raise ValueError(f"kernel is {kernel!r}, expected 'laplacian', 'gaussian' or 'energy'")
+    check_one_of("kernel", kernel, ("laplacian", "gaussian", "energy"))
 
 
-def resolve_bandwidths(bandwidth: Bandwidth, latent: Array, weight: Array) -> Array:
+def resolve_bandwidths(bandwidth: Bandwidth, latent: Array, weight: Array, scale: ArrayLike = 1.0) -> Array:
     """`bandwidth` as an array (B,): a number, the numbers of a mixture, or the median distance between latents.
 
     Args:
       bandwidth: a positive number, a sequence of them, or "median".
-      latent: (N, n).
+      latent: (N, n), divided by `scale`.
       weight: (N,), 0 on the rows to leave out of the median.
+      scale: by which the result is divided too.
+
+    Returns:
+      (B,), in units of `scale`; NaN for a traced number that is not positive.
 
     Raises:
       ValueError: another string, an empty sequence, or a number that is not positive.
     """
+    scale = jnp.asarray(scale, latent.dtype)
     if isinstance(bandwidth, str):
         if bandwidth != "median":
             raise ValueError(f"bandwidth is {bandwidth!r}, expected a number, a sequence of numbers or 'median'")
-        return median_distance(latent, weight)[None]
-    if not isinstance(bandwidth, jax.core.Tracer):
-        values = np.atleast_1d(np.asarray(bandwidth, dtype=np.float64))
-        if values.ndim != 1 or values.size == 0 or not np.all(np.isfinite(values) & (values > 0)):
-            raise ValueError(f"bandwidth is {bandwidth}, expected a positive number or a sequence of them")
-    return jnp.atleast_1d(jnp.asarray(bandwidth, latent.dtype))
+        return median_distance(latent, weight, otherwise=1 / scale)[None]
+    check_positive("bandwidth", bandwidth, max_rank=1)
+    values = jnp.atleast_1d(jnp.asarray(bandwidth, latent.dtype))
+    limits = jnp.finfo(latent.dtype)
+    # Clipped, as a quotient that under- or overflows would make 0 / 0 of equal latents.
+    return jnp.where(values > 0, jnp.clip(values / scale, limits.tiny, limits.max), jnp.nan)
 
 
-def median_distance(latent: Array, weight: Array) -> Array:
-    """Median of |x_i - x_j| over pairs of rows that count, as a constant (no gradient); 1 where it would be 0.
+def median_distance(latent: Array, weight: Array, otherwise: ArrayLike = 1.0) -> Array:
+    """Median of |x_i - x_j| over pairs of rows that count, as a constant (no gradient); `otherwise` where it is 0.
 
-    Of more than 256 rows that count, 256 evenly spaced ones stand for all.
+    Of more than 256 rows that count, 256 evenly spaced ones stand for all. NaN where one of these is not finite.
     """
     latent = jax.lax.stop_gradient(latent)
     count = jnp.sum(weight != 0)
+    if latent.shape[0] == 0:
+        return jnp.asarray(otherwise, latent.dtype)
     if latent.shape[0] > _MEDIAN_ROWS:
         in_order = jnp.argsort(weight == 0, stable=True)
         chosen = jnp.arange(_MEDIAN_ROWS)
@@ -96,9 +194,17 @@ def median_distance(latent: Array, weight: Array) -> Array:
         latent, weight = latent[in_order[chosen]], weight[in_order[chosen]]
     rows, columns = np.triu_indices(latent.shape[0], 1)
     counts = (weight[rows] != 0) & (weight[columns] != 0)
-    distances = safe_sqrt(squared_distances(latent, latent))[rows, columns]
+    distances = _where_digits_are_lost(
+        lambda x, y: jax.lax.map(lambda row: safe_norm(row[None] - y), x),
+        safe_sqrt(_by_products(latent, latent)),
+        latent,
+        latent,
+        None,
+    )[rows, columns]
     # A last entry keeps the array from being empty, and the index below from running out, where no pair counts.
     ordered = jnp.append(jnp.sort(jnp.where(counts, distances, jnp.inf)), jnp.inf)
     pairs = jnp.sum(counts)
     median = (ordered[jnp.maximum(pairs - 1, 0) // 2] + ordered[pairs // 2]) / 2
-    return jnp.where((pairs > 0) & (median > 0), median, 1)
+    median = jnp.where((pairs > 0) & (median != 0), median, otherwise)
+    # NaN sorts last, behind the median of the others.
+    return jnp.where(jnp.any(counts & jnp.isnan(distances)), jnp.nan, median)

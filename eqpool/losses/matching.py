@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.losses.kernels import Bandwidth, Kernel
-from eqpool.losses.mmd import Estimator, global_bandwidths, site_weights, weighted_mmd
+from eqpool.arguments import check_count, check_integers, check_shape
+from eqpool.losses.kernels import Bandwidth, Kernel, of_squared_distances
+from eqpool.losses.mmd import Estimator, SiteRows, global_bandwidths, rows_of_sites, weighted_mmd
 from eqpool.numerics import AxisName, gather_rows, matmul, sum_over
 
 
@@ -33,17 +34,18 @@ def grouped_mmd(
       kernel, bandwidth, estimator, mask, axis_name: as for `eqpool.mmd`.
 
     Returns:
-      A scalar, float32 at least; 0 where no group has two sites.
+      A scalar, float32 at least; 0 where no group has two sites, and NaN as `eqpool.mmd`.
 
     Raises:
-      ValueError: as `eqpool.mmd`.
+      ValueError: as `eqpool.mmd`, or groups of another shape or dtype.
     """
-    latent, weight = site_weights(latent, site, num_sites=num_sites, mask=mask)
-    bandwidths = global_bandwidths(bandwidth, latent, weight, axis_name)
-    member = jax.nn.one_hot(jnp.asarray(group), num_groups, dtype=weight.dtype)
+    rows = rows_of_sites(latent, site, num_sites=num_sites, mask=mask, axis_name=axis_name)
+    bandwidths = global_bandwidths(bandwidth, rows, axis_name)
+    num_groups = check_count("num_groups", num_groups)
+    member = jax.nn.one_hot(_checked_group(group, rows), num_groups, dtype=rows.weight.dtype)
     sums, present = weighted_mmd(
-        latent,
-        member[:, :, None] * weight[:, None],
+        rows.latent,
+        member[:, :, None] * rows.weight[:, None],
         kernel=kernel,
         bandwidths=bandwidths,
         estimator=estimator,
@@ -76,18 +78,25 @@ def matched_distance(
       axis_name: as for `eqpool.mmd`.
 
     Returns:
-      A scalar, float32 at least; 0 where no row has a partner.
+      A scalar, float32 at least; 0 where no row has a partner, and NaN where a row that counts is not finite.
 
     Raises:
-      ValueError: shapes that do not go together.
+      ValueError: shapes that do not go together, or sites or groups that are no integers.
     """
-    latent, weight = site_weights(latent, site, num_sites=num_sites, mask=mask)
-    group = jnp.asarray(group)
-    others, other_weight, other_group = gather_rows((latent, weight, group), axis_name)
-    known = jnp.sum(weight, axis=1)[:, None] * jnp.sum(other_weight, axis=1)[None]
+    rows = rows_of_sites(latent, site, num_sites=num_sites, mask=mask, axis_name=axis_name)
+    group = _checked_group(group, rows)
+    others, other_weight, other_group = gather_rows((rows.latent, rows.weight, group), axis_name)
+    known = jnp.sum(rows.weight, axis=1)[:, None] * jnp.sum(other_weight, axis=1)[None]
     matched = jnp.where(group[:, None] == other_group[None], known, 0)
-    pairs = matched * (1 - matmul(weight, other_weight.T))
-    squares = jnp.sum(jnp.square(latent), axis=1)[:, None] + jnp.sum(jnp.square(others), axis=1)[None]
-    distances = jnp.maximum(squares - 2 * matmul(latent, others.T), 0)
-    total, count = sum_over((jnp.sum(pairs * distances), jnp.sum(pairs)), axis_name)
-    return total / jnp.maximum(count, 1)
+    pairs = matched * (1 - matmul(rows.weight, other_weight.T))
+    total = of_squared_distances(lambda squared, _: jnp.sum(pairs * squared), rows.latent, others)
+    total, count = sum_over((total, jnp.sum(pairs)), axis_name)
+    # One factor after the other: the square of the scale may overflow where the total is 0.
+    return total / jnp.maximum(count, 1) * rows.scale * rows.scale
+
+
+def _checked_group(group: ArrayLike, rows: SiteRows) -> Array:
+    group = jnp.asarray(group)
+    check_shape("group", group, rows.weight.shape[:1], ", one entry for each row")
+    check_integers("group", group)
+    return group

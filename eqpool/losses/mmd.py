@@ -1,24 +1,29 @@
 """Maximum mean discrepancy across sites, plain and at equal covariates (paper A, eq. 1; method.md section 4)."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from eqpool.arguments import check_count, check_integers, check_one_of, check_positive, check_shape
 from eqpool.losses.kernels import (
     Bandwidth,
     Kernel,
     check_kernel,
-    kernel_matrix,
+    kernel_of,
+    kernel_unit,
+    of_squared_distances,
     resolve_bandwidths,
-    value_at_zero,
 )
 from eqpool.numerics import (
     AxisName,
     as_float,
+    centre_and_scale,
     einsum,
+    flat_rows,
     gather_rows,
     matmul,
     mean_over,
@@ -63,15 +68,22 @@ def mmd(
       axis_name: mapped axis or axes over whose devices the batch is spread; see `eqpool.losses` on gradients.
 
     Returns:
-      A scalar, float32 at least; 0 if fewer than two sites are present.
+      A scalar, float32 at least; 0 if fewer than two sites are present, and NaN where a row that counts is not finite.
+      Finite latents may have any scale and lie at any distance from the origin.
 
     Raises:
-      ValueError: shapes that do not go together, `site` not integer, or another kernel, bandwidth or estimator.
+      ValueError: shapes that do not go together, `site` not integer, `num_sites` below 1, or another kernel, bandwidth
+        or estimator.
     """
-    latent, weight = site_weights(latent, site, num_sites=num_sites, mask=mask)
-    bandwidths = global_bandwidths(bandwidth, latent, weight, axis_name)
+    rows = rows_of_sites(latent, site, num_sites=num_sites, mask=mask, axis_name=axis_name)
+    bandwidths = global_bandwidths(bandwidth, rows, axis_name)
     value, _ = weighted_mmd(
-        latent, weight[:, None], kernel=kernel, bandwidths=bandwidths, estimator=estimator, axis_name=axis_name
+        rows.latent,
+        rows.weight[:, None],
+        kernel=kernel,
+        bandwidths=bandwidths,
+        estimator=estimator,
+        axis_name=axis_name,
     )
     return value[0]
 
@@ -103,35 +115,39 @@ def conditional_mmd(
     Args:
       latent, site, num_sites, kernel, bandwidth, estimator, mask, axis_name: as for `mmd`.
       covariate: (N,) or (N, C), scaled to [0, 1] on the training set.
-      covariate_bandwidth: h, a number or (C,) of them, in units of the scaled covariate.
+      covariate_bandwidth: h, a positive number or (C,) of them, in units of the scaled covariate.
       anchors: a number of evenly spaced values in [0, 1], for one covariate; an array (A,) or (A, C); or "batch" for
         the covariates of the rows that count. By default 11 for one covariate, "batch" for several.
-      minimum_rows: see above.
+      minimum_rows: see above; a positive number.
 
     Returns:
-      A scalar, float32 at least; 0 if no two sites meet at any anchor.
+      A scalar, float32 at least; 0 if no two sites meet at any anchor, and NaN where the latent or a covariate of a row
+      that counts is not finite.
 
     Raises:
-      ValueError: as `mmd`, or covariates, bandwidths or anchors of other shapes.
+      ValueError: as `mmd`, covariates, bandwidths or anchors of other shapes, or a `covariate_bandwidth` or
+        `minimum_rows` that is not positive.
     """
-    latent, weight = site_weights(latent, site, num_sites=num_sites, mask=mask)
-    counts = jnp.max(weight, axis=1)
-    covariate = zero_masked_rows(_as_columns("covariate", covariate, latent.shape[0], latent.dtype), counts)
+    check_positive("covariate_bandwidth", covariate_bandwidth, max_rank=1)
+    check_positive("minimum_rows", minimum_rows)
+    rows = rows_of_sites(latent, site, num_sites=num_sites, mask=mask, axis_name=axis_name)
+    counts = jnp.max(rows.weight, axis=1, initial=0)
+    covariate = zero_masked_rows(_as_columns("covariate", covariate, rows.latent.shape[0], rows.latent.dtype), counts)
+    covariate = jnp.where(jnp.isfinite(covariate), covariate, jnp.nan)  # an infinite one is near no anchor
     points, point_weight = _anchor_points(anchors, covariate, counts, axis_name)
 
-    scale = jnp.asarray(covariate_bandwidth, latent.dtype)
-    if scale.shape not in ((), (covariate.shape[1],)):
-        raise ValueError(f"covariate_bandwidth has shape {scale.shape}, expected () or ({covariate.shape[1]},)")
-    scale = jnp.broadcast_to(scale, (1, covariate.shape[1]))
-    steps = (covariate / scale)[:, None] - (points / scale)[None]
+    scale = jnp.asarray(covariate_bandwidth, covariate.dtype)
+    if scale.ndim:
+        check_shape("covariate_bandwidth", scale, (covariate.shape[1],))
+    steps = (covariate[:, None] - points[None]) / jnp.broadcast_to(scale, (1, 1, covariate.shape[1]))
     closeness = jnp.exp(-jnp.sum(jnp.square(steps), axis=-1) / 2)
 
     value, present = weighted_mmd(
-        latent,
-        closeness[..., None] * weight[:, None],
+        rows.latent,
+        closeness[..., None] * rows.weight[:, None],
         minimum=minimum_rows,
         kernel=kernel,
-        bandwidths=global_bandwidths(bandwidth, latent, weight, axis_name),
+        bandwidths=global_bandwidths(bandwidth, rows, axis_name),
         estimator=estimator,
         axis_name=axis_name,
     )
@@ -139,24 +155,42 @@ def conditional_mmd(
     return jnp.sum(meets * value) / jnp.maximum(jnp.sum(meets), 1)
 
 
-def site_weights(
-    latent: ArrayLike, site: ArrayLike, *, num_sites: int, mask: ArrayLike | None = None
-) -> tuple[Array, Array]:
-    """`latent` (N, n) with dropped rows set to 0, and the one-hot sites (N, num_sites) with those rows 0.
+class SiteRows(NamedTuple):
+    """Latents in the form that `weighted_mmd` reads, and whose they are.
+
+    Attributes:
+      latent: (N, n), centred and divided by `scale`, see `numerics.centre_and_scale`; dropped rows are 0.
+      weight: (N, num_sites), the one-hot sites; dropped rows are 0.
+      scale: a power of two.
+    """
+
+    latent: Array
+    weight: Array
+    scale: Array
+
+
+def rows_of_sites(
+    latent: ArrayLike,
+    site: ArrayLike,
+    *,
+    num_sites: int,
+    mask: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> SiteRows:
+    """The rows of a batch with their sites; arguments as for `mmd`.
 
     Raises:
-      ValueError: shapes that do not go together, or `site` not integer.
+      ValueError: shapes that do not go together, `site` not integer, or `num_sites` below 1.
     """
     latent, site = as_float(latent), jnp.asarray(site)
-    if latent.ndim != 2:
-        raise ValueError(f"latent has shape {latent.shape}, expected (N, n)")
-    if site.shape != latent.shape[:1] or not jnp.issubdtype(site.dtype, jnp.integer):
-        raise ValueError(f"site has shape {site.shape} and dtype {site.dtype}, expected {latent.shape[:1]} integers")
-    if num_sites < 1:
-        raise ValueError(f"num_sites is {num_sites}, expected at least 1")
-    rows = row_weight(mask, latent.shape[0], dtype=latent.dtype)
-    weight = jax.nn.one_hot(site, num_sites, dtype=latent.dtype) * rows[:, None]
-    return zero_masked_rows(latent, jnp.max(weight, axis=1)), weight
+    check_shape("latent", latent, ("N", "n"))
+    check_shape("site", site, latent.shape[:1], ", one entry for each row")
+    check_integers("site", site)
+    num_sites = check_count("num_sites", num_sites)
+    counts = row_weight(mask, latent.shape[0], dtype=latent.dtype)
+    weight = jax.nn.one_hot(site, num_sites, dtype=latent.dtype) * counts[:, None]
+    latent, scale = centre_and_scale(latent, jnp.max(weight, axis=1), axis_name)
+    return SiteRows(latent, weight, scale)
 
 
 def weighted_mmd(
@@ -173,10 +207,10 @@ def weighted_mmd(
     """The sum over pairs of sites of MMD^2 for A weightings of the same latents at once.
 
     Args:
-      latent: (N, n), finite.
+      latent: (N, n), as `rows_of_sites` makes it.
       weight: (N, A, S), not negative, 0 where a row is not of the site; need not be normalised.
       kernel: as for `mmd`.
-      bandwidths: (B,).
+      bandwidths: (B,), in the unit of `latent`.
       estimator: as for `mmd`.
       minimum: total weight from which on a site is present; the unbiased estimator asks for at least 2.
       tile_size: rows of the kernel matrix kept at once.
@@ -189,15 +223,14 @@ def weighted_mmd(
       ValueError: another kernel or estimator.
     """
     check_kernel(kernel)
-    if estimator not in ("biased", "unbiased"):
-        raise ValueError(f"estimator is {estimator!r}, expected 'biased' or 'unbiased'")
+    check_one_of("estimator", estimator, ("biased", "unbiased"))
     total = sum_over(jnp.sum(weight, axis=0), axis_name)
-    present = total >= (minimum if estimator == "biased" else max(minimum, 2.0))
+    present = total >= (minimum if estimator == "biased" else jnp.maximum(minimum, 2.0))
     weight = weight * jnp.where(present, 1 / jnp.where(present, total, 1), 0)[None]
     gram = _site_gram(latent, weight, kernel, bandwidths, tile_size, axis_name)
     if estimator == "unbiased":
         own = sum_over(jnp.sum(jnp.square(weight), axis=0), axis_name)
-        gram = _without_self_pairs(gram, own, value_at_zero(kernel))
+        gram = _without_self_pairs(gram, own)
     trace = jnp.trace(gram, axis1=1, axis2=2)
     return jnp.sum(present, axis=1, dtype=gram.dtype) * trace - jnp.sum(gram, axis=(1, 2)), present
 
@@ -205,38 +238,48 @@ def weighted_mmd(
 def _site_gram(
     latent: Array, weight: Array, kernel: Kernel, bandwidths: Array, tile_size: int, axis_name: AxisName
 ) -> Array:
-    """M (A, S, S) = weight^T K weight for each of the A weightings; rows of this device against columns of all."""
+    """M (A, S, S) = weight^T K weight for each of the A weightings, K the kernel less its value at 0.
+
+    Rows of this device against columns of all.
+    """
     columns, column_weight = gather_rows((latent, weight), axis_name)
-    flat_weight = column_weight.reshape(column_weight.shape[0], -1)
+    flat_weight = flat_rows(column_weight)
 
     def partial_gram(rows: tuple[Array, Array]) -> Array:
         latent, weight = rows
-        products = matmul(kernel_matrix(latent, columns, kernel=kernel, bandwidths=bandwidths), flat_weight)
-        return einsum("ias,iat->ast", weight, products.reshape(weight.shape))
+
+        def of_squared(squared: Array, unit: Array) -> Array:
+            values = kernel_of(squared, kernel=kernel, bandwidths=bandwidths / unit)
+            return einsum("ias,iat->ast", weight, matmul(values, flat_weight).reshape(weight.shape))
+
+        return of_squared_distances(of_squared, latent, columns, unit=kernel_unit(kernel, bandwidths))
 
     return sum_over(sum_over_row_tiles(partial_gram, (latent, weight), tile_size=tile_size), axis_name)
 
 
-def _without_self_pairs(gram: Array, own: Array, value_at_zero: float) -> Array:
-    """M with its diagonal averaged over i != j; `own` (A, S) is the sum of squared weights, the weight of i = j."""
+def _without_self_pairs(gram: Array, own: Array) -> Array:
+    """M with its diagonal averaged over i != j; `own` (A, S) is the sum of squared weights, the weight of i = j.
+
+    The kernel is 0 at i = j, so that only the weights are left to divide by.
+    """
     diagonal = jnp.diagonal(gram, axis1=1, axis2=2)
     # `own` is at most 1/2 where a site is present and 0 where it is not, so the division is safe.
-    corrected = (diagonal - value_at_zero * own) / (1 - own)
+    corrected = diagonal / (1 - own)
     return gram + (corrected - diagonal)[:, None] * jnp.eye(gram.shape[-1], dtype=gram.dtype)[None]
 
 
-def global_bandwidths(bandwidth: Bandwidth, latent: Array, weight: Array, axis_name: AxisName) -> Array:
-    """The bandwidths (B,); "median" is that of the global batch's rows of positive weight (N, sites)."""
+def global_bandwidths(bandwidth: Bandwidth, rows: SiteRows, axis_name: AxisName) -> Array:
+    """The bandwidths (B,) in units of the rows' scale; "median" is that of the global batch's rows that count."""
+    latent, weight = rows.latent, rows.weight
     if isinstance(bandwidth, str):
         latent, weight = gather_rows((jax.lax.stop_gradient(latent), weight), axis_name)
-    return resolve_bandwidths(bandwidth, latent, jnp.max(weight, axis=1))
+    return resolve_bandwidths(bandwidth, latent, jnp.max(weight, axis=1), rows.scale)
 
 
 def _as_columns(name: str, values: ArrayLike, rows: int | None, dtype: jnp.dtype) -> Array:
     values = as_float(values).astype(dtype)
-    if values.ndim not in (1, 2) or (rows is not None and values.shape[0] != rows):
-        expected = "A" if rows is None else rows
-        raise ValueError(f"{name} has shape {values.shape}, expected ({expected},) or ({expected}, C)")
+    size = "A" if rows is None else rows
+    check_shape(name, values, (size, "C")[: max(1, values.ndim)], f" or ({size}, C)" * (values.ndim != 2))
     return values[:, None] if values.ndim == 1 else values
 
 
@@ -252,12 +295,12 @@ def _anchor_points(
             raise ValueError(f"anchors is {anchors!r}, expected a number, an array or 'batch'")
         # The mean of equal values: it tells shard_map that what follows is the same on all devices.
         return mean_over(gather_rows((jax.lax.stop_gradient(covariate), counts), axis_name), axis_name)
-    if isinstance(anchors, int):
-        if dimension != 1 or anchors < 1:
-            raise ValueError(f"anchors is {anchors} for {dimension} covariates, expected at least 1 and one covariate")
-        points = jnp.linspace(0, 1, anchors, dtype=covariate.dtype)[:, None]
+    if np.ndim(anchors) == 0:
+        count = check_count("anchors", anchors)
+        if dimension != 1:
+            raise ValueError(f"anchors is {anchors} for {dimension} covariates, expected an array or 'batch'")
+        points = jnp.linspace(0, 1, count, dtype=covariate.dtype)[:, None]
     else:
         points = _as_columns("anchors", anchors, None, covariate.dtype)
-        if points.shape[1] != dimension:
-            raise ValueError(f"anchors has shape {points.shape}, expected (A, {dimension}) for {dimension} covariates")
+        check_shape("anchors", points, ("A", dimension), f" for {dimension} covariates")
     return points, jnp.ones(points.shape[:1], covariate.dtype)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from eqpool.arguments import check_count, check_integers, check_shape
 from eqpool.numerics import AxisName, as_float, row_weight, sum_over, zero_masked_rows
 
 
@@ -28,15 +29,16 @@ def task_loss(
       axis_name: mapped axis or axes over whose devices the batch is spread; see `eqpool.losses` on gradients.
 
     Returns:
-      A scalar, float32 at least; 0 if no row counts.
+      A scalar, float32 at least; 0 if no row counts, and NaN where a prediction or target that counts is not finite or
+      a class is not below `num_classes`.
 
     Raises:
       ValueError: shapes or dtypes that do not go together.
     """
     prediction, target = as_float(prediction), jnp.asarray(target)
-    expected = (*target.shape, max(num_classes, 1))
-    if target.ndim != 1 or prediction.shape != expected:
-        raise ValueError(f"prediction has shape {prediction.shape}, expected {expected}, for target {target.shape}")
+    num_classes = check_count("num_classes", num_classes, least=0)
+    check_shape("target", target, ("N",))
+    check_shape("prediction", prediction, (*target.shape, max(num_classes, 1)), f", for target {target.shape}")
     weight = row_weight(mask, target.shape[0], dtype=prediction.dtype)
     if num_classes == 0:
         if class_weights is not None:
@@ -44,14 +46,12 @@ def task_loss(
         target = zero_masked_rows(as_float(target).astype(prediction.dtype), weight)
         values = squared_error(zero_masked_rows(prediction, weight)[:, 0], target)
         return _weighted_mean(values, weight, axis_name)
-    if not jnp.issubdtype(target.dtype, jnp.integer):
-        raise ValueError(f"target has dtype {target.dtype}, expected integers, as num_classes is {num_classes}")
+    check_integers("target", target, f", as num_classes is {num_classes}")
     weight = jnp.where(target >= 0, weight, 0)
     values = cross_entropy(zero_masked_rows(prediction, weight), target)
     if class_weights is not None:
         class_weights = as_float(class_weights).astype(prediction.dtype)
-        if class_weights.shape != (num_classes,):
-            raise ValueError(f"class_weights has shape {class_weights.shape}, expected ({num_classes},)")
+        check_shape("class_weights", class_weights, (num_classes,))
         weight = weight * class_weights[jnp.maximum(target, 0)]
     return _weighted_mean(values, weight, axis_name)
 
