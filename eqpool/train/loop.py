@@ -94,7 +94,13 @@ def fit(
 def _record(name: str, state: TrainState, terms: dict, validation: dict) -> dict:
     terms, validation, step, epoch = jax.device_get((terms, validation, state.step, state.epoch))
     scalars = {key: float(value) for key, value in terms.items()}
-    scalars |= {f"validation_{key}": float(value) for key, value in validation.items()}
+    # A scalar that is neither the score nor a term of the loss may be undefined, as the equivariance error of a tau
+    # that does not turn: that is no divergence, and it is left out.
+    scalars |= {
+        f"validation_{key}": float(value)
+        for key, value in validation.items()
+        if key == "score" or key in terms or math.isfinite(value)
+    }
     return {"stage": name, "step": int(step), "epoch": int(epoch), **scalars}
 
 

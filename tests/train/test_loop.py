@@ -164,6 +164,20 @@ def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(tmp_path):
     assert not list((tmp_path / "checkpoints").glob("[0-9]*"))
 
 
+def test_a_measure_that_is_not_defined_is_left_out_of_the_log(tmp_path):
+    """An equivariance error of a tau that does not turn, say; a score that is not finite stops the run."""
+    stage, measured = toy_stage(), {"turn": jnp.nan, "spread": 2.0}
+    undefined = stage._replace(validate=lambda outputs, rows: stage.validate(outputs, rows) | measured)
+    _, log = train(tmp_path / "undefined", 2, stage=undefined)
+    assert all(
+        "validation_turn" not in record and record["validation_spread"] == 2 and np.isfinite(record["validation_score"])
+        for record in log.records()
+    )
+    broken = stage._replace(validate=lambda outputs, rows: {"score": jnp.nan})
+    with pytest.raises(TrainingDiverged, match="validation_score not finite"):
+        train(tmp_path / "broken", 2, stage=broken)
+
+
 def test_the_batch_is_named_by_its_participants():
     terms = {"loss": jnp.array([1.0, jnp.nan]), "site": jnp.array([0.0, 1.0])}
     rows, mask = np.array([[0, 1, 2], [4, 3, 0]]), np.array([[1, 1, 1], [1, 1, 0]])
