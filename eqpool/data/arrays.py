@@ -47,15 +47,16 @@ def as_names(labels: Any, count: int, argument: str) -> np.ndarray:
     return names
 
 
-def as_column(values: Any, count: int, argument: str) -> np.ndarray:
-    """(N,) objects of a list, an array or a Series; masked entries are None.
+def as_column(values: Any, count: int | None, argument: str) -> np.ndarray:
+    """(N,) objects of a list, an array or a Series, of any length where `count` is None; masked entries are None.
 
     Raises:
       InputError: another shape.
     """
     column = np.asarray(_unmasked(values), dtype=object)
-    if column.shape != (count,):
-        raise InputError(f"{argument} has shape {column.shape}, expected ({count},), one entry a row of X")
+    if column.ndim != 1 or count not in (None, len(column)):
+        expected = "N" if count is None else count
+        raise InputError(f"{argument} has shape {column.shape}, expected ({expected},), one entry a row of X")
     return column
 
 

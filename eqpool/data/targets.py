@@ -54,7 +54,7 @@ class TargetCoding:
         """
         if y is None:
             return cls("none", np.zeros(0))
-        values = as_column(y, np.shape(y)[0] if np.ndim(y) else 0, "y")
+        values = as_column(y, None, "y")
         labels = as_names(values, len(values), "y")
         known = values[labels != UNKNOWN]
         if not known.size:
