@@ -185,6 +185,8 @@ def as_features(X: Any, names: tuple[str, ...] | None) -> Any:
     if isinstance(X, pd.DataFrame):
         check_unique(X, "X")
         X = X if names is None else reordered(X, names)
+        if not X.shape[1]:
+            return np.zeros(X.shape)
         read = {
             place: read_numbers(X.iloc[:, place], _in_cell(X.index, X.columns[place])) for place in range(X.shape[1])
         }
