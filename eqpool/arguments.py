@@ -6,7 +6,7 @@ one is not known before it runs.
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import EllipsisType
 from typing import Any
 
@@ -86,25 +86,6 @@ def check_positive(name: str, value: Any, *, max_rank: int = 0) -> None:
         values = np.asarray(math.nan)
     if values.ndim > max_rank or values.size == 0 or not np.all(np.isfinite(values) & (values > 0)):
         raise ValueError(f"{name} is {value}, expected a positive number{' or a sequence of them' * max_rank}")
-
-
-def non_finite_rows(name: str, array: np.ndarray, label: Callable[[int], str] = "row {}".format) -> str:
-    """What to say of the rows of a host array (N, ...) that hold NaN or infinity; "" where none does.
-
-    Args:
-      name: of what the rows hold.
-      array: (N, ...).
-      label: of a row, by its index.
-
-    Returns:
-      Such as "phi is not finite in 2 of 30 rows (row 3, row 8)", naming three rows at most.
-    """
-    array = np.asarray(array)
-    bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1)) if array.size else np.zeros(0, int)
-    if not len(bad):
-        return ""
-    named = ", ".join(label(int(row)) for row in bad[:3]) + (", ..." if len(bad) > 3 else "")
-    return f"{name} is not finite in {len(bad)} of {len(array)} rows ({named})"
 
 
 def _pattern(shape: tuple[int, ...], expected: Sequence[Size]) -> tuple[int | None | EllipsisType, ...]:

@@ -60,10 +60,13 @@ def safe_norm(x: ArrayLike, *, axis: int = -1, keepdims: bool = False) -> Array:
 
 
 def power_of_two_below(x: Array) -> Array:
-    """The largest power of two not above `x`, by which to divide without rounding; 1 where `x` is 0 or not finite."""
+    """The largest power of two not above `x`, by which to divide without rounding; 1 where `x` is 0 or not finite.
+
+    At most half of the largest there is, whose reciprocal would be flushed to 0.
+    """
     usable = jnp.isfinite(x) & (x >= jnp.finfo(x.dtype).tiny)
     _, exponent = jnp.frexp(jnp.where(usable, x, 1))
-    return jnp.ldexp(jnp.ones_like(x), exponent - 1)
+    return jnp.ldexp(jnp.ones_like(x), jnp.minimum(exponent, jnp.finfo(x.dtype).maxexp - 1) - 1)
 
 
 def row_weight(mask: ArrayLike | None, count: int, *, dtype: Any = jnp.float32) -> Array:

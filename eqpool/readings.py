@@ -13,6 +13,13 @@ Metrics = dict[str, Any]
 Verdict = Literal["good", "bad", "open", "plain"]
 Section = Literal["removed", "kept", "images"]
 SIGNIFICANT = 0.05
+UNDEFINED = "not defined"
+# Why a metric is not defined, where more than that can be said.
+_NOT_DEFINED = {
+    "equivariance_error": "tau does not turn with the covariate on these rows, or the covariate is constant",
+    "mmd": "fewer than two sites have enough held-out rows",
+    "mmd_covariate_free": "fewer than two sites have enough held-out rows",
+}
 BEST_OF_SIX = 1.346  # a normal 95% interval is so much wider where it is to hold for each of six readings (Bonferroni)
 
 
@@ -42,12 +49,17 @@ Judge = Callable[[Metrics, str], Judgement]
 
 
 def read_metrics(metrics: Metrics) -> list[Reading]:
-    """A reading of every metric that is known here and defined in this run, in the report's order."""
+    """A reading of every metric of this run that is known here, in the report's order; None is "not defined"."""
     readings = []
     for name, label, section, judge in (*_LINES, *_nuisance_lines(metrics), *_covariate_lines(metrics)):
-        if metrics.get(name) is not None and f"scratch_{name}" not in metrics:  # an ISTN's, told by that name
-            verdict, text = judge(metrics, name)
-            readings.append(Reading(name, label, format_metric(metrics, name), text, verdict, section))
+        if name not in metrics or f"scratch_{name}" in metrics:  # an ISTN's, told by that name
+            continue
+        if metrics[name] is None:
+            reason = _NOT_DEFINED.get(name, "on these rows")
+            readings.append(Reading(name, label, UNDEFINED, reason, "plain", section))
+            continue
+        verdict, text = judge(metrics, name)
+        readings.append(Reading(name, label, format_metric(metrics, name), text, verdict, section))
     return readings
 
 
@@ -203,7 +215,18 @@ def _against_before(kind: str, *, higher: bool) -> Judge:
 
 def _says(text: str) -> Judge:
     """A plain remark; braces take other metrics."""
-    return lambda metrics, name: ("plain", text.format(**metrics))
+
+    def judge(metrics: Metrics, name: str) -> Judgement:
+        return "plain", text.format(**{key: _Undefined() if value is None else value for key, value in metrics.items()})
+
+    return judge
+
+
+class _Undefined:
+    """A metric that is not defined, in a text that has a format for its number."""
+
+    def __format__(self, spec: str) -> str:
+        return UNDEFINED
 
 
 def _kept(covariate: str) -> Judge:
@@ -216,7 +239,7 @@ def _kept(covariate: str) -> Judge:
             "open": f"whether {covariate} can be read is not decided",
             "plain": "no interval, so nothing is concluded",
         }[verdict]
-        if f"{name}_before" not in metrics:
+        if metrics.get(f"{name}_before") is None:
             return verdict, text
         text += f"; before pooling {metrics[f'{name}_before']:.2f}"
         return verdict, text + (", clearly more" if own and before and own[1] < before[0] else "")

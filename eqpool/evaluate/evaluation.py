@@ -13,6 +13,7 @@ from sklearn.metrics import mean_absolute_error, r2_score
 from eqpool.config import EvaluateConfig
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.splits import target_levels
+from eqpool.errors import Stopped
 from eqpool.evaluate import metrics
 from eqpool.evaluate.intervals import (
     balanced_accuracy,
@@ -23,12 +24,19 @@ from eqpool.evaluate.intervals import (
 )
 from eqpool.evaluate.probes import ProbeScore, probe_panel, site_floor_features, strongest, strongest_by_chance
 from eqpool.evaluate.readout import read_covariate
+from eqpool.finite import check_finite, non_finite_rows
 from eqpool.geometry.so import GroupMap
 from eqpool.losses.equivariance import equivariance_error
 from eqpool.losses.mmd import mmd
 from eqpool.progress import track
 
 Metrics = dict[str, Any]
+
+
+class NotFinite(Stopped):
+    """The networks make NaN or infinity of some rows, of which no metric says how well they are pooled."""
+
+    advice = "nothing is reported of such a run: look at these rows' inputs, or train with a lower learning rate"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +56,14 @@ class Embeddings:
     phi: np.ndarray
     covariate_free: np.ndarray | None
     prediction: np.ndarray
+
+    def check_finite(self, names: np.ndarray) -> None:
+        """Raises `NotFinite` for the first array with rows that are not finite, by the `names` (N,) of the rows."""
+        for field in dataclasses.fields(self):
+            values = getattr(self, field.name)
+            problem = "" if values is None else non_finite_rows(field.name, values, lambda row: str(names[row]))
+            if problem:
+                raise NotFinite(problem)
 
 
 def evaluate(
@@ -69,7 +85,11 @@ def evaluate(
       group_map: "expm" or "cayley".
       config: of the metrics.
       seed: of bootstraps, permutations and probes.
+
+    Raises:
+      NotFinite: a row of `embeddings` holds NaN or infinity.
     """
+    embeddings.check_finite(cohort.participant_id)
     test = cohort.rows("test")
     parts = (
         lambda: equivariance_metrics(cohort, scaling, embeddings, generators, group_map, seed),
@@ -160,11 +180,13 @@ def _site_distance(
         stratum=None if level is None else level[rows],
     )
     published = mmd(latent, label, num_sites=num_sites, kernel="laplacian", bandwidth=1.0, estimator="biased")
-    return {
-        name: 100 * float(test.statistic),
-        f"{name}_p_value": float(test.p_value),
-        f"{name}_published": 100 * float(published),
-    }
+    return tested_distance(name, test) | {f"{name}_published": 100 * float(published)}
+
+
+def tested_distance(name: str, test: metrics.TwoSampleTest) -> Metrics:
+    """100 MMD^2 and its p-value; neither is defined where the test is not, since nothing is compared."""
+    statistic, p_value = float(test.statistic), float(test.p_value)
+    return {name: 100 * statistic if np.isfinite(p_value) else float("nan"), f"{name}_p_value": p_value}
 
 
 def probe_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig) -> Metrics:
@@ -295,6 +317,7 @@ def target_metrics(
     """
     known = cohort.target_known[test]
     truth, prediction = cohort.target[test][known], prediction[known]
+    check_finite("prediction", prediction, lambda row: str(cohort.participant_id[test][known][row]))
     score = partial(_with_interval, subject=cohort.participant_id[test][known], config=config, seed=seed)
     if cohort.target_classes:
         predicted = prediction.argmax(axis=1)

@@ -10,7 +10,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.arguments import check_count, check_integers, check_positive, check_shape, non_finite_rows
+from eqpool.arguments import check_count, check_integers, check_positive, check_shape
+from eqpool.finite import non_finite_rows
 from eqpool.losses.kernels import Bandwidth, Kernel, kernel_matrix
 from eqpool.losses.mmd import Estimator, global_bandwidths, rows_of_sites, weighted_mmd
 from eqpool.numerics import as_float, einsum, flat_rows, power_of_two_below, row_weight, zero_masked_rows
