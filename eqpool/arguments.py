@@ -17,6 +17,8 @@ from jax.typing import ArrayLike
 
 Size = int | str | EllipsisType
 
+_MAY_BE_EMPTY = ("N", "K")  # axes of rows, and of conditions
+
 
 def check_shape(name: str, array: ArrayLike, expected: Sequence[Size], because: str = "") -> None:
     """Checks the shape of one argument.
@@ -24,8 +26,8 @@ def check_shape(name: str, array: ArrayLike, expected: Sequence[Size], because: 
     Args:
       name: of the argument.
       array: with a shape, such as a jax or numpy array or a tracer.
-      expected: a size for each axis: a number; a letter, which stands for any size from 1 on ("N", of rows, for any
-        size), the same wherever it is repeated; or one `...` for any number of axes.
+      expected: a size for each axis: a number; a letter for any size from 1 on ("N" and "K" also for 0), the same
+        wherever it is repeated; or one `...` for any number of axes.
       because: what ends the message, such as ", one entry for each row".
 
     Raises:
@@ -95,5 +97,5 @@ def _pattern(shape: tuple[int, ...], expected: Sequence[Size]) -> tuple[int | No
     for position, wanted in enumerate(expected):
         axis = position - len(expected) if position >= len(expected) - after else position
         if isinstance(wanted, str) and -len(shape) <= axis < len(shape):
-            sizes.setdefault(wanted, max(shape[axis], 0 if wanted == "N" else 1))
+            sizes.setdefault(wanted, max(shape[axis], 0 if wanted in _MAY_BE_EMPTY else 1))
     return tuple(sizes.get(wanted) if isinstance(wanted, str) else wanted for wanted in expected)

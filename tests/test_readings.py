@@ -143,8 +143,17 @@ def test_images_that_moved_apart_are_said_to_have(before, p, verdict, said, unsa
     assert reading.verdict == verdict and said in reading.text and unsaid not in reading.text
 
 
-def test_undefined_metrics_are_left_out_and_values_carry_their_interval():
-    assert read_metrics({"accuracy": None}) == []
+def test_undefined_metrics_are_not_defined_and_values_carry_their_interval():
+    assert read_metrics({}) == []
+    (reading,) = read_metrics({"accuracy": None, "accuracy_interval": None})
+    assert (reading.value, reading.verdict) == ("not defined", "plain")
+    still = {"equivariance_error": None, "equivariance_error_interval": None}
+    assert "tau does not turn" in read(still, "equivariance_error").text
+    lost = {"mmd": None, "mmd_p_value": None, "psnr_change": None, "ssim_change": 0.9, "kept_age_r_squared": 0.1}
+    lost |= {"kept_age_r_squared_before": None}
+    assert read(lost, "mmd").value == "not defined"
+    assert "PSNR not defined dB" in read(lost, "ssim_change").text
+    assert "before pooling" not in read(lost, "kept_age_r_squared").text
     assert format_metric({"x": 0.12345, "x_interval": [0.1, 0.2]}, "x") == "0.123 [0.1, 0.2]"
     assert format_metric({"x": 3.0, "x_interval": None}, "x") == "3"
 
