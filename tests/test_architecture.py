@@ -14,6 +14,7 @@ FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 ALLOWED = {
     "errors": set(),
     "arguments": set(),
+    "finite": set(),
     "numerics": {"arguments"},
     "config": {"errors"},
     "checked_config": {"config", "errors"},
@@ -42,7 +43,18 @@ ALLOWED = {
         "tensorboard",
         "workdir",
     },
-    "evaluate": {"arguments", "config", "errors", "numerics", "data", "geometry", "models", "losses", "progress"},
+    "evaluate": {
+        "arguments",
+        "config",
+        "errors",
+        "finite",
+        "numerics",
+        "data",
+        "geometry",
+        "models",
+        "losses",
+        "progress",
+    },
     "apply": {
         "checked_config",
         "config",
@@ -87,6 +99,7 @@ ONLY_IN = {
     "tensorboardX": {"tensorboard"},
 }
 NEVER_IN = {
+    "finite": {"jax", "flax", "optax"},
     "data": {"jax", "flax", "optax"},
     "report": {"jax", "flax", "optax"},
     "preflight": {"jax", "flax", "optax"},

@@ -1,5 +1,6 @@
 """Maximum mean discrepancy across sites, plain and at equal covariates (paper A, eq. 1; method.md section 4)."""
 
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -20,11 +21,14 @@ from eqpool.losses.kernels import (
 )
 from eqpool.numerics import (
     AxisName,
+    Points,
     as_float,
-    centre_and_scale,
+    as_points,
+    as_scaled_points,
     einsum,
     flat_rows,
     gather_rows,
+    hashable,
     matmul,
     mean_over,
     row_weight,
@@ -132,7 +136,7 @@ def conditional_mmd(
     check_positive("minimum_rows", minimum_rows)
     rows = rows_of_sites(latent, site, num_sites=num_sites, mask=mask, axis_name=axis_name)
     counts = jnp.max(rows.weight, axis=1, initial=0)
-    covariate = zero_masked_rows(_as_columns("covariate", covariate, rows.latent.shape[0], rows.latent.dtype), counts)
+    covariate = zero_masked_rows(_as_columns("covariate", covariate, len(counts), counts.dtype), counts)
     covariate = jnp.where(jnp.isfinite(covariate), covariate, jnp.nan)  # an infinite one is near no anchor
     points, point_weight = _anchor_points(anchors, covariate, counts, axis_name)
 
@@ -159,12 +163,12 @@ class SiteRows(NamedTuple):
     """Latents in the form that `weighted_mmd` reads, and whose they are.
 
     Attributes:
-      latent: (N, n), centred and divided by `scale`, see `numerics.centre_and_scale`; dropped rows are 0.
+      latent: of N points, divided by `scale`, see `numerics.as_scaled_points`; dropped rows are 0.
       weight: (N, num_sites), the one-hot sites; dropped rows are 0.
       scale: a power of two.
     """
 
-    latent: Array
+    latent: Points
     weight: Array
     scale: Array
 
@@ -189,12 +193,12 @@ def rows_of_sites(
     num_sites = check_count("num_sites", num_sites)
     counts = row_weight(mask, latent.shape[0], dtype=latent.dtype)
     weight = jax.nn.one_hot(site, num_sites, dtype=latent.dtype) * counts[:, None]
-    latent, scale = centre_and_scale(latent, jnp.max(weight, axis=1), axis_name)
-    return SiteRows(latent, weight, scale)
+    points, scale = as_scaled_points(latent, jnp.max(weight, axis=1), axis_name)
+    return SiteRows(points, weight, scale)
 
 
 def weighted_mmd(
-    latent: Array,
+    latent: Points | Array,
     weight: Array,
     *,
     kernel: Kernel,
@@ -207,7 +211,7 @@ def weighted_mmd(
     """The sum over pairs of sites of MMD^2 for A weightings of the same latents at once.
 
     Args:
-      latent: (N, n), as `rows_of_sites` makes it.
+      latent: of N points, as `rows_of_sites` makes it; or (N, n), near the origin and of order 1.
       weight: (N, A, S), not negative, 0 where a row is not of the site; need not be normalised.
       kernel: as for `mmd`.
       bandwidths: (B,), in the unit of `latent`.
@@ -224,8 +228,24 @@ def weighted_mmd(
     """
     check_kernel(kernel)
     check_one_of("estimator", estimator, ("biased", "unbiased"))
+    options = {"kernel": kernel, "estimator": estimator, "tile_size": tile_size, "axis_name": hashable(axis_name)}
+    return _weighted_mmd(as_points(latent), weight, bandwidths, jnp.asarray(minimum, weight.dtype), **options)
+
+
+@partial(jax.jit, static_argnames=("kernel", "estimator", "tile_size", "axis_name"))  # as `geometry.so._expm`
+def _weighted_mmd(
+    latent: Points,
+    weight: Array,
+    bandwidths: Array,
+    minimum: Array,
+    *,
+    kernel: Kernel,
+    estimator: Estimator,
+    tile_size: int,
+    axis_name: AxisName,
+) -> tuple[Array, Array]:
     total = sum_over(jnp.sum(weight, axis=0), axis_name)
-    present = total >= (minimum if estimator == "biased" else jnp.maximum(minimum, 2.0))
+    present = total >= (minimum if estimator == "biased" else jnp.maximum(minimum, 2))
     weight = weight * jnp.where(present, 1 / jnp.where(present, total, 1), 0)[None]
     gram = _site_gram(latent, weight, kernel, bandwidths, tile_size, axis_name)
     if estimator == "unbiased":
@@ -236,7 +256,7 @@ def weighted_mmd(
 
 
 def _site_gram(
-    latent: Array, weight: Array, kernel: Kernel, bandwidths: Array, tile_size: int, axis_name: AxisName
+    latent: Points, weight: Array, kernel: Kernel, bandwidths: Array, tile_size: int, axis_name: AxisName
 ) -> Array:
     """M (A, S, S) = weight^T K weight for each of the A weightings, K the kernel less its value at 0.
 
@@ -245,7 +265,7 @@ def _site_gram(
     columns, column_weight = gather_rows((latent, weight), axis_name)
     flat_weight = flat_rows(column_weight)
 
-    def partial_gram(rows: tuple[Array, Array]) -> Array:
+    def partial_gram(rows: tuple[Points, Array]) -> Array:
         latent, weight = rows
 
         def of_squared(squared: Array, unit: Array) -> Array:

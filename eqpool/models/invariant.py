@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from eqpool.arguments import check_shape
 from eqpool.geometry import sphere
 from eqpool.models.mlp import MLP
 from eqpool.models.probe import Adversary
@@ -86,7 +87,9 @@ class StageTwo(nn.Module):
     def __call__(
         self, latent: jax.Array, tau: jax.Array, *, train: bool = False, mask: jax.Array | None = None
     ) -> StageTwoOutput:
+        check_shape("latent", latent, ("N", "n"))
         dimension = latent.shape[-1]
+        check_shape("tau", tau, (len(latent), dimension, dimension), f" for latent {latent.shape}")
         turned_back = einsum("nij,ni->nj", tau, latent)  # tau^-1 = tau^T: a product, never an inverse
         invariant = Invariant(self.hidden_units, self.on_sphere, self.code_dim, self.code_levels, name="b")
         covariate_free = invariant(turned_back)
