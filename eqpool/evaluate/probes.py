@@ -211,6 +211,7 @@ def _of_every_site(rows: np.ndarray, site: np.ndarray, size: int) -> np.ndarray:
 def _score(
     name: str, design: str, site: np.ndarray, subject: np.ndarray, scores: np.ndarray, config: EvaluateConfig
 ) -> ProbeScore:
+    check_finite(f"the score of the probe {name!r}", np.moveaxis(scores, 1, 0))  # argmax would take NaN for a site
     predicted = scores.argmax(axis=2)
 
     def mean_over_seeds(rows: np.ndarray) -> float:

@@ -105,9 +105,9 @@ def equivariance_error(
     independent of the covariate. Above 1: tau turns, but less than asked or another way.
 
     The ratio is not defined, and NaN, where tau does not turn with the covariate: where the mean of |tau_i - tau_j|^2
-    is at most a hundredth of that of |G(i,j) - I|^2, which is what the covariates ask for. This is so of a tau that
-    turns by less than a tenth of the angle. Its ratio would be above 80 and say only how still tau stands. The ratio is
-    not defined either where all covariates, or all tau, are equal up to the rounding of their dtype.
+    is at most a hundredth of that of |G(i,j) - I|^2, which is what the covariates ask for. Such a tau turns by about a
+    tenth of the angle or less, and its ratio, near 80 or above, would say only how still it stands. The ratio is not
+    defined either where all covariates, or all tau, are equal up to the rounding of their dtype.
 
     Arguments and errors are those of `equivariance_loss`.
 
