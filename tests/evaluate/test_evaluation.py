@@ -13,7 +13,7 @@ from eqpool.evaluate.evaluation import (
     equivariance_metrics,
     evaluate,
     only_finite,
-    tested_distance,
+    distance_metrics,
 )
 from eqpool.evaluate.metrics import TwoSampleTest
 from eqpool.geometry import so
@@ -54,8 +54,8 @@ def test_a_tau_that_does_not_turn_has_no_equivariance_error_and_the_terminal_say
 
 
 def test_a_test_that_compares_nothing_leaves_no_distance_of_zero():
-    undefined = only_finite(tested_distance("mmd", TwoSampleTest(np.float32(0), np.float32(np.nan))))
+    undefined = only_finite(distance_metrics("mmd", TwoSampleTest(np.float32(0), np.float32(np.nan))))
     assert undefined == {"mmd": None, "mmd_p_value": None}
     (reading,) = read_metrics(undefined)
     assert reading.value == "not defined"
-    assert tested_distance("mmd", TwoSampleTest(np.float32(0.5), np.float32(1))) == {"mmd": 50, "mmd_p_value": 1}
+    assert distance_metrics("mmd", TwoSampleTest(np.float32(0.5), np.float32(1))) == {"mmd": 50, "mmd_p_value": 1}

@@ -177,7 +177,7 @@ def test_values_that_have_no_square_are_refused(bad):
         with pytest.raises(ValueError, match="a tile holds 1 values that are not finite or above"):
             statistic([spoilt], of_interest, NUISANCE)
         with pytest.raises(ValueError, match="nuisance has values that are not finite"):
-            statistic([VALUES], of_interest, NUISANCE * np.where(bad == 1e200, np.nan, bad))
+            statistic([VALUES], of_interest, np.full_like(NUISANCE, np.nan if bad == 1e200 else bad))
     with pytest.raises(ValueError, match="correction is 'holm', expected"):
         significant(np.ones(3), "holm")
     assert np.isnan(t_threshold(0, 10))
