@@ -76,4 +76,4 @@ def test_rows_that_are_not_finite_are_named():
     values[:] = np.nan
     expected = "tau is not finite in 6 of 6 rows (sub-0, sub-1, sub-2, ...), expected finite numbers"
     with pytest.raises(ValueError, match=expected.replace("(", r"\(").replace(")", r"\)")):
-        check_finite("tau", values, "sub-{}".format)
+        check_finite("tau", values, [f"sub-{row}" for row in range(6)])

@@ -61,7 +61,7 @@ class Embeddings:
         """Raises `NotFinite` for the first array with rows that are not finite, by the `names` (N,) of the rows."""
         for field in dataclasses.fields(self):
             values = getattr(self, field.name)
-            problem = "" if values is None else non_finite_rows(field.name, values, lambda row: str(names[row]))
+            problem = "" if values is None else non_finite_rows(field.name, values, names)
             if problem:
                 raise NotFinite(problem)
 
@@ -317,7 +317,7 @@ def target_metrics(
     """
     known = cohort.target_known[test]
     truth, prediction = cohort.target[test][known], prediction[known]
-    check_finite("prediction", prediction, lambda row: str(cohort.participant_id[test][known][row]))
+    check_finite("prediction", prediction, cohort.participant_id[test][known])
     score = partial(_with_interval, subject=cohort.participant_id[test][known], config=config, seed=seed)
     if cohort.target_classes:
         predicted = prediction.argmax(axis=1)

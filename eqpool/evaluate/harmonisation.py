@@ -8,7 +8,7 @@ import numpy as np
 
 from eqpool.config import EvaluateConfig
 from eqpool.data.cohort import Cohort, Scaling
-from eqpool.evaluate.evaluation import target_metrics, distance_metrics
+from eqpool.evaluate.evaluation import distance_metrics, target_metrics
 from eqpool.evaluate.intervals import number_subjects
 from eqpool.evaluate.metrics import mmd_permutation_test
 

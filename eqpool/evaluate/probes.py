@@ -77,7 +77,7 @@ def probe_panel(
       ValueError: features of these rows that are not finite.
     """
     for rows in (train, test):
-        check_finite("features", features[rows], lambda row, rows=rows: f"row {rows[row]}")
+        check_finite("features", features[rows], [f"row {row}" for row in rows])
     if min(len(np.unique(site[rows])) for rows in (train, test)) < 2:
         return []
     inside = test[_of_larger_sites(site[test], subject[test])]

@@ -115,11 +115,11 @@ def equivariance_error(
       A scalar; NaN where it is not defined, also where fewer than two rows count or one of them is not finite.
     """
     tau, covariate = as_float(tau), as_float(covariate)
-    options = {"generator": generator, "mask": mask}
-    turned = equivariance_loss(tau, covariate, group_map=group_map, **options)
-    still = equivariance_loss(tau, jnp.zeros_like(covariate), **options)
+    loss = partial(equivariance_loss, generator=generator, mask=mask)
+    turned = loss(tau, covariate, group_map=group_map)
+    still = loss(tau, jnp.zeros_like(covariate))
     identity = jnp.broadcast_to(jnp.eye(tau.shape[-1], dtype=tau.dtype)[None], tau.shape)
-    asked = equivariance_loss(identity, covariate, group_map=group_map, **options)
+    asked = loss(identity, covariate, group_map=group_map)
     rounding = tau.shape[-1] * jnp.square(_ROUNDINGS * jnp.finfo(tau.dtype).eps)  # of entries of |tau|^2 = n
     is_defined = (asked > rounding) & (still > jnp.maximum(_LEAST_SHARE_TURNED * asked, rounding))
     return jnp.where(is_defined, turned / jnp.where(is_defined, still, 1), jnp.nan)

@@ -10,10 +10,10 @@ from eqpool.data.cohort import Scaling
 from eqpool.evaluate.evaluation import (
     Embeddings,
     NotFinite,
+    distance_metrics,
     equivariance_metrics,
     evaluate,
     only_finite,
-    distance_metrics,
 )
 from eqpool.evaluate.metrics import TwoSampleTest
 from eqpool.geometry import so
