@@ -18,9 +18,9 @@ import numpy as np
 
 from benchmarks.harness import about
 from eqpool.config import DataConfig
-from eqpool.data.batches import volume_batches
-from eqpool.data.grids import named_grid
-from eqpool.data.pipeline import load_cohort
+from eqpool.data.load import load_cohort
+from eqpool.data.volumes.batches import volume_batches
+from eqpool.data.volumes.grids import named_grid
 
 SIZES, GRID, IMAGES = (500, 10_000), "mni_4mm", 12
 

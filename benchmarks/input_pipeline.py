@@ -17,8 +17,8 @@ import numpy as np
 
 from benchmarks.bench_encoder import encoder_loss, init_encoder
 from benchmarks.harness import about, seconds
-from eqpool.data.batches import volume_batches
-from eqpool.data.records import RecordedVolumes, link_dataset, write_shard
+from eqpool.data.volumes.batches import volume_batches
+from eqpool.data.volumes.records import RecordedVolumes, link_dataset, write_shard
 
 SHAPE, VOLUMES, SHARDS, BATCH = (91, 109, 91), 64, 4, 4
 

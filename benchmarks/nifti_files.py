@@ -5,7 +5,7 @@ import pathlib
 import nibabel
 import numpy as np
 
-from eqpool.data.grids import named_grid
+from eqpool.data.volumes.grids import named_grid
 
 
 def write_files(folder: pathlib.Path, count: int) -> list[pathlib.Path]:

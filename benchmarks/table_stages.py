@@ -9,14 +9,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from eqpool import parallel
-from eqpool.checked_config import from_config_dict
 from eqpool.config import RunConfig
-from eqpool.data.batches import batch_sizes
-from eqpool.train.stage_one import make_stage_one
-from eqpool.train.stage_two import make_stage_two
-from eqpool.train.state import Batch, Stage, TrainState, create_state, make_optimizer
-from eqpool.train.table import make_table_epoch
+from eqpool.config.check import from_config_dict
+from eqpool.data.volumes.batches import batch_sizes
+from eqpool.engine import data_parallel
+from eqpool.engine.state import Batch, Stage, TrainState, create_state, make_optimizer
+from eqpool.engine.table import make_table_epoch
+from eqpool.objectives.stage_one import make_stage_one
+from eqpool.objectives.stage_two import make_stage_two
 
 NUM_SITES = NUM_CLASSES = 2
 
@@ -71,13 +71,13 @@ class Epochs:
         settings = getattr(config, name)
         self.epochs: int = settings.epochs
         self.steps = len(batch_sizes(size.train, settings.batch_size))
-        stage, mesh = make_stage(config, name, size.features), parallel.make_mesh(1)
+        stage, mesh = make_stage(config, name, size.features), data_parallel.make_mesh(1)
         optimizer = make_optimizer(settings, self.steps)
         self._epoch = make_table_epoch(stage, optimizer, settings.batch_size, mesh)
         rows = [random_rows(name, count, size.features, config.model.latent_dim) for count in size[:2]]
-        self._tables: list[Batch] = parallel.put_replicated(rows, mesh)
+        self._tables: list[Batch] = data_parallel.put_replicated(rows, mesh)
         state = create_state(stage, optimizer, jax.random.key(0))
-        self._state: TrainState = parallel.put_replicated(state, mesh)
+        self._state: TrainState = data_parallel.put_replicated(state, mesh)
         self.run()  # compiles
 
     def run(self) -> None:

@@ -14,7 +14,7 @@ Variants: configs/brain_age.py:paper is 64^3 voxels and the paper's 50 epochs, f
 from ml_collections import ConfigDict
 
 from eqpool.config import default_config
-from eqpool.presets import check_variant, use_brain_istn
+from eqpool.config.presets import check_variant, use_brain_istn
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -13,7 +13,7 @@ Variants: configs/morpho_mnist.py:paper is the full setting (70 000 digits, 100 
 from ml_collections import ConfigDict
 
 from eqpool.config import default_config
-from eqpool.presets import check_variant
+from eqpool.config.presets import check_variant
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -14,8 +14,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from eqpool.commandline import GOES_ON, attempt, complain, make_parser, path_argument, show
-from eqpool.files import write_json
+from eqpool.commands.shell import GOES_ON, attempt, complain, make_parser, path_argument, show
+from eqpool.storage.files import write_json
 from experiments.registry import EXPERIMENTS, HERE, Experiment
 from experiments.tables import Module, put_table, results_path
 

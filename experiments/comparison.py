@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from eqpool.data.participants import read_participants
+from eqpool.data.tables.participants import read_participants
 from eqpool.errors import InputError
 from experiments.comparison_specs import METHODS, SPECS, Comparison
 from experiments.flags import add_folder, add_jobs, add_set, count, parse_settings, some_of

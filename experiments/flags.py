@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable, Iterable
 
-from eqpool.commandline import path_argument
+from eqpool.commands.shell import path_argument
 from eqpool.errors import InputError
 
 

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eqpool.apply.derivatives import FOLDER, derivative_paths
+from eqpool.commands.run import pooled_table
 from eqpool.config import DataConfig
 from eqpool.data.cohort import Cohort
-from eqpool.data.pipeline import load_cohort
+from eqpool.data.load import load_cohort
 from eqpool.errors import InputError
-from eqpool.files import write_text
-from eqpool.harmonise import reference_site
-from eqpool.run import pooled_table
+from eqpool.methods.derivatives import FOLDER, derivative_paths
+from eqpool.methods.istn import reference_site
+from eqpool.storage.files import write_text
 from experiments.flags import add_folder, add_jobs, add_set, parse_settings
 from experiments.provenance import written_by
 from experiments.registry import Experiment

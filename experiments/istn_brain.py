@@ -2,7 +2,7 @@
 
 Sex goes one way and both ways, age one way, either site as the source, by every row of the tables: on the SIMULATED
 cohorts of configs/brain_sex.py and configs/brain_age.py, or on a table of one's own volumes, such as real ones with a
-known second scanner (`python -m eqpool.data.rescanned`). Without --full at 32^3 voxels, which a CPU can do; with it the
+known second scanner (`python -m eqpool.data.sources.rescanned`). Without --full at 32^3 voxels, which a CPU can do; with it the
 paper's 64^3. Rows that are run apart join one table.
 """
 
@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from eqpool.data.participants import parse_classes, read_participants
+from eqpool.data.tables.participants import parse_classes, read_participants
 from eqpool.errors import InputError
 from experiments.flags import add_folder, add_jobs, add_set, parse_settings, some_of
 from experiments.provenance import written_by
@@ -156,7 +156,7 @@ def _lines(experiment: Experiment, content: dict[str, Any]) -> Iterator[str]:
     yield "the distance of the sites' images, before to after, with the p value after."
     yield from beside_the_config(content["set"])
     if not content.get("full"):
-        yield "Not the paper's objective: see `eqpool.presets.use_brain_istn`. `--full` is the paper's."
+        yield "Not the paper's objective: see `eqpool.config.presets.use_brain_istn`. `--full` is the paper's."
     for config, direction, source in dict.fromkeys(tuple(row["cell"][:3]) for row in content["rows"]):
         yield from ("", f"{config}, {direction.replace('_', ' ')}, from {sites[source]} to {sites[1 - source]}:", "")
         rows = [row for row in content["rows"] if tuple(row["cell"][:3]) == (config, direction, source)]

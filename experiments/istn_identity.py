@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from eqpool.commands.run import use_compilation_cache
 from eqpool.config import RunConfig, to_dict
 from eqpool.data.cohort import Cohort
-from eqpool.data.morpho_digits import DOMAINS, Domain, random_digits, sheared
-from eqpool.data.morpho_mnist import read_mnist
-from eqpool.data.pipeline import load_cohort
-from eqpool.harmonise import fit_scaling, rows_of_sides
-from eqpool.run import use_compilation_cache
-from eqpool.train.stages import Session, forward_on_images, train_on_images
-from eqpool.train.task import make_task
+from eqpool.data.load import load_cohort
+from eqpool.data.sources.morpho_digits import DOMAINS, Domain, random_digits, sheared
+from eqpool.data.sources.morpho_mnist import read_mnist
+from eqpool.engine.session import Session, forward_on_images, train_on_images
+from eqpool.methods.istn import fit_scaling, rows_of_sides
+from eqpool.objectives.task import make_task
 from experiments.flags import add_folder, count
 from experiments.provenance import config_hash, made_here, written_by
 from experiments.registry import Experiment

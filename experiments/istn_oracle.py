@@ -10,8 +10,8 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from eqpool.data.grids import named_grid
-from eqpool.data.simulated import SPECIFICATIONS, build_simulated_cohort
+from eqpool.data.sources.simulated import SPECIFICATIONS, build_simulated_cohort
+from eqpool.data.volumes.grids import named_grid
 from experiments.flags import add_jobs, some_of
 from experiments.istn_brain import DIRECTIONS, score_of
 from experiments.provenance import written_by

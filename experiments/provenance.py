@@ -8,8 +8,8 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from eqpool.commands.run import made_with
 from eqpool.config import RunConfig, to_dict
-from eqpool.run import made_with
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CODE = ("*.py", "pyproject.toml", "constraints.txt")  # what a table depends on; tables and pages are no change of it

@@ -14,11 +14,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
+from eqpool.commands.maps import make_maps
 from eqpool.config import DataConfig
 from eqpool.data.cohort import Cohort
-from eqpool.data.pipeline import load_cohort
+from eqpool.data.load import load_cohort
 from eqpool.evaluate.intervals import balanced_accuracy, bootstrap_interval
-from eqpool.maps import make_maps
 from experiments.flags import count
 from experiments.provenance import written_by
 from experiments.registry import Experiment

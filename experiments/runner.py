@@ -19,14 +19,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from eqpool.checked_config import from_config_dict
+from eqpool.commands.run import run
 from eqpool.config import RunConfig
+from eqpool.config.check import from_config_dict
+from eqpool.engine.loop import Preempted, TrainingDiverged
 from eqpool.errors import InputError
-from eqpool.files import read_arrays, read_json, write_arrays, write_json, write_text
-from eqpool.progress import track
-from eqpool.run import run
-from eqpool.train.loop import Preempted, TrainingDiverged
-from eqpool.workdir import MetricsLog
+from eqpool.storage.files import read_arrays, read_json, write_arrays, write_json, write_text
+from eqpool.storage.progress import track
+from eqpool.storage.run_folder import MetricsLog
 from experiments.provenance import ROOT, commit, config_hash
 
 Setting = dict[str, Any]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from eqpool.files import read_json, write_text
+from eqpool.storage.files import read_json, write_text
 from experiments.registry import Experiment
 
 TASK_MODELS_KEPT = "each at its own epoch"  # a fact of an ISTN's tables: they were kept at the ISTN's own once

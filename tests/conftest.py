@@ -111,9 +111,9 @@ def trained_volumes(tmp_path_factory) -> pathlib.Path:
 
 def train_quickly(config: RunConfig, folder: pathlib.Path) -> None:
     """A run without its probes and permutations, which take most of the time and have tests of their own."""
-    from eqpool.run import run  # the training stack: most tests do without it
+    from eqpool.commands.run import run  # the training stack: most tests do without it
 
     with pytest.MonkeyPatch.context() as patch, quickly_compiled():
-        patch.setattr("eqpool.run._site_floor", lambda *_: {})
-        patch.setattr("eqpool.run.evaluate", lambda *_: {})
+        patch.setattr("eqpool.commands.run._site_floor", lambda *_: {})
+        patch.setattr("eqpool.commands.run.evaluate", lambda *_: {})
         run(config, folder, quiet=True)

@@ -6,15 +6,15 @@ import pathlib
 import numpy as np
 import pytest
 
-from eqpool import workdir
-from eqpool.apply.decoding import pool_volumes
-from eqpool.apply.linear_decoder import complete_decoder
+from eqpool.commands.make_maps import FORMS, form_tiles
 from eqpool.config import RunConfig, StageOneConfig, StageTwoConfig
-from eqpool.crossfit import Decodes, _train, cross_fitted_decodes
 from eqpool.data.cohort import Cohort
-from eqpool.data.pipeline import load_cohort
+from eqpool.data.load import load_cohort
 from eqpool.evaluate.statistics import indicators, t_map
-from eqpool.maps.making import FORMS, form_tiles
+from eqpool.methods.crossfit import Decodes, _train, cross_fitted_decodes
+from eqpool.methods.decoding import pool_volumes
+from eqpool.methods.linear_decoder import complete_decoder
+from eqpool.storage import run_folder
 from tests.conftest import tiny_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
@@ -39,7 +39,7 @@ def decodes_of_all(config: RunConfig, cohort: Cohort, folder: pathlib.Path) -> D
     split = np.full(len(cohort.site), "train", "<U10")
     split[:: len(split) // 4] = "validation"
     seen = dataclasses.replace(cohort, split=split)
-    workdir.claim(folder, config)
+    run_folder.claim(folder, config)
     _train(config, seen, folder)
     stream = pool_volumes(complete_decoder(folder, seen), ((row, seen.inputs[row]) for row in range(len(split))))
     mask, values = cohort.grid.mask, np.zeros((3, len(split), int(cohort.grid.mask.sum())), np.float32)

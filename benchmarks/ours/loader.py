@@ -8,9 +8,9 @@ import numpy as np
 
 from benchmarks.inputs import Work
 from benchmarks.nifti_files import write_files
-from eqpool.data.batches import volume_batches
-from eqpool.data.grids import named_grid
-from eqpool.data.store import Preparation, prepare_volumes
+from eqpool.data.volumes.batches import volume_batches
+from eqpool.data.volumes.grids import named_grid
+from eqpool.data.volumes.prepare import Preparation, prepare_volumes
 
 
 def epochs(files: int, batch: int, first: bool) -> Work:

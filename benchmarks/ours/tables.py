@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from benchmarks.inputs import Work
 from benchmarks.ours.common import with_initial_weights
 from benchmarks.table_stages import Epochs, make_stage, paper_config, random_rows
-from eqpool.train.state import Stage
+from eqpool.engine.state import Stage
 
 
 def epoch(dataset: str, name: str) -> Work:

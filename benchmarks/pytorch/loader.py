@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.inputs import Work
 from benchmarks.nifti_files import write_files
-from eqpool.data.grids import named_grid
+from eqpool.data.volumes.grids import named_grid
 
 
 class Volumes(Dataset):

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eqpool.data.calibration import SiteCalibration
-from eqpool.data.records import Inputs
-from eqpool.data.tables import FeatureEncoding
+from eqpool.data.tables.calibration import SiteCalibration
+from eqpool.data.tables.encoding import FeatureEncoding
+from eqpool.data.volumes.records import Inputs
 
 if TYPE_CHECKING:  # findings are about a cohort and import this module
-    from eqpool.data.findings import Finding
+    from eqpool.data.preflight.findings import Finding
 
 SPLITS = ("train", "validation", "test")
 
@@ -66,7 +66,7 @@ class Cohort:
       findings: what the pre-flight check found in the features or volumes when they were read.
       image_path: (N,) str, the file of each volume; (0,) for tables and digits.
       image_root: the folder of the data set that they belong to; "" for tables and digits.
-      scan_name: (N,) str, what derivatives of each volume are called, by `eqpool.data.scan_names`; (0,) as above.
+      scan_name: (N,) str, what derivatives of each volume are called, by `eqpool.data.volumes.bids_names`; (0,) as above.
       mask_overlap: (N,) float64, Dice coefficient of each volume's non-zero voxels and the template's brain mask; (0,)
         where there are no volumes.
       session: (N,) str, "" where a table tells no sessions apart; (0,) for digits and published tables.

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 
 from eqpool.data.cohort import Cohort
-from eqpool.progress import track
+from eqpool.storage.progress import track
 
 
 def rows_digest(cohort: Cohort) -> "hashlib._Hash":

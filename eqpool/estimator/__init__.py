@@ -15,20 +15,20 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from eqpool.checked_config import plain
 from eqpool.config import RunConfig
-from eqpool.data.arrays import CovariateCoding, LabelWarning, as_features, as_names, as_nuisances, reordered
-from eqpool.data.calibration import SiteCalibration
-from eqpool.data.coding import LARGEST_NUMBER, UNKNOWN, code_labels
+from eqpool.config.check import plain
 from eqpool.data.cohort import CovariateScaling
-from eqpool.data.scaling import ColumnScaling, pooled_change
 from eqpool.data.splits import assign_splits
-from eqpool.data.targets import TargetCoding
+from eqpool.data.tables.arrays import CovariateCoding, LabelWarning, as_features, as_names, as_nuisances, reordered
+from eqpool.data.tables.calibration import SiteCalibration
+from eqpool.data.tables.coding import LARGEST_NUMBER, UNKNOWN, code_labels
+from eqpool.data.tables.scaling import ColumnScaling, pooled_change
+from eqpool.data.tables.targets import TargetCoding
 from eqpool.errors import InputError
 from eqpool.estimator.archive import read_estimator, write_estimator
 from eqpool.estimator.design import DesignWarning, examine_fit
 from eqpool.estimator.parameters import Parameters
-from eqpool.train.table_pooling import TableShape, fit_table
+from eqpool.methods.table_pooling import TableShape, fit_table
 
 __all__ = ["DesignWarning", "EquivariantPooling", "LabelWarning", "UnseenSiteWarning"]
 
@@ -41,11 +41,11 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     """Pools features of several sites into a latent that turns with the covariates and is invariant to the site.
 
     Fitting has three steps, all on the rows given to `fit`: every site's features are moved, and with `prior_rows`
-    finite turned, onto those of the average scanner (`eqpool.data.calibration`); stage one learns the equivariant
+    finite turned, onto those of the average scanner (`eqpool.data.tables.calibration`); stage one learns the equivariant
     latent; stage two the invariant Phi (Lokhande et al. 2022). `transform` returns Phi, (N, latent_dim) on the unit
     sphere.
 
-    Labels and numbers are read as `eqpool.data.coding` says, and so as out of a table: 1, 1.0 and "1" are one site, and
+    Labels and numbers are read as `eqpool.data.tables.coding` says, and so as out of a table: 1, 1.0 and "1" are one site, and
     text that is a number is a number. A categorical column of pandas is always one of categories.
 
     Args:
@@ -233,7 +233,7 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     def harmonise(self, X: Any, site: Any = None) -> Any:
         """(N, F) features in their own units, as the average scanner would have shown them, a frame for a frame.
 
-        Each is the feature plus the change that calibration and pooling make (`eqpool.data.scaling.pooled_change`), as
+        Each is the feature plus the change that calibration and pooling make (`eqpool.data.tables.scaling.pooled_change`), as
         `python -m eqpool.transform` computes it. A missing value becomes the mean, constant features stay as they are.
         """
         check_is_fitted(self)

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eqpool.data.arrays import CovariateCoding
-from eqpool.data.calibration import SiteCalibration
-from eqpool.data.coding import same_labels
 from eqpool.data.cohort import CovariateScaling
-from eqpool.data.scaling import ColumnScaling
-from eqpool.data.targets import TargetCoding
+from eqpool.data.tables.arrays import CovariateCoding
+from eqpool.data.tables.calibration import SiteCalibration
+from eqpool.data.tables.coding import same_labels
+from eqpool.data.tables.scaling import ColumnScaling
+from eqpool.data.tables.targets import TargetCoding
 from eqpool.errors import InputError
 from eqpool.estimator.parameters import Parameters
-from eqpool.files import read_arrays, write_arrays
-from eqpool.train.table_pooling import TablePooling, TableShape
+from eqpool.methods.table_pooling import TablePooling, TableShape
+from eqpool.storage.files import read_arrays, write_arrays
 
 if TYPE_CHECKING:  # the estimator imports this module
     from eqpool.estimator import EquivariantPooling

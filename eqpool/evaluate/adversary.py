@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from eqpool.losses.task import task_loss
-from eqpool.models.probe import Adversary
+from eqpool.models.adversary import Adversary
 
 
 def adversary_scores(

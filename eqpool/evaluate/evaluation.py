@@ -26,7 +26,7 @@ from eqpool.evaluate.readout import read_covariate
 from eqpool.geometry.so import GroupMap
 from eqpool.losses.equivariance import equivariance_error
 from eqpool.losses.mmd import mmd
-from eqpool.progress import track
+from eqpool.storage.progress import track
 
 Metrics = dict[str, Any]
 

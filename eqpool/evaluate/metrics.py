@@ -10,10 +10,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.arguments import check_count, check_integers, check_positive, check_shape, non_finite_rows
 from eqpool.losses.kernels import Bandwidth, Kernel, kernel_matrix
 from eqpool.losses.mmd import Estimator, global_bandwidths, rows_of_sites, weighted_mmd
-from eqpool.numerics import as_float, einsum, flat_rows, power_of_two_below, row_weight, zero_masked_rows
+from eqpool.ops.arguments import check_count, check_integers, check_positive, check_shape, non_finite_rows
+from eqpool.ops.numerics import as_float, einsum, flat_rows, power_of_two_below, row_weight, zero_masked_rows
 
 # i = floor(10 c) for c in [0, 1]: ten levels and the largest covariate itself.
 _LEVELS = 11

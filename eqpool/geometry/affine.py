@@ -13,7 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from eqpool.geometry.resample import voxel_grid
-from eqpool.numerics import as_float, einsum, matmul
+from eqpool.ops.numerics import as_float, einsum, matmul
 
 
 def rotation_matrix(angles: ArrayLike) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.numerics import as_float
+from eqpool.ops.numerics import as_float
 
 
 def resample(images: ArrayLike, coordinates: ArrayLike, *, fill: ArrayLike = 0.0) -> Array:

@@ -15,7 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from eqpool.geometry import planes as planes_
-from eqpool.numerics import as_float, einsum, matmul
+from eqpool.ops.numerics import as_float, einsum, matmul
 
 GroupMap = Literal["expm", "cayley"]
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.arguments import check_shape
-from eqpool.numerics import as_float, safe_norm
+from eqpool.ops.arguments import check_shape
+from eqpool.ops.numerics import as_float, safe_norm
 
 
 def from_plane(x: ArrayLike, dimension: int) -> Array:

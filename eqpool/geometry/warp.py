@@ -20,7 +20,7 @@ from eqpool.geometry.affine import (
 )
 from eqpool.geometry.bspline import bspline_control_shape, bspline_displacement
 from eqpool.geometry.resample import resample, voxel_grid
-from eqpool.numerics import as_float
+from eqpool.ops.numerics import as_float
 
 __all__ = [
     "affine_displacement",

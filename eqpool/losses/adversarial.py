@@ -8,8 +8,8 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.arguments import check_count, check_shape
-from eqpool.numerics import AxisName, as_float, masked_mean, row_weight, zero_masked_rows
+from eqpool.ops.arguments import check_count, check_shape
+from eqpool.ops.numerics import AxisName, as_float, masked_mean, row_weight, zero_masked_rows
 
 SOFTNESS = 0.03
 

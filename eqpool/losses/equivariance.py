@@ -8,10 +8,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.arguments import check_shape
 from eqpool.geometry import so
 from eqpool.geometry.planes import InvariantPlanes, as_host_generator, invariant_planes
-from eqpool.numerics import (
+from eqpool.ops.arguments import check_shape
+from eqpool.ops.numerics import (
     AxisName,
     as_float,
     einsum,

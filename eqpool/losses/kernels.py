@@ -9,8 +9,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.arguments import check_one_of, check_positive
-from eqpool.numerics import any_of_batch, matmul, safe_norm, safe_sqrt
+from eqpool.ops.arguments import check_one_of, check_positive
+from eqpool.ops.numerics import any_of_batch, matmul, safe_norm, safe_sqrt
 
 Kernel = Literal["laplacian", "gaussian", "energy"]
 Bandwidth = float | Sequence[float] | Array | Literal["median"]

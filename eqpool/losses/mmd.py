@@ -8,7 +8,6 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.arguments import check_count, check_integers, check_one_of, check_positive, check_shape
 from eqpool.losses.kernels import (
     Bandwidth,
     Kernel,
@@ -18,7 +17,8 @@ from eqpool.losses.kernels import (
     of_squared_distances,
     resolve_bandwidths,
 )
-from eqpool.numerics import (
+from eqpool.ops.arguments import check_count, check_integers, check_one_of, check_positive, check_shape
+from eqpool.ops.numerics import (
     AxisName,
     as_float,
     centre_and_scale,

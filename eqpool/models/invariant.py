@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from eqpool.geometry import sphere
+from eqpool.models.adversary import Adversary
 from eqpool.models.mlp import MLP
-from eqpool.models.probe import Adversary
-from eqpool.numerics import einsum, reverse_gradient, round_straight_through
+from eqpool.ops.numerics import einsum, reverse_gradient, round_straight_through
 
 
 class StageTwoOutput(NamedTuple):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from eqpool.models.conv import Conv, kaiming_fan_in, lecun_fan_in
-from eqpool.models.pool import UpsampleConv
+from eqpool.models.resolution import UpsampleConv
 
 Norm = Literal["batch", "instance", "none"]
 

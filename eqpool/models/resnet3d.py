@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from eqpool.models.conv import Conv
-from eqpool.models.pool import UpsampleConv, depth_to_space, max_pool
+from eqpool.models.resolution import UpsampleConv, depth_to_space, max_pool
 
 # The published code's settings; flax counts the momentum of the running average from the other end.
 _NORM_EPSILON = 1e-8

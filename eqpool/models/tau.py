@@ -9,7 +9,7 @@ from flax import linen as nn
 from eqpool.geometry import so
 from eqpool.geometry.planes import invariant_planes, rotations
 from eqpool.models.mlp import MLP
-from eqpool.numerics import round_straight_through
+from eqpool.ops.numerics import round_straight_through
 
 
 class Tau(nn.Module):

@@ -7,8 +7,8 @@ With --compare a table sets runs on the same data, such as those of the baseline
 
 import sys
 
-from eqpool.commandline import attempt, make_parser, path_argument
-from eqpool.given_paths import check_run
+from eqpool.commands.given_paths import check_run
+from eqpool.commands.shell import attempt, make_parser, path_argument
 
 
 def main(arguments: list[str]) -> int:

@@ -11,8 +11,8 @@ from matplotlib.colors import Normalize
 from nilearn.datasets import load_mni152_template
 from nilearn.plotting import plot_anat
 
-from eqpool.files import file_name_part, read_json
 from eqpool.report.lettering import Figure, drawn_name
+from eqpool.storage.files import file_name_part, read_json
 
 FORM_TITLES = {
     "before": "before: input",

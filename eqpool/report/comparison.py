@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from eqpool.errors import InputError
-from eqpool.files import read_json
-from eqpool.formatting import format_metric
+from eqpool.report.formatting import format_metric
+from eqpool.storage.files import read_json
 
 # (key, heading), those that any of the runs has
 COLUMNS = (

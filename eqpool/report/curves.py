@@ -8,7 +8,7 @@ import pandas as pd
 from eqpool.report.lettering import Figure
 from eqpool.report.style import SITE_COLOURS
 
-# What an ISTN's retrained models are kept by, each at an epoch of its own (`eqpool.train.state.Stage`, followers).
+# What an ISTN's retrained models are kept by, each at an epoch of its own (`eqpool.engine.state.Stage`, followers).
 FOLLOWERS = {
     "validation_scratch": "loss on S2T, from scratch",
     "validation_finetuned": "loss on S2T, fine-tuned",

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, TypeVar
 
-from eqpool.commandline import DISK_ERRORS, complain
+from eqpool.commands.shell import DISK_ERRORS, complain
 from eqpool.errors import InputError
-from eqpool.files import write_atomically, write_json
-from eqpool.progress import track
 from eqpool.report import figures
 from eqpool.report.figures import FigureKind
 from eqpool.report.lettering import Figure
 from eqpool.report.style import SIMULATED
 from eqpool.report.workfolder import WorkFolder
+from eqpool.storage.files import write_atomically, write_json
+from eqpool.storage.progress import track
 
 STRICT = "EQPOOL_STRICT_FIGURES"  # set to 1, as the tests do: a figure that fails raises, so that a bug is seen
 _FAILED = pathlib.Path("figures", "failed.json")  # of a work directory: figures that the next run is to draw again

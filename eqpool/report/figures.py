@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eqpool.formatting import format_metric, format_number
 from eqpool.report.brain_maps import CORRECTION_TITLES, Correction, draw_share_maps, draw_t_maps
 from eqpool.report.curves import FOLLOWERS, draw_training_curves
 from eqpool.report.enough import enough_for_maps, enough_for_trend, enough_to_embed, few_for_density
+from eqpool.report.formatting import format_metric, format_number
 from eqpool.report.lettering import Figure, drawn_name
 from eqpool.report.people import draw_groups, draw_samples
 from eqpool.report.sites import PROBES, draw_by_site, draw_embeddings, draw_probes, embed

@@ -9,12 +9,12 @@ from typing import Any
 
 import jinja2
 
-from eqpool.files import write_text
-from eqpool.readings import NON_FINITE_ROWS, Reading, read_metrics
 from eqpool.report.comparison import compare_runs
 from eqpool.report.drawing import Drawn, write_figures
+from eqpool.report.summary import ON_TOP
+from eqpool.report.verdicts import NON_FINITE_ROWS, Reading, read_metrics
 from eqpool.report.workfolder import WorkFolder, read_workfolder
-from eqpool.summary import ON_TOP
+from eqpool.storage.files import write_text
 
 # Of these, those that a run has open its report.
 HEADLINES = (

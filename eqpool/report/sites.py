@@ -9,8 +9,8 @@ from scipy.stats import gaussian_kde
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from eqpool.formatting import is_defined
 from eqpool.report.enough import FEWEST_FOR_A_CURVE
+from eqpool.report.formatting import is_defined
 from eqpool.report.lettering import Figure, drawn_name, drawn_names
 from eqpool.report.style import INK, legend_below, scatter_sites, site_style
 

@@ -12,7 +12,7 @@ def draw_transformations(examples: dict[str, np.ndarray]) -> Figure:
     """One column a subject, one row a step; each difference on a scale of its own, which its row's label says.
 
     Args:
-      examples: of `eqpool.apply.istn_steps`; `name` (N,) where subjects have names; `reference` (M, *shape), other
+      examples: of `eqpool.methods.istn_steps`; `name` (N,) where subjects have names; `reference` (M, *shape), other
         people's images of the reference site, where there are any. Of volumes the middle axial slice is drawn, the
         front of the head up.
     """

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from eqpool.config.names import split_names
 from eqpool.errors import InputError
-from eqpool.files import read_arrays, read_json
-from eqpool.names import split_names
 from eqpool.report.brain_maps import read_maps
+from eqpool.storage.files import read_arrays, read_json
 
 MOST_SPREADS = 6  # panels, unless more columns than that are described
 OVERLAP_COLUMN = "mask_overlap"  # of pooled.tsv: how a volume lies on the template

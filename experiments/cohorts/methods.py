@@ -4,14 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from eqpool.checked_config import from_config_dict
+from eqpool.commands.run import train
 from eqpool.config import default_config
+from eqpool.config.check import from_config_dict
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.splits import assign_splits
+from eqpool.engine.session import Session
 from eqpool.errors import InputError
 from eqpool.estimator import EquivariantPooling
-from eqpool.run import train
-from eqpool.train.stages import Session
 from experiments.cohorts.cohort import Table, standardised
 from experiments.cohorts.selection import select_prior_rows
 

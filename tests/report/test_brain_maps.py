@@ -6,11 +6,11 @@ import nibabel
 import numpy as np
 import pytest
 
-from eqpool.files import file_name_part, write_json
 from eqpool.report.brain_maps import CUTS_MM, FORM_TITLES, draw_share_maps, draw_t_maps
 from eqpool.report.drawing import write_figures
 from eqpool.report.figures import FIGURES
 from eqpool.report.workfolder import read_workfolder
+from eqpool.storage.files import file_name_part, write_json
 
 AFFINE = np.array([[8.0, 0, 0, -90], [0, 8, 0, -126], [0, 0, 8, -72], [0, 0, 0, 1]])  # the template's box, 8 mm voxels
 CONTRAST = "AD-Control"

@@ -1,0 +1,1 @@
+"""Volumes: where they are, how they are read, aligned, prepared and batched."""

@@ -1,0 +1,108 @@
+"""What a run says on the terminal: what the data is, and what came out."""
+
+import pathlib
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from eqpool.data.cohort import SPLITS, Cohort
+from eqpool.data.preflight.findings import HELD_OUT, Finding
+from eqpool.report.verdicts import read_metrics
+
+# What a run leaves for its user, the product first; not what it keeps for itself, such as checkpoints.
+OF_A_RUN = {
+    "derivatives/eqpool": "the harmonised volumes",
+    "report.html": "what was removed and kept, in pictures and words",
+    "figures": "the pictures, as PNG and SVG",
+    "embeddings.tsv": "l and Phi of every row",
+    "predictions.tsv": "what each task model predicts for every held-out row",
+    "pooled.tsv": "every row's split, site, covariates and target",
+    "results.json": "every metric",
+}
+ON_TOP = (HELD_OUT,)  # checks whose warnings stand above everything else: what is below them decides little
+
+
+def describe_cohort(cohort: Cohort) -> str:
+    """What is pooled, in plain words: simulated or real, rows by site and class, covariates, notes."""
+    kind = "SIMULATED data (made by eqpool, not measured)" if cohort.simulated else "real data"
+    shape = "x".join(map(str, cohort.inputs.shape[1:]))
+    if cohort.grid is not None:
+        what = f"volumes of {shape} voxels (grid {cohort.grid.name})"
+    else:
+        what = f"{shape} features a row" if cohort.input_names else f"images of {shape} pixels"
+    lines = [f"{cohort.name}: {kind}, {len(cohort.site)} rows, {what}", *_site_lines(cohort)]
+    lines.append("  rows by split: " + ", ".join(f"{split} {len(cohort.rows(split))}" for split in SPLITS))
+    lines += [f"  note: {note}" for note in cohort.notes]
+    return "\n".join(map(_on_one_line, lines))
+
+
+def describe_data(cohort: Cohort, findings: Sequence[Finding]) -> str:
+    """What a run says before it trains: warnings that stand on top, the cohort, and the pre-flight check."""
+    parts = [describe_top(findings), describe_cohort(cohort), describe_findings(findings)]
+    return "\n".join(part for part in parts if part)
+
+
+def describe_top(findings: Sequence[Finding]) -> str:
+    """The warnings that stand on top, one line each; "" where there are none."""
+    return "\n".join(_on_one_line(f"WARNING: {finding.message}") for finding in findings if _is_on_top(finding))
+
+
+def _on_one_line(text: str) -> str:
+    """The text with spaces for line breaks and other control characters, which names from quoted cells may hold."""
+    return "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text)
+
+
+def _is_on_top(finding: Finding) -> bool:
+    return finding.severity == "warning" and finding.check in ON_TOP
+
+
+def describe_findings(findings: Sequence[Finding], everything: bool = False) -> str:
+    """The pre-flight check, one line a finding: warnings and refusals, or `everything`; not what stands on top."""
+    below = [finding for finding in findings if not _is_on_top(finding)]
+    shown = [finding for finding in below if everything or finding.severity != "info"]
+    lines = [_on_one_line(f"  {finding.severity}: {finding.check}: {finding.message}") for finding in shown]
+    nothing = ": nothing to warn about" if len(below) == len(findings) else ": nothing else to warn about"
+    return "\n".join(["pre-flight check" + ("" if lines else nothing), *lines])
+
+
+def _site_lines(cohort: Cohort) -> list[str]:
+    width = max(len(name) for name in cohort.site_names)
+    lines = []
+    for index, name in enumerate(cohort.site_names):
+        here = cohort.site == index
+        if not here.any():  # all its volumes were left out
+            lines.append(f"  site {name:<{width}}       0 rows")
+            continue
+        ranges = ", ".join(
+            f"{covariate} {values.min():g} to {values.max():g} (median {np.median(values):g})"
+            for covariate, values in zip(cohort.covariate_names, cohort.covariates[here].T, strict=True)
+        )
+        lines.append(f"  site {name:<{width}}  {here.sum():>6} rows, {_target_text(cohort, here)}; {ranges}")
+    return lines
+
+
+def _target_text(cohort: Cohort, here: np.ndarray) -> str:
+    if cohort.target_classes:
+        counts = (f"{label} {np.sum(cohort.target[here] == i)}" for i, label in enumerate(cohort.target_classes))
+        return f"{cohort.target_name}: " + " / ".join(counts)
+    known = cohort.target[here][np.isfinite(cohort.target[here])]
+    return f"{cohort.target_name}: mean {known.mean():.3g}" if len(known) else f"{cohort.target_name}: unknown"
+
+
+def describe_results(results: dict[str, Any], folder: pathlib.Path) -> str:
+    """The metrics of results.json as a short table with a reading of each, and where the files are."""
+    kind = "SIMULATED data" if results["simulated"] else "real data"
+    lines = [f"{results['dataset']} ({kind}), method {results['method']}, seed {results['seed']}, held-out rows:"]
+    for reading in read_metrics(results["metrics"]):
+        lines.append(_on_one_line(f"  {reading.label:<34} {reading.value:<24} {reading.text}"))
+    lines.append(f"  took {results['wall_seconds']:.0f} s on {results['device']}")
+    return "\n".join([*lines, describe_files(folder, OF_A_RUN)])
+
+
+def describe_files(folder: pathlib.Path, outputs: Mapping[str, str]) -> str:
+    """The `outputs` (name to what it holds) that are in `folder`, by their paths, one a line, the product first."""
+    there = [(str(folder / name), what) for name, what in outputs.items() if (folder / name).exists()]
+    width = max((len(path) for path, _ in there), default=0)
+    return "\n".join(["written:", *(f"  {path:<{width}}  {what}" for path, what in there)])
