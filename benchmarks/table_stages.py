@@ -11,6 +11,7 @@ import numpy as np
 
 from eqpool.config import RunConfig
 from eqpool.config.check import from_config_dict
+from eqpool.data.shape import DataShape
 from eqpool.data.volumes.batches import batch_sizes
 from eqpool.engine import data_parallel
 from eqpool.engine.state import Batch, Stage, TrainState, create_state, make_optimizer
@@ -39,9 +40,10 @@ def paper_config(dataset: str) -> RunConfig:
 
 def make_stage(config: RunConfig, name: str, features: int) -> Stage:
     """The stage called `name`."""
+    shape = DataShape((features,), 1, NUM_SITES, NUM_CLASSES)
     if name == "stage_one":
-        return make_stage_one(config, (features,), 1, NUM_SITES, NUM_CLASSES)
-    return make_stage_two(config, NUM_SITES, NUM_CLASSES)
+        return make_stage_one(config, shape)
+    return make_stage_two(config, shape)
 
 
 def random_rows(name: str, count: int, features: int, latent_dim: int) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The command `python -m eqpool.main`: trains and evaluates one run. See `eqpool.commands.main`."""
+"""The door of `python -m eqpool.main`; `eqpool.commands.main` is the command."""
 
 import sys
 

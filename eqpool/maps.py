@@ -1,4 +1,4 @@
-"""The command `python -m eqpool.maps`: draws statistical maps before and after pooling. See `eqpool.commands.maps`."""
+"""The door of `python -m eqpool.maps`; `eqpool.commands.maps` is the command."""
 
 import sys
 

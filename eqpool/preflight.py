@@ -1,4 +1,4 @@
-"""The command `python -m eqpool.preflight`: checks whether a design can be identified. See `eqpool.commands.preflight`."""
+"""The door of `python -m eqpool.preflight`; `eqpool.commands.preflight` is the command."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The command `python -m eqpool.transform`: applies a finished run to new participants. See `eqpool.commands.transform`."""
+"""The door of `python -m eqpool.transform`; `eqpool.commands.transform` is the command."""
 
 import sys
 

@@ -14,7 +14,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from eqpool.commands.shell import GOES_ON, attempt, complain, make_parser, path_argument, show
+from eqpool.commands.shell import GOES_ON, attempt, make_parser, path_argument, show
+from eqpool.errors import complain
 from eqpool.storage.files import write_json
 from experiments.registry import EXPERIMENTS, HERE, Experiment
 from experiments.tables import Module, put_table, results_path

@@ -148,7 +148,7 @@ SPECS = {
         fixed={"data.dataset": "adni_small_support"},
         methods=("naive", "ours"),
     ),
-    # `python -m eqpool.data.sources.rescanned` writes the table; the volumes are aligned to the template (the extra "align").
+    # `python -m eqpool.commands.rescan` writes the table; the volumes are aligned to the template (the extra "align").
     "rescanned": Comparison(
         config="adni",
         columns=VOLUME_COLUMNS,

@@ -21,14 +21,14 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from eqpool.commands.run import train
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.fingerprint import data_hash
 from eqpool.data.load import load_cohort
 from eqpool.engine import data_parallel
 from eqpool.engine.session import Session
-from eqpool.storage.run_folder import MemoryLog
+from eqpool.methods.latent import train_latents
+from eqpool.storage.logs import MemoryLog
 from experiments.flags import add_folder, parse_settings, whole_numbers
 from experiments.provenance import ROOT, config_hash, made_here, written_by
 from experiments.registry import Experiment
@@ -103,7 +103,7 @@ def folds(cohort: Cohort) -> Iterator[Cohort]:
 def held_out(config: RunConfig, cohort: Cohort) -> dict[str, np.ndarray]:
     """Trains; returns the accuracy on test rows, and each probe's scores of the last site there."""
     session = Session(config, data_parallel.make_mesh(1), None, MemoryLog(), jax.random.key(config.seed))
-    made, _ = train(session, cohort, Scaling.fit(cohort))
+    made, _ = train_latents(session, cohort, Scaling.fit(cohort))
     train_rows, test = cohort.rows("train"), cohort.rows("test")
     accuracy = np.mean(made.prediction[test].argmax(axis=1) == cohort.target[test])
     fitted = {name: probe().fit(made.phi[train_rows], cohort.site[train_rows]) for name, probe in PROBES.items()}

@@ -17,9 +17,10 @@ from eqpool.config import DataConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.load import load_cohort
 from eqpool.errors import InputError
-from eqpool.methods.derivatives import FOLDER, derivative_paths
+from eqpool.methods.derivatives import derivative_paths
 from eqpool.methods.istn import reference_site
 from eqpool.storage.files import write_text
+from eqpool.storage.run_folder import RunFolder
 from experiments.flags import add_folder, add_jobs, add_set, parse_settings
 from experiments.provenance import written_by
 from experiments.registry import Experiment
@@ -95,7 +96,7 @@ def write_tables(cohort: Cohort, reference: int, istn: pathlib.Path, folder: pat
       InputError: a scan of the other site without a harmonised volume.
     """
     frame = pooled_table(cohort).assign(path=[str(pathlib.Path(path).absolute()) for path in cohort.image_path])
-    made = derivative_paths(istn / FOLDER, cohort.scan_name.tolist())
+    made = derivative_paths(RunFolder(istn).derivatives, cohort.scan_name.tolist())
     other = (cohort.site >= 0) & (cohort.site != reference)  # scans of no known site have been left as they are
     missing = [path for path, is_other in zip(made, other, strict=True) if is_other and not path.is_file()]
     if missing:

@@ -2,8 +2,8 @@
 
 Sex goes one way and both ways, age one way, either site as the source, by every row of the tables: on the SIMULATED
 cohorts of configs/brain_sex.py and configs/brain_age.py, or on a table of one's own volumes, such as real ones with a
-known second scanner (`python -m eqpool.data.sources.rescanned`). Without --full at 32^3 voxels, which a CPU can do; with it the
-paper's 64^3. Rows that are run apart join one table.
+known second scanner (`python -m eqpool.commands.rescan`). Without --full at 32^3 voxels, which a CPU can do; with it
+the paper's 64^3. Rows that are run apart join one table.
 """
 
 import argparse

@@ -13,15 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from eqpool.commands.run import use_compilation_cache
 from eqpool.config import RunConfig, to_dict
 from eqpool.data.cohort import Cohort
 from eqpool.data.load import load_cohort
+from eqpool.data.shape import DataShape
 from eqpool.data.sources.morpho_digits import DOMAINS, Domain, random_digits, sheared
 from eqpool.data.sources.morpho_mnist import read_mnist
+from eqpool.engine.compilation import use_compilation_cache
 from eqpool.engine.session import Session, forward_on_images, train_on_images
-from eqpool.methods.istn import fit_scaling, rows_of_sides
+from eqpool.methods.istn import Istn, rows_of_sides
 from eqpool.objectives.task import make_task
+from eqpool.storage.run_folder import RunFolder
 from experiments.flags import add_folder, count
 from experiments.provenance import config_hash, made_here, written_by
 from experiments.registry import Experiment
@@ -53,7 +55,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
     setting = {"data.raw_dir": str(options.raw_dir or ""), "data.train_digits": options.digits}
     setting |= {"data.target_domain": "slanted", "cache_dir": str(options.runs / "cache")}
     config = config_of(Task("morpho_mnist", "", setting, options.runs))
-    cache = use_compilation_cache(config, options.runs)
+    cache = use_compilation_cache(config, RunFolder(options.runs))
     cohort = load_cohort(config.data, cache)
     kinds = dict(kinds_of_digits(config, cohort, cache))
     shares, commits = [], set()
@@ -99,8 +101,8 @@ def accuracies(config: RunConfig, cohort: Cohort, kinds: dict[str, np.ndarray], 
     """Returns the accuracy (%) of the source's classifier on each kind of digits after its last epoch, not its best."""
     config = dataclasses.replace(config, task=dataclasses.replace(config.task, epochs=epochs, patience=0))
     session, rows = Session.start(config), rows_of_sides(config, cohort)
-    columns = fit_scaling(config, cohort).columns(cohort) | {"inputs": np.asarray(cohort.inputs)}
-    task = make_task(config, cohort.inputs.shape[1:], len(cohort.target_classes))
+    columns = Istn().scaling(config, cohort).columns(cohort) | {"inputs": np.asarray(cohort.inputs)}
+    task = make_task(config, DataShape.of(cohort))
     state = train_on_images(session, task, columns, rows["source", "train"], rows["source", "validation"])
     target = cohort.target[rows["source", "test"]]
 

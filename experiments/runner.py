@@ -25,8 +25,8 @@ from eqpool.config.check import from_config_dict
 from eqpool.engine.loop import Preempted, TrainingDiverged
 from eqpool.errors import InputError
 from eqpool.storage.files import read_arrays, read_json, write_arrays, write_json, write_text
+from eqpool.storage.logs import MetricsLog
 from eqpool.storage.progress import track
-from eqpool.storage.run_folder import MetricsLog
 from experiments.provenance import ROOT, commit, config_hash
 
 Setting = dict[str, Any]

@@ -19,8 +19,8 @@ from eqpool.data.volumes.image_checks import BadVolumeError
 from eqpool.data.volumes.prepare import Preparation, prepare_volumes
 from eqpool.data.volumes.read import prepare_volume
 from eqpool.errors import InputError
-from eqpool.methods.trained import ModelFacts, read_config
-from eqpool.storage import run_folder
+from eqpool.methods.facts import ModelFacts
+from eqpool.storage.run_folder import RunFolder
 from tests import mutations
 from tests.config.test_schema import CONFIGS, load
 
@@ -245,9 +245,9 @@ def test_records_of_a_work_directory(tmp_path, seed, trained_table):
     prepare_volumes([tmp_path / "0.nii"], Preparation(GRID), cache, progress=False)
     (facts,) = (cache / "volumes" / "shards").glob("*.json")
     readers = {
-        "config.json": lambda: read_config(tmp_path),
-        "claimed": lambda: run_folder.claim(tmp_path, RunConfig()),
-        "model.json": lambda: ModelFacts.read(tmp_path),
+        "config.json": lambda: RunFolder(tmp_path).read_config(),
+        "claimed": lambda: RunFolder(tmp_path).claim(RunConfig()),
+        "model.json": lambda: ModelFacts.read(RunFolder(tmp_path)),
         "facts": lambda: prepare_volumes([tmp_path / "0.nii"], Preparation(GRID), cache, progress=False),
     }
     for number in range(16):

@@ -20,7 +20,7 @@ from eqpool.evaluate.probes import ProbeScore
 from eqpool.geometry import so
 from eqpool.methods.crossfit import Decodes, deal_folds
 from eqpool.methods.decoding import Pooled, measure, summarise
-from eqpool.methods.istn import harmonise
+from eqpool.methods.istn import Istn
 from eqpool.objectives.istn import TASK_MODELS
 from eqpool.storage import files
 from tests.conftest import tiny_config
@@ -122,11 +122,11 @@ def test_every_metric_of_a_pooling_run(volumes, monkeypatch):
 
 
 def of_istn(classes: tuple[str, ...], folder: pathlib.Path) -> set[str]:
-    """What `harmonise` says of networks that are never trained; its stages are stubs by then."""
+    """What `Istn.fit` says of networks that are never trained; its stages are stubs by then."""
     few = cohort(classes)
     config = RunConfig(method="istn", task=TaskConfig(model="sex_classifier" if classes else "age_regressor"))
     config = dataclasses.replace(config, evaluate=QUICK, istn=dataclasses.replace(config.istn, discriminator=(4, 4)))
-    return set(harmonise(types.SimpleNamespace(config=config), folder, few, Scaling.fit(few))[0])
+    return set(Istn().fit(types.SimpleNamespace(config=config), few, Scaling.fit(few), folder).metrics)
 
 
 def test_every_metric_of_an_istn(monkeypatch, tmp_path):

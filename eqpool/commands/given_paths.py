@@ -4,18 +4,19 @@ import pathlib
 
 from eqpool.config import RunConfig
 from eqpool.errors import InputError, to_path
+from eqpool.storage.run_folder import RunFolder
 
-FINISHED = ("config.json", "results.json")  # what a finished run has
 
-
-def check_run(folder: pathlib.Path, needed: tuple[str, ...] = FINISHED, flag: str = "--workdir") -> None:
-    """Raises `InputError` where `folder` is no run that has the files `needed`."""
-    if not folder.is_dir():
-        what = "a file" if folder.exists() else "no such folder"
-        raise InputError(f"{flag}={folder}: {what}; expected the folder of a finished run, with {', '.join(needed)}")
-    for name in needed:
-        if not (folder / name).is_file():
-            raise InputError(f"{flag}={folder}: {name} not found; expected the folder of a finished run")
+def check_run(run: RunFolder, *needed: pathlib.Path, flag: str = "--workdir") -> None:
+    """Raises `InputError` where a folder is no run with the files `needed`; by default those of a finished run."""
+    needed = needed or (run.config_file, run.results_file)
+    if not run.path.is_dir():
+        what = "a file" if run.path.exists() else "no such folder"
+        names = ", ".join(path.name for path in needed)
+        raise InputError(f"{flag}={run.path}: {what}; expected the folder of a finished run, with {names}")
+    for path in needed:
+        if not path.is_file():
+            raise InputError(f"{flag}={run.path}: {path.name} not found; expected the folder of a finished run")
 
 
 def check_file(path: pathlib.Path, given: str, expected: str) -> None:

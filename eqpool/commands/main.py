@@ -19,11 +19,11 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from eqpool.commands.given_paths import check_config_paths, check_workdir
-from eqpool.commands.shell import GOES_ON, attempt, complain, show
+from eqpool.commands.shell import GOES_ON, attempt, show
 from eqpool.config import default_config
 from eqpool.config.check import from_config_dict
 from eqpool.config.recipes import config_folder, find_config
-from eqpool.errors import InputError, check_is_path, to_path
+from eqpool.errors import InputError, check_is_path, complain, to_path
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, such as configs/adni.py[:paper].")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Train together with the processes of other hosts.")

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from eqpool.commands.run import use_compilation_cache
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.fingerprint import data_hash
@@ -16,6 +15,7 @@ from eqpool.data.sources.simulated import effect_path, scanner_free_path
 from eqpool.data.volumes.image_files import read_volume
 from eqpool.data.volumes.read import prepare_volume
 from eqpool.data.volumes.resampling import lay_on_grid
+from eqpool.engine.compilation import use_compilation_cache
 from eqpool.errors import InputError
 from eqpool.evaluate.recovery import detection_gain, detection_scores, is_unaffected, matched_detection
 from eqpool.evaluate.statistics import (
@@ -27,13 +27,14 @@ from eqpool.evaluate.statistics import (
     t_threshold,
     tile_width,
 )
+from eqpool.methods.base import method_named
 from eqpool.methods.crossfit import Decodes, cross_fitted_decodes, deal_folds
 from eqpool.methods.derivatives import read_map, write_map
-from eqpool.methods.trained import read_config
 from eqpool.report.enough import too_few_degrees
 from eqpool.report.formatting import format_metric
-from eqpool.storage import files, run_folder
+from eqpool.storage import files
 from eqpool.storage.progress import track
+from eqpool.storage.run_folder import RunFolder
 
 THRESHOLD = 1e-3  # the paper's, after Bonferroni (Fig. 5)
 # Name -> weights of the input, of its decode D(l) and of the pooled decode D(Psi(Phi(l))).
@@ -53,18 +54,19 @@ def make_maps(folder: pathlib.Path, folds: int) -> Facts:
     Raises:
       InputError: no such run, or one that has no decodes or no map to make.
     """
-    config = read_config(folder)
+    run_folder = RunFolder(folder)
+    config = run_folder.read_config()
     _check(config, folds)
-    with run_folder.locked(folder):
-        return _make_maps(config, folder, folds)
+    with run_folder.locked():
+        return _make_maps(config, run_folder, folds)
 
 
-def _make_maps(config: RunConfig, folder: pathlib.Path, folds: int) -> Facts:
+def _make_maps(config: RunConfig, folder: RunFolder, folds: int) -> Facts:
     cache = use_compilation_cache(config, folder)
     cohort = load_cohort(config.data, cache)
     _check_data(folder, cohort)
     if cohort.grid is None:
-        raise InputError(f"--workdir={folder}: a run on a table, expected one on volumes")
+        raise InputError(f"--workdir={folder.path}: a run on a table, expected one on volumes")
     if len(cohort.target_classes) not in (0, 2):
         raise InputError(
             f"{cohort.target_name}: {len(cohort.target_classes)} classes ({', '.join(cohort.target_classes)}), "
@@ -75,12 +77,12 @@ def _make_maps(config: RunConfig, folder: pathlib.Path, folds: int) -> Facts:
     few = too_few_degrees(count_degrees_of_freedom(cohort, fold))
     if few:
         print(f"WARNING: the maps will mean little: {few}")
-    decodes = cross_fitted_decodes(config, cohort, folder / "folds" / str(folds), folds)
+    decodes = cross_fitted_decodes(config, cohort, RunFolder(folder.folds / str(folds)), folds)
     truth = _truth(cohort) if cohort.simulated else None
 
     def report(form: str) -> Facts:
-        facts = map_form(cohort, decodes, form, folder / "maps")
-        return facts if truth is None else facts | _recovery(cohort, decodes, form, folder / "maps", facts, truth)
+        facts = map_form(cohort, decodes, form, folder.maps)
+        return facts if truth is None else facts | _recovery(cohort, decodes, form, folder.maps, facts, truth)
 
     facts: Facts = {
         "folds": folds,
@@ -91,7 +93,7 @@ def _make_maps(config: RunConfig, folder: pathlib.Path, folds: int) -> Facts:
     }
     if truth is not None:
         facts |= _gain(cohort, decodes, truth)
-    files.write_json(folder / "maps" / "maps.json", facts)
+    files.write_json(folder.maps_file, facts)
     return facts
 
 
@@ -203,17 +205,17 @@ def _gain(cohort: Cohort, decodes: Decodes, truth: Truth) -> Facts:
 
 
 def _check(config: RunConfig, folds: int) -> None:
-    if config.method != "ours":
+    if not method_named(config.method).decodes:
         raise InputError(f'config.method = "{config.method}": expected "ours", which alone decodes what it pooled')
     if folds < 2:
         raise InputError(f"--folds={folds}: expected at least 2")
 
 
-def _check_data(folder: pathlib.Path, cohort: Cohort) -> None:
-    if run_folder.is_of_other_data(folder, data_hash(cohort)):
+def _check_data(folder: RunFolder, cohort: Cohort) -> None:
+    if folder.is_of_other_data(data_hash(cohort)):
         raise InputError(
-            f"--workdir={folder} was made with other data than there are now, so that maps would not be of that run; "
-            "name another --workdir and run again"
+            f"--workdir={folder.path} was made with other data than there are now, so that maps would not be of that "
+            "run; name another --workdir and run again"
         )
 
 

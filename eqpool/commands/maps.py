@@ -1,8 +1,8 @@
 """The command: `python -m eqpool.maps --workdir=runs/adni [--folds=3]`: statistical maps before and after pooling.
 
 Trains the run of a work directory K more times, each without one fold of the subjects, and decodes that fold
-(`eqpool.methods.crossfit`); then tests every voxel. Writes maps/*.nii.gz, maps/maps.json and figures/. The same command goes on
-where it stopped; training takes K times as long as the run itself.
+(`eqpool.methods.crossfit`); then tests every voxel. Writes maps/*.nii.gz, maps/maps.json and figures/. The same
+command goes on where it stopped; training takes K times as long as the run itself.
 """
 
 import importlib
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from eqpool.commands.given_paths import check_run
 from eqpool.commands.shell import GOES_ON, attempt, make_parser, path_argument
+from eqpool.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from eqpool.commands.make_maps import FORMS, form_tiles, make_maps, map_form
@@ -32,11 +33,12 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     def work() -> None:
-        check_run(options.workdir, needed=("config.json",))
-        from eqpool.commands import make_maps as making
+        run = RunFolder(options.workdir)
+        check_run(run, run.config_file)
+        from eqpool.commands import make_maps
 
-        print(making.describe_maps(making.make_maps(options.workdir, options.folds)))
-        if (options.workdir / "results.json").exists():
+        print(make_maps.describe_maps(make_maps.make_maps(options.workdir, options.folds)))
+        if run.is_finished:
             from eqpool.report.page import write_report
 
             print(write_report(options.workdir))

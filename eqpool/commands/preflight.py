@@ -11,13 +11,13 @@ import sys
 from typing import TYPE_CHECKING
 
 from eqpool.commands.given_paths import check_file, check_folder
-from eqpool.commands.shell import complain, make_parser, path_argument
+from eqpool.commands.shell import make_parser, path_argument
 from eqpool.config import DataConfig
-from eqpool.errors import InputError, to_path
+from eqpool.errors import InputError, complain, to_path
 
 if TYPE_CHECKING:  # imported where they are needed: a path that is not there should not wait for pandas
     from eqpool.data.cohort import Cohort
-    from eqpool.data.preflight.findings import Finding
+    from eqpool.data.preflight.finding import Finding
 
 
 def preflight(config: DataConfig) -> tuple[Cohort, list[Finding]]:
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
         check_file(to_path(options.participants), given, "a participants.tsv or .csv")
         if options.json:
             check_folder(options.json.absolute().parent, f"--json={options.json}", "a file's name in a folder")
-        from eqpool.data.preflight.findings import refuse
+        from eqpool.data.preflight.finding import refuse
         from eqpool.report.summary import describe_findings, describe_top
         from eqpool.storage.files import write_json
 

@@ -2,17 +2,13 @@
 
 import argparse
 import difflib
-import errno
 import os
 import pathlib
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from eqpool.errors import InputError, Stopped, check_is_path, to_path
-
-# Full, read-only, over the quota, not permitted, too large: the user's to mend, and no bug.
-DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EFBIG)
+from eqpool.errors import DISK_ERRORS, InputError, Stopped, check_is_path, complain, to_path
 
 GOES_ON = "goes on from the last checkpoint"  # what a command that trains does again
 
@@ -54,12 +50,6 @@ def path_argument(text: str) -> pathlib.Path:
         return to_path(text)
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def complain(message: object, code: int = 2) -> int:
-    """Says on stderr in one line why a command stops; returns its exit code, 2 for bad input."""
-    print(f"eqpool: {message}", file=sys.stderr)
-    return code
 
 
 def attempt(work: Callable[[], object], folder: pathlib.Path, again: str) -> int:

@@ -7,7 +7,7 @@ volumes under derivatives/eqpool, or harmonised.tsv with harmonised.json. Volume
 see the image alone. Rows of a site that the run was not trained on are transformed with a notice; a category of a
 feature that it was not trained on is refused.
 
-A run of config.method = istn has no latent: it writes S2T (`eqpool.methods.trained_istn`), in place of embeddings.tsv
+A run of config.method = istn has no latent: it writes S2T (`eqpool.methods.istn_model`), in place of embeddings.tsv
 written.tsv, and figures/transformations.png, which shows step by step what was done to the first few scans.
 """
 
@@ -17,21 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from eqpool.commands.given_paths import check_file, check_folder, check_new_folder, check_run
 from eqpool.commands.shell import attempt, make_parser, path_argument
+from eqpool.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from eqpool.commands.new_scans import check_output, harmonised_features, transform
+    from eqpool.commands.new_scans import check_output, transform
 
-__all__ = ["check_output", "harmonised_features", "main", "transform"]
+__all__ = ["check_output", "main", "transform"]
 
 HARMONISED = ("change", "decoded", "none")
-# What the command leaves, the product first; left_out.tsv has a line of its own where it is not empty.
-OUTPUTS = {
-    "derivatives/eqpool": "the harmonised volumes",
-    "harmonised.tsv": "the harmonised features, in their own units",
-    "embeddings.tsv": "prediction, l and Phi of every row",
-    "written.tsv": "which file each scan was written to",
-    "figures": "what was done to the first scans",
-}
 
 
 def __getattr__(name: str) -> Any:
@@ -61,7 +54,7 @@ def main(arguments: list[str]) -> int:
             keep_sign=options.keep_sign,
         )
         print(f"{options.participants}: {len(written)} rows transformed by {options.workdir}")
-        print(describe_files(options.output, OUTPUTS))
+        print(describe_files(options.output))
 
     return attempt(work, options.output, "writes every file again")
 
@@ -87,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check_paths(options: argparse.Namespace) -> None:
     """Raises `InputError` for the first path that is not there."""
-    check_run(options.workdir)
+    check_run(RunFolder(options.workdir))
     check_file(options.participants, f"--participants={options.participants}", "a participants.tsv or .csv")
     if options.root is not None:
         check_folder(options.root, f"--root={options.root}", "the folder that the images are in")

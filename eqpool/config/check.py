@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from eqpool.config import ModelConfig, RunConfig, parse_bandwidth
+from eqpool.config.methods import METHODS, makes_images
 from eqpool.errors import InputError, check_is_path
 
 
@@ -49,8 +50,11 @@ def _check_together(config: RunConfig) -> None:
             f"config.evaluate.probe_permutations = {config.evaluate.probe_permutations}: expected 0, or at least 19, "
             "since of fewer no p-value reaches 0.05"
         )
-    if config.data.nuisances and config.method != "ours":
-        raise InputError(f'config.data.nuisances = "{config.data.nuisances}": expected "" unless config.method is ours')
+    if config.data.nuisances and not METHODS[config.method].takes_nuisances:
+        taking = " or ".join(name for name, entry in METHODS.items() if entry.takes_nuisances)
+        raise InputError(
+            f'config.data.nuisances = "{config.data.nuisances}": expected "" unless config.method is {taking}'
+        )
     if config.data.dataset == "participants" and not config.data.participants:
         raise InputError('config.data.participants = "": expected the path of a participants.tsv')
 
@@ -81,7 +85,7 @@ def _check_istn(config: RunConfig) -> None:
         )
     if config.istn.appearance == config.istn.shape == "none":
         raise InputError('config.istn.appearance and config.istn.shape are both "none": expected one of them to act')
-    if config.data.dataset == "morpho_mnist" and config.method != "istn":
+    if config.data.dataset == "morpho_mnist" and not makes_images(config.method):
         raise InputError(f'config.method = "{config.method}": morpho_mnist has no covariate, expected "istn"')
     if config.data.source_domain == config.data.target_domain:
         raise InputError(
@@ -139,7 +143,7 @@ def _integers(value: Any, name: str) -> tuple[int, ...]:
 def _scalar(hint: Any, value: Any, field: dataclasses.Field, name: str) -> Any:
     if isinstance(value, str):
         check_is_path(f"{name} = {value}")
-    choices = typing.get_args(hint)
+    choices = typing.get_args(hint) or field.metadata.get("choices", tuple)()
     hint = str if choices else hint
     if hint is float and type(value) is int:
         value = float(value)

@@ -8,7 +8,7 @@ _FOLDER = "configs"
 
 def config_folder() -> pathlib.Path | None:
     """The folder of the configs that came with eqpool; None where there is none."""
-    checkout = pathlib.Path(__file__).parent.parent / _FOLDER
+    checkout = pathlib.Path(__file__).parents[2] / _FOLDER
     if checkout.is_dir():
         return checkout
     try:

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
+from eqpool.config.methods import METHODS
 from eqpool.errors import InputError
 
-Method = Literal["ours", "naive", "mmd", "cai", "ss", "rm", "istn"]
 Dataset = Literal[
     "adni",
     "adni_small_support",
@@ -242,7 +242,7 @@ class RunConfig:
 
     name: str = "participants"
     seed: int = _number(0, 0)
-    method: Method = "ours"
+    method: str = dataclasses.field(default="ours", metadata={"choices": lambda: tuple(METHODS)})
     class_weights: Literal["equal", "balanced"] = "equal"  # of the target's loss; balanced: each class weighs the same
     cache_dir: str = ""  # prepared volumes, simulated cohorts, site floors, compiled programs; default: beside workdir
     devices: int = _number(0, 0)  # 0: all local devices

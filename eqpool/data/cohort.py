@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from eqpool.data.preflight.finding import Finding
 from eqpool.data.tables.calibration import SiteCalibration
 from eqpool.data.tables.encoding import FeatureEncoding
 from eqpool.data.volumes.records import Inputs
-
-if TYPE_CHECKING:  # findings are about a cohort and import this module
-    from eqpool.data.preflight.findings import Finding
 
 SPLITS = ("train", "validation", "test")
 
@@ -66,7 +64,7 @@ class Cohort:
       findings: what the pre-flight check found in the features or volumes when they were read.
       image_path: (N,) str, the file of each volume; (0,) for tables and digits.
       image_root: the folder of the data set that they belong to; "" for tables and digits.
-      scan_name: (N,) str, what derivatives of each volume are called, by `eqpool.data.volumes.bids_names`; (0,) as above.
+      scan_name: (N,) str, name of each volume's derivatives, by `eqpool.data.volumes.bids_names`; (0,) as above.
       mask_overlap: (N,) float64, Dice coefficient of each volume's non-zero voxels and the template's brain mask; (0,)
         where there are no volumes.
       session: (N,) str, "" where a table tells no sessions apart; (0,) for digits and published tables.

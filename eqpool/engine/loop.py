@@ -16,8 +16,8 @@ from eqpool.engine.divergence import BadBatch
 from eqpool.engine.state import TrainState
 from eqpool.errors import Stopped
 from eqpool.storage.checkpoints import Checkpoints, NoCheckpoints
+from eqpool.storage.logs import MemoryLog, MetricsLog
 from eqpool.storage.progress import track
-from eqpool.storage.run_folder import MemoryLog, MetricsLog
 
 Scalars = dict[str, float]
 RunEpoch = Callable[[TrainState, int], tuple[TrainState, dict, dict]]

@@ -1,16 +1,14 @@
 """The ISTN's batches: images of the source beside images of the reference, unpaired."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
-from eqpool.config import IstnConfig
 from eqpool.engine.image_table import Order
-from eqpool.engine.state import Batch, make_optimizer
+from eqpool.engine.state import Batch
 from eqpool.engine.table import EpochOrder, epoch_order, lay_out, layout_on
 
 # Of the reference's columns these alone reach training; its targets are for evaluation.
@@ -31,18 +29,6 @@ class PairOrder(NamedTuple):
 
     source: EpochOrder
     drawn: jax.Array
-
-
-def make_game_optimizer(config: IstnConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Adam at `learning_rate` for transformers and discriminators, at `task_learning_rate` for the task models."""
-    game = make_optimizer(config, steps_per_epoch, config.momentum)
-    task = optax.adamw(config.task_learning_rate, weight_decay=config.weight_decay)
-    labels = {"scratch": "task", "finetuned": "task"}
-
-    def label(params: Any) -> dict[str, str]:
-        return {name: labels.get(name, "game") for name in params}
-
-    return optax.multi_transform({"game": game, "task": task}, label)
 
 
 def pairs_in_order(num_source: int, num_reference: int, batch_size: int, mesh: Mesh) -> Order:

@@ -1,4 +1,4 @@
-"""Trains the two stages one after the other on a cohort: tables on the device, volumes through a loader."""
+"""Trains a stage on rows in memory or in records, and applies it: tables on the device, volumes by a loader."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from eqpool.config import RunConfig
+from eqpool.config import ImageTrainingConfig, RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.volumes.batches import FEWEST_ROWS, batch_slots, count_batches, volume_batches
 from eqpool.data.volumes.records import Inputs
@@ -19,7 +19,7 @@ from eqpool.engine import data_parallel
 from eqpool.engine.divergence import check_steps
 from eqpool.engine.image_table import make_image_epoch, make_image_forward, pick_rows, rows_in_order
 from eqpool.engine.loop import fit
-from eqpool.engine.pairs import Pairs, make_game_optimizer, pairs_in_order, pick_pairs
+from eqpool.engine.pairs import Pairs, pairs_in_order, pick_pairs
 from eqpool.engine.state import (
     Stage,
     TrainState,
@@ -27,13 +27,13 @@ from eqpool.engine.state import (
     create_state,
     finish_epoch,
     keep_followers,
-    make_optimizer,
     with_followers,
 )
 from eqpool.engine.stream import HostBatch, make_stream_forward, make_stream_step, run_stream_epoch, run_stream_forward
 from eqpool.engine.table import make_table_epoch, make_table_forward
+from eqpool.storage.logs import MemoryLog, MetricsLog
 from eqpool.storage.progress import track
-from eqpool.storage.run_folder import MemoryLog, MetricsLog
+from eqpool.storage.run_folder import RunFolder
 from eqpool.storage.tensorboard import TensorBoardLog
 
 Columns = dict[str, np.ndarray]
@@ -60,7 +60,7 @@ class Session:
     names: np.ndarray | None = None
 
     @classmethod
-    def start(cls, config: RunConfig, folder: pathlib.Path | None = None, names: np.ndarray | None = None) -> "Session":
+    def start(cls, config: RunConfig, folder: RunFolder | None = None, names: np.ndarray | None = None) -> "Session":
         """On the config's devices, with checkpoints and metrics.jsonl in `folder`; without one they stay in memory.
 
         Raises:
@@ -70,29 +70,49 @@ class Session:
         if folder is None:
             return cls(config, mesh, None, MemoryLog(), key, names)
         make_log = TensorBoardLog if config.output.tensorboard else MetricsLog
-        return cls(config, mesh, folder / "checkpoints", make_log(folder / "metrics.jsonl"), key, names)
+        return cls(config, mesh, folder.checkpoints, make_log(folder.metrics_file), key, names)
 
 
-def train_on_cohort(session: Session, stage: Stage, cohort: Cohort, columns: Columns, train: np.ndarray) -> Columns:
-    """Trains a stage that reads the cohort's inputs on the rows `train`; returns its best epoch's outputs for all rows.
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """Rows to train a stage on.
 
-    A table goes to the device as a whole, volumes are read batch by batch. Validation rows select the epoch.
+    Attributes:
+      inputs: (N, ...), in memory, or read from records row by row.
+      columns: further arrays with N rows each, by name.
+      train, validation: row indices; validation rows select the epoch.
+      streamed: whether inputs are read batch by batch, as volumes are; otherwise they go to the device as a whole.
     """
-    validation = cohort.rows("validation")
-    if cohort.grid is not None:
-        state = train_on_volumes(session, stage, cohort, columns, train, validation)
-        return forward_on_volumes(session, stage, state.best_variables, cohort, columns)
-    with_inputs = columns | {"inputs": np.asarray(cohort.inputs)}
-    state = train_on_table(session, stage, with_inputs, train, validation)
-    return forward_on_table(session, stage, state.best_variables, with_inputs)
+
+    inputs: Inputs
+    columns: Columns
+    train: np.ndarray
+    validation: np.ndarray
+    streamed: bool = False
+
+    @classmethod
+    def of(cls, cohort: Cohort, columns: Columns, train: np.ndarray | None = None) -> "TrainingData":
+        """Returns a cohort's rows; `train` are its training rows unless some are left out."""
+        train = cohort.rows("train") if train is None else train
+        return cls(cohort.inputs, columns, train, cohort.rows("validation"), cohort.grid is not None)
+
+
+def train_stage(session: Session, stage: Stage, data: TrainingData) -> tuple[Variables, Columns]:
+    """Trains a stage that reads the inputs; returns the variables of its best epoch, and their outputs for all rows."""
+    if data.streamed:
+        variables = train_on_volumes(session, stage, data).best_variables
+        return variables, forward_on_volumes(session, stage, variables, data)
+    table = data.columns | {"inputs": np.asarray(data.inputs)}
+    variables = train_on_table(session, stage, table, data.train, data.validation).best_variables
+    return variables, forward_on_table(session, stage, variables, table)
 
 
 def train_on_table(
     session: Session, stage: Stage, columns: Columns, train: np.ndarray, validation: np.ndarray
 ) -> TrainState:
     """Trains a stage on columns (N, ...) that fit in device memory; `train` and `validation` are row indices."""
-    settings = getattr(session.config, stage.name)
-    optimizer = make_optimizer(settings, _count_steps(stage, train, settings.batch_size))
+    settings = stage.settings
+    optimizer = stage.make_optimizer(_count_steps(stage, train, settings.batch_size))
     epoch_fn = make_table_epoch(stage, optimizer, settings.batch_size, session.mesh)
     train_table, validation_table = data_parallel.put_replicated(
         [_take(columns, train), _take(columns, validation)], session.mesh
@@ -109,32 +129,31 @@ def train_on_table(
     return _fit(session, stage, state, run_epoch, settings.epochs, train)
 
 
-def train_on_volumes(
-    session: Session, stage: Stage, cohort: Cohort, columns: Columns, train: np.ndarray, validation: np.ndarray
-) -> TrainState:
+def train_on_volumes(session: Session, stage: Stage, data: TrainingData) -> TrainState:
     """Trains a stage on volumes read batch by batch."""
-    settings, initialise = getattr(session.config, stage.name), stage.initialise
+    columns, train, validation = data.columns, data.train, data.validation
+    settings, initialise = stage.settings, stage.initialise
     steps = _count_steps(stage, train, settings.batch_size)
-    optimizer = make_optimizer(settings, steps)
+    optimizer = stage.make_optimizer(steps)
     step = make_stream_step(stage, optimizer)
     forward = make_stream_forward(stage)
     validate = jax.jit(stage.validate)
     finish = jax.jit(functools.partial(finish_epoch, stage), donate_argnums=0)
     init_key, epoch_key = _stage_keys(session, stage)
     validation_columns = data_parallel.put_replicated(_take(columns, validation), session.mesh)
-    position = np.zeros(len(cohort.site), np.int32)
+    position = np.zeros(len(data.inputs), np.int32)
     position[train] = np.arange(len(train))
 
     def run_epoch(state: TrainState, epoch: int):
-        shuffled = _batches(session, cohort, columns | {"row": position}, train, settings.batch_size, epoch)
+        shuffled = _batches(session, data, columns | {"row": position}, train, settings.batch_size, epoch)
         batches = track(shuffled, f"epoch {epoch + 1}", unit="batch", total=steps)
         state, terms = run_stream_epoch(step, state, batches, epoch_key, session.mesh)
-        in_order = _batches(session, cohort, columns, validation, settings.batch_size, None)
+        in_order = _batches(session, data, columns, validation, settings.batch_size, None)
         outputs = run_stream_forward(forward, state.judged, in_order, session.mesh)
         scores = validate(data_parallel.put_replicated(outputs, session.mesh), validation_columns)
         return finish(state, scores), terms, scores
 
-    stage = stage._replace(initialise=lambda key: with_mean_volume(initialise(key), mean_volume(cohort.inputs, train)))
+    stage = stage._replace(initialise=lambda key: with_mean_volume(initialise(key), mean_volume(data.inputs, train)))
     state = data_parallel.put_replicated(create_state(stage, optimizer, init_key), session.mesh)
     return _fit(session, stage, state, run_epoch, settings.epochs, train)
 
@@ -157,23 +176,23 @@ def train_on_images(
     session: Session, stage: Stage, columns: Columns, train: np.ndarray, validation: np.ndarray
 ) -> TrainState:
     """As `train_on_table`, for a convolutional stage on images that fit in device memory."""
-    settings = getattr(session.config, stage.name)
+    settings = stage.settings
     batch_size = min(settings.batch_size, len(train))
     tables = data_parallel.put_replicated([_take(columns, train), _take(columns, validation)], session.mesh)
     order = rows_in_order(len(train), batch_size, session.mesh)
-    optimizer = make_optimizer(settings, _count_steps(stage, train, batch_size))
+    optimizer = stage.make_optimizer(_count_steps(stage, train, batch_size))
     epoch_fn = make_image_epoch(stage, optimizer, order, pick_rows, session.mesh)
     return _train_images(session, stage, optimizer, epoch_fn, tables[0], tables[1], {}, train)
 
 
 def train_on_pairs(session: Session, stage: Stage, source: Columns, reference: Columns, splits: Pairs) -> TrainState:
     """Trains the ISTN on two unpaired tables that fit in device memory; `splits` are the row indices of each."""
-    batch_size = min(session.config.istn.batch_size, len(splits.source_train))
+    batch_size = min(stage.settings.batch_size, len(splits.source_train))
     tables = (_take(source, splits.source_train), _take(reference, splits.reference_train))
     held_out = (_take(source, splits.source_validation), _take(reference, splits.reference_validation))
     tables, held_out = data_parallel.put_replicated((tables, held_out), session.mesh)
     order = pairs_in_order(len(splits.source_train), len(splits.reference_train), batch_size, session.mesh)
-    optimizer = make_game_optimizer(session.config.istn, _count_steps(stage, splits.source_train, batch_size))
+    optimizer = stage.make_optimizer(_count_steps(stage, splits.source_train, batch_size))
     epoch_fn = make_image_epoch(stage, optimizer, order, pick_pairs, session.mesh)
     beside = {"reference_inputs": held_out[1]["inputs"]}
     return _train_images(session, stage, optimizer, epoch_fn, tables, held_out[0], beside, splits.source_train)
@@ -181,7 +200,7 @@ def train_on_pairs(session: Session, stage: Stage, source: Columns, reference: C
 
 def forward_on_images(session: Session, stage: Stage, variables, columns: Columns) -> Columns:
     """A trained convolutional stage's outputs for all rows of `columns`, on the host."""
-    batch_size = getattr(session.config, stage.name).batch_size
+    batch_size = stage.settings.batch_size
     table = data_parallel.put_replicated(columns, session.mesh)
     return make_image_forward(stage, batch_size, session.mesh)(variables, table)
 
@@ -190,7 +209,8 @@ def _train_images(
     session: Session, stage: Stage, optimizer, epoch_fn, tables, held_out, beside, train: np.ndarray
 ) -> TrainState:
     """Runs `epoch_fn` over `tables`; `held_out` rows, with the columns `beside`, are validated every few epochs."""
-    settings = getattr(session.config, stage.name)
+    settings = stage.settings
+    assert isinstance(settings, ImageTrainingConfig)
     forward = make_image_forward(stage, settings.batch_size, session.mesh)
     validate = jax.jit(stage.validate)
     finish = jax.jit(functools.partial(finish_epoch, stage), donate_argnums=0)
@@ -221,18 +241,18 @@ def _train_images(
 
 def forward_on_table(session: Session, stage: Stage, variables, columns: Columns) -> Columns:
     """A trained stage's outputs for all rows of a table, on the host."""
-    batch_size = getattr(session.config, stage.name).batch_size
+    batch_size = stage.settings.batch_size
     table = data_parallel.put_replicated(columns, session.mesh)
     compute = make_table_forward(stage, batch_size, session.mesh)
     return data_parallel.to_host(compute(variables, table))
 
 
-def forward_on_volumes(session: Session, stage: Stage, variables, cohort: Cohort, columns: Columns) -> Columns:
-    """A trained stage's outputs for all volumes of a cohort, on the host."""
-    settings = getattr(session.config, stage.name)
-    rows = np.arange(len(cohort.site))
+def forward_on_volumes(session: Session, stage: Stage, variables: Variables, data: TrainingData) -> Columns:
+    """Returns a trained stage's outputs for all volumes, on the host."""
+    settings = stage.settings
+    rows = np.arange(len(data.inputs))
     steps = count_batches(rows, min(settings.batch_size, len(rows)))
-    in_order = _batches(session, cohort, columns, rows, settings.batch_size, None)
+    in_order = _batches(session, data, data.columns, rows, settings.batch_size, None)
     batches = track(in_order, f"Encoding by {stage.name}", unit="batch", total=steps)
     return run_stream_forward(make_stream_forward(stage), variables, batches, session.mesh)
 
@@ -240,15 +260,14 @@ def forward_on_volumes(session: Session, stage: Stage, variables, cohort: Cohort
 def _fit(
     session: Session, stage: Stage, state: TrainState, run_epoch, epochs: int, train: np.ndarray, patience: int = 0
 ) -> TrainState:
-    save_every = getattr(session.config, stage.name).checkpoint_every_epochs
+    save_every = stage.settings.checkpoint_every_epochs
     folder = session.checkpoints / stage.name if session.checkpoints else None
     names = None if session.names is None else session.names[train]
     return fit(stage.name, state, run_epoch, epochs, folder, save_every, session.log, patience, names)
 
 
 def _stage_keys(session: Session, stage: Stage) -> tuple[jax.Array, jax.Array]:
-    stage_number = {"stage_one": 1, "stage_two": 2, "baseline": 3, "task": 4, "istn": 5}[stage.name]
-    init_key, epoch_key = jax.random.split(jax.random.fold_in(session.key, stage_number))
+    init_key, epoch_key = jax.random.split(stage.fold_in(session.key))
     return init_key, epoch_key
 
 
@@ -268,13 +287,13 @@ def _take(columns: Columns, rows: np.ndarray) -> Columns:
 
 
 def _batches(
-    session: Session, cohort: Cohort, columns: Columns, rows: np.ndarray, batch_size: int, epoch: int | None
+    session: Session, data: TrainingData, columns: Columns, rows: np.ndarray, batch_size: int, epoch: int | None
 ) -> Iterator[HostBatch]:
     """This process's slots of the loader's batches with their columns; `epoch` None reads in order."""
     size = min(batch_size, len(rows))
     padded_size = data_parallel.padded_size(batch_slots(len(rows), size), session.mesh)
     batches = volume_batches(
-        cohort.inputs,
+        data.inputs,
         rows,
         batch_size=size,
         padded_size=padded_size,

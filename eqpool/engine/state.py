@@ -1,6 +1,7 @@
 """The training state, the optimizer and one pure update."""
 
 import functools
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -65,7 +66,7 @@ class Stage(NamedTuple):
     """A stage as pure functions; `eqpool.engine.loop` drives any of them.
 
     Attributes:
-      name: the group of `RunConfig` with its settings: "stage_one", "stage_two" or "baseline".
+      name: of the stage, in the log and in the folder of its checkpoints.
       initialise: key -> variables.
       loss: (variables, batch, key, epoch) -> LossValue, in training mode.
       forward: (variables, batch) -> per-row outputs, in inference mode.
@@ -75,6 +76,9 @@ class Stage(NamedTuple):
         others were last kept, as it has not seen what they make before, the one with its lowest loss on it,
         `validate`'s scalar of its name.
       average_decay: of the running mean over steps of all variables, which is what is validated and kept; 0: the last.
+      settings: epochs, batch size, learning rate and the like.
+      number: folded into the run's key, so that stages draw different numbers; None: a hash of the name.
+      optimizer: steps an epoch -> the optimizer; None: Adam by `settings`.
     """
 
     name: str
@@ -85,6 +89,18 @@ class Stage(NamedTuple):
     keeps_last: bool = False
     followers: tuple[str, ...] = ()
     average_decay: float = 0.0
+    settings: TrainingConfig = TrainingConfig()
+    number: int | None = None
+    optimizer: Callable[[int], optax.GradientTransformation] | None = None
+
+    def make_optimizer(self, steps_per_epoch: int) -> optax.GradientTransformation:
+        """Returns the stage's optimizer for so many updates an epoch."""
+        return (self.optimizer or functools.partial(make_optimizer, self.settings))(steps_per_epoch)
+
+    def fold_in(self, key: jax.Array) -> jax.Array:
+        """Returns the stage's own key, out of the run's."""
+        number = zlib.crc32(self.name.encode()) if self.number is None else self.number
+        return jax.random.fold_in(key, number)
 
 
 def init_variables(model: Any, key: Any, *examples: Any, **options: Any) -> Variables:

@@ -27,6 +27,7 @@ from eqpool.geometry.so import GroupMap
 from eqpool.losses.equivariance import equivariance_error
 from eqpool.losses.mmd import mmd
 from eqpool.storage.progress import track
+from eqpool.storage.run_folder import NON_FINITE_ROWS
 
 Metrics = dict[str, Any]
 
@@ -75,7 +76,7 @@ def evaluate(
     """
     broken = non_finite_rows(embeddings)
     if broken:
-        return {"non_finite_rows": broken}
+        return {NON_FINITE_ROWS: broken}
     test = cohort.rows("test")
     parts = (
         lambda: equivariance_metrics(cohort, scaling, embeddings, generators, group_map, seed),

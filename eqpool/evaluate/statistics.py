@@ -128,11 +128,7 @@ def significant(p: np.ndarray, correction: Correction = "bonferroni", threshold:
         return p < threshold
     if correction == "bonferroni":
         return p * p.size < threshold
-    order = np.argsort(p)
-    below = np.flatnonzero(p[order] < threshold * np.arange(1, p.size + 1) / p.size)
-    passed = np.zeros(p.shape, bool)
-    passed[order[: below[-1] + 1 if below.size else 0]] = True
-    return passed
+    return stats.false_discovery_control(p) < threshold
 
 
 def t_threshold(voxels: int, freedom: int, threshold: float = 1e-3) -> float:

@@ -1,6 +1,7 @@
 """The equivariance loss of stage one: G(i, j) tau_i = tau_j (paper A, eq. 3; method.md section 3)."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -115,7 +116,7 @@ def equivariance_error(
       A scalar; NaN where it is not defined, also where fewer than two rows count or one of them is not finite.
     """
     tau, covariate = as_float(tau), as_float(covariate)
-    options = {"generator": generator, "mask": mask}
+    options: dict[str, Any] = {"generator": generator, "mask": mask}
     turned = equivariance_loss(tau, covariate, group_map=group_map, **options)
     still = equivariance_loss(tau, jnp.zeros_like(covariate), **options)
     identity = jnp.broadcast_to(jnp.eye(tau.shape[-1], dtype=tau.dtype)[None], tau.shape)

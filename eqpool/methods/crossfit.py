@@ -10,7 +10,6 @@ import pathlib
 
 import numpy as np
 
-from eqpool.commands.run import train
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.fingerprint import data_hash
@@ -18,10 +17,12 @@ from eqpool.data.splits import assign_folds, assign_splits, balanced_strata
 from eqpool.engine.session import Session
 from eqpool.errors import InputError
 from eqpool.methods.decoding import pool_volumes
+from eqpool.methods.facts import ModelFacts
 from eqpool.methods.linear_decoder import complete_decoder
-from eqpool.methods.trained import ModelFacts
-from eqpool.storage import files, run_folder
+from eqpool.methods.pooling import Pooling
+from eqpool.storage import files
 from eqpool.storage.progress import track
+from eqpool.storage.run_folder import RunFolder
 
 FEWEST_VALIDATION = 3
 
@@ -39,7 +40,7 @@ class Decodes:
     fold: np.ndarray
 
 
-def cross_fitted_decodes(config: RunConfig, cohort: Cohort, folder: pathlib.Path, folds: int) -> Decodes:
+def cross_fitted_decodes(config: RunConfig, cohort: Cohort, folder: RunFolder, folds: int) -> Decodes:
     """Trains K times, or goes on where a killed call stopped, and decodes every volume of the cohort.
 
     Args:
@@ -53,21 +54,21 @@ def cross_fitted_decodes(config: RunConfig, cohort: Cohort, folder: pathlib.Path
         another config.
     """
     assert cohort.grid is not None
-    parts = [folder / f"fold-{number + 1}" for number in range(folds)]
+    parts = [folder.fold(number) for number in range(folds)]
     _claim(folder, data_hash(cohort))
     for part in parts:  # all of them, and those that are decoded too, before hours of training
-        with run_folder.locked(part):
-            run_folder.claim(part, config)
+        with part.locked():
+            part.claim(config)
     fold = deal_folds(config, cohort, folds)
-    decodes = _open_decodes(folder / "decodes.npy", (3, len(fold), int(cohort.grid.mask.sum())), parts)
+    decodes = _open_decodes(folder.decodes_file, (3, len(fold), int(cohort.grid.mask.sum())), parts)
     for number, part in enumerate(track(parts, "Folds", unit="fold", leave=True)):
-        with run_folder.locked(part):
-            if not (part / run_folder.DECODED).exists():
+        with part.locked():
+            if not part.decoded_file.exists():
                 held_out = _hold_out(cohort, fold, number, config)
                 _train(config, held_out, part)
                 _decode(held_out, part, decodes)
                 decodes.flush()
-                files.write_json(part / run_folder.DECODED, {"volumes": int((fold == number).sum())})
+                files.write_json(part.decoded_file, {"volumes": int((fold == number).sum())})
     return Decodes(decodes, fold)
 
 
@@ -77,17 +78,17 @@ def deal_folds(config: RunConfig, cohort: Cohort, folds: int) -> np.ndarray:
     return assign_folds(cohort.participant_id, strata, folds=folds, seed=config.data.split_seed)
 
 
-def _claim(folder: pathlib.Path, fingerprint: str) -> None:
-    if run_folder.is_of_other_data(folder, fingerprint):
-        raise InputError(f"{folder}: made with other data; remove it, and the folds are trained again")
-    files.write_json(folder / run_folder.DATA_FILE, {"data_hash": fingerprint})
+def _claim(folder: RunFolder, fingerprint: str) -> None:
+    if folder.is_of_other_data(fingerprint):
+        raise InputError(f"{folder.path}: made with other data; remove it, and the folds are trained again")
+    folder.write_data_hash(fingerprint)
 
 
-def _open_decodes(path: pathlib.Path, shape: tuple[int, ...], parts: list[pathlib.Path]) -> np.memmap:
+def _open_decodes(path: pathlib.Path, shape: tuple[int, ...], parts: list[RunFolder]) -> np.memmap:
     """The memory map to write decodes into; where it is made anew, it is of zeros and no fold has been decoded yet."""
     if not path.exists():
         for part in parts:
-            (part / run_folder.DECODED).unlink(missing_ok=True)
+            part.decoded_file.unlink(missing_ok=True)
         files.write_atomically(path, lambda made: files.allocate_array(made, shape).flush())
     return np.lib.format.open_memmap(path, mode="r+")
 
@@ -108,17 +109,19 @@ def _hold_out(cohort: Cohort, fold: np.ndarray, number: int, config: RunConfig) 
     return dataclasses.replace(cohort, split=split)
 
 
-def _train(config: RunConfig, cohort: Cohort, folder: pathlib.Path) -> None:
+def _train(config: RunConfig, cohort: Cohort, folder: RunFolder) -> None:
     scaling = Scaling.fit(cohort)
     ModelFacts.of(cohort, scaling).write(folder)
-    train(Session.start(config, folder, cohort.participant_id), cohort, scaling)
+    Pooling().train(Session.start(config, folder, cohort.participant_id), cohort, scaling)
 
 
-def _decode(cohort: Cohort, folder: pathlib.Path, decodes: np.ndarray) -> None:
+def _decode(cohort: Cohort, folder: RunFolder, decodes: np.ndarray) -> None:
     assert cohort.grid is not None
     mask = cohort.grid.mask
     rows = cohort.rows("test")
-    stream = pool_volumes(complete_decoder(folder, cohort), ((row, cohort.inputs[row]) for row in rows.tolist()))
+    stream = pool_volumes(
+        complete_decoder(folder, Pooling().load(folder), cohort), ((row, cohort.inputs[row]) for row in rows.tolist())
+    )
     for pooled in track(stream, "Decoding", unit="volume", total=len(rows)):
         assert pooled.original is not None and pooled.pooled is not None
         decodes[:, pooled.row] = pooled.inputs[mask], pooled.original[mask], pooled.pooled[mask]

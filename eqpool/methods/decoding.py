@@ -1,21 +1,22 @@
 """The decoder chain on volumes, streamed: encode, pool, decode both, write the harmonised volume, measure it."""
 
+import itertools
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from eqpool import __version__
-from eqpool.config import EvaluateConfig, keeps_sign
-from eqpool.data.cohort import Cohort
+from eqpool.config import EvaluateConfig, RunConfig, keeps_sign
+from eqpool.data.cohort import Cohort, Grid
 from eqpool.data.sources.simulated import scanner_free_path
 from eqpool.data.volumes.prepare import in_parallel
 from eqpool.data.volumes.read import prepare_volume
 from eqpool.evaluate.intervals import bootstrap_interval
 from eqpool.evaluate.similarity import peak_signal_to_noise, structural_similarity_inside
+from eqpool.methods.base import Outputs
 from eqpool.methods.derivatives import (
-    FOLDER,
     Clipped,
     check_not_inputs,
     derivative_paths,
@@ -25,11 +26,35 @@ from eqpool.methods.derivatives import (
     write_decoded,
     write_description,
 )
-from eqpool.methods.trained import Outputs, TrainedRun, padded_batches
 from eqpool.storage.files import write_arrays
+from eqpool.storage.run_folder import RunFolder
 
 SAMPLES_A_SITE, MOST_SITES = 3, 6  # that the report draws
 Metrics = dict[str, Any]
+
+
+class EncoderDecoder(Protocol):
+    """The chain from a volume to its latents and back; `eqpool.methods.latent_model.LatentModel` is one."""
+
+    @property
+    def config(self) -> RunConfig:
+        """Of the run."""
+        ...
+
+    @property
+    def grid(self) -> Grid | None:
+        """Of the volumes."""
+        ...
+
+    @property
+    def encode(self) -> Callable[[np.ndarray], Outputs]:
+        """Volumes to `latent`, `phi`, `prediction`, and `pooled_latent` where the chain decodes."""
+        ...
+
+    @property
+    def decode(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        """Latents to volumes; None where there is no way back from Phi."""
+        ...
 
 
 class Pooled(NamedTuple):
@@ -38,7 +63,7 @@ class Pooled(NamedTuple):
     Attributes:
       row: its number in the caller's table.
       inputs: the prepared volume.
-      outputs: of `TrainedRun.encode`, this row's.
+      outputs: of `EncoderDecoder.encode`, this row's.
       original, pooled: D(l) and D(Psi(Phi(l))); None for a baseline.
     """
 
@@ -55,7 +80,25 @@ class Pooled(NamedTuple):
         return self.pooled - self.original
 
 
-def pool_volumes(trained: TrainedRun, volumes: Iterable[tuple[int, np.ndarray]]) -> Iterator[Pooled]:
+def padded_batches(volumes: Iterable[tuple[int, np.ndarray]], size: int = 8) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Gathers (row, volume) into (rows, inputs (`size`, *shape) float32), in order.
+
+    The last batch is filled up with zeros, so that a network is compiled once; memory holds a few times `size` volumes.
+    """
+    remaining = iter(volumes)
+    while batch := list(itertools.islice(remaining, size)):
+        inputs = np.zeros((size, *batch[0][1].shape), np.float32)
+        for place, (_, volume) in enumerate(batch):
+            inputs[place] = volume
+        yield [row for row, _ in batch], inputs
+
+
+def decoded_change(decode: Callable[[np.ndarray], np.ndarray], outputs: Outputs) -> np.ndarray:
+    """Computes D(Psi(Phi)) - D(l) of (N, n) latents: what pooling changes in what the decoder makes of them."""
+    return decode(outputs["pooled_latent"]) - decode(outputs["latent"])
+
+
+def pool_volumes(trained: EncoderDecoder, volumes: Iterable[tuple[int, np.ndarray]]) -> Iterator[Pooled]:
     """Takes (row, prepared volume) through encoder and decoder, a batch at a time, in order."""
     squash = trained.config.data.squash
     for rows, inputs in padded_batches(volumes):
@@ -70,7 +113,7 @@ def pool_volumes(trained: TrainedRun, volumes: Iterable[tuple[int, np.ndarray]])
 
 
 def volume_writer(
-    trained: TrainedRun,
+    trained: EncoderDecoder,
     sources: list[pathlib.Path],
     paths: list[pathlib.Path],
     harmonised: str,
@@ -102,9 +145,9 @@ def volume_writer(
 
 
 def harmonise_cohort(
-    trained: TrainedRun,
+    trained: EncoderDecoder,
     cohort: Cohort,
-    folder: pathlib.Path,
+    folder: RunFolder,
     harmonised: str,
     say: Callable[[str], None] = lambda text: None,
 ) -> Metrics:
@@ -122,7 +165,7 @@ def harmonise_cohort(
     write: Callable[[Pooled], Clipped | None] = lambda pooled: None  # noqa: E731
     clipped: list[Clipped | None] = []
     if harmonised != "none":
-        output = folder / FOLDER
+        output = folder.derivatives
         paths = derivative_paths(output, cohort.scan_name.tolist())
         sources = [pathlib.Path(path) for path in cohort.image_path]
         root = pathlib.Path(cohort.image_root)
@@ -159,7 +202,7 @@ def sample_rows(cohort: Cohort) -> list[int]:
     return [int(rows[round(place)]) for rows in here for place in np.linspace(0, len(rows) - 1, each)]
 
 
-def _write_samples(cohort: Cohort, drawn: list[Pooled], folder: pathlib.Path) -> None:
+def _write_samples(cohort: Cohort, drawn: list[Pooled], folder: RunFolder) -> None:
     """images/samples.npz: the axial slice through the middle of the brain mask; none where none is drawn."""
     assert cohort.grid is not None
     if not drawn:  # no held-out volume is of a known site
@@ -170,7 +213,7 @@ def _write_samples(cohort: Cohort, drawn: list[Pooled], folder: pathlib.Path) ->
     change = np.stack([np.where(mask, pooled.change, 0)[:, :, middle] for pooled in drawn])
     inputs = np.stack([pooled.inputs[:, :, middle] for pooled in drawn])
     write_arrays(
-        folder / "images" / "samples.npz",
+        folder.samples_file,
         {
             "site": np.array(cohort.site_names)[cohort.site[rows]],
             "covariate": cohort.covariates[rows, 0],

@@ -16,7 +16,6 @@ from eqpool.data.volumes.resampling import lay_on_grid, lies_on, resample
 from eqpool.errors import InputError
 from eqpool.storage.files import write_atomically, write_json, write_text
 
-FOLDER = pathlib.Path("derivatives", "eqpool")
 SUFFIX, JACOBIAN_SUFFIX = "desc-harmonized_T1w.nii.gz", "desc-harmonized_jacobian.nii.gz"
 _INSIDE_SQUASH = 0.9999  # of tanh, where its inverse is still finite
 

@@ -1,85 +1,102 @@
-"""`config.method = "istn"`: trains the task model and the ISTN on a cohort, and says what they are worth (paper B)."""
+"""`config.method = "istn"`: the image-and-spatial transformer network of Robinson et al. 2020, and its task models."""
 
-import functools
 import pathlib
-from typing import Any
+from typing import Any, ClassVar
 
+import jax
 import numpy as np
 import pandas as pd
 
 from eqpool.config import RunConfig
 from eqpool.data.cohort import SPLITS, Cohort, Scaling
+from eqpool.data.shape import DataShape
 from eqpool.data.volumes.prepare import PreparedScan
-from eqpool.engine.pairs import Pairs
+from eqpool.engine.pairs import REFERENCE_COLUMNS, Pairs
+from eqpool.engine.selected import selected_variables
 from eqpool.engine.session import Columns, Session, forward_on_images, train_on_images, train_on_pairs
-from eqpool.engine.state import of_network
+from eqpool.engine.state import Stage, Variables, of_network
 from eqpool.errors import InputError
 from eqpool.evaluate.evaluation import only_finite
 from eqpool.evaluate.harmonisation import look_metrics, task_metrics
+from eqpool.methods.base import Outcome, PlannedStage
+from eqpool.methods.facts import ModelFacts
+from eqpool.methods.istn_model import IstnModel
 from eqpool.methods.istn_steps import EXAMPLES, istn_steps
 from eqpool.methods.istn_volumes import make_harmonise, write_harmonised
 from eqpool.objectives.istn import TASK_MODELS, make_istn
 from eqpool.objectives.task import make_task
-from eqpool.storage.files import write_arrays, write_atomically
-from eqpool.storage.run_folder import append_to_log
+from eqpool.storage.files import write_arrays, write_table
+from eqpool.storage.run_folder import RunFolder
 
-MOST_COMPARED = 2000  # images of each site whose distance is told
-
-
-def harmonise(session: Session, folder: pathlib.Path, cohort: Cohort, scaling: Scaling) -> tuple[dict[str, Any], int]:
-    """Trains both; writes predictions.tsv, images/examples.npz, and of a cohort of volumes the harmonised ones.
-
-    Returns the metrics and 0 dropped rows.
-
-    Raises:
-      InputError: no such reference site, or a split of either side without rows.
-    """
-    config, num_classes = session.config, len(cohort.target_classes)
-    check_images(config, cohort)
-    rows = rows_of_sides(config, cohort)
-    columns = scaling.columns(cohort) | {"inputs": np.asarray(cohort.inputs)}
-
-    task = make_task(config, cohort.inputs.shape[1:], num_classes)
-    task_state = train_on_images(session, task, columns, rows["source", "train"], rows["source", "validation"])
-    of_task = task_state.best_variables
-    stage = make_istn(config, cohort.inputs.shape[1:], len(cohort.site_names), num_classes, of_task)
-    unlabelled = {name: columns[name] for name in ("inputs", "site")}
-    pairs = Pairs(*(rows[side, split] for split in ("train", "validation") for side in ("source", "reference")))
-    state = train_on_pairs(session, stage, columns, unlabelled, pairs)
-
-    def predict(variables: Any, side: str) -> np.ndarray:
-        return forward_on_images(session, task, variables, _take(columns, rows[side, "test"]))["prediction"]
-
-    predictions = {"source": predict(of_task, "source"), "before": predict(of_task, "reference")}
-    for name in TASK_MODELS:
-        predictions[name] = predict(of_network(state.best_variables, name), "reference")
-    judged = {name: rows["source" if name == "source" else "reference", "test"] for name in predictions}
-    compared = [rows[side, "test"][:MOST_COMPARED] for side in ("source", "reference")]
-    source = _take(columns, compared[0])
-    made = forward_on_images(session, stage, state.best_variables, source)
-    target_images = columns["inputs"][compared[1]]
-    images, sites = (source[name][:EXAMPLES] for name in ("inputs", "site"))
-    steps = istn_steps(config, state.best_variables, images, sites, len(cohort.site_names))
-    names = cohort.participant_id[compared[0][:EXAMPLES]].astype(np.str_)
-    steps |= {"reference": target_images[:EXAMPLES], "name": names}
-    write_arrays(folder / "images" / "examples.npz", steps)
-    _write_predictions(folder, cohort, predictions, judged)
-    subject = cohort.participant_id[np.concatenate(compared)]
-    look = look_metrics(source["inputs"], made["image"], target_images, subject, config.evaluate, config.seed)
-    if cohort.grid is not None and config.output.harmonised != "none":
-        _write_volumes(session, folder, cohort, state.best_variables)
-    look["selection_score"] = float(state.best_score)
-    look |= {name: float(made[name].mean()) for name in ("folded_voxels", "mean_displacement")}
-    return only_finite(task_metrics(cohort, scaling, predictions, judged, config.evaluate, config.seed) | look), 0
+MOST_COMPARED = 2000  # images of each site whose distance is measured
 
 
-def fit_scaling(config: RunConfig, cohort: Cohort) -> Scaling:
-    """Covariates of all training rows, the target of the source's alone: the reference's labels are not looked at.
+class Istn:
+    """The task model on the source, then the ISTN with two task models beside it."""
 
-    Raises:
-      InputError: as `rows_of_sides`.
-    """
-    return Scaling.fit(cohort, labelled=rows_of_sides(config, cohort)["source", "train"])
+    decodes: ClassVar[bool] = False
+
+    def scaling(self, config: RunConfig, cohort: Cohort) -> Scaling:
+        """Scales the target by the source's training rows alone: the reference's labels are not looked at.
+
+        Raises:
+          InputError: the networks do not go with the cohort, or a side lacks rows.
+        """
+        check_images(config, cohort)
+        return Scaling.fit(cohort, labelled=rows_of_sides(config, cohort)["source", "train"])
+
+    def stages(self, config: RunConfig, shape: DataShape) -> tuple[Stage, ...]:
+        """Returns the task model's stage, and the ISTN's, whose fine-tuned model is still to be pretrained."""
+        task = make_task(config, shape)
+        made = jax.eval_shape(task.initialise, jax.random.key(0))
+        return task, make_istn(config, shape, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), made))
+
+    def plan(self, config: RunConfig, cohort: Cohort) -> list[PlannedStage]:
+        """Returns what `fit` would train."""
+        columns = self.scaling(config, cohort).columns(cohort) | {"inputs": cohort.inputs}
+        paired = columns | {f"reference_{name}": columns[name] for name in REFERENCE_COLUMNS}
+        rows = len(rows_of_sides(config, cohort)["source", "train"])
+        task, stage = self.stages(config, DataShape.of(cohort))
+        return [PlannedStage.of(task, columns, rows), PlannedStage.of(stage, paired, rows)]
+
+    def fit(self, session: Session, cohort: Cohort, scaling: Scaling, folder: RunFolder) -> Outcome:
+        """Trains both; writes predictions.tsv, images/examples.npz, and harmonised volumes of a cohort of volumes.
+
+        Raises:
+          InputError: no such reference site, or a split of either side without rows.
+        """
+        config, shape = session.config, DataShape.of(cohort)
+        rows = rows_of_sides(config, cohort)
+        columns = scaling.columns(cohort) | {"inputs": np.asarray(cohort.inputs)}
+        task = make_task(config, shape)
+        of_task = train_on_images(
+            session, task, columns, rows["source", "train"], rows["source", "validation"]
+        ).best_variables
+        stage = make_istn(config, shape, of_task)
+        unlabelled = {name: columns[name] for name in REFERENCE_COLUMNS}
+        pairs = Pairs(*(rows[side, split] for split in ("train", "validation") for side in ("source", "reference")))
+        state = train_on_pairs(session, stage, columns, unlabelled, pairs)
+        of_istn = state.best_variables
+
+        predictions = _predictions(session, task, columns, rows, of_task, of_istn)
+        judged = {name: rows["source" if name == "source" else "reference", "test"] for name in predictions}
+        _write_predictions(folder, cohort, predictions, judged)
+        metrics = task_metrics(cohort, scaling, predictions, judged, config.evaluate, config.seed)
+        metrics |= _compare_images(session, stage, cohort, columns, rows, of_istn)
+        _write_examples(config, cohort, columns, rows, of_istn, folder)
+        if cohort.grid is not None and config.output.harmonised != "none":
+            _write_volumes(config, folder, cohort, of_istn)
+        return Outcome(only_finite(metrics | {"selection_score": float(state.best_score)}))
+
+    def load(self, folder: RunFolder, config: RunConfig | None = None) -> IstnModel:
+        """Reads the selected epoch of a run that has finished training.
+
+        Raises:
+          InputError: no checkpoint, or a damaged one.
+        """
+        facts, config = ModelFacts.read(folder), config or folder.read_config()
+        stage = self.stages(config, facts.shape)[-1]
+        return IstnModel(config, facts, selected_variables(stage, folder.checkpoints, config.seed))
 
 
 def check_images(config: RunConfig, cohort: Cohort) -> None:
@@ -142,13 +159,63 @@ def rows_of_sides(config: RunConfig, cohort: Cohort) -> dict[tuple[str, str], np
     return rows
 
 
+def _predictions(
+    session: Session,
+    task: Stage,
+    columns: Columns,
+    rows: dict[tuple[str, str], np.ndarray],
+    of_task: Variables,
+    of_istn: Variables,
+) -> dict[str, np.ndarray]:
+    """Predicts the held-out images: the source's and, before and after retraining, the reference's."""
+
+    def predict(variables: Variables, side: str) -> np.ndarray:
+        return forward_on_images(session, task, variables, _take(columns, rows[side, "test"]))["prediction"]
+
+    predictions = {"source": predict(of_task, "source"), "before": predict(of_task, "reference")}
+    return predictions | {name: predict(of_network(of_istn, name), "reference") for name in TASK_MODELS}
+
+
+def _compare_images(
+    session: Session,
+    stage: Stage,
+    cohort: Cohort,
+    columns: Columns,
+    rows: dict[tuple[str, str], np.ndarray],
+    of_istn: Variables,
+) -> dict[str, Any]:
+    """Measures how far held-out images of the source lie from the reference's, before and after, and the warp."""
+    compared = [rows[side, "test"][:MOST_COMPARED] for side in ("source", "reference")]
+    source = _take(columns, compared[0])
+    made = forward_on_images(session, stage, of_istn, source)
+    subject, config = cohort.participant_id[np.concatenate(compared)], session.config
+    look = look_metrics(
+        source["inputs"], made["image"], columns["inputs"][compared[1]], subject, config.evaluate, config.seed
+    )
+    return look | {name: float(made[name].mean()) for name in ("folded_voxels", "mean_displacement")}
+
+
+def _write_examples(
+    config: RunConfig,
+    cohort: Cohort,
+    columns: Columns,
+    rows: dict[tuple[str, str], np.ndarray],
+    of_istn: Variables,
+    folder: RunFolder,
+) -> None:
+    """images/examples.npz: a few held-out images of the source, step by step, and as many of the reference."""
+    source, reference = (rows[side, "test"][:EXAMPLES] for side in ("source", "reference"))
+    steps = istn_steps(config, of_istn, columns["inputs"][source], columns["site"][source], len(cohort.site_names))
+    names = cohort.participant_id[source].astype(np.str_)
+    write_arrays(folder.examples_file, steps | {"reference": columns["inputs"][reference], "name": names})
+
+
 def _take(columns: Columns, rows: np.ndarray) -> Columns:
     return {name: column[rows] for name, column in columns.items()}
 
 
-def _write_volumes(session: Session, folder: pathlib.Path, cohort: Cohort, variables: Any) -> None:
+def _write_volumes(config: RunConfig, folder: RunFolder, cohort: Cohort, variables: Variables) -> None:
     """S2T of every scan that is not the reference's, under `folder`/derivatives/eqpool."""
-    config = session.config
     other = np.flatnonzero((cohort.site >= 0) & (cohort.site != reference_site(config, cohort)))
     scans = (PreparedScan(row, cohort.inputs[row], cohort.alignment_of(row)) for row in other.tolist())
     write_harmonised(
@@ -162,12 +229,12 @@ def _write_volumes(session: Session, folder: pathlib.Path, cohort: Cohort, varia
         pathlib.Path(cohort.image_root),
         cohort.scan_name.tolist(),
         cohort.simulated,
-        functools.partial(append_to_log, folder),
+        folder.append_to_log,
     )
 
 
 def _write_predictions(
-    folder: pathlib.Path, cohort: Cohort, predictions: dict[str, np.ndarray], judged: dict[str, np.ndarray]
+    folder: RunFolder, cohort: Cohort, predictions: dict[str, np.ndarray], judged: dict[str, np.ndarray]
 ) -> None:
     tables = []
     for name, prediction in predictions.items():
@@ -177,5 +244,4 @@ def _write_predictions(
         table["target"] = cohort.target[rows]
         outputs = pd.DataFrame(prediction, index=table.index).add_prefix("output_")
         tables.append(pd.concat([table, outputs], axis=1))
-    whole = pd.concat(tables)
-    write_atomically(folder / "predictions.tsv", lambda path: whole.to_csv(path, sep="\t", index=False))
+    write_table(folder.predictions_file, pd.concat(tables))

@@ -13,7 +13,6 @@ from eqpool.config import RunConfig, keeps_sign
 from eqpool.data.volumes.grids import named_grid
 from eqpool.data.volumes.prepare import PreparedScan, in_parallel
 from eqpool.methods.derivatives import (
-    FOLDER,
     Clipped,
     check_not_inputs,
     derivative_paths,
@@ -25,6 +24,7 @@ from eqpool.methods.derivatives import (
     write_jacobian,
 )
 from eqpool.methods.istn_steps import trace_steps
+from eqpool.storage.run_folder import RunFolder
 
 
 class Harmonised(NamedTuple):
@@ -59,7 +59,7 @@ def make_harmonise(config: RunConfig, variables: Any, num_sites: int) -> Harmoni
 
 
 def write_harmonised(
-    output: pathlib.Path,
+    output: RunFolder,
     config: RunConfig,
     harmonise: Harmonise,
     scans: Iterable[PreparedScan],
@@ -94,12 +94,12 @@ def write_harmonised(
       InputError: an output is an input, or cannot be written.
     """
     grid, squash = named_grid(config.data.grid), config.data.squash
-    paths = derivative_paths(output / FOLDER, names)
+    paths = derivative_paths(output.derivatives, names)
     check_not_inputs(paths, sources)
     form = "change" if config.istn.shape == "none" else "decoded"
     keep_sign = keeps_sign(config.output, on_volumes=True)
     origin = ", by networks trained on SIMULATED images" if simulated else ""
-    write_description(output / FOLDER, __version__, harmonised=f"istn_{form}", origin=origin)
+    write_description(output.derivatives, __version__, harmonised=f"istn_{form}", origin=origin)
 
     def write(made: tuple[PreparedScan, Harmonised]) -> tuple[int, Clipped]:
         scan, harmonised = made

@@ -5,16 +5,18 @@ the mean volume alone 0.897), and then pooling changes nothing in its decodes. T
 voxels needs no steps: ridge regression of the residuals X - D(l) on l, in one pass over the training rows.
 """
 
-import pathlib
+import dataclasses
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from eqpool.data.cohort import Cohort
-from eqpool.methods.trained import LINEAR_DECODER, TrainedRun, load_trained, padded_batches, with_linear_part
+from eqpool.methods.decoding import padded_batches
+from eqpool.methods.latent_model import LatentModel
 from eqpool.storage import files
 from eqpool.storage.progress import track
+from eqpool.storage.run_folder import RunFolder
 
 
 class LinearPart(NamedTuple):
@@ -50,23 +52,41 @@ def fit_ridge(batches: Iterable[tuple[np.ndarray, np.ndarray]], penalty: float) 
     return LinearPart(weight, residual_mean - latent_mean @ weight)
 
 
-def complete_decoder(folder: pathlib.Path, cohort: Cohort) -> TrainedRun:
-    """The run in `folder` with its linear part, fitted on the cohort's training rows where it is not there yet."""
-    trained = load_trained(folder)
-    penalty = trained.config.model.decoder_ridge
-    if not penalty or (folder / LINEAR_DECODER).exists() or trained.decode is None or cohort.grid is None:
-        return trained
-    part = fit_ridge(_residuals(trained, cohort, cohort.grid.mask), penalty)
+def with_linear_part_of(folder: RunFolder, model: LatentModel) -> LatentModel:
+    """Returns the model with the linear part that its run folder holds; the model itself where there is none yet."""
+    path = folder.linear_decoder_file
+    return with_linear_part(model, **files.read_arrays(path)) if path.is_file() else model
+
+
+def with_linear_part(model: LatentModel, weight: np.ndarray, offset: np.ndarray) -> LatentModel:
+    """Returns a model whose decode adds latent @ `weight` (n, V) + `offset` (V,) at the V voxels of the brain mask."""
+    network, grid = model.decode, model.grid
+    assert network is not None and grid is not None
+
+    def decode(latent: np.ndarray) -> np.ndarray:
+        volumes = np.array(network(latent))
+        volumes[:, grid.mask] += latent @ weight + offset
+        return volumes
+
+    return dataclasses.replace(model, decode=decode)
+
+
+def complete_decoder(folder: RunFolder, model: LatentModel, cohort: Cohort) -> LatentModel:
+    """Fits the linear part on the cohort's training rows where the run folder lacks it; returns the complete model."""
+    penalty = model.config.model.decoder_ridge
+    if not penalty or (folder.linear_decoder_file).exists() or model.decode is None or cohort.grid is None:
+        return model
+    part = fit_ridge(_residuals(model, cohort, cohort.grid.mask), penalty)
     arrays = {"weight": part.weight.astype(np.float32), "offset": part.offset.astype(np.float32)}
-    files.write_arrays(folder / LINEAR_DECODER, arrays)
-    return with_linear_part(trained, **arrays)
+    files.write_arrays(folder.linear_decoder_file, arrays)
+    return with_linear_part(model, **arrays)
 
 
-def _residuals(trained: TrainedRun, cohort: Cohort, mask: np.ndarray) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+def _residuals(model: LatentModel, cohort: Cohort, mask: np.ndarray) -> Iterable[tuple[np.ndarray, np.ndarray]]:
     """(latents, X - D(l) inside the mask) of the training rows, a few at a time."""
-    assert trained.decode is not None
+    assert model.decode is not None
     train = track(cohort.rows("train").tolist(), "Completing the decoder", unit="volume")
     for rows, inputs in padded_batches((row, cohort.inputs[row]) for row in train):
-        latent = trained.encode(inputs)["latent"]
-        residual = (inputs - trained.decode(latent))[:, mask]
+        latent = model.encode(inputs)["latent"]
+        residual = (inputs - model.decode(latent))[:, mask]
         yield latent[: len(rows)], residual[: len(rows)]

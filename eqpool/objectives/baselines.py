@@ -9,6 +9,7 @@ import numpy as np
 
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort
+from eqpool.data.shape import DataShape
 from eqpool.engine.state import Batch, LossValue, Stage, Variables, init_variables
 from eqpool.errors import InputError
 from eqpool.losses.matching import grouped_mmd, matched_distance
@@ -63,20 +64,20 @@ def rows_with_partner(cohort: Cohort, method: str) -> np.ndarray:
     return np.array(keep, np.int64)
 
 
-def make_baseline(config: RunConfig, input_shape: tuple[int, ...], num_sites: int, num_classes: int) -> Stage:
-    """The stage of `config.method`. `num_classes` 0 means a numeric target.
+def make_baseline(config: RunConfig, shape: DataShape) -> Stage:
+    """Assembles the stage of the baseline that `config.method` names.
 
-    Batches hold `inputs` (N, *input_shape), `site`, `decile`, `match`, `target`, `target_known` and `mask` (N,). Loss:
+    Batches hold `inputs` (N, *shape.inputs), `site`, `decile`, `match`, `target`, `target_known` and `mask` (N,). Loss:
     prediction + reconstruction (mean squared error over entries) + site term; the validation score is the same sum,
     but for CAI, whose site term is a game, without it.
     """
     weights = config.baseline
-    model = Baseline(config.model, input_shape, max(num_classes, 1), num_sites)
-    site_term = _site_term(config, num_sites)
+    model = Baseline(config.model, shape.inputs, shape.outputs, shape.sites)
+    site_term, is_game = _site_term(config, shape.sites)
 
     def terms_of(output: BaselineOutput, batch: Batch) -> dict[str, jax.Array]:
         return {
-            "prediction": prediction_loss(config, output.prediction, batch, num_classes, batch["mask"]),
+            "prediction": prediction_loss(config, output.prediction, batch, shape.classes, batch["mask"]),
             "reconstruction": masked_mean(squared_error_per_row(output.reconstruction, batch["inputs"]), batch["mask"]),
             "site": site_term(output, batch),
         }
@@ -106,20 +107,22 @@ def make_baseline(config: RunConfig, input_shape: tuple[int, ...], num_sites: in
         everyone = jnp.ones(outputs["latent"].shape[0], jnp.float32)
         output = BaselineOutput(outputs["latent"], outputs["prediction"], jnp.zeros(()), outputs["site"])
         terms = {
-            "prediction": prediction_loss(config, outputs["prediction"], rows, num_classes),
+            "prediction": prediction_loss(config, outputs["prediction"], rows, shape.classes),
             "reconstruction": jnp.mean(outputs["reconstruction_error"]),
             "site": site_term(output, rows | {"mask": everyone}),
         }
-        scored = terms | {"site": jnp.zeros(())} if config.method == "cai" else terms
+        scored = terms | {"site": jnp.zeros(())} if is_game else terms
         return terms | {"score": combine(**scored)}
 
     def initialise(key: jax.Array) -> Variables:
-        return init_variables(model, key, jnp.zeros((2, *input_shape), jnp.float32), train=False)
+        return init_variables(model, key, jnp.zeros((2, *shape.inputs), jnp.float32), train=False)
 
-    return Stage("baseline", initialise, loss, forward, validate, keeps_last=weights.keep_epoch == "last")
+    keeps_last = weights.keep_epoch == "last"
+    return Stage("baseline", initialise, loss, forward, validate, keeps_last=keeps_last, settings=weights, number=3)
 
 
-def _site_term(config: RunConfig, num_sites: int) -> Term:
+def _site_term(config: RunConfig, num_sites: int) -> tuple[Term, bool]:
+    """The site term that `config.method` names, and whether it is a game, whose value is no score."""
     settings = config.baseline
     kernel = kernel_options(settings, num_sites)
     terms: dict[str, Term] = {
@@ -136,4 +139,5 @@ def _site_term(config: RunConfig, num_sites: int) -> Term:
             output.latent, rows["site"], rows["match"], num_sites=num_sites, mask=rows["mask"]
         ),
     }
-    return terms[config.method]
+    games = {"cai"}
+    return terms[config.method], config.method in games

@@ -5,13 +5,16 @@ discriminator sees the generated image as a constant, the generator sees the dis
 the task models see S2T as given. So the step is the pure update that every stage shares.
 """
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from eqpool.config import IstnConfig, RunConfig
-from eqpool.engine.state import Batch, LossValue, Stage, Variables, init_variables, of_network
+from eqpool.data.shape import DataShape
+from eqpool.engine.state import Batch, LossValue, Stage, Variables, init_variables, make_optimizer, of_network
 from eqpool.geometry.warp import bending_energy, folding_count
 from eqpool.losses.adversarial import (
     adversarial_loss,
@@ -85,12 +88,10 @@ def look_distance(images: jax.Array, reference: jax.Array) -> jax.Array:
     return mmd(both, side, num_sites=2, kernel="gaussian", bandwidth="median", estimator="unbiased")
 
 
-def make_istn(
-    config: RunConfig, input_shape: tuple[int, ...], num_sites: int, num_classes: int, pretrained: Variables
-) -> Stage:
-    """The stage "istn". `pretrained` are the variables of the task model trained on the source.
+def make_istn(config: RunConfig, shape: DataShape, pretrained: Variables) -> Stage:
+    """Assembles the stage "istn". `pretrained` are the variables of the task model trained on the source.
 
-    Batches hold the source's `inputs` (N, *input_shape) in [-1, 1], `site`, `target`, `target_known` (N,), the
+    Batches hold the source's `inputs` (N, *shape.inputs) in [-1, 1], `site`, `target`, `target_known` (N,), the
     reference's `reference_inputs` and `reference_site`, nothing that tells its targets, and the `mask` of both.
     The validation score is the MMD between S2T and T (unbiased, Gaussian, median distance): it too needs no label of T.
     It keeps the transformers; the task models follow, each kept at its lowest loss on S2T of the source's held-out
@@ -99,7 +100,7 @@ def make_istn(
     Raises:
       ValueError: two ways between more than two sites.
     """
-    settings = config.istn
+    settings, input_shape, num_sites, num_classes = config.istn, shape.inputs, shape.sites, shape.classes
     two_way = settings.direction == "two_way"
     if two_way and num_sites != 2:
         raise ValueError(f"two ways between {num_sites} sites, expected 2")
@@ -164,8 +165,29 @@ def make_istn(
         task_terms = {name: prediction_loss(config, outputs[name], rows, num_classes) for name in TASK_MODELS}
         return {"score": distance} | task_terms
 
-    decay = settings.average_decay
-    return Stage("istn", initialise, loss, forward, validate, followers=TASK_MODELS, average_decay=decay)
+    return Stage(
+        "istn",
+        initialise,
+        loss,
+        forward,
+        validate,
+        followers=TASK_MODELS,
+        average_decay=settings.average_decay,
+        settings=settings,
+        number=5,
+        optimizer=functools.partial(make_game_optimizer, settings),
+    )
+
+
+def make_game_optimizer(config: IstnConfig, steps_per_epoch: int) -> optax.GradientTransformation:
+    """Returns Adam at `learning_rate` for transformers and discriminators, at `task_learning_rate` for task models."""
+    game = make_optimizer(config, steps_per_epoch, config.momentum)
+    task = optax.adamw(config.task_learning_rate, weight_decay=config.weight_decay)
+
+    def label(params: Any) -> dict[str, str]:
+        return {name: "task" if name in TASK_MODELS else "game" for name in params}
+
+    return optax.multi_transform({"game": game, "task": task}, label)
 
 
 def _total(settings: IstnConfig, terms: dict[str, jax.Array], through: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eqpool.config import ModelConfig, RunConfig, rotation_ranges
+from eqpool.data.shape import DataShape
 from eqpool.engine.state import Batch, LossValue, Stage, Variables, init_variables
 from eqpool.geometry import so
 from eqpool.losses.equivariance import equivariance_error, equivariance_loss
@@ -23,26 +24,19 @@ def covariate_generators(config: ModelConfig, num_covariates: int) -> np.ndarray
     return so.generator(config.latent_dim, rotation_range=ranges, spectrum=config.spectrum)
 
 
-def make_stage_one(
-    config: RunConfig,
-    input_shape: tuple[int, ...],
-    num_covariates: int,
-    num_sites: int,
-    num_classes: int,
-    nuisance_levels: tuple[int, ...] = (),
-) -> Stage:
-    """Stage one of a run. `num_classes` 0 means a numeric target.
+def make_stage_one(config: RunConfig, shape: DataShape) -> Stage:
+    """Assembles stage one of a run.
 
-    Batches hold `inputs` (N, *input_shape), `covariate` (N, C) in [0, 1], `site`, `target` and `target_known` (N,),
-    `mask` (N,), 0 for padding, and `nuisance` (N, Q) where `nuisance_levels` has Q entries: how many levels each of
-    the further labels has that tau is not to tell.
+    Batches hold `inputs` (N, *shape.inputs), `covariate` (N, C) in [0, 1], `site`, `target` and `target_known` (N,),
+    `mask` (N,), 0 for padding, and `nuisance` (N, Q) for Q nuisances: further labels that should not be predictable
+    from tau.
     The loss is equivariance + reconstruction (mean squared error over an input's entries, so that its weight does not
     depend on the input's size) + prediction + the MMD of tau across sites, where it has a weight; the validation score
     is the same sum on the validation rows.
     """
     weights = config.stage_one
-    model = StageOne(config.model, input_shape, max(num_classes, 1), num_covariates)
-    generators = covariate_generators(config.model, num_covariates)
+    model = _networks(config, shape)
+    generators = covariate_generators(config.model, shape.covariates)
 
     def combine(
         equivariance: jax.Array, reconstruction: jax.Array, prediction: jax.Array, site: jax.Array
@@ -60,8 +54,8 @@ def make_stage_one(
         return sum_over_labels(
             lambda rows, count: tau_mmd(weights, rows["tau"][:, :, :columns], rows, count),
             rows,
-            num_sites,
-            nuisance_levels,
+            shape.sites,
+            shape.nuisances,
         )
 
     def equivariance_term(tau: jax.Array, covariate: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -76,7 +70,7 @@ def make_stage_one(
         terms = {
             "equivariance": equivariance_term(output.tau, batch["covariate"], mask),
             "reconstruction": masked_mean(squared_error_per_row(output.reconstruction, batch["inputs"]), mask),
-            "prediction": prediction_loss(config, output.prediction, batch, num_classes, mask),
+            "prediction": prediction_loss(config, output.prediction, batch, shape.classes, mask),
             "site": site_term(batch | {"tau": output.tau}) if weights.mmd_weight else jnp.zeros(()),
         }
         return LossValue(combine(**terms), terms, dict(updated))
@@ -94,7 +88,7 @@ def make_stage_one(
         terms = {
             "equivariance": equivariance_term(outputs["tau"], rows["covariate"], None),
             "reconstruction": jnp.mean(outputs["reconstruction_error"]),
-            "prediction": prediction_loss(config, outputs["prediction"], rows, num_classes),
+            "prediction": prediction_loss(config, outputs["prediction"], rows, shape.classes),
             "site": mean_over_chunks(site_term, {"tau": outputs["tau"]} | labels_of(rows))
             if weights.mmd_weight
             else jnp.zeros(()),
@@ -105,22 +99,25 @@ def make_stage_one(
         return terms | {"score": combine(**terms), "equivariance_error": error}
 
     def initialise(key: jax.Array) -> Variables:
-        example = jnp.zeros((2, *input_shape), jnp.float32)
+        example = jnp.zeros((2, *shape.inputs), jnp.float32)
         return init_variables(model, {"params": key, "dropout": key}, example, train=False)
 
-    return Stage("stage_one", initialise, loss, forward, validate, keeps_last=weights.keep_epoch == "last")
+    keeps_last = weights.keep_epoch == "last"
+    return Stage("stage_one", initialise, loss, forward, validate, keeps_last=keeps_last, settings=weights, number=1)
 
 
-def make_decoder(
-    config: RunConfig, input_shape: tuple[int, ...], num_covariates: int, num_classes: int
-) -> Callable[[Variables, jax.Array], jax.Array]:
-    """D in inference mode: (stage one's variables, latents (N, n)) -> (N, *input_shape) float32."""
-    model = StageOne(config.model, input_shape, max(num_classes, 1), num_covariates)
+def make_decoder(config: RunConfig, shape: DataShape) -> Callable[[Variables, jax.Array], jax.Array]:
+    """Returns D in inference mode: (stage one's variables, latents (N, n)) -> (N, *shape.inputs) float32."""
+    model = _networks(config, shape)
 
     def decode(variables: Variables, latent: jax.Array) -> jax.Array:
         return model.apply(variables, latent, method=model.decode)  # type: ignore[return-value]
 
     return decode
+
+
+def _networks(config: RunConfig, shape: DataShape) -> StageOne:
+    return StageOne(config.model, shape.inputs, shape.outputs, shape.covariates)
 
 
 def squared_error_per_row(reconstruction: jax.Array, inputs: jax.Array) -> jax.Array:

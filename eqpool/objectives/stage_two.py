@@ -1,15 +1,18 @@
 """Stage two: b, h and Psi on frozen latents, invariant to the site (paper A, section 3.2)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from eqpool.config import RunConfig, StageTwoConfig
+from eqpool.data.shape import DataShape
 from eqpool.engine.state import Batch, LossValue, Stage, Variables, init_variables
 from eqpool.losses.mmd import conditional_mmd, mmd
 from eqpool.losses.task import task_loss
 from eqpool.models.invariant import StageTwo
+from eqpool.models.mlp import MLP
 from eqpool.objectives.prediction import prediction_loss
 from eqpool.objectives.site_terms import kernel_options, labels_of, mean_over_chunks, sum_over_labels
 from eqpool.ops.numerics import masked_mean
@@ -22,18 +25,18 @@ def mmd_ramp(config: StageTwoConfig, epoch: jax.Array | int) -> jax.Array:
     )
 
 
-def make_stage_two(config: RunConfig, num_sites: int, num_classes: int, nuisance_levels: tuple[int, ...] = ()) -> Stage:
-    """Stage two of a run. `num_classes` 0 means a numeric target.
+def make_stage_two(config: RunConfig, shape: DataShape) -> Stage:
+    """Assembles stage two of a run; `shape.inputs` has no part in it.
 
     Batches hold `latent` (N, n), `tau` (N, n, n), `site` (N,), `covariate` (N, C), `target` and `target_known` (N,),
-    `mask` (N,), 0 for padding, and `nuisance` (N, Q) where `nuisance_levels` has Q entries: how many levels each of
-    the further labels has that Phi is not to tell.
+    `mask` (N,), 0 for padding, and `nuisance` (N, Q) for Q nuisances: further labels that should not be predictable
+    from Phi.
     The validation score weighs the terms as the last epoch does, so that epochs under a ramp compare.
     """
     weights = config.stage_two
     model = StageTwo(
-        outputs=max(num_classes, 1),
-        num_sites=num_sites if weights.adversary_weight else 0,
+        outputs=shape.outputs,
+        num_sites=shape.sites if weights.adversary_weight else 0,
         hidden_units=config.model.hidden_units,
         on_sphere=config.model.phi == "sphere",
         code_dim=config.model.code_dim,
@@ -55,8 +58,8 @@ def make_stage_two(config: RunConfig, num_sites: int, num_classes: int, nuisance
         return sum_over_labels(
             lambda rows, count: site_term(weights, rows["phi"], rows["covariate_free"], rows, count),
             rows,
-            num_sites,
-            nuisance_levels,
+            shape.sites,
+            shape.nuisances,
         )
 
     def loss(variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
@@ -68,12 +71,12 @@ def make_stage_two(config: RunConfig, num_sites: int, num_classes: int, nuisance
         error = jnp.sum(jnp.square(output.reconstruction - batch["latent"]), axis=-1)
         known_site = mask * (batch["site"] >= 0)
         terms = {
-            "prediction": prediction_loss(config, output.prediction, batch, num_classes, mask),
+            "prediction": prediction_loss(config, output.prediction, batch, shape.classes, mask),
             "reconstruction": masked_mean(error, mask),
             "site": invariance(batch | {"phi": output.phi, "covariate_free": output.covariate_free}),
             "adversary": jnp.zeros(())
             if output.site is None
-            else task_loss(output.site, batch["site"], num_classes=num_sites, mask=known_site),
+            else task_loss(output.site, batch["site"], num_classes=shape.sites, mask=known_site),
         }
         return LossValue(combine(**terms, ramp=mmd_ramp(weights, epoch)), terms, dict(updated))
 
@@ -92,7 +95,7 @@ def make_stage_two(config: RunConfig, num_sites: int, num_classes: int, nuisance
         matched = {name: outputs[name] for name in ("phi", "covariate_free")}
         matched |= labels_of(rows) | {"covariate": rows["covariate"]}
         terms = {
-            "prediction": prediction_loss(config, outputs["prediction"], rows, num_classes),
+            "prediction": prediction_loss(config, outputs["prediction"], rows, shape.classes),
             "reconstruction": jnp.mean(outputs["reconstruction_error"]),
             "site": mean_over_chunks(invariance, matched),
             # A game has no score: an adversary that is beaten raises its own loss.
@@ -104,7 +107,14 @@ def make_stage_two(config: RunConfig, num_sites: int, num_classes: int, nuisance
         dimension = config.model.latent_dim
         return init_variables(model, key, jnp.zeros((2, dimension)), jnp.zeros((2, dimension, dimension)))
 
-    return Stage("stage_two", initialise, loss, forward, validate, keeps_last=weights.keep_epoch == "last")
+    keeps_last = weights.keep_epoch == "last"
+    return Stage("stage_two", initialise, loss, forward, validate, keeps_last=keeps_last, settings=weights, number=2)
+
+
+def make_psi(config: RunConfig) -> Callable[[Variables, jax.Array], jax.Array]:
+    """Returns Psi in inference mode: (stage two's variables, Phi (N, n)) -> (N, n), not yet on the sphere."""
+    psi = MLP((config.model.hidden_units,), config.model.latent_dim)
+    return lambda variables, phi: psi.apply({"params": variables["params"]["psi"]}, phi)  # type: ignore[return-value]
 
 
 def site_term(

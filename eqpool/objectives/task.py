@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from eqpool.config import RunConfig
+from eqpool.data.shape import DataShape
 from eqpool.engine.state import Batch, LossValue, Stage, Variables, init_variables
 from eqpool.models.task import make_task_model
 from eqpool.objectives.prediction import prediction_loss
@@ -29,27 +30,28 @@ def task_network(config: RunConfig, num_classes: int) -> Any:
     return make_task_model(config.task.model, num_classes, jnp.dtype(config.model.compute_dtype))
 
 
-def make_task(config: RunConfig, input_shape: tuple[int, ...], num_classes: int) -> Stage:
-    """The stage "task". `num_classes` 0 means a numeric target.
+def make_task(config: RunConfig, shape: DataShape) -> Stage:
+    """Assembles the stage "task".
 
-    Batches hold `inputs` (N, *input_shape) in [-1, 1], `target` and `target_known` (N,), and `mask` (N,).
+    Batches hold `inputs` (N, *shape.inputs) in [-1, 1], `target` and `target_known` (N,), and `mask` (N,).
     """
-    model = task_network(config, num_classes)
+    model = task_network(config, shape.classes)
 
     def loss(variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
         del epoch
         options = {"train": True, "mask": batch["mask"], "rngs": {"dropout": key}, "mutable": ["batch_stats"]}
         prediction, updated = apply_task(model, variables, as_images(batch["inputs"]), **options)
-        value = prediction_loss(config, prediction, batch, num_classes, batch["mask"])
+        value = prediction_loss(config, prediction, batch, shape.classes, batch["mask"])
         return LossValue(value, {"prediction": value}, dict(updated))
 
     def forward(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
         return {"prediction": apply_task(model, variables, as_images(batch["inputs"]), train=False)}
 
     def validate(outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
-        return {"score": prediction_loss(config, outputs["prediction"], rows, num_classes)}
+        return {"score": prediction_loss(config, outputs["prediction"], rows, shape.classes)}
 
     def initialise(key: jax.Array) -> Variables:
-        return init_variables(model, key, jnp.zeros((2, *input_shape, 1)), train=False)
+        return init_variables(model, key, jnp.zeros((2, *shape.inputs, 1)), train=False)
 
-    return Stage("task", initialise, loss, forward, validate, average_decay=config.task.average_decay)
+    settings, decay = config.task, config.task.average_decay
+    return Stage("task", initialise, loss, forward, validate, average_decay=decay, settings=settings, number=4)

@@ -1,6 +1,5 @@
 """Statistical maps on the template (paper A, Fig. 5), from maps/*.nii.gz."""
 
-import pathlib
 from typing import Any, Literal
 
 import nibabel
@@ -13,6 +12,7 @@ from nilearn.plotting import plot_anat
 
 from eqpool.report.lettering import Figure, drawn_name
 from eqpool.storage.files import file_name_part, read_json
+from eqpool.storage.run_folder import RunFolder
 
 FORM_TITLES = {
     "before": "before: input",
@@ -27,13 +27,13 @@ SMALLEST = 1e-6  # nilearn's threshold: 0 itself is not drawn
 CUTS_MM = (-24, -16, -8, 4, 16, 36)  # through hippocampi, temporal horns, ventricles and cortex
 
 
-def read_maps(folder: pathlib.Path) -> dict[str, Any] | None:
+def read_maps(folder: RunFolder) -> dict[str, Any] | None:
     """maps/maps.json of a work directory, or None where there are no maps."""
-    path = folder / "maps" / "maps.json"
+    path = folder.maps_file
     return read_json(path) if path.is_file() else None
 
 
-def draw_t_maps(folder: pathlib.Path, facts: dict[str, Any], correction: Correction) -> Figure:
+def draw_t_maps(folder: RunFolder, facts: dict[str, Any], correction: Correction) -> Figure:
     """t of the target at voxels that pass a correction, one row a form, one column an axial slice.
 
     The colours reach to the largest |t| of the whole maps, so that figures of both corrections have one scale.
@@ -47,7 +47,7 @@ def draw_t_maps(folder: pathlib.Path, facts: dict[str, Any], correction: Correct
     return _draw(passed, labels, most, "RdBu_r", title, signed=True)
 
 
-def draw_share_maps(folder: pathlib.Path, facts: dict[str, Any], name: str, title: str) -> Figure:
+def draw_share_maps(folder: RunFolder, facts: dict[str, Any], name: str, title: str) -> Figure:
     """Partial R^2 of site, target or covariate `name` beyond the others: how much of each voxel it explains.
 
     One colour scale for what is before and after pooling; `title` stands at it.
@@ -65,8 +65,8 @@ def _mean_share(facts: dict[str, Any], name: str) -> str:
     return mean if by_chance is None else f"{mean}\n(by chance {by_chance:.3f})"
 
 
-def _load(folder: pathlib.Path, name: str) -> nibabel.Nifti1Image:
-    return nibabel.load(folder / "maps" / f"{name}.nii.gz")  # type: ignore[return-value]
+def _load(folder: RunFolder, name: str) -> nibabel.Nifti1Image:
+    return nibabel.load(folder.maps / f"{name}.nii.gz")  # type: ignore[return-value]
 
 
 def _draw(

@@ -7,6 +7,7 @@ from typing import Any
 from eqpool.errors import InputError
 from eqpool.report.formatting import format_metric
 from eqpool.storage.files import read_json
+from eqpool.storage.run_folder import RunFolder
 
 # (key, heading), those that any of the runs has
 COLUMNS = (
@@ -54,7 +55,7 @@ def _cells(results: dict[str, Any], shown: list[tuple[str, str]]) -> list[str]:
 
 
 def _read(folder: pathlib.Path) -> dict[str, Any]:
-    path = folder / "results.json"
+    path = RunFolder(folder).results_file
     if not path.is_file():
         raise InputError(f"--compare={folder}: results.json not found; expected the folder of a finished run")
     return read_json(path)

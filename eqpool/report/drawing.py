@@ -6,8 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, TypeVar
 
-from eqpool.commands.shell import DISK_ERRORS, complain
-from eqpool.errors import InputError
+from eqpool.errors import DISK_ERRORS, InputError, complain
 from eqpool.report import figures
 from eqpool.report.figures import FigureKind
 from eqpool.report.lettering import Figure
@@ -15,9 +14,9 @@ from eqpool.report.style import SIMULATED
 from eqpool.report.workfolder import WorkFolder
 from eqpool.storage.files import write_atomically, write_json
 from eqpool.storage.progress import track
+from eqpool.storage.run_folder import RunFolder
 
 STRICT = "EQPOOL_STRICT_FIGURES"  # set to 1, as the tests do: a figure that fails raises, so that a bug is seen
-_FAILED = pathlib.Path("figures", "failed.json")  # of a work directory: figures that the next run is to draw again
 Result = TypeVar("Result")
 _LONGEST_ERROR = 300  # characters; a formula that matplotlib cannot read has a page
 
@@ -88,9 +87,9 @@ def protected(draw: Callable[[], Result]) -> Result:
         raise FigureFailed(f"{type(error).__name__}: {text[:_LONGEST_ERROR]}") from error
 
 
-def has_failed(folder: pathlib.Path) -> bool:
+def has_failed(folder: RunFolder) -> bool:
     """Whether a figure of this work directory failed when its report was written."""
-    return (folder / _FAILED).exists()
+    return folder.failed_figures_file.exists()
 
 
 def _write(work: WorkFolder, kind: FigureKind) -> tuple[Drawn | None, frozenset[str]]:
@@ -103,7 +102,7 @@ def _write(work: WorkFolder, kind: FigureKind) -> tuple[Drawn | None, frozenset[
     figure = kind.draw(work)
     if work.results["simulated"]:
         figure.suptitle("SIMULATED DATA", x=0.995, ha="right", fontsize=9, color=SIMULATED, weight="bold")
-    path = work.folder / "figures" / f"{kind.name}.png"
+    path = work.folder.figures / f"{kind.name}.png"
     save(figure, path.with_suffix(".svg"))
     save(figure, path)
     caption = f"{kind.caption} {kind.remark(work)}".rstrip()
@@ -117,14 +116,14 @@ def save(figure: Figure, path: pathlib.Path) -> None:
 
 def _remove(work: WorkFolder, kind: FigureKind) -> None:
     for suffix in (".png", ".svg"):
-        (work.folder / "figures" / f"{kind.name}{suffix}").unlink(missing_ok=True)
+        (work.folder.figures / f"{kind.name}{suffix}").unlink(missing_ok=True)
 
 
-def _keep_failures(folder: pathlib.Path, failed: dict[str, str]) -> None:
+def _keep_failures(folder: RunFolder, failed: dict[str, str]) -> None:
     if failed:
-        write_json(folder / _FAILED, failed)
+        write_json(folder.failed_figures_file, failed)
     else:
-        (folder / _FAILED).unlink(missing_ok=True)
+        folder.failed_figures_file.unlink(missing_ok=True)
 
 
 def _listed(characters: set[str], most: int = 5) -> str:

@@ -9,12 +9,14 @@ from typing import Any
 
 import jinja2
 
+from eqpool.config.methods import makes_images
 from eqpool.report.comparison import compare_runs
 from eqpool.report.drawing import Drawn, write_figures
 from eqpool.report.summary import ON_TOP
-from eqpool.report.verdicts import NON_FINITE_ROWS, Reading, read_metrics
+from eqpool.report.verdicts import Reading, read_metrics
 from eqpool.report.workfolder import WorkFolder, read_workfolder
 from eqpool.storage.files import write_text
+from eqpool.storage.run_folder import NON_FINITE_ROWS, RunFolder
 
 # Of these, those that a run has open its report.
 HEADLINES = (
@@ -49,7 +51,7 @@ def write_report(folder: pathlib.Path, compared: Sequence[pathlib.Path] = ()) ->
     """
     comparison = compare_runs(folder, compared)
     work = dataclasses.replace(read_workfolder(folder), compared=tuple(map(read_workfolder, compared)))
-    path = folder / "report.html"
+    path = RunFolder(folder).report_file
     write_text(path, _render(work, write_figures(work), comparison))
     return path
 
@@ -70,6 +72,7 @@ def _render(work: WorkFolder, drawn: Sequence[Drawn], comparison: dict[str, Any]
         name=study_name(work),
         top=_top(work.metrics, found),
         results=work.results,
+        makes_images=makes_images(work.results["method"]),
         config=json.dumps(work.config, indent=2),
         headlines=_headlines(readings, work.facts.get("covariate_names", ["age"])),
         readings={section: [r for r in readings if r.section == section] for section in ("removed", "kept", "images")},
@@ -94,7 +97,7 @@ def study_name(work: WorkFolder) -> str:
     if work.results.get("dataset") != "participants":
         return work.config["name"]
     table = pathlib.PurePath(work.config["data"]["participants"])
-    return (table.parent.name if table.stem == "participants" else table.stem) or work.folder.resolve().name
+    return (table.parent.name if table.stem == "participants" else table.stem) or work.folder.path.resolve().name
 
 
 def _top(metrics: dict[str, Any], findings: Sequence[dict[str, Any]]) -> list[str]:

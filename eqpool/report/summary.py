@@ -2,25 +2,17 @@
 
 import pathlib
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from eqpool.data.cohort import SPLITS, Cohort
-from eqpool.data.preflight.findings import HELD_OUT, Finding
+from eqpool.data.preflight.finding import Finding
+from eqpool.data.preflight.findings import HELD_OUT
 from eqpool.report.verdicts import read_metrics
+from eqpool.storage.run_folder import RunFolder
 
-# What a run leaves for its user, the product first; not what it keeps for itself, such as checkpoints.
-OF_A_RUN = {
-    "derivatives/eqpool": "the harmonised volumes",
-    "report.html": "what was removed and kept, in pictures and words",
-    "figures": "the pictures, as PNG and SVG",
-    "embeddings.tsv": "l and Phi of every row",
-    "predictions.tsv": "what each task model predicts for every held-out row",
-    "pooled.tsv": "every row's split, site, covariates and target",
-    "results.json": "every metric",
-}
 ON_TOP = (HELD_OUT,)  # checks whose warnings stand above everything else: what is below them decides little
 
 
@@ -98,11 +90,11 @@ def describe_results(results: dict[str, Any], folder: pathlib.Path) -> str:
     for reading in read_metrics(results["metrics"]):
         lines.append(_on_one_line(f"  {reading.label:<34} {reading.value:<24} {reading.text}"))
     lines.append(f"  took {results['wall_seconds']:.0f} s on {results['device']}")
-    return "\n".join([*lines, describe_files(folder, OF_A_RUN)])
+    return "\n".join([*lines, describe_files(folder)])
 
 
-def describe_files(folder: pathlib.Path, outputs: Mapping[str, str]) -> str:
-    """The `outputs` (name to what it holds) that are in `folder`, by their paths, one a line, the product first."""
-    there = [(str(folder / name), what) for name, what in outputs.items() if (folder / name).exists()]
-    width = max((len(path) for path, _ in there), default=0)
-    return "\n".join(["written:", *(f"  {path:<{width}}  {what}" for path, what in there)])
+def describe_files(folder: pathlib.Path) -> str:
+    """Returns what is in a folder for its user, by path, one a line, the product first."""
+    products = RunFolder(folder).products
+    width = max((len(str(path)) for path, _ in products), default=0)
+    return "\n".join(["written:", *(f"  {path!s:<{width}}  {what}" for path, what in products)])

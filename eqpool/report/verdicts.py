@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from eqpool.report.formatting import format_metric, format_number, is_defined, why_not_defined
+from eqpool.storage.run_folder import NON_FINITE_ROWS
 
 Metrics = dict[str, Any]
 Verdict = Literal["good", "bad", "open", "plain"]
 Section = Literal["removed", "kept", "images"]
 SIGNIFICANT = 0.05
-NON_FINITE_ROWS = "non_finite_rows"  # of a run whose latents are no numbers; it has no other metric of them
 BEST_OF_SIX = 1.346  # a normal 95% interval is so much wider where it is to hold for each of six readings (Bonferroni)
 
 

@@ -12,10 +12,9 @@ from eqpool.config.names import split_names
 from eqpool.errors import InputError
 from eqpool.report.brain_maps import read_maps
 from eqpool.storage.files import read_arrays, read_json
+from eqpool.storage.run_folder import OVERLAP_COLUMN, WHO, RunFolder
 
 MOST_SPREADS = 6  # panels, unless more columns than that are described
-OVERLAP_COLUMN = "mask_overlap"  # of pooled.tsv: how a volume lies on the template
-WHO = ("participant_id", "split", "site")  # the first columns of every table of a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +35,7 @@ class WorkFolder:
       compared: runs on the same rows, in the same order.
     """
 
-    folder: pathlib.Path
+    folder: RunFolder
     config: dict[str, Any]
     results: dict[str, Any]
     facts: dict[str, Any]
@@ -75,13 +74,13 @@ class WorkFolder:
     def _spread_names(self) -> tuple[list[str], list[str]]:
         """Described columns with any value, and what else is a number that takes more than two values."""
         assert self.pooled is not None
-        columns = self.pooled.columns[3:]
-        names = self.facts.get("covariate_names")
-        if names is None:  # which columns are described is not known
+        columns = [name for name in self.pooled.columns if name not in WHO]
+        covariates = self.facts.get("covariate_names")
+        if covariates is None:  # which columns are described is not known
             return [], self._numbers(columns, more_than=2)
-        target = [] if self.facts["target_classes"] else [columns[len(names)]]
-        described = self._numbers(columns[len(names) + 1 :], more_than=0)
-        return described, self._numbers([*columns[: len(names)], *target], more_than=2)
+        target = self.facts["target_name"]
+        described = self._numbers([name for name in columns if name not in {*covariates, target}], more_than=0)
+        return described, self._numbers([*covariates, *([] if self.facts["target_classes"] else [target])], more_than=2)
 
     def _numbers(self, names: Iterable[str], *, more_than: int) -> list[str]:
         """Those of `names` that are columns of numbers with more than so many values."""
@@ -103,8 +102,9 @@ class WorkFolder:
 
     @property
     def covariate(self) -> str:
-        """The first covariate's column."""
-        return self.table.columns[3]
+        """The first covariate's column; a run of before does not name it, but has it after `WHO`."""
+        named = self.facts.get("covariate_names")
+        return named[0] if named else next(name for name in self.table.columns if name not in WHO)
 
     @property
     def target(self) -> str:
@@ -149,30 +149,29 @@ def read_workfolder(folder: pathlib.Path) -> WorkFolder:
     Raises:
       InputError: naming the file that is missing, or lacks a column.
     """
-    names = ("config.json", "results.json")
-    embeddings, examples = folder / "embeddings.tsv", folder / "images" / "examples.npz"
-    for name in (*names, *([] if examples.is_file() else [embeddings.name])):
-        if not (folder / name).is_file():
-            raise InputError(f"--workdir={folder}: {name} not found; expected the folder of a finished run")
-    config, results = (read_json(folder / name) for name in names)
-    model = folder / "model.json"
-    facts = read_json(model) if model.is_file() else {}  # a run of before has none
+    run = RunFolder(folder)
+    needed = [run.config_file, run.results_file, *([] if run.examples_file.is_file() else [run.embeddings_file])]
+    for path in needed:
+        if not path.is_file():
+            raise InputError(f"--workdir={folder}: {path.name} not found; expected the folder of a finished run")
+    config, results = read_json(run.config_file), read_json(run.results_file)
+    facts = read_json(run.model_file) if run.model_file.is_file() else {}  # a run of before has none
     covariates, described = facts.get("covariate_names", []), split_names(config["data"].get("described", ""))
     own = {*covariates, facts.get("target_name", ""), *described}
     beside = {"session_id", OVERLAP_COLUMN} - own  # what some tables alone have and no figure shows
-    log = folder / "metrics.jsonl"  # a run of no epochs has none
+    log = run.metrics_file  # a run of no epochs has none
     return WorkFolder(
-        folder=folder,
+        folder=run,
         config=config,
         results=results,
         facts=facts,
         log=pd.read_json(log, lines=True) if log.is_file() else pd.DataFrame(columns=["stage"]),
-        pooled=_table_if_there(folder / "pooled.tsv", WHO, beside),
-        embeddings=_table_if_there(embeddings, (*WHO, *covariates, "l_0", "phi_0"), beside),
-        examples=_arrays_if_there(examples),
-        maps=read_maps(folder),
-        tau=_arrays_if_there(folder / "images" / "tau.npz"),
-        samples=_arrays_if_there(folder / "images" / "samples.npz"),
+        pooled=_table_if_there(run.pooled_file, WHO, beside),
+        embeddings=_table_if_there(run.embeddings_file, (*WHO, *covariates, "l_0", "phi_0"), beside),
+        examples=_arrays_if_there(run.examples_file),
+        maps=read_maps(run),
+        tau=_arrays_if_there(run.tau_file),
+        samples=_arrays_if_there(run.samples_file),
     )
 
 

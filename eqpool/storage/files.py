@@ -17,11 +17,14 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
 from eqpool.errors import InputError
+
+if TYPE_CHECKING:  # importing pandas takes half a second, and most of what is here needs none
+    import pandas as pd
 
 PART = ".part-"  # how the names of what is not whole yet begin
 LONGEST_PART = 100  # bytes of a file's name that a column or a class may take; all of them have 255
@@ -160,6 +163,11 @@ def write_text(path: pathlib.Path, text: str) -> None:
         temporary.write_text(text, "utf-8")
 
     write_atomically(path, write)
+
+
+def write_table(path: pathlib.Path, table: "pd.DataFrame", missing: str = "") -> None:
+    """Writes a table as tab-separated values with a header, whole or not at all; `missing` stands for NaN."""
+    write_atomically(path, lambda part: table.to_csv(part, sep="\t", index=False, na_rep=missing))
 
 
 def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -1,118 +1,218 @@
-"""The work directory: who may write it, what it was made with, and its log."""
+"""The run folder: its files by name, who may write it, and what it was made with.
+
+No other module spells the name of a file in it.
+"""
 
 import contextlib
-import fcntl
+import dataclasses
 import itertools
-import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+import filelock
+from ml_collections import ConfigDict
+
 from eqpool.config import RunConfig, differing_keys, to_dict
+from eqpool.config.check import from_config_dict
 from eqpool.errors import InputError, to_path
-from eqpool.storage.files import cannot_write, is_left_to_another, read_json, remove_parts, write_json, write_text
+from eqpool.storage.files import is_left_to_another, read_json, remove_parts, write_json, write_text
 
 # Keys that change where, how often or how many at once, but not what is computed.
 NEUTRAL_KEYS = ("cache_dir", "checkpoint_every_epochs", "devices", "tensorboard", "workers")
 
-DATA_FILE = "data.json"  # the hash of the data that a folder was made from
+OVERLAP_COLUMN = "mask_overlap"  # of a run's tables: overlap of a volume with the template's brain
+NON_FINITE_ROWS = "non_finite_rows"  # the only metric of a run whose latents are not finite: in how many rows
+WHO = ("participant_id", "split", "site")  # columns of every table of a run
 
-LOG_FILE = "log.txt"  # what a run said
 
-DECODED = (
-    "decoded.json"  # of a fold of cross-fitted decodes, which stand in the folder above it (eqpool.methods.crossfit)
+_PRODUCTS = (
+    "derivatives",
+    "harmonised_file",
+    "report_file",
+    "figures",
+    "embeddings_file",
+    "predictions_file",
+    "written_file",
+    "pooled_file",
+    "results_file",
 )
 
-# What training writes first, and last; without them a work directory holds nothing that a config made.
-COMPUTED = ("metrics.jsonl", "checkpoints", "results.json", DECODED)
+
+def _named(*parts: str, what: str) -> Any:
+    """A property that is the path of a file in the run folder."""
+    return property(lambda self: self.path.joinpath(*parts), doc=what)
 
 
-@contextlib.contextmanager
-def locked(workdir: pathlib.Path) -> Iterator[None]:
-    """Holds the work directory for this process; the operating system lets go of it however the process ends.
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run, or of what a finished run made of new scans.
 
-    Raises:
-      InputError: if another run holds it, or if it cannot be written.
+    Attributes:
+      path: of the folder.
     """
-    if is_left_to_another(workdir):
-        yield
-        return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        handle = open(workdir / ".lock", "w")  # noqa: SIM115 - held for as long as the run lasts
-    except OSError as error:
-        raise InputError(f"--workdir={workdir}: cannot be written ({error.strerror})") from None
-    with handle:
+
+    path: pathlib.Path
+
+    config_file = _named("config.json", what="the checked config")
+    data_file = _named("data.json", what="the hash of the data that the folder was made from")
+    log_file = _named("log.txt", what="what was read, and the findings of the pre-flight check")
+    model_file = _named("model.json", what="what the networks need to know of the training cohort")
+    calibration_file = _named("calibration.npz", what="site effects of a table's features")
+    linear_decoder_file = _named("linear_decoder.npz", what="the linear part of a decoder of volumes")
+    checkpoints = _named("checkpoints", what="one subfolder for each stage")
+    metrics_file = _named("metrics.jsonl", what="one record an epoch")
+    results_file = _named("results.json", what="every metric")
+    pooled_file = _named("pooled.tsv", what="every row's split, site, covariates and target")
+    embeddings_file = _named("embeddings.tsv", what="l and Phi of every row")
+    predictions_file = _named("predictions.tsv", what="what each task model predicts for every held-out row")
+    harmonised_file = _named("harmonised.tsv", what="the harmonised features, in their own units")
+    harmonised_facts_file = _named("harmonised.json", what="whether signs were kept, and how many values that changed")
+    written_file = _named("written.tsv", what="the scans that were harmonised")
+    left_out_file = _named("left_out.tsv", what="new scans that could not be used, and why")
+    tau_file = _named("images", "tau.npz", what="tau of some held-out rows.")
+    examples_file = _named("images", "examples.npz", what="a few images, step by step through an ISTN")
+    samples_file = _named("images", "samples.npz", what="slices of a few held-out volumes")
+    derivatives = _named("derivatives", "eqpool", what="the harmonised volumes, a BIDS derivative")
+    maps = _named("maps", what="statistical maps")
+    maps_file = _named("maps", "maps.json", what="what the maps hold, in numbers")
+    folds = _named("folds", what="cross-fitted runs, one subfolder for each number of folds")
+    decodes_file = _named("decodes.npy", what="cross-fitted decodes, in the folder above their folds")
+    decoded_file = _named("decoded.json", what="says of a fold that it has been decoded")
+    figures = _named("figures", what="the pictures, as PNG and SVG")
+    failed_figures_file = _named("figures", "failed.json", what="the figures that could not be drawn, and why")
+    report_file = _named("report.html", what="what was removed and kept, in pictures and words")
+
+    @property
+    def inputs(self) -> tuple[pathlib.Path, ...]:
+        """The files without which a folder is no run; no command writes its output beside them."""
+        return self.config_file, self.model_file, self.results_file
+
+    @property
+    def products(self) -> list[tuple[pathlib.Path, str]]:
+        """What is there for the user, each path with what it holds, the product first; checkpoints are not among it."""
+        named = [(getattr(self, name), getattr(RunFolder, name).__doc__) for name in _PRODUCTS]
+        return [(path, what) for path, what in named if path.exists()]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether results.json is there."""
+        return self.results_file.is_file()
+
+    def check_finished(self) -> None:
+        """Raises `InputError` unless the run is finished."""
+        if not self.is_finished:
+            raise InputError(f"--workdir={self.path}: results.json not found; expected the folder of a finished run")
+
+    def cache(self, config: RunConfig) -> pathlib.Path:
+        """Returns where several runs share what they keep: `config.cache_dir`, or a folder beside this one."""
+        return to_path(config.cache_dir) if config.cache_dir else self.path.parent / "cache"
+
+    def fold(self, number: int) -> "RunFolder":
+        """Returns the folder of one cross-fitted run; the first number is 0."""
+        return RunFolder(self.path / f"fold-{number + 1}")
+
+    def read_config(self) -> RunConfig:
+        """Reads and checks config.json.
+
+        Raises:
+          InputError: the file is missing, or holds keys or values that this version does not know.
+        """
+        return from_config_dict(ConfigDict(read_json(self.config_file)))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder for this process; the operating system releases it however the process ends.
+
+        Raises:
+          InputError: another run holds the folder, or it cannot be written.
+        """
+        if is_left_to_another(self.path):
+            yield
+            return
+        lock = filelock.FileLock(self.path / ".lock", blocking=False, fallback_to_soft=False)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"--workdir={workdir}: another run is using it") from None
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except filelock.Timeout:
+            raise InputError(f"--workdir={self.path}: another run is using it") from None
         except OSError as error:
-            raise InputError(f"--workdir={workdir}: cannot be locked here ({error.strerror})") from None
-        remove_parts(workdir)  # this process alone writes here, so they are a killed one's
-        yield
+            raise InputError(f"--workdir={self.path}: cannot be written ({error.strerror})") from None
+        try:
+            remove_parts(self.path)  # this process alone writes here, so they are a killed one's
+            yield
+        finally:
+            lock.release()
 
+    def claim(self, config: RunConfig) -> None:
+        """Writes config.json, or checks that the one there says the same.
 
-def claim(workdir: pathlib.Path, config: RunConfig) -> None:
-    """Writes config.json, or checks that the one there says the same.
+        Where nothing has been computed yet, as after bad input, the config there is written over. Keys that it lacks
+        are younger than it: their defaults compute what was computed without them.
 
-    Where nothing has been computed yet, as after bad input, the config there is written over. Keys that it lacks are
-    younger than it: their defaults compute what was computed without them.
+        Raises:
+          InputError: naming every key that differs.
+        """
+        now = to_dict(config)
+        if not self.config_file.exists() or not self._has_computed:
+            write_json(self.config_file, now)
+            return
+        before = _filled(read_json(self.config_file), to_dict(RunConfig()))
+        differing = list(differing_keys(_without_neutral(before), _without_neutral(now)))
+        if differing:
+            raise InputError(f"--workdir={self.path} was made with another config: {'; '.join(differing)}")
 
-    Raises:
-      InputError: naming every key that differs.
-    """
-    path = workdir / "config.json"
-    now = to_dict(config)
-    if not path.exists() or not _has_computed(workdir):
-        write_json(path, now)
-        return
-    before = _filled(read_json(path), to_dict(RunConfig()))
-    differing = list(differing_keys(_without_neutral(before), _without_neutral(now)))
-    if differing:
-        raise InputError(f"--workdir={workdir} was made with another config: {'; '.join(differing)}")
+    def claim_data(self, data_hash: str, pooled: str, preparation: int = 0) -> None:
+        """Writes data.json and pooled.tsv, or checks that what was computed there was computed from the same data.
 
+        Networks that go on with another split would be tested on people whom they were trained on.
 
-def claim_data(workdir: pathlib.Path, data_hash: str, pooled: str, preparation: int = 0) -> None:
-    """Writes data.json and pooled.tsv, or checks that what was computed there was computed from the same data.
+        Args:
+          data_hash: by `eqpool.data.fingerprint`.
+          pooled: the text of pooled.tsv.
+          preparation: the version by which volumes were prepared; 0 where there are none.
 
-    Networks that go on with another split would be tested on people whom they were trained on.
+        Raises:
+          InputError: naming the first row that differs, or the version of the preparation.
+        """
+        if self._has_computed and self.is_of_other_data(data_hash):
+            self._check_preparation(preparation)
+            before = self.pooled_file.read_text("utf-8").splitlines() if self.pooled_file.exists() else []
+            where = _first_difference(before, pooled.splitlines())
+            raise InputError(f"--workdir={self.path} was made with other data: {where}")
+        self.write_data_hash(data_hash, preparation)
+        write_text(self.pooled_file, pooled)
 
-    Args:
-      workdir: claimed.
-      data_hash: by `eqpool.data.fingerprint`.
-      pooled: the text of pooled.tsv.
-      preparation: the version by which volumes were prepared; 0 where there are none.
+    def write_data_hash(self, data_hash: str, preparation: int = 0) -> None:
+        """Writes data.json."""
+        write_json(self.data_file, {"data_hash": data_hash, "preparation": preparation})
 
-    Raises:
-      InputError: naming the first row that differs, or the version of the preparation.
-    """
-    table = workdir / "pooled.tsv"
-    if _has_computed(workdir) and is_of_other_data(workdir, data_hash):
-        _check_preparation(workdir, preparation)
-        before = table.read_text("utf-8").splitlines() if table.exists() else []
-        where = _first_difference(before, pooled.splitlines())
-        raise InputError(f"--workdir={workdir} was made with other data: {where}")
-    write_json(workdir / DATA_FILE, {"data_hash": data_hash, "preparation": preparation})
-    write_text(table, pooled)
+    def is_of_other_data(self, data_hash: str) -> bool:
+        """Whether the folder says that it was made from other data; one that does not say may be of any."""
+        return self.data_file.exists() and read_json(self.data_file).get("data_hash") != data_hash
 
+    def append_to_log(self, text: str) -> None:
+        """Adds a line to log.txt, unless it is there."""
+        before = self.log_file.read_text("utf-8") if self.log_file.exists() else ""
+        if text not in before.splitlines():
+            write_text(self.log_file, f"{before}{text}\n")
 
-def _check_preparation(workdir: pathlib.Path, preparation: int) -> None:
-    """Raises `InputError` where other volumes than now come from another version of their preparation."""
-    before = read_json(workdir / DATA_FILE).get("preparation", 0)
-    if before != preparation:
-        said = f"version {before}" if before else "an earlier version"
-        raise InputError(
-            f"--workdir={workdir} was made with volumes prepared by {said} of the "
-            f"preparation, and this eqpool has version {preparation}; name another --workdir and run again, or go on "
-            "with the eqpool that began it"
-        )
+    def _check_preparation(self, preparation: int) -> None:
+        """Raises `InputError` where other volumes than now come from another version of their preparation."""
+        before = read_json(self.data_file).get("preparation", 0)
+        if before != preparation:
+            said = f"version {before}" if before else "an earlier version"
+            raise InputError(
+                f"--workdir={self.path} was made with volumes prepared by {said} of the preparation, and this eqpool "
+                f"has version {preparation}; name another --workdir and run again, or go on with the eqpool that "
+                "began it"
+            )
 
-
-def is_of_other_data(folder: pathlib.Path, data_hash: str) -> bool:
-    """Whether `folder` says that it was made from data of another hash; a folder that says nothing may be of any."""
-    path = folder / DATA_FILE
-    return path.exists() and read_json(path).get("data_hash") != data_hash
+    @property
+    def _has_computed(self) -> bool:
+        """What training writes first, and last; without them a folder holds nothing that a config made."""
+        computed = (self.metrics_file, self.checkpoints, self.results_file, self.decoded_file)
+        return any(path.exists() for path in computed)
 
 
 def _first_difference(before: list[str], now: list[str]) -> str:
@@ -122,25 +222,8 @@ def _first_difference(before: list[str], now: list[str]) -> str:
     return "the same rows, but other features, images or nuisances"
 
 
-def _has_computed(workdir: pathlib.Path) -> bool:
-    return any((workdir / name).exists() for name in COMPUTED)
-
-
-def append_to_log(workdir: pathlib.Path, text: str) -> None:
-    """Adds a line to log.txt, unless it is there."""
-    path = workdir / LOG_FILE
-    before = path.read_text("utf-8") if path.exists() else ""
-    if text not in before.splitlines():
-        write_text(path, f"{before}{text}\n")
-
-
-def cache_folder(config: RunConfig, workdir: pathlib.Path) -> pathlib.Path:
-    """Where what several runs share is kept: `config.cache_dir`, or beside the work directory."""
-    return to_path(config.cache_dir) if config.cache_dir else workdir.parent / "cache"
-
-
 def _filled(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """`config` with the keys that `defaults` alone has, group by group."""
+    """Adds the keys that `defaults` alone has, group by group."""
     return defaults | {
         key: _filled(value, defaults[key]) if isinstance(value, dict) and isinstance(defaults.get(key), dict) else value
         for key, value in config.items()
@@ -153,61 +236,3 @@ def _without_neutral(config: dict[str, Any]) -> dict[str, Any]:
         for key, value in config.items()
         if key not in NEUTRAL_KEYS
     }
-
-
-class MetricsLog:
-    """metrics.jsonl: one object a logged step, with `stage` and `step`. A resumed run drops what it will redo."""
-
-    def __init__(self, path: pathlib.Path):
-        self._path = path
-
-    def append(self, record: dict[str, Any]) -> None:
-        """Adds one line.
-
-        Raises:
-          InputError: the disk is full; a line cut short is dropped by the run that goes on.
-        """
-        if is_left_to_another(self._path):
-            return
-        try:
-            with open(self._path, "a") as handle:
-                handle.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise cannot_write(self._path, error) from error
-
-    def drop_after(self, stage: str, epoch: int) -> None:
-        """Removes the stage's records past `epoch`, and any line a kill has cut short."""
-        if not self._path.exists():
-            return
-        kept = [r for r in self.records() if r["stage"] != stage or r["epoch"] <= epoch]
-        text = "".join(json.dumps(record) + "\n" for record in kept)
-        write_text(self._path, text)
-
-    def records(self) -> list[dict[str, Any]]:
-        """All whole records, in order."""
-        if not self._path.exists():
-            return []
-        records = []
-        for line in self._path.read_text().splitlines():
-            with contextlib.suppress(ValueError):
-                records.append(json.loads(line))
-        return records
-
-
-class MemoryLog:
-    """What `MetricsLog` keeps in a file, kept in `kept`, for a model that has no work directory."""
-
-    def __init__(self) -> None:
-        self.kept: list[dict[str, Any]] = []
-
-    def append(self, record: dict[str, Any]) -> None:
-        """Adds one record."""
-        self.kept.append(record)
-
-    def drop_after(self, stage: str, epoch: int) -> None:
-        """Removes the stage's records past `epoch`."""
-        self.kept = [record for record in self.kept if record["stage"] != stage or record["epoch"] <= epoch]
-
-    def records(self) -> list[dict[str, Any]]:
-        """All records, in order."""
-        return list(self.kept)

@@ -6,7 +6,7 @@ from typing import Any
 
 from eqpool.errors import InputError
 from eqpool.storage.files import is_left_to_another
-from eqpool.storage.run_folder import MetricsLog
+from eqpool.storage.logs import MetricsLog
 
 
 class TensorBoardLog(MetricsLog):

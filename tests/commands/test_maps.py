@@ -24,14 +24,17 @@ from eqpool.commands.make_maps import (
 from eqpool.commands.maps import main
 from eqpool.config import to_dict
 from eqpool.data.load import load_cohort
+from eqpool.data.shape import DataShape
 from eqpool.data.sources.simulated import effect_path
+from eqpool.engine.selected import selected_variables
 from eqpool.errors import InputError
 from eqpool.evaluate.recovery import detection_gain, is_unaffected
+from eqpool.methods.base import load_trained
 from eqpool.methods.crossfit import Decodes, cross_fitted_decodes, deal_folds
-from eqpool.methods.trained import load_trained, read_config, selected_variables
 from eqpool.objectives.stage_one import make_stage_one
 from eqpool.report.brain_maps import FORM_TITLES, draw_share_maps, draw_t_maps
 from eqpool.storage import files
+from eqpool.storage.run_folder import RunFolder
 from tests.conftest import quickly_compiled, tiny_config
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -56,7 +59,7 @@ def fold(mapped):
     mask = cohort.grid.mask
     fold = np.full(len(cohort.site), -1)
     for number in (0, 1):
-        trained = load_trained(folder / "folds" / "2" / f"fold-{number + 1}")
+        trained = load_trained(RunFolder(folder / "folds" / "2").fold(number))
         decoded = trained.decode(trained.encode(np.array(cohort.inputs))["latent"])[:, mask]
         fold[[np.allclose(own, kept, atol=1e-4) for own, kept in zip(decoded, decodes[1], strict=True)]] = number
     return fold
@@ -67,9 +70,9 @@ def test_every_volume_is_decoded_by_networks_that_never_saw_it(mapped, fold):
     assert np.bincount(fold, minlength=2).tolist() == [9, 9]
     for number in (0, 1):
         part = folder / "folds" / "2" / f"fold-{number + 1}"
-        config, facts = read_config(part), load_trained(part).facts
-        stage = make_stage_one(config, facts.input_shape, 1, 3, 2)
-        mean = selected_variables(config, stage, part / "checkpoints")["constants"]["decoder"]["mean"]
+        config, facts = RunFolder(part).read_config(), load_trained(RunFolder(part)).facts
+        stage = make_stage_one(config, DataShape(facts.input_shape, 1, 3, 2))
+        mean = selected_variables(stage, part / "checkpoints")["constants"]["decoder"]["mean"]
         others = np.array([cohort.inputs[row] for row in np.flatnonzero(fold != number)]).reshape(9, -1)
         # The mean training volume is one of some of the other fold's rows alone.
         weights = np.linalg.lstsq(others.T.astype(float), np.asarray(mean, float).ravel(), rcond=None)[0]
@@ -186,7 +189,7 @@ def test_maps_of_few_people_are_warned_of_before_they_are_made(mapped, monkeypat
 
 def test_a_second_call_trains_nothing(mapped, monkeypatch):
     folder, _, facts = mapped
-    monkeypatch.setattr("eqpool.methods.crossfit.train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("eqpool.methods.pooling.Pooling.train", lambda *_: pytest.fail("trained again"))
     assert make_maps(folder, folds=2) == facts
 
 
@@ -215,7 +218,7 @@ def test_decodes_of_other_data_are_not_taken(mapped):
     folder, cohort, _ = mapped
     older = dataclasses.replace(cohort, covariates=cohort.covariates + 1)
     with pytest.raises(InputError, match="2: made with other data; remove it"):
-        cross_fitted_decodes(tiny_config(folder), older, folder / "folds" / "2", 2)
+        cross_fitted_decodes(tiny_config(folder), older, RunFolder(folder / "folds" / "2"), 2)
 
 
 def copy_of_folds(mapped, tmp_path) -> pathlib.Path:
@@ -224,7 +227,7 @@ def copy_of_folds(mapped, tmp_path) -> pathlib.Path:
 
 @pytest.mark.parametrize("kept", ["everything", "decodes alone"])
 def test_decodes_by_another_config_are_not_taken(kept, mapped, tmp_path, monkeypatch):
-    monkeypatch.setattr("eqpool.methods.crossfit.train", lambda *_: pytest.fail("trained before it was refused"))
+    monkeypatch.setattr("eqpool.methods.pooling.Pooling.train", lambda *_: pytest.fail("trained before it was refused"))
     folder, config = copy_of_folds(mapped, tmp_path), tiny_config(mapped[0])
     if kept == "decodes alone":
         shutil.rmtree(folder / "fold-1")  # what the first fold would be trained anew for
@@ -232,14 +235,14 @@ def test_decodes_by_another_config_are_not_taken(kept, mapped, tmp_path, monkeyp
         (folder / "fold-2" / "metrics.jsonl").unlink()
     other = dataclasses.replace(config, stage_two=dataclasses.replace(config.stage_two, epochs=3))
     with pytest.raises(InputError, match=r"was made with another config: config.stage_two.epochs \(2 there, 3 now\)$"):
-        cross_fitted_decodes(other, mapped[1], folder, 2)
+        cross_fitted_decodes(other, mapped[1], RunFolder(folder), 2)
 
 
 def test_decodes_that_are_gone_are_made_again(mapped, tmp_path):
     """From the folds' checkpoints, which are whole: not zeros, which maps would be made of."""
     folder = copy_of_folds(mapped, tmp_path)
     (folder / "decodes.npy").unlink()
-    made = cross_fitted_decodes(tiny_config(mapped[0]), mapped[1], folder, 2)
+    made = cross_fitted_decodes(tiny_config(mapped[0]), mapped[1], RunFolder(folder), 2)
     np.testing.assert_allclose(made.values, np.load(mapped[0] / "folds" / "2" / "decodes.npy"), rtol=1e-4, atol=1e-5)
 
 
@@ -255,10 +258,10 @@ def test_the_figures_are_drawn(mapped, tmp_path):
     folder, _, facts = mapped
     thresholded = [sum(f[f"voxels_{name}"] > 0 for f in facts["forms"].values()) for name in ("fdr", "bonferroni")]
     drawn = [
-        (draw_t_maps(folder, facts, "fdr"), thresholded[0]),
-        (draw_t_maps(folder, facts, "bonferroni"), thresholded[1]),
+        (draw_t_maps(RunFolder(folder), facts, "fdr"), thresholded[0]),
+        (draw_t_maps(RunFolder(folder), facts, "bonferroni"), thresholded[1]),
     ]
-    drawn += [(draw_share_maps(folder, facts, name, name), len(FORMS)) for name in ("site", "age", "dx")]
+    drawn += [(draw_share_maps(RunFolder(folder), facts, name, name), len(FORMS)) for name in ("site", "age", "dx")]
     for figure, overlaid in drawn:
         figure.savefig(tmp_path / "figure.png")
         texts = [text.get_text() for text in figure.texts]

@@ -112,9 +112,12 @@ def test_a_bug_is_not_hidden(error):
 @pytest.mark.parametrize(
     ("name", "flags", "work", "again"),
     [
-        ("eqpool.maps", "workdir", "eqpool.commands.make_maps.read_config", "goes on from the last checkpoint"),
         (
-            "eqpool.transform", "workdir participants output", "eqpool.commands.new_scans.read_config",
+            "eqpool.maps", "workdir", "eqpool.storage.run_folder.RunFolder.read_config",
+            "goes on from the last checkpoint",
+        ),
+        (
+            "eqpool.transform", "workdir participants output", "eqpool.storage.run_folder.RunFolder.read_config",
             "writes every file again",
         ),
         ("eqpool.report", "workdir", "eqpool.report.page.write_report", "draws every figure again"),

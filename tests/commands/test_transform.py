@@ -14,13 +14,15 @@ from eqpool.commands.transform import check_output, main, transform
 from eqpool.config import DataConfig
 from eqpool.data.load import load_cohort
 from eqpool.data.volumes.read import VERSION, prepare_volume
+from eqpool.engine.selected import selected_variables
 from eqpool.errors import InputError
 from eqpool.estimator import EquivariantPooling
+from eqpool.methods.base import load_trained
 from eqpool.methods.decoding import harmonise_cohort
-from eqpool.methods.table_pooling import TablePooling, TableShape
-from eqpool.methods.trained import ModelFacts, load_trained, read_config, selected_variables
+from eqpool.methods.facts import ModelFacts
+from eqpool.methods.networks import PoolingNetworks, pooling_stages
 from eqpool.objectives.stage_one import make_stage_one
-from eqpool.objectives.stage_two import make_stage_two
+from eqpool.storage.run_folder import RunFolder
 from tests.conftest import tiny_config, train_quickly
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -45,7 +47,7 @@ def newcomers(cohort, tmp_path) -> pathlib.Path:
 def test_a_run_leaves_a_harmonised_volume_for_every_input(trained_volumes, cohort):
     output = trained_volumes / "derivatives" / "eqpool"
     assert "SIMULATED" in json.loads((output / "dataset_description.json").read_text())["Name"]
-    trained = load_trained(trained_volumes)
+    trained = load_trained(RunFolder(trained_volumes))
     for row in (0, 11):
         name = cohort.participant_id[row]
         written = nibabel.load(output / name / "anat" / f"{name}_desc-harmonized_T1w.nii.gz")
@@ -65,7 +67,7 @@ def test_a_run_leaves_a_harmonised_volume_for_every_input(trained_volumes, cohor
 def test_held_out_volumes_of_no_known_site_are_measured_and_not_drawn(trained_volumes, cohort, tmp_path):
     unknown = np.where(cohort.split == "test", -1, cohort.site).astype(cohort.site.dtype)
     blind = dataclasses.replace(cohort, site=unknown)
-    found = harmonise_cohort(load_trained(trained_volumes), blind, tmp_path, "none")
+    found = harmonise_cohort(load_trained(RunFolder(trained_volumes)), blind, RunFolder(tmp_path), "none")
     assert found["ssim_change"] > 0 and not (tmp_path / "images").exists()
 
 
@@ -148,7 +150,7 @@ def test_a_scan_keeps_the_run_of_its_source(trained_volumes, newcomers, tmp_path
 def test_the_decode_itself_by_request(trained_volumes, newcomers, tmp_path, cohort):
     arguments = [f"--workdir={trained_volumes}", f"--participants={newcomers}", f"--output={tmp_path / 'out'}"]
     assert main([*arguments, "--harmonised=decoded"]) == 0
-    trained = load_trained(trained_volumes)
+    trained = load_trained(RunFolder(trained_volumes))
     decoded = trained.decode(trained.encode(cohort.inputs[0][None])["pooled_latent"])[0]
     path = tmp_path / "out/derivatives/eqpool/sub-new0/anat/sub-new0_desc-harmonized_T1w.nii.gz"
     values, source = nibabel.load(path).get_fdata(), nibabel.load(cohort.image_path[0]).get_fdata()
@@ -241,8 +243,10 @@ def test_a_run_is_not_written_over(place, expected, trained_volumes, newcomers, 
 def test_another_run_is_not_written_over_either(name, trained_volumes, tmp_path):
     (tmp_path / name).write_text("{}")
     with pytest.raises(InputError, match=f"a work directory \\({name} is there\\)"):
-        check_output(trained_volumes, tmp_path)
-    check_output(trained_volumes, trained_volumes / "new")  # a folder of its own, though in the work directory
+        check_output(RunFolder(trained_volumes), tmp_path)
+    check_output(
+        RunFolder(trained_volumes), trained_volumes / "new"
+    )  # a folder of its own, though in the work directory
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +286,7 @@ def test_tables_come_back_in_their_own_units(trained_table, tmp_path, capsys):
     assert list(made) == ["participant_id", "thick_a", "thick_b", "scanner_mode"]
     assert list(made["scanner_mode"].fillna("n/a")) == list(table["scanner_mode"]) and np.isnan(made["thick_a"][2])
 
-    trained = load_trained(trained_table / "run")
+    trained = load_trained(RunFolder(trained_table / "run"))
     encoded = trained.facts.features.apply(table.assign(thick_a=pd.to_numeric(table["thick_a"], errors="coerce")))
     outputs = trained.encode(encoded)
     change = trained.decode(outputs["pooled_latent"]) - trained.decode(outputs["latent"])
@@ -308,18 +312,16 @@ def test_a_category_that_no_training_row_has_is_refused(trained_table, tmp_path,
 
 def as_estimator(folder: pathlib.Path) -> EquivariantPooling:
     """The networks and the calibration of a run on a table, in an estimator."""
-    config, facts, trained = read_config(folder), ModelFacts.read(folder), load_trained(folder)
-    features, sites, classes = facts.input_shape[0], len(facts.site_names), len(facts.target_classes)
-    shape = TableShape(features, len(facts.covariate_names), sites, classes)
-    one = make_stage_one(config, (features,), shape.covariates, sites, classes)
-    two = make_stage_two(config, sites, classes)
+    run = RunFolder(folder)
+    config, facts, trained = run.read_config(), ModelFacts.read(run), load_trained(run)
+    stages = pooling_stages(config, facts.shape)
+    variables = (selected_variables(stage, run.checkpoints) for stage in stages)
     estimator = EquivariantPooling()
-    estimator.pooling_ = TablePooling(
-        config, shape, *(selected_variables(config, stage, folder / "checkpoints") for stage in (one, two))
-    )
+    estimator.pooling_ = PoolingNetworks(config, facts.shape, *variables)
     estimator.scaling_, estimator.calibration_ = facts.features.scaling, trained.calibration
     estimator.sites_, estimator._columns = np.array(facts.site_names), facts.features.input_names
-    estimator.n_features_in_, estimator.feature_names_in_ = features, np.array(facts.features.input_names, object)
+    names = np.array(facts.features.input_names, object)
+    estimator.n_features_in_, estimator.feature_names_in_ = facts.input_shape[0], names
     return estimator
 
 
@@ -387,7 +389,7 @@ def test_a_run_of_before_is_read_by_todays_coding(trained_table, tmp_path, capsy
 
 def test_a_calibrated_table_is_calibrated_again_for_new_rows(trained_table, tmp_path):
     """Harmonised features of both sites meet, and known rows get the run's own latents."""
-    config = read_config(trained_table / "run")
+    config = RunFolder(trained_table / "run").read_config()
     data = dataclasses.replace(config.data, site_calibration="location")
     train_quickly(dataclasses.replace(config, data=data), tmp_path / "run")
     participants = trained_table / "participants.tsv"
@@ -425,8 +427,8 @@ def test_prepared_inputs_are_those_of_training(cohort):
 
 
 def test_the_decoder_adds_to_the_mean_training_volume(trained_volumes, cohort):
-    config, facts = read_config(trained_volumes), load_trained(trained_volumes).facts
-    stage = make_stage_one(config, facts.input_shape, 1, len(facts.site_names), len(facts.target_classes))
-    variables = selected_variables(config, stage, trained_volumes / "checkpoints")
+    config, facts = RunFolder(trained_volumes).read_config(), load_trained(RunFolder(trained_volumes)).facts
+    stage = make_stage_one(config, facts.shape)
+    variables = selected_variables(stage, trained_volumes / "checkpoints")
     expected = np.mean([cohort.inputs[row].astype(np.float64) for row in cohort.rows("train")], axis=0)
     np.testing.assert_allclose(variables["constants"]["decoder"]["mean"], expected, rtol=1e-5, atol=1e-6)

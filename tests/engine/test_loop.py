@@ -15,7 +15,7 @@ from eqpool.engine.loop import Preempted, TrainingDiverged, fit
 from eqpool.engine.state import LossValue, Stage, create_state, make_optimizer
 from eqpool.engine.table import epoch_order, make_table_epoch
 from eqpool.storage.checkpoints import Checkpoints
-from eqpool.storage.run_folder import MetricsLog
+from eqpool.storage.logs import MetricsLog
 
 SETTINGS = StageOneConfig(epochs=6, batch_size=8, learning_rate=0.05)
 

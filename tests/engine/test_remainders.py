@@ -11,15 +11,16 @@ import pytest
 
 from eqpool.config import BaselineConfig, IstnConfig, ModelConfig, RunConfig, StageOneConfig, StageTwoConfig, TaskConfig
 from eqpool.data.cohort import Cohort, Grid
+from eqpool.data.shape import DataShape
 from eqpool.engine import data_parallel
-from eqpool.engine import session as stages
+from eqpool.engine import session as training
 from eqpool.engine.pairs import Pairs
-from eqpool.engine.session import Session
+from eqpool.engine.session import Session, TrainingData
 from eqpool.engine.state import LossValue, Stage, TrainState, create_state, make_optimizer
 from eqpool.engine.table import make_table_epoch
 from eqpool.estimator import EquivariantPooling
 from eqpool.evaluate import adversary
-from eqpool.methods import table_pooling
+from eqpool.methods import networks
 from eqpool.models.layers import NormReluDropout
 from eqpool.models.resnet3d import NormSwish
 from eqpool.objectives.baselines import make_baseline
@@ -34,6 +35,7 @@ ROWS, BATCH, HELD_OUT, FEATURES, LATENT = 81, 16, 9, 5, 4
 SPREAD = [14, 14, 14, 13, 13, 13]
 TRAIN, VALIDATION = np.arange(ROWS), np.arange(ROWS, ROWS + HELD_OUT)
 VOLUME, IMAGE = (5, 5, 5), (12, 12)
+SHAPE = DataShape((FEATURES,), covariates=1, sites=2, classes=2)
 
 Train = Callable[[Session, Callable[[Stage], Stage]], TrainState]
 
@@ -79,17 +81,17 @@ def with_inputs(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
 
 
 def train_stage_one(session: Session, seen: Callable[[Stage], Stage]) -> TrainState:
-    stage = make_stage_one(session.config, (FEATURES,), 1, 2, 2)
-    return stages.train_on_table(session, seen(stage), columns(), TRAIN, VALIDATION)
+    stage = make_stage_one(session.config, SHAPE)
+    return training.train_on_table(session, seen(stage), columns(), TRAIN, VALIDATION)
 
 
 def train_stage_two(session: Session, seen: Callable[[Stage], Stage]) -> TrainState:
-    return stages.train_on_table(session, seen(make_stage_two(session.config, 2, 2)), columns(), TRAIN, VALIDATION)
+    return training.train_on_table(session, seen(make_stage_two(session.config, SHAPE)), columns(), TRAIN, VALIDATION)
 
 
 def train_baseline(session: Session, seen: Callable[[Stage], Stage]) -> TrainState:
-    stage = make_baseline(session.config, (FEATURES,), 2, 2)
-    return stages.train_on_table(session, seen(stage), columns(), TRAIN, VALIDATION)
+    stage = make_baseline(session.config, SHAPE)
+    return training.train_on_table(session, seen(stage), columns(), TRAIN, VALIDATION)
 
 
 def train_volumes(session: Session, seen: Callable[[Stage], Stage]) -> TrainState:
@@ -101,23 +103,23 @@ def train_volumes(session: Session, seen: Callable[[Stage], Stage]) -> TrainStat
         target_name="y", target_classes=("no", "yes"), split=np.array(["train"] * ROWS + ["validation"] * HELD_OUT),
         grid=Grid("tiny", VOLUME, np.eye(4), np.ones(VOLUME, bool)),
     )  # fmt: skip
-    stage = make_stage_one(session.config, VOLUME, 1, 2, 2)
-    return stages.train_on_volumes(session, seen(stage), cohort, made, TRAIN, VALIDATION)
+    stage = make_stage_one(session.config, DataShape(VOLUME, 1, 2, 2))
+    return training.train_on_volumes(session, seen(stage), TrainingData.of(cohort, made))
 
 
 def train_task(session: Session, seen: Callable[[Stage], Stage]) -> TrainState:
-    stage = make_task(session.config, IMAGE, 2)
-    return stages.train_on_images(session, seen(stage), with_inputs(IMAGE), TRAIN, VALIDATION)
+    stage = make_task(session.config, DataShape(IMAGE, 1, 2, 2))
+    return training.train_on_images(session, seen(stage), with_inputs(IMAGE), TRAIN, VALIDATION)
 
 
 def train_istn(session: Session, seen: Callable[[Stage], Stage]) -> TrainState:
     """Twenty images of the reference beside 81 of the source."""
     source = with_inputs(IMAGE)
     reference = {name: source[name] for name in ("inputs", "site")}
-    pretrained = make_task(session.config, IMAGE, 2).initialise(jax.random.key(0))
-    stage = make_istn(session.config, IMAGE, 2, 2, pretrained)
+    pretrained = make_task(session.config, DataShape(IMAGE, 1, 2, 2)).initialise(jax.random.key(0))
+    stage = make_istn(session.config, DataShape(IMAGE, 1, 2, 2), pretrained)
     pairs = Pairs(TRAIN, np.arange(20), VALIDATION, VALIDATION)
-    return stages.train_on_pairs(session, seen(stage), source, reference, pairs)
+    return training.train_on_pairs(session, seen(stage), source, reference, pairs)
 
 
 LOOPS: dict[str, tuple[Train, str]] = {
@@ -154,10 +156,12 @@ def test_the_estimator_fits_on_steps_of_many_rows(monkeypatch):
     """90 rows, of which a tenth choose the epochs; stage two's batches are four times as large."""
     counts: dict[str, list[int]] = {"stage_one": [], "stage_two": []}
 
-    def train(session, stage, *arguments):
-        return stages.train_on_table(session, recording(stage, counts[stage.name]), *arguments)
+    made_stages = networks.pooling_stages
 
-    monkeypatch.setattr(table_pooling, "train_on_table", train)
+    def recorded(*arguments) -> tuple[Stage, ...]:
+        return tuple(recording(stage, counts[stage.name]) for stage in made_stages(*arguments))
+
+    monkeypatch.setattr(networks, "pooling_stages", recorded)
     made = columns()
     site = np.array(["A", "B"])[np.arange(ROWS + HELD_OUT) % 2]
     EquivariantPooling(latent_dim=LATENT, hidden_units=4, epochs=1, batch_size=BATCH).fit(
@@ -258,8 +262,8 @@ def test_running_statistics_are_those_of_the_rows_of_each_step(name, devices):
 def test_fewer_rows_than_a_step_should_have_are_one_step_with_a_warning():
     counts: list[int] = []
     session = Session.start(config())
-    stage = recording(make_stage_one(session.config, (FEATURES,), 1, 2, 2), counts)
+    stage = recording(make_stage_one(session.config, SHAPE), counts)
     with pytest.warns(UserWarning, match="stage_one has 3 training rows"):
-        state = stages.train_on_table(session, stage, columns(), np.arange(3), VALIDATION)
+        state = training.train_on_table(session, stage, columns(), np.arange(3), VALIDATION)
     jax.effects_barrier()
     assert counts == [3] and int(state.step) == 1

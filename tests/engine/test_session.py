@@ -19,6 +19,7 @@ from eqpool.config import (
 )
 from eqpool.config.check import from_config_dict
 from eqpool.data.load import load_cohort
+from eqpool.data.shape import DataShape
 from eqpool.engine import data_parallel
 from eqpool.engine.state import create_state, make_optimizer, update
 from eqpool.engine.stream import make_stream_step
@@ -29,6 +30,7 @@ from tests.config.test_schema import CONFIGS, load
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 ROWS, FEATURES, LATENT = 16, 12, 6
+SHAPE = DataShape((FEATURES,), covariates=1, sites=3, classes=2)
 
 
 def config(**stage_two) -> RunConfig:
@@ -69,13 +71,13 @@ def with_codes(**stage_two) -> RunConfig:
 
 def stages() -> dict:
     made = {
-        "stage_one": make_stage_one(config(), (FEATURES,), 1, 3, 2),
-        "stage_one_matched": make_stage_one(with_codes(), (FEATURES,), 1, 3, 2),
-        "stage_two_code": make_stage_two(with_codes(mmd_match="phi"), 3, 2),
-        "stage_two_adversary": make_stage_two(config(adversary_weight=1.0), 3, 2),
+        "stage_one": make_stage_one(config(), SHAPE),
+        "stage_one_matched": make_stage_one(with_codes(), SHAPE),
+        "stage_two_code": make_stage_two(with_codes(mmd_match="phi"), SHAPE),
+        "stage_two_adversary": make_stage_two(config(adversary_weight=1.0), SHAPE),
     }
     for match in ("phi", "covariate_free", "conditional"):
-        made[f"stage_two_{match}"] = make_stage_two(config(mmd_match=match), 3, 2)
+        made[f"stage_two_{match}"] = make_stage_two(config(mmd_match=match), SHAPE)
     return made
 
 
@@ -143,8 +145,10 @@ def test_rows_without_target_do_not_reach_the_prediction():
 @pytest.mark.parametrize("name", ["stage_one", "stage_two"])
 def test_a_nuisance_is_one_more_label_and_its_unknown_rows_do_not_count(name):
     make = {
-        "stage_one": lambda levels: make_stage_one(with_codes(), (FEATURES,), 1, 3, 2, levels),
-        "stage_two": lambda levels: make_stage_two(with_codes(mmd_match="phi"), 3, 2, levels),
+        "stage_one": lambda levels: make_stage_one(with_codes(), dataclasses.replace(SHAPE, nuisances=levels)),
+        "stage_two": lambda levels: make_stage_two(
+            with_codes(mmd_match="phi"), dataclasses.replace(SHAPE, nuisances=levels)
+        ),
     }[name]
     batch = columns()
     nuisance = np.random.default_rng(5).integers(-1, 2, (ROWS, 1)).astype(np.int32)
@@ -165,7 +169,7 @@ def test_a_nuisance_is_one_more_label_and_its_unknown_rows_do_not_count(name):
 
 
 def test_rows_of_an_unknown_site_reach_reconstruction_and_equivariance_alone():
-    stage = make_stage_one(with_codes(), (FEATURES,), 1, 3, 2)
+    stage = make_stage_one(with_codes(), SHAPE)
     variables = stage.initialise(jax.random.key(0))
     known, unknown = columns(), columns()
     unknown["site"][:4] = -1
@@ -231,7 +235,7 @@ def test_the_ramp_is_the_published_one():
 def test_stage_one_learns_equivariance_that_holds_out():
     """Features that show the covariate: held-out tau turns with it, and far better than at the start."""
     settings = config()
-    stage = make_stage_one(settings, (FEATURES,), 1, 3, 2)
+    stage = make_stage_one(settings, SHAPE)
     optimizer = make_optimizer(settings.stage_one, 1000)
     state = create_state(stage, optimizer, jax.random.key(0))
 
@@ -289,7 +293,7 @@ def test_every_config_shrunk_runs_two_steps_of_each_stage_and_fills_its_work_dir
     path, request, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("eqpool.commands.run.load_cohort", a_few_rows)
-    monkeypatch.setattr("eqpool.commands.run.MOST_DRAWN", 60)
+    monkeypatch.setattr("eqpool.methods.latent.MOST_DRAWN", 60)
     monkeypatch.setattr("eqpool.report.figures.MOST_POINTS", 60)  # t-SNE of hundreds takes longer than all the rest
     data = request.getfixturevalue("shared_data") if path.stem in ("german", "adult", "ixi_thickness") else tmp_path
     small = shrunk(path, data, tmp_path)

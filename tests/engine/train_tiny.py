@@ -10,13 +10,14 @@ import sys
 import jax
 import numpy as np
 
-from eqpool.commands.run import train
 from eqpool.config import RunConfig, default_config
 from eqpool.config.check import from_config_dict
 from eqpool.data.cohort import Cohort, Grid, Scaling
 from eqpool.engine import data_parallel
 from eqpool.engine.session import Session
+from eqpool.methods.latent import train_latents
 from eqpool.storage import files
+from eqpool.storage.run_folder import RunFolder
 
 SHAPE, ROWS, FEATURES = (21, 21, 21), 26, 7
 
@@ -59,10 +60,10 @@ def main(folder: pathlib.Path, kind: str, epochs: int, distributed: bool) -> Non
     if distributed and not data_parallel.join_processes():
         files.leave_to_another(folder)
     cohort, config = tiny_cohort(kind), tiny_config(epochs)
-    session = Session.start(config, folder)
+    session = Session.start(config, RunFolder(folder))
     assert session.mesh.size == 8
     folder.mkdir(exist_ok=True)
-    embeddings, _ = train(session, cohort, Scaling.fit(cohort))
+    embeddings, _ = train_latents(session, cohort, Scaling.fit(cohort))
     arrays = {field.name: getattr(embeddings, field.name) for field in dataclasses.fields(embeddings)}
     arrays |= {"number": np.array(jax.process_index()), "processes": np.array(jax.process_count())}
     files.write_arrays(folder / "outputs.npz", arrays)

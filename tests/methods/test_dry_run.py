@@ -14,7 +14,8 @@ from eqpool.data.volumes.grids import named_grid
 from eqpool.engine import data_parallel
 from eqpool.engine.state import create_state
 from eqpool.engine.stream import make_stream_step
-from eqpool.methods.dry_run import describe_plan, measure, plan
+from eqpool.methods.base import method_named
+from eqpool.methods.dry_run import describe_plan, measure
 from tests.config.test_schema import CONFIGS, load
 
 TABLE_FEATURES = {"german": 58, "adult": 99}
@@ -64,10 +65,10 @@ CASES += [(path, "", method) for path in CONFIGS if path.stem in ("adni", "germa
 def test_every_step_lowers_for_a_tpu(path, variant, method):
     config = from_config_dict(load(path, variant))
     config = dataclasses.replace(config, method=method or config.method)
-    for planned in plan(config, cohort_like(config)):
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        state = jax.eval_shape(lambda key: create_state(planned.stage, planned.optimizer, key), key)  # noqa: B023
-        step = make_stream_step(planned.stage, planned.optimizer)
+    for planned in method_named(config.method).plan(config, cohort_like(config)):
+        key, optimizer = jax.eval_shape(lambda: jax.random.key(0)), planned.stage.make_optimizer(planned.steps)
+        state = jax.eval_shape(lambda key: create_state(planned.stage, optimizer, key), key)  # noqa: B023
+        step = make_stream_step(planned.stage, optimizer)
         text = jax.export.export(step, platforms=["tpu"])(state, planned.batch, key).mlir_module()
         assert not re.search(r"f64|callback", text), f"{planned.stage.name}: float64 or a host callback"
         custom = set(re.findall(r"custom_call @(\w+)", text))
@@ -78,9 +79,11 @@ def test_every_step_lowers_for_a_tpu(path, variant, method):
 def test_a_plan_counts_what_training_would_make():
     config = from_config_dict(load(next(path for path in CONFIGS if path.stem == "german")))
     cohort = cohort_like(config)
-    first, second = plan(config, cohort)
+    first, second = method_named(config.method).plan(config, cohort)
     assert first.stage.name == "stage_one" and second.stage.name == "stage_two"
-    assert first.steps == 1 and first.epochs == config.stage_one.epochs and len(first.batch["mask"]) == 40
+    assert (
+        first.steps == 1 and first.stage.settings.epochs == config.stage_one.epochs and len(first.batch["mask"]) == 40
+    )
     cost = measure(first, data_parallel.make_mesh(2))
     by_hand = sum(leaf.size for leaf in jax.tree.leaves(first.stage.initialise(jax.random.key(0))["params"]))
     assert cost.parameters == by_hand and cost.step_seconds > 0

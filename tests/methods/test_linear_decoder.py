@@ -5,8 +5,9 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from eqpool.data.load import load_cohort
+from eqpool.methods.base import load_trained
 from eqpool.methods.linear_decoder import complete_decoder, fit_ridge
-from eqpool.methods.trained import LINEAR_DECODER, load_trained
+from eqpool.storage.run_folder import RunFolder
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -25,9 +26,9 @@ def test_the_sums_give_scikit_learns_ridge(penalty):
 
 def test_a_run_decodes_its_training_rows_better_with_it_and_fits_it_once(trained_volumes, monkeypatch):
     cohort = load_cohort(tiny_config(trained_volumes.parent).data, trained_volumes.parent / "cache", progress=False)
-    trained = load_trained(trained_volumes)
+    trained = load_trained(RunFolder(trained_volumes))
     mask, train = cohort.grid.mask, cohort.rows("train")
-    part = dict(np.load(trained_volumes / LINEAR_DECODER))
+    part = dict(np.load(RunFolder(trained_volumes).linear_decoder_file))
     volumes = np.array(cohort.inputs[train])
     latent = trained.encode(volumes)["latent"]
     decoded = trained.decode(latent)
@@ -37,4 +38,4 @@ def test_a_run_decodes_its_training_rows_better_with_it_and_fits_it_once(trained
     errors = [np.mean((values - volumes[:, mask]) ** 2) for values in (decoded[:, mask], network)]
     assert errors[0] < errors[1]
     monkeypatch.setattr("eqpool.methods.linear_decoder.fit_ridge", lambda *_: pytest.fail("fitted again"))
-    np.testing.assert_array_equal(complete_decoder(trained_volumes, cohort).decode(latent), decoded)
+    np.testing.assert_array_equal(complete_decoder(RunFolder(trained_volumes), trained, cohort).decode(latent), decoded)

@@ -9,6 +9,7 @@ import pytest
 
 from eqpool.config import BaselineConfig, ModelConfig, RunConfig
 from eqpool.data.cohort import Cohort
+from eqpool.data.shape import DataShape
 from eqpool.engine import data_parallel
 from eqpool.engine.state import create_state, make_optimizer, update
 from eqpool.engine.stream import make_stream_step
@@ -17,6 +18,7 @@ from eqpool.objectives.baselines import covariate_deciles, make_baseline, match_
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
+SHAPE = DataShape((5,), covariates=1, sites=2, classes=2)
 METHODS = ("naive", "mmd", "cai", "ss", "rm")
 
 
@@ -40,7 +42,7 @@ def rows(count: int, seed: int = 0) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_eight_devices_make_the_step_of_one(method):
-    stage = make_baseline(config(method), (5,), 2, 2)
+    stage = make_baseline(config(method), SHAPE)
     batch = rows(64)
     batch["mask"][-5:] = 0
     optimizer = make_optimizer(config(method).baseline, 1)
@@ -62,7 +64,7 @@ def separation():
     train, held_out = (jax.tree.map(jnp.asarray, rows(512, seed)) for seed in (1, 2))
     distances, accuracies = {}, {}
     for method in METHODS:
-        stage = make_baseline(config(method, site_weight=3.0), (5,), 2, 2)
+        stage = make_baseline(config(method, site_weight=3.0), SHAPE)
         optimizer = make_optimizer(config(method).baseline, 10_000)
         state = create_state(stage, optimizer, jax.random.key(0))
         step = jax.jit(lambda state, key, stage=stage, opt=optimizer: update(stage, opt, state, train, key)[0])
@@ -84,7 +86,7 @@ def test_the_site_term_brings_the_sites_together_and_keeps_the_target(separation
 
 
 def test_naive_ignores_the_site_weight():
-    stage = make_baseline(config("naive", site_weight=100.0), (5,), 2, 2)
+    stage = make_baseline(config("naive", site_weight=100.0), SHAPE)
     variables, batch = stage.initialise(jax.random.key(0)), jax.tree.map(jnp.asarray, rows(32))
     value = stage.loss(variables, batch, jax.random.key(0), jnp.int32(0))
     np.testing.assert_allclose(value.total, value.terms["prediction"] + 0.1 * value.terms["reconstruction"], rtol=1e-6)

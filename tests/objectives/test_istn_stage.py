@@ -15,18 +15,19 @@ from eqpool.commands.run import run
 from eqpool.config import DataConfig, EvaluateConfig, IstnConfig, RunConfig, TaskConfig
 from eqpool.config.check import from_config_dict
 from eqpool.data.cohort import Cohort
+from eqpool.data.shape import DataShape
 from eqpool.data.volumes.grids import named_grid
 from eqpool.engine import data_parallel
 from eqpool.engine.image_table import make_image_epoch
-from eqpool.engine.pairs import make_game_optimizer, pairs_in_order, pick_pairs
+from eqpool.engine.pairs import pairs_in_order, pick_pairs
+from eqpool.engine.selected import selected_variables
 from eqpool.engine.state import create_state
 from eqpool.errors import InputError
-from eqpool.methods.istn import check_images
-from eqpool.methods.trained import ModelFacts, selected_variables
-from eqpool.methods.trained_istn import load_istn
-from eqpool.objectives.istn import TASK_MODELS, make_istn, transform
+from eqpool.methods.istn import Istn, check_images
+from eqpool.objectives.istn import TASK_MODELS, make_game_optimizer, make_istn, transform
 from eqpool.objectives.task import make_task
 from eqpool.report.workfolder import read_workfolder
+from eqpool.storage.run_folder import RunFolder
 from tests.config.test_schema import load
 from tests.conftest import REPOSITORY
 
@@ -75,8 +76,8 @@ def batch(rows: int = 6, seed: int = 0) -> dict[str, jax.Array]:
 
 
 def stage_and_variables(settings: RunConfig, sites: int = 2):
-    pretrained = make_task(settings, SHAPE, 3).initialise(jax.random.key(5))
-    stage = make_istn(settings, SHAPE, sites, 3, pretrained)
+    pretrained = make_task(settings, DataShape(SHAPE, 1, 2, 3)).initialise(jax.random.key(5))
+    stage = make_istn(settings, DataShape(SHAPE, 1, sites, 3), pretrained)
     return stage, stage.initialise(jax.random.key(1))
 
 
@@ -195,7 +196,7 @@ def test_rare_classes_count_as_much_where_asked_for():
     )
     for name in TASK_MODELS:
         assert abs(first[name] - second[name]) > 1e-3
-    tasks = [make_task(one, SHAPE, 3) for one in (plain, balanced)]
+    tasks = [make_task(one, DataShape(SHAPE, 1, 2, 3)) for one in (plain, balanced)]
     losses = [float(task.loss(task.initialise(jax.random.key(5)), rows, jax.random.key(2), 0).total) for task in tasks]
     assert abs(losses[0] - losses[1]) > 1e-3
 
@@ -419,7 +420,7 @@ def test_a_run_fills_its_work_directory_and_resumes(monkeypatch, tmp_path, direc
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records if record["stage"] == "istn"] == [1, 2]
 
-    kept = load_istn(folder, settings, ModelFacts.read(folder))
+    kept = Istn().load(RunFolder(folder)).variables
     sources = np.flatnonzero((made.site != 1) & (made.split == "test"))[:6]
     again = transform(settings, kept, jnp.asarray(made.inputs[sources]), jnp.asarray(made.site[sources]), sites)
     np.testing.assert_allclose(examples["image"], again.image[..., 0], atol=1e-5)
@@ -459,8 +460,7 @@ def test_each_task_model_is_kept_at_its_lowest_loss_on_what_the_kept_istn_makes(
     records = [record for record in map(json.loads, lines) if record["stage"] == "istn"]
     best = int(np.argmin([record["validation_score"] for record in records]))
     stage, _ = stage_and_variables(settings)
-    optimizer = make_game_optimizer(settings.istn, 1)
-    kept = selected_variables(settings, stage, tmp_path / "run" / "checkpoints", optimizer)
+    kept = selected_variables(stage, tmp_path / "run" / "checkpoints")
     rows = (made.site == 0) & (made.split == "validation")
     batch = {"inputs": made.inputs[rows], "site": made.site[rows], "target": made.target[rows]}
     batch |= {"target_known": np.ones(rows.sum(), np.float32), "reference_inputs": made.inputs[rows]}

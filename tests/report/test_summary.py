@@ -7,7 +7,6 @@ from eqpool.config import DataConfig
 from eqpool.data.preflight.findings import examine
 from eqpool.data.sources.participants_folder import load_design
 from eqpool.report.summary import (
-    OF_A_RUN,
     describe_data,
     describe_files,
     describe_findings,
@@ -56,7 +55,7 @@ def test_files_are_named_by_path_and_only_those_that_are_there(tmp_path):
     (tmp_path / "derivatives" / "eqpool").mkdir(parents=True)
     for name in ("report.html", "results.json", "unknown.txt"):
         (tmp_path / name).write_text("")
-    lines = describe_files(tmp_path, OF_A_RUN).splitlines()
+    lines = describe_files(tmp_path).splitlines()
     paths = [line.split("  ")[1].strip() for line in lines[1:]]
     assert lines[0] == "written:"
     assert paths == [str(tmp_path / name) for name in ("derivatives/eqpool", "report.html", "results.json")]
@@ -70,7 +69,7 @@ def test_the_closing_table_says_not_defined_and_names_the_product(tmp_path, valu
     said = describe_results(results, tmp_path)
     (line,) = [line for line in said.splitlines() if line.startswith("  equivariance error")]
     assert "not defined" in line and "tau does not turn" in line and "nan" not in line
-    assert f"{tmp_path / 'derivatives' / 'eqpool'}  the harmonised volumes" in said
+    assert f"{tmp_path / 'derivatives' / 'eqpool'}  the harmonised volumes, a BIDS derivative" in said
 
 
 def test_a_latent_that_is_not_finite_is_said(tmp_path):

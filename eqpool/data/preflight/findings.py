@@ -1,9 +1,7 @@
 """The pre-flight check: what is doubtful about a cohort, with numbers and advice, before anything is trained."""
 
-import dataclasses
 import itertools
 from collections.abc import Iterator
-from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,11 +16,9 @@ from eqpool.data.preflight.association import (
     site_design,
     support,
 )
+from eqpool.data.preflight.finding import Finding
 from eqpool.data.preflight.held_out import HeldOut, examine_held_out
 from eqpool.data.preflight.sentinels import implausible_values
-from eqpool.errors import InputError
-
-Severity = Literal["info", "warning", "refusal"]
 
 FEW_SUBJECTS = 10  # of a site: fewer say little about its scanner
 RARE_CLASS = 0.1  # share of a class at a site
@@ -34,37 +30,9 @@ MOST_NAMED = 5
 HELD_OUT = "held_out_people"  # the check that stands on top of log and report where it warns
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """One line of the pre-flight check.
-
-    Attributes:
-      severity: "info", "warning", or "refusal" where what is asked for cannot be identified.
-      check: which check, such as "subjects_per_site".
-      message: one line: what was found, and after a semicolon what to do about it.
-      numbers: the numbers behind it, ready for JSON.
-    """
-
-    severity: Severity
-    check: str
-    message: str
-    numbers: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As results.json holds it."""
-        return {"severity": self.severity, "check": self.check, "message": self.message} | self.numbers
-
-
 def examine(cohort: Cohort) -> list[Finding]:
     """Every finding on a cohort: those of its design, then those that were made on its features when it was read."""
     return [*examine_design(cohort), *cohort.findings]
-
-
-def refuse(findings: list[Finding]) -> None:
-    """Raises `InputError` with the first finding that is a refusal."""
-    for finding in findings:
-        if finding.severity == "refusal":
-            raise InputError(finding.message)
 
 
 def examine_design(cohort: Cohort, *, with_sites: bool = True) -> list[Finding]:

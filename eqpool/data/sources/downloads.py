@@ -4,10 +4,9 @@ import functools
 import gzip
 import hashlib
 import pathlib
-import shutil
-import urllib.error
-import urllib.request
 import zlib
+
+import pooch
 
 from eqpool.errors import InputError, to_path
 from eqpool.storage.files import write_atomically
@@ -82,13 +81,11 @@ def _title(name: str) -> str:
 
 def _download(name: str, partial: pathlib.Path) -> None:
     try:
-        with urllib.request.urlopen(URLS[name], timeout=_TIMEOUT_SECONDS) as response, partial.open("wb") as file:
-            shutil.copyfileobj(response, file)
+        pooch.HTTPDownloader(timeout=_TIMEOUT_SECONDS)(URLS[name], str(partial), None)
         verify(partial, name)
-    except (urllib.error.URLError, OSError) as error:
-        reason = getattr(error, "reason", error)
+    except OSError as error:  # those of requests are
         raise InputError(
-            f"{URLS[name]}: cannot be downloaded ({reason}); put {name} into a folder and give config.data.raw_dir"
+            f"{URLS[name]}: cannot be downloaded ({error}); put {name} into a folder and give config.data.raw_dir"
         ) from error
     except InputError as error:
         raise InputError(f"{URLS[name]}: the download is not what was expected: {error}") from error

@@ -1,11 +1,7 @@
 """Morphed MNIST digits of two domains as a cohort, by a tensorflow_datasets builder read without TensorFlow.
 
-The proof of concept of Robinson et al. (2020), Section 3.1; the digits are drawn here (`eqpool.data.sources.morpho_digits`)
-from MNIST's files. Importing this module loads tensorflow_datasets. The command
-
-    python -m eqpool.data.sources.morpho_mnist --raw_dir=FOLDER --count=5000
-
-draws that many healthy digits in each domain and prints how thick and how slanted they came out.
+The proof of concept of Robinson et al. (2020), Section 3.1; the digits are drawn here
+(`eqpool.data.sources.morpho_digits`) from MNIST's files. Importing this module loads tensorflow_datasets.
 """
 
 import contextlib
@@ -15,7 +11,6 @@ import multiprocessing
 import os
 import pathlib
 import struct
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
@@ -24,7 +19,6 @@ import numpy as np
 import tensorflow_datasets as tfds
 from threadpoolctl import threadpool_limits
 
-from eqpool.commands.shell import complain, make_parser
 from eqpool.data.cohort import Cohort
 from eqpool.data.sources.builders import prepare_once
 from eqpool.data.sources.downloads import raw_files, read_raw
@@ -199,12 +193,13 @@ def _choose(
     """The two halves of the chosen training digits, and the chosen test digits."""
     chosen: dict[str, np.ndarray] = {}
     for split, count, fewest in (("train", train_count, 4), ("test", test_count, 1)):
-        _check_count(f"{split}_count", count, fewest, images, split)
+        check_count(f"{split}_count", count, fewest, images, split)
         chosen[split] = np.random.default_rng((seed, len(chosen))).permutation(len(images[split]))[:count]
     return np.array_split(chosen["train"], 2), np.sort(chosen["test"])
 
 
-def _check_count(name: str, count: int, fewest: int, images: dict[str, np.ndarray], split: str) -> None:
+def check_count(name: str, count: int, fewest: int, images: dict[str, np.ndarray], split: str) -> None:
+    """Raises `InputError` unless a split of MNIST has so many digits and `fewest` at least are asked for."""
     available = len(images[split])
     if not fewest <= count <= available:
         raise InputError(f"{name} = {count}, expected {fewest} to {available}, the digits in MNIST's {FILES[split]}")
@@ -288,33 +283,3 @@ def measure_domain(images: np.ndarray, domain: Domain, workers: int = 0, progres
     pieces = [(images[rows], rows, domain) for rows in _pieces(np.arange(len(images)))]
     with _in_processes(_measure_healthy, pieces, workers, progress, domain.name) as measured:
         return np.concatenate(list(measured))
-
-
-def main(arguments: list[str]) -> int:
-    """Prints a table of the domains as they come out; returns the exit code."""
-    parser = make_parser("eqpool.data.sources.morpho_mnist", __doc__)
-    parser.add_argument(
-        "--raw_dir", default="", help="folder with MNIST's image files; default: downloaded to runs/cache"
-    )
-    parser.add_argument("--count", type=int, default=5000, help="training digits to draw in each domain")
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one a core")
-    options = parser.parse_args(arguments)
-    try:
-        mnist = read_mnist(options.raw_dir, pathlib.Path("runs/cache"))
-        _check_count("--count", options.count, 1, mnist, "train")
-    except InputError as error:
-        return complain(error)
-    images = mnist["train"][: options.count]
-    print(f"{len(images)} healthy digits a domain, mean (standard deviation)\n")
-    print("| domain | thickness, pixels | wanted | slant, degrees | wanted |\n|---|---|---|---|---|")
-    for domain in DOMAINS.values():
-        measured = measure_domain(images, domain, options.workers)
-        thickness, slant = (f"{m:.2f} ({s:.2f})" for m, s in zip(measured.mean(0), measured.std(0), strict=True))
-        low, high = domain.slant_degrees
-        wanted = f"{low:g} to {high:g}" if high > low else f"{low:g}"
-        print(f"| {domain.name} | {thickness} | {domain.thickness_pixels} | {slant} | {wanted} |", flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

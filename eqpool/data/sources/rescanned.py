@@ -1,20 +1,16 @@
 """Real brains with a SIMULATED second scanner: a known transform on half of a cohort's subjects, the truth beside.
 
-    python -m eqpool.data.sources.rescanned --participants=ixi/participants.tsv --output=ixi_rescanned [--shift=age]
-
-What harmonisation takes away can then be measured on real anatomy. The images stay on their own grid; the site column
-becomes "<site>" or "simulated_scanner", so that every table and figure says so.
+What harmonisation takes away can then be measured on real anatomy (`python -m eqpool.commands.rescan`). The images
+stay on their own grid; the site column becomes "<site>" or "simulated_scanner", so that every table and figure says so.
 """
 
 import functools
 import os
 import pathlib
-import sys
 
 import nibabel
 import numpy as np
 
-from eqpool.commands.shell import complain, make_parser, path_argument
 from eqpool.data.cohort import Grid
 from eqpool.data.sources.simulated_anatomy import Canvas
 from eqpool.data.sources.simulated_scanner import Scanner, coil_field, scan
@@ -154,22 +150,3 @@ def _chosen(table: ParticipantsTable, seed: int, shift: str) -> np.ndarray:
             raise InputError(f"{table.path}, column {shift}: one value, expected several for --shift={shift}")
         order = np.argsort(-(value + random.normal(size=len(names)) * value.std()))
     return np.isin(of_row, order[: len(names) // 2])
-
-
-def main(arguments: list[str]) -> int:
-    """Writes a copy of a cohort of real T1 volumes in which half are as if scanned by another scanner."""
-    parser = make_parser("eqpool.data.sources.rescanned", __doc__)
-    parser.add_argument("--participants", type=path_argument, required=True, help="participants.tsv of the real cohort")
-    parser.add_argument("--output", type=path_argument, required=True, help="a new folder")
-    parser.add_argument("--seed", type=int, default=0, help="who is scanned again")
-    parser.add_argument("--shift", default="", help="column of numbers, such as age, in which the halves are to differ")
-    given = parser.parse_args(arguments)
-    try:
-        print(rescan_cohort(given.participants, given.output, seed=given.seed, shift=given.shift))
-    except InputError as error:
-        return complain(error)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eqpool.data.preflight.findings import Finding
+from eqpool.data.preflight.finding import Finding
 from eqpool.data.volumes.read import ALIGNED_OVERLAP
 
 _MOST_NAMED = 5

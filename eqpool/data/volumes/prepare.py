@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from eqpool.data.cohort import Grid
-from eqpool.data.preflight.findings import Finding
+from eqpool.data.preflight.finding import Finding
 from eqpool.data.volumes.alignment import VERSION as ALIGNMENT_VERSION
 from eqpool.data.volumes.alignment import check_available, find_alignment
 from eqpool.data.volumes.image_checks import BadVolumeError

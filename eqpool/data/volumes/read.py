@@ -50,8 +50,8 @@ def prepare_image(
 ) -> Prepared:
     """Reads one image, lays it on the grid and scales it.
 
-    An image that is finer than the grid is smoothed by the ratio of the voxels first (`eqpool.data.volumes.resampling` says
-    how and why); interpolation is linear and skipped for an image that already lies on the grid. Intensities are
+    An image that is finer than the grid is smoothed by the ratio of the voxels first (`eqpool.data.volumes.resampling`
+    says how and why); interpolation is linear and skipped for an image that already lies on the grid. Intensities are
     z-scored with the mean and standard deviation of the tissue: voxels inside the grid's brain mask that are not 0.
     Voxels outside the mask become 0; empty voxels inside it stay as dark as they are.
 

@@ -8,7 +8,8 @@ import pytest
 
 from eqpool.commands.preflight import preflight
 from eqpool.config import DataConfig
-from eqpool.data.preflight.findings import examine, examine_features, refuse
+from eqpool.data.preflight.finding import refuse
+from eqpool.data.preflight.findings import examine, examine_features
 from eqpool.data.sources.participants_folder import load_design
 from eqpool.errors import InputError
 

@@ -67,8 +67,13 @@ def test_damaged_inside(folder):
         downloads.verify(folder / IMAGES, IMAGES)
 
 
-def test_a_download_is_verified_and_kept(folder, tmp_path, monkeypatch):
-    monkeypatch.setitem(downloads.URLS, IMAGES, (folder / IMAGES).as_uri())
+@pytest.fixture
+def server(folder, serve):
+    return serve(folder)
+
+
+def test_a_download_is_verified_and_kept(folder, server, tmp_path, monkeypatch):
+    monkeypatch.setitem(downloads.URLS, IMAGES, f"{server}/{IMAGES}")
     kept = downloads.raw_files((IMAGES,), "", tmp_path / "downloads")
     (folder / IMAGES).unlink()
     assert downloads.raw_files((IMAGES,), "", tmp_path / "downloads") == kept
@@ -76,9 +81,9 @@ def test_a_download_is_verified_and_kept(folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [gzip.compress(b"other"), b"<html>"], ids=["other", "page"])
-def test_a_wrong_download_is_not_kept(folder, tmp_path, monkeypatch, content):
+def test_a_wrong_download_is_not_kept(folder, server, tmp_path, monkeypatch, content):
     (folder / IMAGES).write_bytes(content)
-    url = (folder / IMAGES).as_uri()
+    url = f"{server}/{IMAGES}"
     monkeypatch.setitem(downloads.URLS, IMAGES, url)
     with pytest.raises(InputError) as caught:
         downloads.raw_files((IMAGES,), "", tmp_path / "downloads")
@@ -86,8 +91,9 @@ def test_a_wrong_download_is_not_kept(folder, tmp_path, monkeypatch, content):
     assert not list((tmp_path / "downloads").iterdir())
 
 
-def test_no_download(folder, tmp_path, monkeypatch):
-    monkeypatch.setitem(downloads.URLS, IMAGES, (tmp_path / "nowhere").as_uri())
+@pytest.mark.parametrize("address", ["{server}/nowhere", "http://127.0.0.1:9/closed"], ids=["absent", "closed"])
+def test_no_download(server, tmp_path, monkeypatch, address):
+    monkeypatch.setitem(downloads.URLS, IMAGES, address.format(server=server))
     with pytest.raises(InputError, match="cannot be downloaded .* give config.data.raw_dir"):
         downloads.raw_files((IMAGES,), "", tmp_path / "downloads")
     assert not list((tmp_path / "downloads").iterdir())

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eqpool.data.sources.rescanned import SCANNER, SITE, _chosen, main, rescan, rescan_cohort
+from eqpool.commands.rescan import main
+from eqpool.data.sources.rescanned import SCANNER, SITE, _chosen, rescan, rescan_cohort
 from eqpool.data.tables.participants import read_participants
 from eqpool.data.volumes.image_files import read_volume
 from eqpool.data.volumes.locate import find_images

@@ -87,15 +87,15 @@ def test_a_missing_copy(tmp_path):
         load("adult", tmp_path, tmp_path)
 
 
-def test_no_download(tmp_path, monkeypatch):
-    monkeypatch.setitem(downloads.URLS, "german.data", (tmp_path / "nowhere").as_uri())
+def test_no_download(serve, tmp_path, monkeypatch):
+    monkeypatch.setitem(downloads.URLS, "german.data", f"{serve(tmp_path)}/nowhere")
     with pytest.raises(InputError, match="cannot be downloaded .* give config.data.raw_dir"):
         load_cohort(DataConfig(dataset="german"), tmp_path / "cache", progress=False)
     assert not list((tmp_path / "cache" / "downloads").iterdir())
 
 
-def test_a_download_is_verified_and_kept(raw, tmp_path, monkeypatch):
-    monkeypatch.setitem(downloads.URLS, "german.data", (raw / "german.data").as_uri())
+def test_a_download_is_verified_and_kept(raw, serve, tmp_path, monkeypatch):
+    monkeypatch.setitem(downloads.URLS, "german.data", f"{serve(raw)}/german.data")
     first = load_cohort(DataConfig(dataset="german"), tmp_path / "cache", progress=False)
     (raw / "german.data").unlink()
     second = load_cohort(DataConfig(dataset="german"), tmp_path / "cache", progress=False)

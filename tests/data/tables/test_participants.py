@@ -3,11 +3,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from eqpool.commands.run import pooled_table
 from eqpool.config import DataConfig
 from eqpool.data.load import load_cohort
 from eqpool.data.tables.participants import parse_classes, read_participants, select_features
 from eqpool.errors import InputError
+from eqpool.methods.run_tables import pooled_table
 
 HEADER = "participant_id\tsite\tage\tdx\tthickness\tvolume"
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from eqpool.commands.run import pooled_table
 from eqpool.config import DataConfig
 from eqpool.data.load import load_cohort
 from eqpool.data.preflight.findings import examine
@@ -23,6 +22,7 @@ from eqpool.data.volumes.prepare import Preparation, in_parallel, prepare_volume
 from eqpool.data.volumes.read import prepare_image, prepare_volume
 from eqpool.data.volumes.records import write_shard
 from eqpool.errors import InputError
+from eqpool.methods.run_tables import pooled_table
 from eqpool.report.summary import describe_findings
 from eqpool.storage.files import read_json
 

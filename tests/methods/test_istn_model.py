@@ -12,15 +12,16 @@ from eqpool.commands.transform import main
 from eqpool.config import IstnConfig, to_dict
 from eqpool.data.cohort import Scaling
 from eqpool.data.load import load_cohort
-from eqpool.engine.pairs import make_game_optimizer
+from eqpool.data.shape import DataShape
 from eqpool.engine.state import create_state
+from eqpool.methods.facts import ModelFacts
+from eqpool.methods.istn import Istn
 from eqpool.methods.istn_volumes import make_harmonise
-from eqpool.methods.trained import ModelFacts
-from eqpool.methods.trained_istn import load_istn
 from eqpool.objectives.istn import make_istn
 from eqpool.objectives.task import make_task
 from eqpool.storage import files
 from eqpool.storage.checkpoints import Checkpoints
+from eqpool.storage.run_folder import RunFolder
 from tests.conftest import quickly_compiled, tiny_config
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -41,13 +42,13 @@ def istn(tmp_path_factory):
     )
     cohort = load_cohort(config.data, folder / "cache", progress=False)
     with quickly_compiled():
-        pretrained = make_task(config, cohort.inputs.shape[1:], 2).initialise(jax.random.key(0))
-        stage = make_istn(config, cohort.inputs.shape[1:], 3, 2, pretrained)
-        state = create_state(stage, make_game_optimizer(config.istn, 7), jax.random.key(5))
+        shape = DataShape.of(cohort)
+        stage = make_istn(config, shape, make_task(config, shape).initialise(jax.random.key(0)))
+        state = create_state(stage, stage.make_optimizer(7), jax.random.key(5))
     with Checkpoints(folder / "run" / "checkpoints" / "istn") as checkpoints:
         checkpoints.save(1, state)
     files.write_json(folder / "run" / "config.json", to_dict(config))
-    ModelFacts.of(cohort, Scaling.fit(cohort)).write(folder / "run")
+    ModelFacts.of(cohort, Scaling.fit(cohort)).write(RunFolder(folder / "run"))
     files.write_json(folder / "run" / "results.json", {})
     return folder / "run", config, cohort
 
@@ -65,7 +66,7 @@ def test_new_scans_get_the_change_of_their_looks(istn, tmp_path):
     folder, config, cohort = istn
     table = newcomers(cohort, tmp_path, ("site1", "site3"))
     assert main([f"--workdir={folder}", f"--participants={table}", f"--output={tmp_path / 'out'}"]) == 0
-    harmonise = make_harmonise(config, load_istn(folder, config, ModelFacts.read(folder)), 3)
+    harmonise = make_harmonise(config, Istn().load(RunFolder(folder)).variables, 3)
     mask = cohort.grid.mask
     for row, site in ((0, 0), (1, 2)):
         path = tmp_path / f"out/derivatives/eqpool/sub-new{row}/anat/sub-new{row}_desc-harmonized_T1w.nii.gz"

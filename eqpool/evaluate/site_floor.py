@@ -1,0 +1,24 @@
+"""The site floor of a cohort, computed once for all runs that share it."""
+
+import importlib.metadata
+import pathlib
+from typing import Any
+
+from eqpool import __version__
+from eqpool.config import EvaluateConfig
+from eqpool.data.cohort import Cohort
+from eqpool.data.fingerprint import rows_digest
+from eqpool.evaluate.evaluation import only_finite, site_floor_metrics
+from eqpool.storage import files
+
+
+def cached_site_floor(cohort: Cohort, config: EvaluateConfig, cache: pathlib.Path) -> dict[str, Any]:
+    """Returns `site_floor_metrics`, kept under `cache` for runs of the same rows, split and probe settings."""
+    digest = rows_digest(cohort)
+    digest.update(f"{__version__} {importlib.metadata.version('scikit-learn')} {config}".encode())
+    path = cache / "site_floor" / f"{digest.hexdigest()[:16]}.json"
+    if path.exists():
+        return files.read_json(path)
+    metrics = only_finite(site_floor_metrics(cohort, config))
+    files.write_json(path, metrics)
+    return metrics
