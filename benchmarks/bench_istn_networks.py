@@ -1,4 +1,5 @@
-"""The networks of paper B at its brain size (Table 6): 64^3, batch 2. Run it alone and without virtual devices.
+"""The networks of Robinson et al. 2020 at the paper's brain size (Table 6): 64^3, batch 2. Run it alone and without
+virtual devices.
 
 Command: JAX_PLATFORMS=cpu python -m pytest benchmarks/bench_istn_networks.py --benchmark-enable
 """

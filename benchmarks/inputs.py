@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Paper B, Table 6, and the STN's trunk
+# Robinson et al. 2020, Table 6, and the STN's trunk
 ENCODER, BOTTLENECK, DECODER, JUDGE = (8, 16, 32, 64), (64, 64), (32, 16, 8), (32, 64, 128, 256, 256)
 STN_WIDTHS, SPACING = (8, 16, 32, 64, 64), 8
 

@@ -1,4 +1,4 @@
-"""Age from T1 volumes of two sites, the one harmonised to the other by an ISTN (paper B, Table 3).
+"""Age from T1 volumes of two sites, the one harmonised to the other by an ISTN (Robinson et al. 2020, Table 3).
 
 Command:  python -m eqpool.main --config=configs/brain_age.py
 Needs:    nothing: a SIMULATED cohort shaped like UK Biobank and Cam-CAN with matched ages, or your own by

@@ -1,4 +1,4 @@
-"""Sex from T1 volumes of two sites, the one harmonised to the other by an ISTN (paper B, Table 2).
+"""Sex from T1 volumes of two sites, the one harmonised to the other by an ISTN (Robinson et al. 2020, Table 2).
 
 Command:  python -m eqpool.main --config=configs/brain_sex.py
 Needs:    nothing: a SIMULATED cohort shaped like UK Biobank and Cam-CAN, whose ages differ (population shift), or

@@ -1,4 +1,4 @@
-"""Morpho-MNIST: harmonise digits of two domains so that a classifier of the one works on the other (paper B, Table 1).
+"""Morpho-MNIST: harmonise the digits of two domains for a classifier trained on one (Robinson et al. 2020, Table 1).
 
 Command:  python -m eqpool.main --config=configs/morpho_mnist.py
 Needs:    MNIST's four files, downloaded on first use, or --config.data.raw_dir=FOLDER

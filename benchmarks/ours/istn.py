@@ -1,4 +1,4 @@
-"""A training step of the ISTN and its discriminator (paper B, eqs. 1 and 2; Table 6), ours."""
+"""A training step of the ISTN and its discriminator (Robinson et al. 2020, eqs. (1) and (2); Table 6), ours."""
 
 from typing import Literal
 

@@ -11,7 +11,7 @@ _MOST_ROWS_AT_ONCE = 64
 
 
 def uniform_generator(n: int, rotation_range: float = 3.0) -> np.ndarray:
-    """B of paper A with all its planes at one speed (float64, host)."""
+    """B of Lokhande et al. 2022 with all its planes at one speed (float64, host)."""
     upper = np.triu(np.ones((n, n)), 1)
     planes = invariant_planes(upper - upper.T)
     return assemble(planes._replace(speeds=np.full_like(planes.speeds, rotation_range)))[0]

@@ -14,7 +14,9 @@ def check_variant(name: str, variant: str) -> None:
 
 
 def use_published_form(config: ConfigDict, *, ramp_growth: float, ramp_ceiling: float) -> None:
-    """Puts in place what the paper prints and its code weighs (method.md section 6); data sets differ in the ramp."""
+    """Puts in place what the paper prints and its code weighs (docs/method.md, section 7); data sets differ in the
+    ramp.
+    """
     config.name = f"{config.name}_paper"
     config.model.phi = "free"
     config.stage_one.update(equivariance_weight=4.0, reconstruction_weight=0.01, prediction_weight=1.0)
@@ -36,7 +38,7 @@ def use_published_form(config: ConfigDict, *, ramp_growth: float, ramp_ceiling: 
 
 
 def use_brain_istn(config: ConfigDict, variant: str) -> None:
-    """What paper B's two tasks on brains share: 32^3 voxels for a CPU, or the paper's protocol."""
+    """What the two tasks on brains of Robinson et al. 2020 share: 32^3 voxels for a CPU, or the paper's protocol."""
     config.method = "istn"
     config.data.update(squash=True, balance="site")  # the reference's labels choose none of its images
     config.task.update(epochs=100, batch_size=16, learning_rate=1e-3, checkpoint_every_epochs=20)

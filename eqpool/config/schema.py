@@ -124,14 +124,14 @@ class KernelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PoolingTrainingConfig(KernelConfig, TrainingConfig):
-    """Common to the stages of paper A and of its baselines."""
+    """Common to the stages of Lokhande et al. 2022 and of the baselines."""
 
     keep_epoch: Literal["best", "last"] = "best"  # by the validation loss, which is noise of few rows: then the last
 
 
 @dataclasses.dataclass(frozen=True)
 class StageOneConfig(PoolingTrainingConfig):
-    """Stage one: E, tau and D (Algorithm 1, paper A.7)."""
+    """Stage one: E, tau and D (Lokhande et al. 2022, Algorithm 1 and appendix A.7)."""
 
     equivariance_weight: float = _number(1.0, 0.0)
     reconstruction_weight: float = _number(0.02, 0.0)
@@ -155,7 +155,7 @@ class StageTwoConfig(PoolingTrainingConfig):
 
 @dataclasses.dataclass(frozen=True)
 class BaselineConfig(PoolingTrainingConfig):
-    """The one stage of the baselines naive, mmd, cai, ss and rm (paper A, section 4)."""
+    """The one stage of the baselines naive, mmd, cai, ss and rm (Lokhande et al. 2022, section 4)."""
 
     prediction_weight: float = _number(1.0, 0.0)
     reconstruction_weight: float = _number(0.1, 0.0)
@@ -164,7 +164,7 @@ class BaselineConfig(PoolingTrainingConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ImageTrainingConfig(TrainingConfig):
-    """Common to the stages of paper B."""
+    """Common to the stages of Robinson et al. 2020."""
 
     validate_every_epochs: int = _number(5, 1)
     patience: int = _number(10, 0)  # validations without a lower score after which training stops; 0: never
@@ -175,14 +175,16 @@ class ImageTrainingConfig(TrainingConfig):
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig(ImageTrainingConfig):
-    """The task model that is trained on the source before the ISTN, and beside it on what the ISTN makes (paper B)."""
+    """The task model that is trained on the source before the ISTN, and beside it on what the ISTN makes
+    (Robinson et al. 2020).
+    """
 
     model: Literal["morpho_classifier", "sex_classifier", "age_regressor"] = "sex_classifier"
 
 
 @dataclasses.dataclass(frozen=True)
 class IstnConfig(ImageTrainingConfig):
-    """The image-and-spatial transformer network (paper B, sections 2 and 7 of method.md)."""
+    """The image-and-spatial transformer network (Robinson et al. 2020, section 2; docs/method.md, section 9)."""
 
     reference: str = ""  # the site whose images the others are made to look like, its labels unseen; "": the last one
     appearance: Literal["itn", "none"] = "itn"
@@ -224,7 +226,7 @@ class OutputConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """Metrics on the held-out split (method.md section 5)."""
+    """Metrics on the held-out split (docs/method.md, section 6)."""
 
     adversary_epochs: int = _number(200, 1)
     adversary_learning_rate: float = _number(1e-3, 0.0)

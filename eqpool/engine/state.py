@@ -110,7 +110,9 @@ def init_variables(model: Any, key: Any, *examples: Any, **options: Any) -> Vari
 
 @functools.lru_cache(maxsize=64)  # the same object for the same settings, so that compiled epochs serve again
 def make_optimizer(config: TrainingConfig, steps_per_epoch: int, momentum: float = 0.9) -> optax.GradientTransformation:
-    """Adam, its weight decay decoupled; the rate falls every `decay_every_epochs` epochs (method.md section 6)."""
+    """Adam, its weight decay decoupled; the rate falls every `decay_every_epochs` epochs (docs/method.md,
+    section 7).
+    """
     schedule = optax.exponential_decay(
         config.learning_rate,
         transition_steps=config.decay_every_epochs * steps_per_epoch,

@@ -1,4 +1,6 @@
-"""Adv: how well a network trained from scratch on frozen features tells the site (paper A, A.2)."""
+"""Adv: how well a network trained from scratch on frozen features tells the site
+(Lokhande et al. 2022, appendix A.2).
+"""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Every metric of a run, on its held-out split (method.md section 5)."""
+"""Every metric of a run, on its held-out split (docs/method.md, section 6)."""
 
 import dataclasses
 from collections.abc import Callable

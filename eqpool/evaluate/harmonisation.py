@@ -23,7 +23,8 @@ def task_metrics(
     config: EvaluateConfig,
     seed: int,
 ) -> Metrics:
-    """Accuracy (percent) or MAE of each task model on the rows it is judged by (paper B, section 2, Downstream Tasks).
+    """Accuracy (percent) or MAE of each task model on the rows it is judged by (Robinson et al. 2020, section 2,
+    Downstream Tasks).
 
     Args:
       cohort: with its targets.

@@ -1,4 +1,4 @@
-"""The adversarial losses of paper B: discriminator (eq. 1), generator (eq. 2), soft labels."""
+"""The adversarial losses of Robinson et al. 2020: discriminator, eq. (1), generator, eq. (2), soft labels."""
 
 from collections.abc import Callable
 

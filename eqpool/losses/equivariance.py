@@ -1,4 +1,6 @@
-"""The equivariance loss of stage one: G(i, j) tau_i = tau_j (paper A, eq. 3; method.md section 3)."""
+"""The equivariance loss of stage one: G(i, j) tau_i = tau_j (Lokhande et al. 2022, eq. (3); docs/method.md,
+section 3).
+"""
 
 from functools import partial
 from typing import Any

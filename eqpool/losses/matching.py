@@ -1,4 +1,6 @@
-"""Site terms that compare only rows with a partner: sub-sampling (SS) and random matching (RM), paper A, section 4."""
+"""Site terms that compare only rows with a partner: sub-sampling (SS) and random matching (RM),
+Lokhande et al. 2022, section 4.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,6 @@
-"""Maximum mean discrepancy across sites, plain and at equal covariates (paper A, eq. 1; method.md section 4)."""
+"""Maximum mean discrepancy across sites, plain and at equal covariates (Lokhande et al. 2022, eq. (1);
+docs/method.md, section 5).
+"""
 
 from typing import Literal, NamedTuple
 
@@ -103,7 +105,7 @@ def conditional_mmd(
     mask: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
-    """Paper A's objective, eq. (1): the latents of two sites shall agree where their covariates do.
+    """The objective of Lokhande et al. 2022, eq. (1): the latents of two sites shall agree where their covariates do.
 
     Around an anchor a every row has the weight w_i(a) = exp(-sum_c (c_i - a)_c^2 / (2 h_c^2)), normalised within its
     site to omega_i(a). With M_a[k, l] = sum over i in k, j in l of omega_i omega_j k(x_i, x_j), the MMD^2 at a is

@@ -1,4 +1,4 @@
-"""What an ISTN does to images, step by step, for pictures (paper B, Figs. 3 and 4)."""
+"""What an ISTN does to images, step by step, for pictures (Robinson et al. 2020, Figs. 3 and 4)."""
 
 from typing import Any
 

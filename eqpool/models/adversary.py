@@ -5,7 +5,9 @@ from flax import linen as nn
 
 
 class Adversary(nn.Module):
-    """Three hidden layers of 64 with batch norm (paper A, A.2): (N, features) to (N, classes) logits."""
+    """Three hidden layers of 64 with batch norm (Lokhande et al. 2022, appendix A.2): (N, features) to (N, classes)
+    logits.
+    """
 
     classes: int
     hidden_units: int = 64

@@ -29,7 +29,7 @@ class BaselineOutput(NamedTuple):
 
 
 class Baseline(nn.Module):
-    """Encoder, decoder and predictor of every baseline of paper A; the adversary learns in CAI only.
+    """Encoder, decoder and predictor of every baseline of Lokhande et al. 2022; the adversary learns in CAI only.
 
     Attributes:
       config: sizes.

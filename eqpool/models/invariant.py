@@ -1,4 +1,6 @@
-"""Phi = tau . b(tau^-1 . l): invariant to the site by training, equivariant by construction (paper A, eq. 4)."""
+"""Phi = tau . b(tau^-1 . l): invariant to the site by training, equivariant by construction (Lokhande et al. 2022,
+eq. (4)).
+"""
 
 from typing import NamedTuple
 

@@ -1,4 +1,6 @@
-"""Blocks that the networks of paper B share (Tables 5 and 6), for images (N, H, W, C) and volumes (N, D, H, W, C)."""
+"""Blocks that the networks of Robinson et al. 2020 share (Tables 5 and 6), for images (N, H, W, C) and volumes
+(N, D, H, W, C).
+"""
 
 from typing import Literal
 

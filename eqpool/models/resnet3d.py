@@ -1,4 +1,4 @@
-"""The 3D residual encoder of paper A (appendix A.6, listing 1) and a decoder that is cheap on a CPU."""
+"""The 3D residual encoder of Lokhande et al. 2022 (appendix A.6, listing 1) and a decoder that is cheap on a CPU."""
 
 import math
 from collections.abc import Sequence

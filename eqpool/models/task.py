@@ -1,4 +1,4 @@
-"""The task models of paper B, Tables 5 and 6: two classifiers and the age regressor."""
+"""The task models of Robinson et al. 2020, Tables 5 and 6: two classifiers and the age regressor."""
 
 from collections.abc import Sequence
 from typing import Literal

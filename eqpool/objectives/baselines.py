@@ -1,4 +1,6 @@
-"""The five baselines of paper A, section 4: one stage, one network, and a site term that `config.method` names."""
+"""The five baselines of Lokhande et al. 2022, section 4: one stage, one network, and a site term that
+`config.method` names.
+"""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,5 @@
-"""The ISTN's adversarial step, one way or both ways, with the task models retrained beside it (paper B, section 2).
+"""The ISTN's adversarial step, one way or both ways, with the task models retrained beside it
+(Robinson et al. 2020, section 2).
 
 All networks learn in one backward pass of one sum. Each term stops the gradient wherever it must not teach: a
 discriminator sees the generated image as a constant, the generator sees the discriminator's weights as constants, and

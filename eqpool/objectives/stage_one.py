@@ -1,4 +1,4 @@
-"""Stage one: E, tau and D, equivariant to the covariates (paper A, section 3.1 and Algorithm 1)."""
+"""Stage one: E, tau and D, equivariant to the covariates (Lokhande et al. 2022, section 3.1 and Algorithm 1)."""
 
 from collections.abc import Callable
 from typing import Any

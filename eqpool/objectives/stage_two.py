@@ -1,4 +1,4 @@
-"""Stage two: b, h and Psi on frozen latents, invariant to the site (paper A, section 3.2)."""
+"""Stage two: b, h and Psi on frozen latents, invariant to the site (Lokhande et al. 2022, section 3.2)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ from eqpool.ops.numerics import masked_mean
 
 
 def mmd_ramp(config: StageTwoConfig, epoch: jax.Array | int) -> jax.Array:
-    """The factor on `mmd_weight` in an epoch: start x growth^epoch, up to the ceiling (method.md section 4)."""
+    """The factor on `mmd_weight` in an epoch: start x growth^epoch, up to the ceiling (docs/method.md, section 4)."""
     return jnp.minimum(
         config.mmd_ramp_start * config.mmd_ramp_growth ** jnp.asarray(epoch, jnp.float32), config.mmd_ramp_ceiling
     )
@@ -120,7 +120,7 @@ def make_psi(config: RunConfig) -> Callable[[Variables, jax.Array], jax.Array]:
 def site_term(
     config: StageTwoConfig, phi: jax.Array, covariate_free: jax.Array, rows: Batch, num_sites: int
 ) -> jax.Array:
-    """The kernel MMD across sites that `mmd_match` names (method.md section 4).
+    """The kernel MMD across sites that `mmd_match` names (docs/method.md, section 4).
 
     `phi` matches Phi itself, as Algorithm 1 does; `covariate_free` matches tau^-1 Phi, which does not carry the
     covariate; `conditional` compares Phi of two sites only where their covariates agree (eq. 1).

@@ -1,4 +1,4 @@
-"""The task model of paper B: a classifier or a regressor of images, trained on the source site."""
+"""The task model of Robinson et al. 2020: a classifier or a regressor of images, trained on the source site."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from eqpool.objectives.prediction import prediction_loss
 
 
 def as_images(volumes: jax.Array) -> jax.Array:
-    """(N, *shape) to (N, *shape, 1): the networks of paper B count channels."""
+    """(N, *shape) to (N, *shape, 1): the networks of Robinson et al. 2020 count channels."""
     return volumes[..., None]
 
 

@@ -217,7 +217,7 @@ def reverse_gradient(x: Array, scale: float = 1.0) -> Array:
     """`x` itself, whose gradient is multiplied by `-scale` on the way back.
 
     An adversary that reads `reverse_gradient(latent, scale)` and minimises its own loss makes the encoder maximise it,
-    which is the minimax game of CAI (paper A, section 4) in one pass (Ganin and Lempitsky 2015).
+    which is the minimax game of CAI (Lokhande et al. 2022, section 4) in one pass (Ganin and Lempitsky 2015).
 
     Args:
       x: any float array.

@@ -1,4 +1,4 @@
-"""Statistical maps on the template (paper A, Fig. 5), from maps/*.nii.gz."""
+"""Statistical maps on the template (Lokhande et al. 2022, Fig. 5), from maps/*.nii.gz."""
 
 from typing import Any, Literal
 

@@ -16,7 +16,7 @@ def covariate_groups(values: np.ndarray, groups: int = GROUPS) -> tuple[np.ndarr
 
 
 def draw_groups(points: dict[str, np.ndarray], values: np.ndarray, covariate: str) -> Figure:
-    """One panel an embedding, coloured by the group of the covariate (paper A, Figs. 4 and 9).
+    """One panel an embedding, coloured by the group of the covariate (Lokhande et al. 2022, Figs. 4 and 9).
 
     Args:
       points: title to (N, 2) places.

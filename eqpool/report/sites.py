@@ -24,8 +24,8 @@ PROBES = (
 
 
 def draw_by_site(table: pd.DataFrame, sites: np.ndarray) -> Figure:
-    """A panel a column, three side by side; in it one line a site: the density (paper A, Figs. 6 and 10) over a mark
-    for every row.
+    """A panel a column, three side by side; in it one line a site: the density (Lokhande et al. 2022, Figs. 6 and 10)
+    over a mark for every row.
 
     Args:
       table: (N, C) numbers, NaN where missing.

@@ -1,4 +1,6 @@
-"""What the ISTN does to images: before, after appearance, after shape, and how (paper B, Figs. 3 and 4)."""
+"""What the ISTN does to images: before, after appearance, after shape, and how (Robinson et al. 2020, Figs. 3 and
+4).
+"""
 
 import numpy as np
 from matplotlib.axes import Axes

@@ -230,7 +230,7 @@ def normalised(norm) -> Stage:
     return Stage("norm", initialise, loss, forward, lambda *_: {"score": jnp.zeros(())})
 
 
-NORMS = {"paper A": NormSwish(jnp.float32), "paper B": NormReluDropout("batch", 0.0, jnp.float32)}
+NORMS = {"encoder": NormSwish(jnp.float32), "istn": NormReluDropout("batch", 0.0, jnp.float32)}
 MOMENTUM = 0.9
 
 

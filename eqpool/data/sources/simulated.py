@@ -1,7 +1,8 @@
 """Simulated cohorts in BIDS layout, shaped like ADNI and ADCP, with the truth beside every scan.
 
 They stand in for cohorts that need a data use agreement. No image of a real person is in them: sites, counts and the
-spread of ages follow paper A (Tables 3 and 4, Figures 6 and 10), the brains are made from the MNI152 template.
+spread of ages follow Lokhande et al. 2022 (Tables 3 and 4, Figures 6 and 10), the brains are made from the MNI152
+template.
 """
 
 import dataclasses
@@ -69,7 +70,7 @@ ADNI = CohortSpecification(
         Site("Siemens", (("AD", 83), ("CN", 162)), 74.0, 8.5, 0.48, _SIEMENS),
     ),
 )
-# Paper A, Fig. 6 right: the ages cut down until two scanners share three years at most.
+# Lokhande et al. 2022, Fig. 6 right: the ages cut down until two scanners share three years at most.
 _SMALL_SUPPORT = {"GE": (63.0, (50.0, 69.0)), "Siemens": (73.5, (66.0, 81.0)), "Philips": (84.0, (78.0, 95.0))}
 ADNI_SMALL_SUPPORT = dataclasses.replace(
     ADNI,
@@ -89,7 +90,8 @@ ADCP = CohortSpecification(
         Site("site3", (("AD", 5), ("Control", 19)), 78.0, 6.0, 14 / 24, _SIEMENS),
     ),
 )
-# Paper B, section 3.2: two sites with as many men as women. Both ranges of age, as its two tasks have them.
+# Robinson et al. 2020, section 3.2: two sites with as many men as women. Both ranges of age, as its two tasks have
+# them.
 _BIOBANK = Scanner(gamma=0.85, grey_shift=-0.03, bias=0.05, coil_seed=14, blur_mm=1.6, noise=0.022, gain=900.0)
 _CAMBRIDGE = Scanner(gamma=1.15, grey_shift=0.03, bias=0.06, coil_seed=15, blur_mm=1.0, noise=0.030, gain=420.0)
 _UKBB = Site("UKBB", (("Control", 450),), 59.5, 8.0, 0.5, _BIOBANK, age_range=(48.0, 71.0))

@@ -34,7 +34,7 @@ def average(anatomy, age, severity):
 @pytest.mark.parametrize(
     ("specification", "expected"),
     [
-        (ADNI, {"GE": (44, 78), "Philips": (32, 50), "Siemens": (83, 162)}),  # paper A, Table 3
+        (ADNI, {"GE": (44, 78), "Philips": (32, 50), "Siemens": (83, 162)}),  # Lokhande et al. 2022, Table 3
         (ADCP, {"site1": (10, 39), "site2": (10, 33), "site3": (5, 19)}),  # Table 4
     ],
 )
