@@ -7,6 +7,7 @@ import pytest
 from scipy.ndimage import affine_transform, distance_transform_edt
 from skimage.measure import euler_number
 
+from eqpool.commands import measure_digits
 from eqpool.data.cohort import Scaling
 from eqpool.data.sources import morpho_digits, morpho_mnist
 from eqpool.data.sources.morpho_digits import CLASSES, DOMAINS, draw_digit, random_digits
@@ -316,7 +317,7 @@ def test_an_altered_file_is_refused_even_when_drawn_before(raw, tmp_path):
 
 
 def test_the_command_prints_what_it_measures(raw, capsys):
-    assert morpho_mnist.main([f"--raw_dir={raw}", "--count=4", "--workers=1"]) == 0
+    assert measure_digits.main([f"--raw_dir={raw}", "--count=4", "--workers=1"]) == 0
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| t")]
     assert [row[1].strip() for row in rows] == ["thin", "thick", "thick_slanted"]
     assert float(rows[0][2].split()[0]) == pytest.approx(2.5, abs=0.15)
@@ -325,7 +326,7 @@ def test_the_command_prints_what_it_measures(raw, capsys):
 
 @pytest.mark.parametrize("option", ["--count=0", "--count=41", "--raw_dir=nowhere"])
 def test_the_command_refuses_in_one_line(raw, capsys, option):
-    assert morpho_mnist.main([f"--raw_dir={raw}", option]) == 2
+    assert measure_digits.main([f"--raw_dir={raw}", option]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
