@@ -1,12 +1,16 @@
 """Every Python block of the guide runs, page by page, and the guide builds without a warning."""
 
+import ast
 import pathlib
 import pkgutil
 import re
+import runpy
 import subprocess
 import sys
 
 import pytest
+
+from eqpool.config import default_config
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -26,6 +30,43 @@ def test_the_page_on_the_method_names_only_what_exists():
     assert len(names) > 20
     for name in sorted(names):
         pkgutil.resolve_name(name)
+
+
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+POOLING = [path for path in sorted(CONFIGS.glob("*.py")) if path.stem not in ("brain_age", "brain_sex", "morpho_mnist")]
+
+
+def documented_values(column: int) -> dict[str, object]:
+    """Dotted key -> value of each `key = value` in a column of the table of docs/equations.md."""
+    found: dict[str, object] = {}
+    for line in (DOCS / "equations.md").read_text().splitlines():
+        cells = line.strip("| ").split(" | ")
+        if line.startswith("| ") and len(cells) > column:
+            pairs = re.findall(r"`([a-z_]+\.[a-z_]+) = ([^`]+)`", cells[column])
+            found |= {key: ast.literal_eval(value) for key, value in pairs}
+    return found
+
+
+def config_value(config, key: str):
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+@pytest.mark.parametrize("path", POOLING, ids=lambda path: path.stem)
+def test_the_page_of_equations_says_what_the_paper_variant_is(path):
+    config = runpy.run_path(str(path))["get_config"]("paper")
+    of_default, of_paper = documented_values(2), documented_values(3)
+    assert {"model.spectrum", "model.group_map", "model.centre_latent"} <= set(of_default)
+    assert {"stage_two.mmd_match", "model.phi", "stage_one.equivariance_weight"} <= set(of_paper)
+    for key, value in (of_default | of_paper).items():
+        assert config_value(config, key) == value, key
+
+
+def test_the_defaults_that_the_page_of_equations_names():
+    config = default_config()
+    for key, value in documented_values(2).items():
+        assert config_value(config, key) == value, key
 
 
 def test_the_guide_builds_without_a_warning(tmp_path):

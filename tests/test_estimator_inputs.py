@@ -164,6 +164,7 @@ def test_columns_stacked_with_text(untrained):
     [
         (lambda age, sex: np.where(np.arange(ROWS) == 3, "2,5", age.astype(str)), 'row 3, column covariate_0: "2,5"'),
         (lambda age, sex: np.ma.array(age, mask=np.arange(ROWS) == 3), "row 3, column covariate_0: nan, expected"),
+        (lambda age, sex: np.char.replace(age.astype(str), ".", ","), 'row 0, column covariate_0: ".*,.*", expected'),
         (lambda age, sex: age + 1j, "is a complex number"),
         (lambda age, sex: pd.date_range("1950-01-01", periods=ROWS), "is a date"),
         (lambda age, sex: np.full(ROWS, 70), r"covariate covariate_0 is constant \(70\)"),
@@ -244,6 +245,11 @@ def test_features_that_are_refused(untrained, change, problem):
     X, site, age, _ = cohort()
     with pytest.raises(InputError, match=problem):
         fitted(change(X), site=site, covariates=age)
+
+
+def test_a_frame_without_columns_is_refused_by_scikit_learn(untrained):
+    with pytest.raises(ValueError, match="0 feature"):
+        fitted(pd.DataFrame(index=range(ROWS)))
 
 
 @pytest.mark.parametrize("names", [[0, 1, 2], [7, "x", 3.5], list("abc"), [("a", 1), ("a", 2), ("b", 1)]])

@@ -2,6 +2,7 @@
 
 import ast
 import email
+import importlib.metadata
 import pathlib
 import re
 import subprocess
@@ -103,6 +104,20 @@ def imported_packages(path: pathlib.Path) -> set[str]:
     modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     modules += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
     return {module.split(".")[0] for module in modules}
+
+
+# Declared, though eqpool/ imports them nowhere: the test below asks for a reason.
+NOT_IMPORTED: dict[str, str] = {}
+
+
+def test_every_dependency_is_imported_somewhere():
+    modules = importlib.metadata.packages_distributions()
+    imported = {package for path in (ROOT / "eqpool").rglob("*.py") for package in imported_packages(path)}
+    used = {name.lower().replace("_", "-") for package in imported for name in modules.get(package, [])}
+    for line in PROJECT["dependencies"]:
+        name = re.split(r"[^\w-]", line)[0].lower()
+        assert name in used or NOT_IMPORTED.get(name), f"{name} is a dependency, and nothing in eqpool/ imports it"
+    assert not used & set(NOT_IMPORTED)
 
 
 def test_version_and_citation_agree():

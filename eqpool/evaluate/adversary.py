@@ -11,6 +11,8 @@ import optax
 
 from eqpool.losses.task import task_loss
 from eqpool.models.adversary import Adversary
+from eqpool.ops.arguments import check_count, check_positive, check_shape
+from eqpool.ops.finite import check_finite
 
 
 def adversary_scores(
@@ -36,7 +38,21 @@ def adversary_scores(
 
     Returns:
       (seeds, M, num_sites) float32 probabilities.
+
+    Raises:
+      ValueError: features that are not finite, sites of another number, or a number of epochs and so on below 1.
     """
+    check_shape("train_features", train_features, ("N", "F"))
+    check_shape("train_site", train_site, train_features.shape[:1], ", one entry for each row")
+    check_shape("test_features", test_features, ("N", train_features.shape[1]))
+    check_positive("learning_rate", learning_rate)
+    for name, count in (("num_sites", num_sites), ("epochs", epochs), ("batch_size", batch_size), ("seeds", seeds)):
+        check_count(name, count)
+    check_finite("train_features", train_features)
+    check_finite("test_features", test_features)
+    if len(train_features) < 2:
+        raise ValueError(f"train_features has shape {train_features.shape}, expected at least two rows")
+    train_features = train_features.astype(np.float64)  # whose squares float32 may not hold
     mean, deviation = train_features.mean(axis=0), train_features.std(axis=0)
     deviation = np.where(deviation > 1e-7 * np.abs(mean), deviation, 1)  # a constant feature, up to rounding
     train, test = (

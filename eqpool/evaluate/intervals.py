@@ -18,6 +18,8 @@ def bootstrap_interval(
 ) -> Interval:
     """The percentile interval of `score(rows)` over resampled subjects; undefined draws are skipped.
 
+    None where there are no rows, or no draw is defined.
+
     Args:
       score: of row indices, in which a row stands as often as its subject was drawn.
       num_rows: how many rows there are.
@@ -25,6 +27,8 @@ def bootstrap_interval(
       seed: of the draws.
       subject: (num_rows,) whose each row is; None: each is of its own.
     """
+    if num_rows == 0:
+        return None
     return percentile_interval(
         np.asarray([score(rows) for rows in bootstrap_draws(num_rows, bootstraps, seed, subject)])
     )
@@ -79,7 +83,7 @@ def jackknife_masks(num_rows: int, seed: int, groups: int = 50, subject: np.ndar
 def jackknife_interval(whole: float, without_group: np.ndarray) -> Interval:
     """95%, by the grouped jackknife: t times the standard error from the estimates (G,) that leave one group out."""
     groups = len(without_group)
-    if groups < 2 or not np.isfinite(without_group).all():
+    if groups < 2 or not np.isfinite(whole) or not np.isfinite(without_group).all():
         return None
     spread = np.sqrt((groups - 1) * np.mean((without_group - without_group.mean()) ** 2))
     half = float(student_t.ppf(0.975, groups - 1) * spread)
@@ -87,16 +91,18 @@ def jackknife_interval(whole: float, without_group: np.ndarray) -> Interval:
 
 
 def balanced_accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean recall over the classes that occur in `truth`; chance is one over their number.
+    """Mean recall over the classes that occur in `truth`; chance is one over their number. NaN where there are no rows.
 
     scikit-learn's warns at every bootstrap draw that misses a class.
     """
+    if not len(truth):
+        return float("nan")
     return float(np.mean([np.mean(predicted[truth == label] == label) for label in np.unique(truth)]))
 
 
 def area_under_curve(truth: np.ndarray, score: np.ndarray) -> float:
-    """max(AUC, 1 - AUC) of a score for label 1 against label 0; NaN where only one of them occurs."""
-    if len(np.unique(truth)) < 2:
+    """max(AUC, 1 - AUC) of a score for label 1 against label 0; NaN where only one of them occurs or a score is NaN."""
+    if len(np.unique(truth)) < 2 or not np.isfinite(score).all():
         return float("nan")
     area = roc_auc_score(truth, score)
     return float(max(area, 1 - area))

@@ -14,8 +14,9 @@ from jax.typing import ArrayLike
 
 from eqpool.losses.kernels import Bandwidth, Kernel, kernel_matrix
 from eqpool.losses.mmd import Estimator, global_bandwidths, rows_of_sites, weighted_mmd
-from eqpool.ops.arguments import check_count, check_integers, check_positive, check_shape, non_finite_rows
-from eqpool.ops.numerics import as_float, einsum, flat_rows, power_of_two_below, row_weight, zero_masked_rows
+from eqpool.ops.arguments import check_count, check_integers, check_positive, check_shape
+from eqpool.ops.finite import non_finite_rows
+from eqpool.ops.numerics import Points, as_float, einsum, flat_rows, power_of_two_below, row_weight, zero_masked_rows
 
 # i = floor(10 c) for c in [0, 1]: ten levels and the largest covariate itself.
 _LEVELS = 11
@@ -155,7 +156,7 @@ def mmd_permutation_test(
     rows = rows_of_sites(latent, site, num_sites=num_sites, mask=mask)
     for name, given in (("subject", subject), ("stratum", stratum)):
         if given is not None:
-            check_shape(name, jnp.asarray(given), rows.latent.shape[:1], ", one entry for each row")
+            check_shape(name, jnp.asarray(given), rows.weight.shape[:1], ", one entry for each row")
             check_integers(name, jnp.asarray(given))
     _warn_of_non_finite("latent", latent, rows.weight)
     return _permutation_test(
@@ -175,7 +176,7 @@ def mmd_permutation_test(
 @partial(jax.jit, static_argnames=("num_permutations", "kernel", "estimator", "tile_size"))
 def _permutation_test(
     key: Array,
-    latent: Array,
+    latent: Points,
     weight: Array,
     bandwidths: Array,
     subject: Array | None,
@@ -207,7 +208,7 @@ def _permutation_test(
     chunks = -(-num_permutations // chunk)
     keys = jax.random.split(key, chunks * chunk).reshape(chunks, chunk)
     null = jax.lax.map(permuted_statistics, keys).reshape(-1)[:num_permutations]
-    observed = statistics(jnp.arange(latent.shape[0])[None])[0]
+    observed = statistics(jnp.arange(len(weight))[None])[0]
     least = 1 if estimator == "biased" else 2
     compares = jnp.sum(jnp.sum(weight, axis=0) >= least) >= 2
     # A permutation that only renames sites gives the same statistic up to the order of summation.
@@ -217,9 +218,9 @@ def _permutation_test(
     return TwoSampleTest(observed, jnp.where(compares & jnp.isfinite(observed), p_value, jnp.nan))
 
 
-def _typical_kernel(latent: Array, kernel: Kernel, bandwidths: Array) -> Array:
+def _typical_kernel(latent: Points, kernel: Kernel, bandwidths: Array) -> Array:
     """The mean of |k - k(0)| among some rows: of the size of the numbers whose rounding is that of the statistic."""
-    some = latent[:: max(1, latent.shape[0] // _SAMPLED_ROWS)]
+    some = jax.tree.map(lambda x: x[:: max(1, x.shape[0] // _SAMPLED_ROWS)], latent)
     return jnp.mean(jnp.abs(kernel_matrix(some, some, kernel=kernel, bandwidths=bandwidths)))
 
 

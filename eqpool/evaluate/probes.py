@@ -17,6 +17,7 @@ from eqpool.config import EvaluateConfig
 from eqpool.evaluate.adversary import adversary_scores
 from eqpool.evaluate.intervals import Interval, area_under_curve, balanced_accuracy, bootstrap_interval
 from eqpool.evaluate.metrics import permute_subjects
+from eqpool.ops.finite import check_finite
 from eqpool.storage.progress import track
 
 # (training features, training site, held-out features) -> (seeds, held-out rows, sites) scores
@@ -71,7 +72,12 @@ def probe_panel(
     Returns:
       Scores of logistic regression, the paper's adversary and gradient-boosted trees; none where either of `train` and
       `test` has fewer than two sites, so that there is nothing to be told.
+
+    Raises:
+      ValueError: features of these rows that are not finite.
     """
+    for rows in (train, test):
+        check_finite("features", features[rows], [f"row {row}" for row in rows].__getitem__)
     if min(len(np.unique(site[rows])) for rows in (train, test)) < 2:
         return []
     inside = test[_of_larger_sites(site[test], subject[test])]

@@ -22,8 +22,11 @@ def is_unaffected(effect: np.ndarray) -> np.ndarray:
 
 
 def detection_scores(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Sensitivity and specificity of found voxels against truly affected ones, both (V,) bool; the others have none."""
-    return {"sensitivity": float(found[truth].mean()), "specificity": float((~found[~truth]).mean())}
+    """Sensitivity and specificity of found voxels against truly affected ones, both (V,) bool; the others have none.
+
+    NaN where no voxel is affected, or where all are.
+    """
+    return {"sensitivity": _share(found[truth]), "specificity": _share(~found[~truth])}
 
 
 def matched_detection(strength: np.ndarray, truth: np.ndarray, rate: float = MATCHED_RATE) -> dict[str, float]:
@@ -36,11 +39,12 @@ def matched_detection(strength: np.ndarray, truth: np.ndarray, rate: float = MAT
 
     Returns:
       `sensitivity_at_matched_rate`, the share of affected voxels above the threshold at which `rate` of the others
-      are, and `auc`, the area under the whole curve.
+      are, and `auc`, the area under the whole curve; NaN where no voxel or every voxel is affected, or a strength is
+      NaN.
     """
     return {
         "sensitivity_at_matched_rate": _matched_sensitivity(strength, truth, rate),
-        "auc": float(roc_auc_score(truth, strength)),
+        "auc": float(roc_auc_score(truth, strength)) if _is_ranked(strength, truth) else float("nan"),
     }
 
 
@@ -94,4 +98,15 @@ def _sensitivities(
 
 
 def _matched_sensitivity(strength: np.ndarray, truth: np.ndarray, rate: float) -> float:
+    if not _is_ranked(strength, truth):
+        return float("nan")
     return float((strength[truth] > np.quantile(strength[~truth], 1 - rate)).mean())
+
+
+def _is_ranked(strength: np.ndarray, truth: np.ndarray) -> bool:
+    """Whether there are voxels of both kinds, and a strength of each."""
+    return bool(truth.any() and not truth.all() and not np.isnan(strength).any())
+
+
+def _share(found: np.ndarray) -> float:
+    return float(found.mean()) if found.size else float("nan")

@@ -67,7 +67,8 @@ def t_map(tiles: Iterable[np.ndarray], of_interest: np.ndarray, nuisance: np.nda
       nuisance: (N, C), without the intercept; C may be 0.
 
     Raises:
-      ValueError: rows that do not fit, a regressor that the others explain, or no degree of freedom left.
+      ValueError: rows that do not fit or are not finite, a regressor that the others explain, or no degree of freedom
+        left.
     """
     basis = _nuisance_basis(nuisance, len(of_interest))
     regressor = of_interest.astype(np.float64)[:, None]
@@ -97,7 +98,8 @@ def partial_r_squared(tiles: Iterable[np.ndarray], of_interest: np.ndarray, nuis
       nuisance: (N, C), without the intercept; C may be 0.
 
     Raises:
-      ValueError: rows that do not fit, regressors that the others explain, or no degree of freedom left.
+      ValueError: rows that do not fit or are not finite, regressors that the others explain, or no degree of freedom
+        left.
     """
     basis = _nuisance_basis(nuisance, len(of_interest))
     regressors = of_interest.astype(np.float64)
@@ -123,7 +125,12 @@ def significant(p: np.ndarray, correction: Correction = "bonferroni", threshold:
 
     "bonferroni" bounds the chance of any false voxel, "fdr" (Benjamini and Hochberg 1995) the expected share of false
     ones among those found.
+
+    Raises:
+      ValueError: another correction.
     """
+    if correction not in ("none", "bonferroni", "fdr"):
+        raise ValueError(f"correction is {correction!r}, expected 'none', 'bonferroni' or 'fdr'")
     if correction == "none":
         return p < threshold
     if correction == "bonferroni":
@@ -132,8 +139,8 @@ def significant(p: np.ndarray, correction: Correction = "bonferroni", threshold:
 
 
 def t_threshold(voxels: int, freedom: int, threshold: float = 1e-3) -> float:
-    """|t| beyond which a voxel of so many passes by Bonferroni."""
-    return float(stats.t.isf(threshold / voxels / 2, freedom))
+    """|t| beyond which a voxel of so many passes by Bonferroni; NaN where there are no voxels or degrees of freedom."""
+    return float(stats.t.isf(threshold / voxels / 2, freedom)) if voxels > 0 and freedom > 0 else float("nan")
 
 
 def indicators(labels: np.ndarray) -> np.ndarray:
@@ -151,8 +158,10 @@ def is_estimable(of_interest: np.ndarray, nuisance: np.ndarray) -> bool:
 
 def _nuisance_basis(nuisance: np.ndarray, rows: int) -> np.ndarray:
     """Orthonormal columns that span the intercept and the nuisance regressors, (N, rank)."""
-    if nuisance.ndim != 2 or len(nuisance) != rows:
-        raise ValueError(f"nuisance is {nuisance.shape}, expected ({rows}, C)")
+    if nuisance.ndim != 2 or len(nuisance) != rows or not rows:
+        raise ValueError(f"nuisance is {nuisance.shape}, expected ({rows}, C) with at least one row")
+    if not np.isfinite(nuisance).all():
+        raise ValueError("nuisance has values that are not finite")
     centred = nuisance.astype(np.float64) - nuisance.mean(axis=0)
     spread = np.sqrt((centred**2).sum(axis=0))
     scaled = centred[:, spread > 0] / spread[spread > 0]  # a constant column is the intercept again
@@ -186,7 +195,10 @@ def _freedom(rows: int, parameters: int) -> int:
 def _checked(tile: np.ndarray, rows: int) -> np.ndarray:
     if tile.ndim != 2 or len(tile) != rows:
         raise ValueError(f"a tile is {tile.shape}, expected ({rows}, T)")
-    return np.asarray(tile, np.float64)
+    tile = np.asarray(tile, np.float64)
+    if not np.isfinite(tile).all():
+        raise ValueError(f"a tile holds {np.sum(~np.isfinite(tile))} values that are not finite, expected none")
+    return tile
 
 
 def _is_flat(remaining: np.ndarray, tile: np.ndarray) -> np.ndarray:

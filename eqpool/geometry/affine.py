@@ -13,6 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from eqpool.geometry.resample import voxel_grid
+from eqpool.ops.arguments import check_shape
 from eqpool.ops.numerics import as_float, einsum, matmul
 
 
@@ -68,14 +69,13 @@ def affine_matrix(translation: ArrayLike, rotation: ArrayLike, log_scale: ArrayL
     if dimensions not in (2, 3):
         raise ValueError(f"translation has shape {translation.shape}, expected (..., 2) or (..., 3)")
     num_angles = 1 if dimensions == 2 else 3
-    for name, shape, last in (
-        ("rotation", jnp.shape(rotation), num_angles),
-        ("log_scale", log_scale.shape, dimensions),
-        ("shear", jnp.shape(shear), num_angles),
+    rotation, shear = as_float(rotation), as_float(shear)
+    for name, value, last in (
+        ("rotation", rotation, num_angles),
+        ("log_scale", log_scale, dimensions),
+        ("shear", shear, num_angles),
     ):
-        expected = (*translation.shape[:-1], last)
-        if shape != expected:
-            raise ValueError(f"{name} has shape {shape}, expected {expected} for translation {translation.shape}")
+        check_shape(name, value, (*translation.shape[:-1], last), f" for translation {translation.shape}")
     axes = rotation_matrix(shear)
     # I + S (scale - 1) S^T rather than S scale S^T: exact where the scale is 1.
     stretch = einsum("...ik,...k,...jk->...ij", axes, jnp.expm1(log_scale), axes) + _identity(axes)
@@ -113,8 +113,7 @@ def compose_affine(outer: ArrayLike, inner: ArrayLike) -> Array:
     """
     outer_linear, outer_offset = _linear_and_offset("outer", outer)
     inner_linear, inner_offset = _linear_and_offset("inner", inner)
-    if outer_linear.shape != inner_linear.shape:
-        raise ValueError(f"inner has shape {jnp.shape(inner)}, expected {jnp.shape(outer)}, the shape of outer")
+    check_shape("inner", jnp.asarray(inner), jnp.shape(outer), ", the shape of outer")
     offset = einsum("...ij,...j->...i", outer_linear, inner_offset) + outer_offset
     return _with_offset(matmul(outer_linear, inner_linear), offset)
 

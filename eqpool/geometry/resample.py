@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from eqpool.ops.arguments import check_shape
 from eqpool.ops.numerics import as_float
 
 
@@ -42,13 +43,8 @@ def resample(images: ArrayLike, coordinates: ArrayLike, *, fill: ArrayLike = 0.0
     dimensions = images.ndim - 2
     if dimensions not in (2, 3):
         raise ValueError(f"images has shape {images.shape}, expected (N, *shape, C) with two or three axes in shape")
-    if coordinates.ndim < 2 or (coordinates.shape[0], coordinates.shape[-1]) != (images.shape[0], dimensions):
-        raise ValueError(
-            f"coordinates has shape {coordinates.shape}, expected ({images.shape[0]}, ..., {dimensions}), "
-            f"for images of shape {images.shape}"
-        )
-    if fill.ndim:
-        raise ValueError(f"fill has shape {fill.shape}, expected a scalar")
+    check_shape("coordinates", coordinates, (images.shape[0], ..., dimensions), f", for images of shape {images.shape}")
+    check_shape("fill", fill, (), ", a scalar")
     values = as_float(images)
     dtype = np.promote_types(values.dtype, coordinates.dtype)
     border = ((0, 0, 0), *((1, 1, 0),) * dimensions, (0, 0, 0))

@@ -6,7 +6,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from eqpool.ops.arguments import check_shape
-from eqpool.ops.numerics import as_float, safe_norm
+from eqpool.ops.numerics import as_float, power_of_two_below, safe_norm
 
 
 def from_plane(x: ArrayLike, dimension: int) -> Array:
@@ -29,8 +29,8 @@ def from_plane(x: ArrayLike, dimension: int) -> Array:
     check_shape("x", x, (..., "k"), f" with 1 <= k < {dimension}")
     if x.shape[-1] >= dimension:
         raise ValueError(f"x has shape {x.shape}, expected (..., k) with 1 <= k < {dimension}")
-    # In units of the largest coordinate, or of 1 where that is larger, so that no square overflows.
-    scale = jnp.maximum(jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True)), 1)
+    # In units of about the largest coordinate, or of 1 where that is larger, so that no square overflows.
+    scale = jnp.maximum(power_of_two_below(jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))), 1)
     scaled, one = x / scale, 1 / scale
     square = jnp.sum(jnp.square(scaled), axis=-1, keepdims=True)
     total = jnp.square(one) + square
@@ -59,8 +59,9 @@ def normalize(x: ArrayLike) -> Array:
     x = as_float(x)
     check_shape("x", x, (..., "n"), " with n >= 1")
     # The result does not depend on the scale, so taking the scale as a constant leaves the gradient exact.
-    scale = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
-    is_zero = scale == 0
-    scaled = x / jnp.where(is_zero, 1, scale)
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
+    is_zero = largest == 0
+    scaled = x / power_of_two_below(largest)
+    scaled = jnp.where(jnp.isfinite(largest), scaled, jnp.nan)
     pole = jnp.broadcast_to(jax.nn.one_hot(0, x.shape[-1], dtype=x.dtype), x.shape)
     return jnp.where(is_zero, pole, scaled / jnp.where(is_zero, 1, safe_norm(scaled, keepdims=True)))

@@ -20,6 +20,7 @@ from eqpool.geometry.affine import (
 )
 from eqpool.geometry.bspline import bspline_control_shape, bspline_displacement
 from eqpool.geometry.resample import resample, voxel_grid
+from eqpool.ops.arguments import check_shape
 from eqpool.ops.numerics import as_float
 
 __all__ = [
@@ -56,8 +57,8 @@ def warp_affine(images: ArrayLike, matrix: ArrayLike, *, fill: ArrayLike = 0.0) 
     """
     shape = _image_shape(images)
     expected = (jnp.shape(images)[0], len(shape), len(shape) + 1)
-    if jnp.shape(matrix) != expected:
-        raise ValueError(f"matrix has shape {jnp.shape(matrix)}, expected {expected} for images {jnp.shape(images)}")
+    matrix = as_float(matrix)
+    check_shape("matrix", matrix, expected, f" for images {jnp.shape(images)}")
     return warp_displacement(images, affine_displacement(matrix, shape), fill=fill)
 
 
@@ -76,11 +77,7 @@ def warp_displacement(images: ArrayLike, displacement: ArrayLike, *, fill: Array
       ValueError: shapes that do not go together.
     """
     shape, displacement = _image_shape(images), as_float(displacement)
-    expected = (*jnp.shape(images)[:-1], len(shape))
-    if displacement.shape != expected:
-        raise ValueError(
-            f"displacement has shape {displacement.shape}, expected {expected} for images {jnp.shape(images)}"
-        )
+    check_shape("displacement", displacement, (*jnp.shape(images)[:-1], len(shape)), f" for images {jnp.shape(images)}")
     return resample(images, voxel_grid(shape, displacement.dtype)[None] + displacement, fill=fill)
 
 

@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from eqpool.ops.arguments import check_one_of, check_positive
-from eqpool.ops.numerics import any_of_batch, matmul, safe_norm, safe_sqrt
+from eqpool.ops.numerics import Points, any_of_batch, as_points, matmul, safe_norm, safe_sqrt
 
 Kernel = Literal["laplacian", "gaussian", "energy"]
 Bandwidth = float | Sequence[float] | Array | Literal["median"]
@@ -24,16 +24,16 @@ _NEGLIGIBLE, _FARTHEST = 0.05, 1e15
 _NEAR, _SAMPLED_ROWS = 1000, 256
 
 
-def squared_distances(rows: Array, columns: Array) -> Array:
+def squared_distances(rows: Array | Points, columns: Array | Points) -> Array:
     """|x_i - y_j|^2 for rows (a, n) and columns (b, n): (a, b), exactly 0 with gradient 0 where x_i = y_j.
 
-    The squares must neither overflow nor underflow: `numerics.centre_and_scale` sees to that.
+    The squares must neither overflow nor underflow: `numerics.as_scaled_points` sees to that.
     """
-    return of_squared_distances(lambda squared, unit: squared, rows, columns)
+    return of_squared_distances(lambda squared, unit: squared, as_points(rows), as_points(columns))
 
 
 def of_squared_distances(
-    function: Callable[[Array, Array], Array], rows: Array, columns: Array, *, unit: Array | None = None
+    function: Callable[[Array, Array], Array], rows: Points, columns: Points, *, unit: Array | None = None
 ) -> Array:
     """function(squared distances (a, b), unit) for rows (a, n) and columns (b, n), the fast way where that is exact.
 
@@ -44,39 +44,40 @@ def of_squared_distances(
     Args:
       function: of squared distances, and of the unit that they are in, a scalar; best of a small result, such as a sum,
         since both ways may be computed.
-      rows, columns: of one scale, see `numerics.centre_and_scale`; rows of zeros are taken for padding.
+      rows, columns: of one shift and scale, see `numerics.as_scaled_points`; rows of zeros are taken for padding.
       unit: the least distance that matters, such as a kernel's bandwidth, in which differences are taken; a distance
         far below it may be taken for 0, and one far above it for a shorter one. None: all distances matter alike.
     """
-    one = jnp.ones((), rows.dtype)
+    one = jnp.ones((), rows.exact.dtype)
 
     @jax.checkpoint  # nothing of N x N is kept for the gradient: the other branch would have to fill it with zeros
-    def by_differences(rows: Array, columns: Array) -> Array:
-        squared = _by_differences(rows, columns, one if unit is None else unit)
+    def by_differences(rows: Points, columns: Points) -> Array:
+        squared = _by_differences(rows.exact, columns.exact, one if unit is None else unit)
         return function(squared, one if unit is None else unit)
 
-    fast = function(_by_products(rows, columns), one)
+    fast = function(_by_products(rows.centred, columns.centred), one)
     return _where_digits_are_lost(by_differences, fast, rows, columns, unit)
 
 
 def _where_digits_are_lost(
-    careful: Callable[[Array, Array], Array], fast: Array, rows: Array, columns: Array, unit: Array | None
+    careful: Callable[[Points, Points], Array], fast: Array, rows: Points, columns: Points, unit: Array | None
 ) -> Array:
     """careful(rows, columns) where products round off distances that matter, else `fast`, which is made of products."""
-    fixed_rows, fixed_columns = jax.lax.stop_gradient((rows, columns))
-    largest = sum(jnp.max(jnp.sum(jnp.square(x), axis=1), initial=0) for x in (fixed_rows, fixed_columns))
-    negligible = jnp.zeros((), rows.dtype) if unit is None else jnp.square(_NEGLIGIBLE * jax.lax.stop_gradient(unit))
+    fixed = jax.lax.stop_gradient((rows.centred, columns.centred))
+    row, column = (jnp.max(jnp.sum(jnp.square(x), axis=1), initial=0) for x in fixed)
+    largest = row + column
+    negligible = jnp.zeros((), largest.dtype) if unit is None else jnp.square(_NEGLIGIBLE * jax.lax.stop_gradient(unit))
 
-    def look_closer(rows: Array, columns: Array, fast: Array) -> Array:
-        lossy = any_of_batch(_products_lose_digits(fixed_rows, fixed_columns))
+    def look_closer(rows: Points, columns: Points, fast: Array) -> Array:
+        lossy = any_of_batch(_products_lose_digits(*fixed))
         return jax.lax.cond(lossy, lambda rows, columns, _: careful(rows, columns), _last, rows, columns, fast)
 
-    may_be_lossy = any_of_batch(2 * jnp.finfo(rows.dtype).eps * largest > negligible)
+    may_be_lossy = any_of_batch(2 * jnp.finfo(largest.dtype).eps * largest > negligible)
     return jax.lax.cond(may_be_lossy, look_closer, _last, rows, columns, fast)
 
 
-def _last(*arrays: Array) -> Array:
-    return arrays[-1]
+def _last(rows: Points, columns: Points, fast: Array) -> Array:
+    return fast
 
 
 def _by_products(rows: Array, columns: Array) -> Array:
@@ -137,13 +138,14 @@ def kernel_unit(kernel: Kernel, bandwidths: Array) -> Array | None:
     return None if kernel == "energy" else jnp.min(bandwidths)
 
 
-def kernel_matrix(rows: Array, columns: Array, *, kernel: Kernel, bandwidths: Array) -> Array:
+def kernel_matrix(rows: Array | Points, columns: Array | Points, *, kernel: Kernel, bandwidths: Array) -> Array:
     """k(x_i, y_j) - k(0) for rows (a, n) and columns (b, n), see `kernel_of`: (a, b)."""
 
     def of_squared(squared: Array, unit: Array) -> Array:
         return kernel_of(squared, kernel=kernel, bandwidths=bandwidths / unit)
 
-    return of_squared_distances(of_squared, rows, columns, unit=kernel_unit(kernel, bandwidths))
+    unit = kernel_unit(kernel, bandwidths)
+    return of_squared_distances(of_squared, as_points(rows), as_points(columns), unit=unit)
 
 
 def check_kernel(kernel: str) -> None:
@@ -151,7 +153,7 @@ def check_kernel(kernel: str) -> None:
     check_one_of("kernel", kernel, ("laplacian", "gaussian", "energy"))
 
 
-def resolve_bandwidths(bandwidth: Bandwidth, latent: Array, weight: Array, scale: ArrayLike = 1.0) -> Array:
+def resolve_bandwidths(bandwidth: Bandwidth, latent: Array | Points, weight: Array, scale: ArrayLike = 1.0) -> Array:
     """`bandwidth` as an array (B,): a number, the numbers of a mixture, or the median distance between latents.
 
     Args:
@@ -166,39 +168,44 @@ def resolve_bandwidths(bandwidth: Bandwidth, latent: Array, weight: Array, scale
     Raises:
       ValueError: another string, an empty sequence, or a number that is not positive.
     """
-    scale = jnp.asarray(scale, latent.dtype)
+    dtype = as_points(latent).exact.dtype
+    scale = jnp.asarray(scale, dtype)
     if isinstance(bandwidth, str):
         if bandwidth != "median":
             raise ValueError(f"bandwidth is {bandwidth!r}, expected a number, a sequence of numbers or 'median'")
         return median_distance(latent, weight, otherwise=1 / scale)[None]
     check_positive("bandwidth", bandwidth, max_rank=1)
-    values = jnp.atleast_1d(jnp.asarray(bandwidth, latent.dtype))
-    limits = jnp.finfo(latent.dtype)
+    values = jnp.atleast_1d(jnp.asarray(bandwidth, dtype))
+    limits = jnp.finfo(dtype)
     # Clipped, as a quotient that under- or overflows would make 0 / 0 of equal latents.
     return jnp.where(values > 0, jnp.clip(values / scale, limits.tiny, limits.max), jnp.nan)
 
 
-def median_distance(latent: Array, weight: Array, otherwise: ArrayLike = 1.0) -> Array:
+def median_distance(latent: Array | Points, weight: Array, otherwise: ArrayLike = 1.0) -> Array:
     """Median of |x_i - x_j| over pairs of rows that count, as a constant (no gradient); `otherwise` where it is 0.
 
     Of more than 256 rows that count, 256 evenly spaced ones stand for all. NaN where one of these is not finite.
     """
-    latent = jax.lax.stop_gradient(latent)
+    points = jax.lax.stop_gradient(as_points(latent))
+    otherwise = jnp.asarray(otherwise, points.exact.dtype)
+    return otherwise if len(weight) == 0 else _median_distance(points, weight, otherwise)
+
+
+@jax.jit  # as `geometry.so._expm`
+def _median_distance(points: Points, weight: Array, otherwise: Array) -> Array:
     count = jnp.sum(weight != 0)
-    if latent.shape[0] == 0:
-        return jnp.asarray(otherwise, latent.dtype)
-    if latent.shape[0] > _MEDIAN_ROWS:
+    if len(weight) > _MEDIAN_ROWS:
         in_order = jnp.argsort(weight == 0, stable=True)
         chosen = jnp.arange(_MEDIAN_ROWS)
         chosen = jnp.where(count > _MEDIAN_ROWS, chosen * count // _MEDIAN_ROWS, chosen)
-        latent, weight = latent[in_order[chosen]], weight[in_order[chosen]]
-    rows, columns = np.triu_indices(latent.shape[0], 1)
+        points, weight = jax.tree.map(lambda x: x[in_order[chosen]], (points, weight))
+    rows, columns = np.triu_indices(len(weight), 1)
     counts = (weight[rows] != 0) & (weight[columns] != 0)
     distances = _where_digits_are_lost(
-        lambda x, y: jax.lax.map(lambda row: safe_norm(row[None] - y), x),
-        safe_sqrt(_by_products(latent, latent)),
-        latent,
-        latent,
+        lambda x, y: jax.lax.map(lambda row: safe_norm(row[None] - y.exact), x.exact),
+        safe_sqrt(_by_products(points.centred, points.centred)),
+        points,
+        points,
         None,
     )[rows, columns]
     # A last entry keeps the array from being empty, and the index below from running out, where no pair counts.

@@ -2,6 +2,8 @@
 Lokhande et al. 2022, section 4.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -10,7 +12,7 @@ from jax.typing import ArrayLike
 from eqpool.losses.kernels import Bandwidth, Kernel, of_squared_distances
 from eqpool.losses.mmd import Estimator, SiteRows, global_bandwidths, rows_of_sites, weighted_mmd
 from eqpool.ops.arguments import check_count, check_integers, check_shape
-from eqpool.ops.numerics import AxisName, gather_rows, matmul, sum_over
+from eqpool.ops.numerics import AxisName, gather_rows, hashable, matmul, sum_over
 
 
 def grouped_mmd(
@@ -87,6 +89,11 @@ def matched_distance(
     """
     rows = rows_of_sites(latent, site, num_sites=num_sites, mask=mask, axis_name=axis_name)
     group = _checked_group(group, rows)
+    return _matched_distance(rows, group, axis_name=hashable(axis_name))
+
+
+@partial(jax.jit, static_argnames="axis_name")  # as `geometry.so._expm`
+def _matched_distance(rows: SiteRows, group: Array, *, axis_name: AxisName) -> Array:
     others, other_weight, other_group = gather_rows((rows.latent, rows.weight, group), axis_name)
     known = jnp.sum(rows.weight, axis=1)[:, None] * jnp.sum(other_weight, axis=1)[None]
     matched = jnp.where(group[:, None] == other_group[None], known, 0)

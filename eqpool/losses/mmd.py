@@ -2,6 +2,7 @@
 docs/method.md, section 5).
 """
 
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -22,11 +23,14 @@ from eqpool.losses.kernels import (
 from eqpool.ops.arguments import check_count, check_integers, check_one_of, check_positive, check_shape
 from eqpool.ops.numerics import (
     AxisName,
+    Points,
     as_float,
-    centre_and_scale,
+    as_points,
+    as_scaled_points,
     einsum,
     flat_rows,
     gather_rows,
+    hashable,
     matmul,
     mean_over,
     row_weight,
@@ -134,7 +138,7 @@ def conditional_mmd(
     check_positive("minimum_rows", minimum_rows)
     rows = rows_of_sites(latent, site, num_sites=num_sites, mask=mask, axis_name=axis_name)
     counts = jnp.max(rows.weight, axis=1, initial=0)
-    covariate = zero_masked_rows(_as_columns("covariate", covariate, rows.latent.shape[0], rows.latent.dtype), counts)
+    covariate = zero_masked_rows(_as_columns("covariate", covariate, len(counts), counts.dtype), counts)
     covariate = jnp.where(jnp.isfinite(covariate), covariate, jnp.nan)  # an infinite one is near no anchor
     points, point_weight = _anchor_points(anchors, covariate, counts, axis_name)
 
@@ -161,12 +165,12 @@ class SiteRows(NamedTuple):
     """Latents in the form that `weighted_mmd` reads, and whose they are.
 
     Attributes:
-      latent: (N, n), centred and divided by `scale`, see `numerics.centre_and_scale`; dropped rows are 0.
+      latent: of N points, divided by `scale`, see `numerics.as_scaled_points`; dropped rows are 0.
       weight: (N, num_sites), the one-hot sites; dropped rows are 0.
       scale: a power of two.
     """
 
-    latent: Array
+    latent: Points
     weight: Array
     scale: Array
 
@@ -191,12 +195,12 @@ def rows_of_sites(
     num_sites = check_count("num_sites", num_sites)
     counts = row_weight(mask, latent.shape[0], dtype=latent.dtype)
     weight = jax.nn.one_hot(site, num_sites, dtype=latent.dtype) * counts[:, None]
-    latent, scale = centre_and_scale(latent, jnp.max(weight, axis=1), axis_name)
-    return SiteRows(latent, weight, scale)
+    points, scale = as_scaled_points(latent, jnp.max(weight, axis=1), axis_name)
+    return SiteRows(points, weight, scale)
 
 
 def weighted_mmd(
-    latent: Array,
+    latent: Points | Array,
     weight: Array,
     *,
     kernel: Kernel,
@@ -209,7 +213,7 @@ def weighted_mmd(
     """The sum over pairs of sites of MMD^2 for A weightings of the same latents at once.
 
     Args:
-      latent: (N, n), as `rows_of_sites` makes it.
+      latent: of N points, as `rows_of_sites` makes it; or (N, n), near the origin and of order 1.
       weight: (N, A, S), not negative, 0 where a row is not of the site; need not be normalised.
       kernel: as for `mmd`.
       bandwidths: (B,), in the unit of `latent`.
@@ -226,8 +230,24 @@ def weighted_mmd(
     """
     check_kernel(kernel)
     check_one_of("estimator", estimator, ("biased", "unbiased"))
+    options = {"kernel": kernel, "estimator": estimator, "tile_size": tile_size, "axis_name": hashable(axis_name)}
+    return _weighted_mmd(as_points(latent), weight, bandwidths, jnp.asarray(minimum, weight.dtype), **options)
+
+
+@partial(jax.jit, static_argnames=("kernel", "estimator", "tile_size", "axis_name"))  # as `geometry.so._expm`
+def _weighted_mmd(
+    latent: Points,
+    weight: Array,
+    bandwidths: Array,
+    minimum: Array,
+    *,
+    kernel: Kernel,
+    estimator: Estimator,
+    tile_size: int,
+    axis_name: AxisName,
+) -> tuple[Array, Array]:
     total = sum_over(jnp.sum(weight, axis=0), axis_name)
-    present = total >= (minimum if estimator == "biased" else jnp.maximum(minimum, 2.0))
+    present = total >= (minimum if estimator == "biased" else jnp.maximum(minimum, 2))
     weight = weight * jnp.where(present, 1 / jnp.where(present, total, 1), 0)[None]
     gram = _site_gram(latent, weight, kernel, bandwidths, tile_size, axis_name)
     if estimator == "unbiased":
@@ -238,7 +258,7 @@ def weighted_mmd(
 
 
 def _site_gram(
-    latent: Array, weight: Array, kernel: Kernel, bandwidths: Array, tile_size: int, axis_name: AxisName
+    latent: Points, weight: Array, kernel: Kernel, bandwidths: Array, tile_size: int, axis_name: AxisName
 ) -> Array:
     """M (A, S, S) = weight^T K weight for each of the A weightings, K the kernel less its value at 0.
 
@@ -247,7 +267,7 @@ def _site_gram(
     columns, column_weight = gather_rows((latent, weight), axis_name)
     flat_weight = flat_rows(column_weight)
 
-    def partial_gram(rows: tuple[Array, Array]) -> Array:
+    def partial_gram(rows: tuple[Points, Array]) -> Array:
         latent, weight = rows
 
         def of_squared(squared: Array, unit: Array) -> Array:

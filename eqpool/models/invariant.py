@@ -11,6 +11,7 @@ from flax import linen as nn
 from eqpool.geometry import sphere
 from eqpool.models.adversary import Adversary
 from eqpool.models.mlp import MLP
+from eqpool.ops.arguments import check_shape
 from eqpool.ops.numerics import einsum, reverse_gradient, round_straight_through
 
 
@@ -88,7 +89,9 @@ class StageTwo(nn.Module):
     def __call__(
         self, latent: jax.Array, tau: jax.Array, *, train: bool = False, mask: jax.Array | None = None
     ) -> StageTwoOutput:
+        check_shape("latent", latent, ("N", "n"))
         dimension = latent.shape[-1]
+        check_shape("tau", tau, (len(latent), dimension, dimension), f" for latent {latent.shape}")
         turned_back = einsum("nij,ni->nj", tau, latent)  # tau^-1 = tau^T: a product, never an inverse
         invariant = Invariant(self.hidden_units, self.on_sphere, self.code_dim, self.code_levels, name="b")
         covariate_free = invariant(turned_back)

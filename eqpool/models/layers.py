@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from eqpool.models.conv import Conv, kaiming_fan_in, lecun_fan_in
 from eqpool.models.resolution import UpsampleConv
+from eqpool.ops.arguments import check_shape
 
 Norm = Literal["batch", "instance", "none"]
 
@@ -172,8 +173,7 @@ def with_condition(images: jax.Array, condition: jax.Array | None) -> jax.Array:
     check_images(images)
     if condition is None:
         return images
-    if condition.ndim != 2 or condition.shape[0] != images.shape[0]:
-        raise ValueError(f"condition must be ({images.shape[0]}, K), one row an image, got shape {condition.shape}")
+    check_shape("condition", condition, (images.shape[0], "K"), ", one row for each image")
     constant = condition.astype(images.dtype).reshape(len(condition), *(1,) * (images.ndim - 2), -1)
     shape = (*images.shape[:-1], condition.shape[1])
     return jnp.concatenate([images, jnp.broadcast_to(constant, shape)], axis=-1)

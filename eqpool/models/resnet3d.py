@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from eqpool.models.conv import Conv
 from eqpool.models.resolution import UpsampleConv, depth_to_space, max_pool
+from eqpool.ops.arguments import check_shape
 
 # The published code's settings; flax counts the momentum of the running average from the other end.
 _NORM_EPSILON = 1e-8
@@ -67,8 +68,7 @@ class ResNet3D(nn.Module):
     def _check(self, volume, mask):
         if len(self.channels) != len(self.blocks) or not self.channels:
             raise ValueError(f"channels {self.channels} and blocks {self.blocks} must have one entry a stage")
-        if volume.ndim != 4:
-            raise ValueError(f"volume must be (N, D, H, W), got shape {volume.shape}")
+        check_shape("volume", volume, ("N", "D", "H", "W"))
         least = minimum_size(len(self.channels))
         if min(volume.shape[1:]) < least:
             raise ValueError(f"volume must have at least {least} voxels an axis, got shape {volume.shape}")
@@ -171,8 +171,7 @@ class Decoder3D(nn.Module):
         return tuple(-(-size // 2**halvings) for size in self.shape)
 
     def _check(self, latent, mask):
-        if latent.ndim != 2:
-            raise ValueError(f"latent must be (N, n), got shape {latent.shape}")
+        check_shape("latent", latent, ("N", "n"))
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise ValueError(f"shape must be three positive sizes, got {self.shape}")
         _check_mask(mask, latent.shape[0])
@@ -193,5 +192,5 @@ def _crop(x: jax.Array, grid: Sequence[int]) -> jax.Array:
 
 
 def _check_mask(mask: jax.Array | None, rows: int) -> None:
-    if mask is not None and mask.shape != (rows,):
-        raise ValueError(f"mask must be ({rows},), one entry a row, got shape {mask.shape}")
+    if mask is not None:
+        check_shape("mask", mask, (rows,), ", one entry for each row")

@@ -9,6 +9,7 @@ from flax import linen as nn
 from eqpool.geometry import so
 from eqpool.geometry.planes import invariant_planes, rotations
 from eqpool.models.mlp import MLP
+from eqpool.ops.arguments import check_shape
 from eqpool.ops.numerics import round_straight_through
 
 
@@ -22,6 +23,7 @@ class Tau(nn.Module):
 
     @nn.compact
     def __call__(self, latent: jax.Array) -> jax.Array:
+        check_shape("latent", latent, ("N", "n"))
         dimension = latent.shape[-1]
         angles = MLP((self.hidden_units,), dimension * (dimension - 1) // 2)(latent)
         scale = self.param("scale", nn.initializers.constant(0.1), (), jnp.float32)
@@ -49,6 +51,7 @@ class CovariateTau(nn.Module):
 
     @nn.compact
     def __call__(self, latent: jax.Array) -> jax.Array:
+        check_shape("latent", latent, ("N", "n"))
         generators = so.generator(latent.shape[-1], rotation_range=self.rotation_ranges, spectrum=self.spectrum)
         read = MLP((self.hidden_units, self.hidden_units), len(self.rotation_ranges), name="covariate")(latent)
         if self.steps:

@@ -6,7 +6,7 @@ one is not known before it runs.
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import EllipsisType
 from typing import Any
 
@@ -17,6 +17,8 @@ from jax.typing import ArrayLike
 
 Size = int | str | EllipsisType
 
+_MAY_BE_EMPTY = ("N", "K")  # axes of rows, and of conditions
+
 
 def check_shape(name: str, array: ArrayLike, expected: Sequence[Size], because: str = "") -> None:
     """Checks the shape of one argument.
@@ -24,8 +26,8 @@ def check_shape(name: str, array: ArrayLike, expected: Sequence[Size], because: 
     Args:
       name: of the argument.
       array: with a shape, such as a jax or numpy array or a tracer.
-      expected: a size for each axis: a number; a letter, which stands for any size from 1 on ("N", of rows, for any
-        size), the same wherever it is repeated; or one `...` for any number of axes.
+      expected: a size for each axis: a number; a letter for any size from 1 on ("N" and "K" also for 0), the same
+        wherever it is repeated; or one `...` for any number of axes.
       because: what ends the message, such as ", one entry for each row".
 
     Raises:
@@ -88,25 +90,6 @@ def check_positive(name: str, value: Any, *, max_rank: int = 0) -> None:
         raise ValueError(f"{name} is {value}, expected a positive number{' or a sequence of them' * max_rank}")
 
 
-def non_finite_rows(name: str, array: np.ndarray, label: Callable[[int], str] = "row {}".format) -> str:
-    """What to say of the rows of a host array (N, ...) that hold NaN or infinity; "" where none does.
-
-    Args:
-      name: of what the rows hold.
-      array: (N, ...).
-      label: of a row, by its index.
-
-    Returns:
-      Such as "phi is not finite in 2 of 30 rows (row 3, row 8)", naming three rows at most.
-    """
-    array = np.asarray(array)
-    bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1)) if array.size else np.zeros(0, int)
-    if not len(bad):
-        return ""
-    named = ", ".join(label(int(row)) for row in bad[:3]) + (", ..." if len(bad) > 3 else "")
-    return f"{name} is not finite in {len(bad)} of {len(array)} rows ({named})"
-
-
 def _pattern(shape: tuple[int, ...], expected: Sequence[Size]) -> tuple[int | None | EllipsisType, ...]:
     """`expected` as chex reads it, the size of a letter being the one it first has in `shape`."""
     sizes: dict[str, int] = {}
@@ -114,5 +97,5 @@ def _pattern(shape: tuple[int, ...], expected: Sequence[Size]) -> tuple[int | No
     for position, wanted in enumerate(expected):
         axis = position - len(expected) if position >= len(expected) - after else position
         if isinstance(wanted, str) and -len(shape) <= axis < len(shape):
-            sizes.setdefault(wanted, max(shape[axis], 0 if wanted == "N" else 1))
+            sizes.setdefault(wanted, max(shape[axis], 0 if wanted in _MAY_BE_EMPTY else 1))
     return tuple(sizes.get(wanted) if isinstance(wanted, str) else wanted for wanted in expected)

@@ -7,7 +7,7 @@ the default on a TPU or on a GPU with TF32 rounds the factors, which breaks orth
 import math
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -60,10 +60,13 @@ def safe_norm(x: ArrayLike, *, axis: int = -1, keepdims: bool = False) -> Array:
 
 
 def power_of_two_below(x: Array) -> Array:
-    """The largest power of two not above `x`, by which to divide without rounding; 1 where `x` is 0 or not finite."""
+    """The largest power of two not above `x`, by which to divide without rounding; 1 where `x` is 0 or not finite.
+
+    At most half of the largest there is, whose reciprocal would be flushed to 0.
+    """
     usable = jnp.isfinite(x) & (x >= jnp.finfo(x.dtype).tiny)
     _, exponent = jnp.frexp(jnp.where(usable, x, 1))
-    return jnp.ldexp(jnp.ones_like(x), exponent - 1)
+    return jnp.ldexp(jnp.ones_like(x), jnp.minimum(exponent, jnp.finfo(x.dtype).maxexp - 1) - 1)
 
 
 def row_weight(mask: ArrayLike | None, count: int, *, dtype: Any = jnp.float32) -> Array:
@@ -110,17 +113,39 @@ def largest_over(x: Array, axis_name: AxisName) -> Array:
     return x if axis_name is None else jax.lax.pmax(x, axis_name)
 
 
+def hashable(axis_name: AxisName) -> AxisName:
+    """`axis_name` as a static argument of a jit may be: several axes as a tuple."""
+    return tuple(axis_name) if isinstance(axis_name, list) else axis_name
+
+
 def gather_rows(x: Tree, axis_name: AxisName) -> Tree:
     """The rows (leading axis) of every device of `axis_name` in one array; `x` itself if there is no axis."""
     return x if axis_name is None else jax.lax.all_gather(x, axis_name, tiled=True)
 
 
-def centre_and_scale(x: Array, weight: Array, axis_name: AxisName = None) -> tuple[Array, Array]:
-    """The rows of `x` in a form whose squared distances are safe: (x - centre) / scale, and that scale.
+class Points(NamedTuple):
+    """N points of which squared distances are taken, in two forms that differ by a shift: (N, n) both.
 
-    Distances between rows do not depend on the centre, so it is taken as a constant and the gradient stays exact.
-    Without it the digits of a difference would be lost to a common offset, and without the scale the squares of large
-    rows would overflow and those of small rows underflow.
+    Attributes:
+      centred: near the origin, so that products of rows are small beside their differences, but rounded.
+      exact: where they were, so that a difference is that of the numbers given.
+    """
+
+    centred: Array
+    exact: Array
+
+
+def as_points(x: Array | Points) -> Points:
+    """`x` itself, or an array of points that need no centre."""
+    return x if isinstance(x, Points) else Points(x, x)
+
+
+def as_scaled_points(x: Array, weight: Array, axis_name: AxisName = None) -> tuple[Points, Array]:
+    """Points whose squared distances are safe, and the scale by which they were divided.
+
+    Without the scale the squares of large rows would overflow and those of small rows underflow. Without a centre their
+    products would lose the digits of a difference to a common offset. Distances do not depend on the centre, so it is
+    taken as a constant and the gradient stays exact.
 
     Args:
       x: (N, n).
@@ -128,17 +153,24 @@ def centre_and_scale(x: Array, weight: Array, axis_name: AxisName = None) -> tup
       axis_name: mapped axis or axes over whose devices the rows are spread.
 
     Returns:
-      (N, n), 0 on the rows that do not count, at most of order 1 on the others, and all NaN where a row that counts is
-      not finite, on whichever device; and the scale, a power of two, so that the division does not round.
+      The points: 0 on the rows that do not count, centred at most of order 1 on the others, and all NaN where a row
+      that counts is not finite, on whichever device. The scale, a power of two, so that the division does not round.
     """
+    return _as_scaled_points(x, weight, axis_name=hashable(axis_name))
+
+
+@partial(jax.jit, static_argnames="axis_name")  # one call instead of thirty, outside of a jit
+def _as_scaled_points(x: Array, weight: Array, *, axis_name: AxisName) -> tuple[Points, Array]:
     x = zero_masked_rows(x, weight)
     constant = jax.lax.stop_gradient(x)
     count, bad = sum_over((jnp.sum(weight != 0, dtype=x.dtype), jnp.sum(~jnp.isfinite(constant))), axis_name)
     outer = power_of_two_below(largest_over(jnp.max(jnp.abs(constant), initial=0), axis_name))
+    exact = jnp.where(bad == 0, x / outer, jnp.nan)
     mean = sum_over(jnp.sum(constant / outer, axis=0), axis_name) / jnp.maximum(count, 1)
-    centred = zero_masked_rows(x / outer - _middle(constant / outer, weight, mean, axis_name)[None], weight)
+    centre = _middle(constant / outer, weight, mean, axis_name)
+    centred = zero_masked_rows(exact - centre[None], weight)
     inner = power_of_two_below(largest_over(jnp.max(jnp.abs(centred), initial=0), axis_name))
-    return jnp.where(bad == 0, centred / inner, jnp.nan), outer * inner
+    return Points(centred / inner, zero_masked_rows(exact, weight) / inner), outer * inner
 
 
 def _middle(x: Array, weight: Array, mean: Array, axis_name: AxisName) -> Array:

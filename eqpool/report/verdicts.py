@@ -232,7 +232,7 @@ def _kept(covariate: str) -> Judge:
             "open": f"whether {covariate} can be read is not decided",
             "plain": "no interval, so nothing is concluded",
         }[verdict]
-        if f"{name}_before" not in metrics:
+        if metrics.get(f"{name}_before") is None:
             return verdict, text
         text += f"; before pooling {metrics[f'{name}_before']:.2f}"
         return verdict, text + (", clearly more" if own and before and own[1] < before[0] else "")

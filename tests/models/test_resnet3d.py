@@ -166,10 +166,10 @@ def test_smallest_volume_is_accepted_and_one_less_is_named(stages, least):
     [
         (ResNet3D(), (2, 30, 30, 30, 1), None, r"\(2, 30, 30, 30, 1\)"),
         (ResNet3D(channels=(4, 4), blocks=(1,)), (2, 30, 30, 30), None, r"\(4, 4\)"),
-        (ResNet3D(), (2, 30, 30, 30), (3,), r"mask must be \(2,\).*\(3,\)"),
+        (ResNet3D(), (2, 30, 30, 30), (3,), r"mask has shape \(3,\), expected \(2,\)"),
         (Decoder3D((8, 8, 8)), (2, 3, 4), None, r"\(2, 3, 4\)"),
         (Decoder3D((8, 8)), (2, 3), None, r"\(8, 8\)"),
-        (Decoder3D((8, 8, 8)), (2, 3), (2, 1), r"mask must be \(2,\)"),
+        (Decoder3D((8, 8, 8)), (2, 3), (2, 1), r"mask has shape \(2, 1\), expected \(2,\)"),
     ],
 )
 def test_bad_arguments_are_named(model, operand, mask, message):

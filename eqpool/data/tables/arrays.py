@@ -47,15 +47,16 @@ def as_names(labels: Any, count: int, argument: str) -> np.ndarray:
     return names
 
 
-def as_column(values: Any, count: int, argument: str) -> np.ndarray:
-    """(N,) objects of a list, an array or a Series; masked entries are None.
+def as_column(values: Any, count: int | None, argument: str) -> np.ndarray:
+    """(N,) objects of a list, an array or a Series, of any length where `count` is None; masked entries are None.
 
     Raises:
       InputError: another shape.
     """
     column = np.asarray(_unmasked(values), dtype=object)
-    if column.shape != (count,):
-        raise InputError(f"{argument} has shape {column.shape}, expected ({count},), one entry a row of X")
+    if column.ndim != 1 or count not in (None, len(column)):
+        expected = "N" if count is None else count
+        raise InputError(f"{argument} has shape {column.shape}, expected ({expected},), one entry a row of X")
     return column
 
 
@@ -184,6 +185,8 @@ def as_features(X: Any, names: tuple[str, ...] | None) -> Any:
     if isinstance(X, pd.DataFrame):
         check_unique(X, "X")
         X = X if names is None else reordered(X, names)
+        if not X.shape[1]:
+            return np.zeros(X.shape)
         read = {
             place: read_numbers(X.iloc[:, place], _in_cell(X.index, X.columns[place])) for place in range(X.shape[1])
         }

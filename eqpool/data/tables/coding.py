@@ -12,8 +12,9 @@ Missing are None, NaN, pandas.NA, NaT, masked entries, blank text, and the words
 alike. A site may really be called NA, so that `label_notes` names each such word and how often it was found.
 
 A number is a finite one of at most 1e30, in any form: a Python or NumPy number, a bool, or text such as " 61.5 ". A
-column is one of numbers if at least half of its different values are, since one typing error must not turn a
-measurement into a category with as many values as there are rows.
+column is one of numbers if at least half of its different values are, or have a decimal comma, since neither that nor a
+typing error must turn a measurement into a category with as many values as there are rows. What is no number in it is
+an error.
 """
 
 import collections
@@ -41,6 +42,7 @@ MOST_CLASS_LEVELS = 10
 MOST_NAMED = 5
 
 _PLAIN_NUMBER = re.compile(r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)")
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 _CAPPED = re.compile(r"\d+(\.\d+)?\+")  # BIDS hides high ages: 89+ is 89 or more
 _DATES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64, pd.Period)
 _NUMBERS = (numbers.Real, decimal.Decimal, np.bool_)
@@ -146,7 +148,7 @@ def without_caps(values: Sequence[Any] | np.ndarray | pd.Series) -> tuple[list[A
 def holds_numbers(values: Iterable[Any]) -> bool:
     """Returns whether a column is one of numbers: at least half of its different known values are."""
     known = {value for value in values if not is_missing(value)}
-    numeric = sum(to_number(value) is not None for value in known)
+    numeric = sum(to_number(value) is not None or _has_decimal_comma(value) for value in known)
     return 2 * numeric >= len(known)
 
 
@@ -242,6 +244,10 @@ def same_labels(names: Iterable[Any], what: str) -> tuple[str, ...]:
             other = given[labels.index(label)]
             raise InputError(f"{what}: {other} and {given[place]} are one label, {label}, now; train the model again")
     return tuple(labels)
+
+
+def _has_decimal_comma(value: Any) -> bool:
+    return isinstance(value, str) and bool(_DECIMAL_COMMA.fullmatch(value))
 
 
 def _is_real(value: Any) -> bool:

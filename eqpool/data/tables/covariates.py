@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eqpool.config.names import split_entries, split_quoted
-from eqpool.data.tables.coding import code_labels, indicators, without_caps
+from eqpool.data.tables.coding import code_labels, holds_numbers, indicators, without_caps
 from eqpool.data.tables.participants import ParticipantsTable, parse_classes, parse_numbers
 from eqpool.errors import InputError
 
@@ -124,4 +124,6 @@ def _numbers(table: ParticipantsTable, name: str) -> np.ndarray:
     try:
         return parse_numbers(table, name)
     except InputError as error:
+        if holds_numbers(table.frame[name]):
+            raise
         raise InputError(f"{error}; write {name}:categorical in config.data.covariates for categories") from None

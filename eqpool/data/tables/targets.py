@@ -54,7 +54,7 @@ class TargetCoding:
         """
         if y is None:
             return cls("none", np.zeros(0))
-        values = as_column(y, np.shape(y)[0] if np.ndim(y) else 0, "y")
+        values = as_column(y, None, "y")
         labels = as_names(values, len(values), "y")
         known = values[labels != UNKNOWN]
         if not known.size:
@@ -66,7 +66,8 @@ class TargetCoding:
             bad = [value for value in known if to_number(value) is None]
             if bad:
                 raise InputError(f'y: "{bad[0]}", expected numbers, as target_type is "number"')
-        numbers = read_numbers(known, lambda row: f"y, known row {row}")
+        numbers = read_numbers(values, lambda row: f"y, row {row}")
+        numbers = numbers[np.isfinite(numbers)]
         return cls("number", np.zeros(0), float(numbers.mean()), float(numbers.std()) or 1.0)
 
     def encode(self, y: Any, count: int) -> tuple[np.ndarray, np.ndarray]:

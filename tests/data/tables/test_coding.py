@@ -121,6 +121,7 @@ def test_a_column_with_what_is_no_number_names_the_row():
 def test_half_of_the_different_values_make_a_column_of_numbers():
     assert holds_numbers(["1", "2", "x"]) and holds_numbers(["1", "x"]) and not holds_numbers(["1", "x", "y"])
     assert not holds_numbers(["x", "1", "y", "1", "1"]) and holds_numbers(["", "1"])
+    assert holds_numbers(["2,5", "3,25", "1"]) and not holds_numbers(["a,5", "1,000,000", "b"])
 
 
 def test_labels_sort_as_numbers_and_have_indices():

@@ -83,6 +83,12 @@ def test_text_in_a_continuous_covariate_says_how_to_declare_it(tmp_path):
         read_covariates(table(tmp_path), parse_specs("sex"))
 
 
+def test_a_wrong_number_is_not_advised_to_be_a_category(tmp_path):
+    for ages in (("20,5", "30,5", "41,5"), ("20.5", "3O", "41.5")):
+        with pytest.raises(InputError, match=r"column age: \".*\", expected a number or n/a$"):
+            read_covariates(table(tmp_path, ages=ages), parse_specs("age"))
+
+
 def test_a_single_category_is_an_error(tmp_path):
     with pytest.raises(InputError, match="column sex: 1 categories, expected at least two"):
         read_covariates(table(tmp_path, sexes="FFF"), parse_specs("sex:categorical"))
