@@ -14,6 +14,9 @@ from eqpool.models.adversary import Adversary
 from eqpool.ops.arguments import check_count, check_positive, check_shape
 from eqpool.ops.finite import check_finite
 
+# Deviations from the mean beyond which a held-out feature goes no further: float32 would overflow in the network.
+_FARTHEST = 1e6
+
 
 def adversary_scores(
     train_features: np.ndarray,
@@ -56,7 +59,7 @@ def adversary_scores(
     mean, deviation = train_features.mean(axis=0), train_features.std(axis=0)
     deviation = np.where(deviation > 1e-7 * np.abs(mean), deviation, 1)  # a constant feature, up to rounding
     train, test = (
-        jnp.asarray((features.astype(np.float64) - mean) / deviation, jnp.float32)
+        jnp.asarray(np.clip((features.astype(np.float64) - mean) / deviation, -_FARTHEST, _FARTHEST), jnp.float32)
         for features in (train_features, test_features)
     )
     logits = _train_and_apply(

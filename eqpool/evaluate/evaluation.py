@@ -174,10 +174,10 @@ def _site_distance(
         stratum=None if level is None else level[rows],
     )
     published = mmd(latent, label, num_sites=num_sites, kernel="laplacian", bandwidth=1.0, estimator="biased")
-    return tested_distance(name, test) | {f"{name}_published": 100 * float(published)}
+    return distance_metrics(name, test) | {f"{name}_published": 100 * float(published)}
 
 
-def tested_distance(name: str, test: metrics.TwoSampleTest) -> Metrics:
+def distance_metrics(name: str, test: metrics.TwoSampleTest) -> Metrics:
     """100 MMD^2 and its p-value; neither is defined where the test is not, since nothing is compared."""
     statistic, p_value = float(test.statistic), float(test.p_value)
     return {name: 100 * statistic if np.isfinite(p_value) else float("nan"), f"{name}_p_value": p_value}
@@ -311,7 +311,7 @@ def target_metrics(
     """
     known = cohort.target_known[test]
     truth, prediction = cohort.target[test][known], prediction[known]
-    check_finite("prediction", prediction, lambda row: str(cohort.participant_id[test][known][row]))
+    check_finite("prediction", prediction, cohort.participant_id[test][known])
     score = partial(_with_interval, subject=cohort.participant_id[test][known], config=config, seed=seed)
     if cohort.target_classes:
         predicted = prediction.argmax(axis=1)

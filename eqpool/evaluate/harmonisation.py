@@ -8,7 +8,7 @@ import numpy as np
 
 from eqpool.config import EvaluateConfig
 from eqpool.data.cohort import Cohort, Scaling
-from eqpool.evaluate.evaluation import target_metrics, tested_distance
+from eqpool.evaluate.evaluation import distance_metrics, target_metrics
 from eqpool.evaluate.intervals import number_subjects
 from eqpool.evaluate.metrics import mmd_permutation_test
 
@@ -83,5 +83,5 @@ def look_metrics(
             estimator="unbiased",
             subject=number_subjects(subject),
         )
-        result |= tested_distance(f"image_mmd_{name}", test)
+        result |= distance_metrics(f"image_mmd_{name}", test)
     return result

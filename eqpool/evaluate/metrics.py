@@ -44,7 +44,8 @@ def minmax_normalize(vectors: ArrayLike, *, axis: int = -1) -> Array:
     vectors = vectors / scale
     low = jnp.min(vectors, axis=axis, keepdims=True, initial=jnp.inf)
     high = jnp.max(vectors, axis=axis, keepdims=True, initial=-jnp.inf)
-    return (vectors - low) / jnp.where(high <= low, 1, high - low)
+    span = high - low
+    return jnp.where(jnp.isfinite(span), (vectors - low) / jnp.where(span == 0, 1, span), jnp.nan)
 
 
 def equivariance_gap(
@@ -153,6 +154,7 @@ def mmd_permutation_test(
         shape than the sites.
     """
     num_permutations = check_count("num_permutations", num_permutations)
+    tile_size = check_count("tile_size", tile_size)
     rows = rows_of_sites(latent, site, num_sites=num_sites, mask=mask)
     for name, given in (("subject", subject), ("stratum", stratum)):
         if given is not None:

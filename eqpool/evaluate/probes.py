@@ -77,7 +77,7 @@ def probe_panel(
       ValueError: features of these rows that are not finite.
     """
     for rows in (train, test):
-        check_finite("features", features[rows], [f"row {row}" for row in rows].__getitem__)
+        check_finite("features", features[rows], [f"row {row}" for row in rows])
     if min(len(np.unique(site[rows])) for rows in (train, test)) < 2:
         return []
     inside = test[_of_larger_sites(site[test], subject[test])]
@@ -211,6 +211,7 @@ def _of_every_site(rows: np.ndarray, site: np.ndarray, size: int) -> np.ndarray:
 def _score(
     name: str, design: str, site: np.ndarray, subject: np.ndarray, scores: np.ndarray, config: EvaluateConfig
 ) -> ProbeScore:
+    check_finite(f"the score of the probe {name!r}", np.moveaxis(scores, 1, 0))  # argmax would take NaN for a site
     predicted = scores.argmax(axis=2)
 
     def mean_over_seeds(rows: np.ndarray) -> float:

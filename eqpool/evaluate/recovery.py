@@ -18,7 +18,8 @@ Tiles = Callable[[], Iterable[np.ndarray]]
 
 def is_unaffected(effect: np.ndarray) -> np.ndarray:
     """(V,) bool: where an effect (V,), in thousandths of white matter, is none to speak of; a tenth of it at least."""
-    return np.abs(effect) <= max(UNAFFECTED, float(np.quantile(np.abs(effect), 0.1)))
+    least_tenth = np.quantile(np.abs(effect), 0.1) if effect.size else UNAFFECTED
+    return np.abs(effect) <= max(UNAFFECTED, float(least_tenth))
 
 
 def detection_scores(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:

@@ -18,10 +18,10 @@ def peak_signal_to_noise(image: np.ndarray, reference: np.ndarray, mask: np.ndar
       ValueError: shapes that do not go together, or an empty mask.
     """
     inside, span = _inside_and_range(image, reference, mask)
-    error = np.mean((image[mask] - inside) ** 2)
-    if error == 0:
+    difference = image[mask] - inside
+    if not difference.any():
         return float("inf")
-    return float(10 * (2 * np.log10(span) - np.log10(error))) if span > 0 else float("nan")
+    return float(-10 * np.log10(np.mean((difference / span) ** 2))) if span > 0 else float("nan")
 
 
 def structural_similarity_inside(image: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 TILE_VALUES = 2**22  # 32 MB in float64
+_LARGEST = 1e150  # whose squares, and their sums, are finite
 _NEGLIGIBLE = 1e-12  # of a voxel's own scale: variance below it is rounding
 
 Correction = Literal["none", "bonferroni", "fdr"]
@@ -196,8 +197,9 @@ def _checked(tile: np.ndarray, rows: int) -> np.ndarray:
     if tile.ndim != 2 or len(tile) != rows:
         raise ValueError(f"a tile is {tile.shape}, expected ({rows}, T)")
     tile = np.asarray(tile, np.float64)
-    if not np.isfinite(tile).all():
-        raise ValueError(f"a tile holds {np.sum(~np.isfinite(tile))} values that are not finite, expected none")
+    bad = np.sum(~(np.abs(tile) < _LARGEST))
+    if bad:
+        raise ValueError(f"a tile holds {bad} values that are not finite or above {_LARGEST:g}, expected none")
     return tile
 
 

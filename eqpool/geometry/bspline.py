@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.ops.arguments import Size, check_shape
+from eqpool.ops.arguments import check_shape
 from eqpool.ops.numerics import as_float, einsum
 
 
@@ -51,8 +51,8 @@ def bspline_displacement(control_points: ArrayLike, shape: Sequence[int], *, spa
     dimensions = len(shape)
     if dimensions not in (2, 3):
         raise ValueError(f"shape is {tuple(shape)}, expected two or three axes")
-    expected: tuple[Size, ...] = (..., *bspline_control_shape(shape, spacing), dimensions)
-    check_shape("control_points", control_points, expected, f" for shape {tuple(shape)} and spacing {spacing}")
+    expected = (*bspline_control_shape(shape, spacing), dimensions)
+    check_shape("control_points", control_points, (..., *expected), f" for shape {tuple(shape)} and spacing {spacing}")
     bases = [_basis(*axis).astype(control_points.dtype) for axis in zip(shape, _spacings(shape, spacing), strict=True)]
     points, voxels = string.ascii_lowercase[:dimensions], string.ascii_uppercase[:dimensions]
     pairs = ",".join(voxel + point for voxel, point in zip(voxels, points, strict=True))

@@ -44,7 +44,8 @@ def resample(images: ArrayLike, coordinates: ArrayLike, *, fill: ArrayLike = 0.0
     if dimensions not in (2, 3):
         raise ValueError(f"images has shape {images.shape}, expected (N, *shape, C) with two or three axes in shape")
     check_shape("coordinates", coordinates, (images.shape[0], ..., dimensions), f", for images of shape {images.shape}")
-    check_shape("fill", fill, (), ", a scalar")
+    if fill.ndim:
+        raise ValueError(f"fill has shape {fill.shape}, expected a scalar")
     values = as_float(images)
     dtype = np.promote_types(values.dtype, coordinates.dtype)
     border = ((0, 0, 0), *((1, 1, 0),) * dimensions, (0, 0, 0))

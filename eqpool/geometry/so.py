@@ -15,6 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from eqpool.geometry import planes as planes_
+from eqpool.ops.arguments import check_count, check_one_of
 from eqpool.ops.numerics import as_float, einsum, matmul
 
 GroupMap = Literal["expm", "cayley"]
@@ -118,14 +119,12 @@ def generator(
       ValueError: n < 2, a range that is not a positive number, more covariates than planes, or another `spectrum`.
     """
     ranges = np.atleast_1d(np.asarray(rotation_range, dtype=np.float64))
-    if n < 2:
-        raise ValueError(f"n is {n}, expected at least 2")
+    n = check_count("n", n, least=2)
     if ranges.ndim != 1 or not np.all(np.isfinite(ranges) & (ranges > 0)):
         raise ValueError(f"rotation_range is {rotation_range}, expected a positive number or a sequence of them")
     if not 1 <= len(ranges) <= n // 2:
         raise ValueError(f"rotation_range names {len(ranges)} covariates, expected 1 to {n // 2}, the planes of n={n}")
-    if spectrum not in ("uniform", "paper"):
-        raise ValueError(f"spectrum is {spectrum!r}, expected 'uniform' or 'paper'")
+    check_one_of("spectrum", spectrum, ("uniform", "paper"))
     upper = np.triu(np.ones((n, n)), 1)
     paper = planes_.invariant_planes(upper - upper.T)
     owner = np.arange(paper.num_planes) % len(ranges) == np.arange(len(ranges))[:, None]
@@ -168,8 +167,7 @@ def group_map_named(name: str) -> Callable[[ArrayLike], Array]:
     Raises:
       ValueError: another name.
     """
-    if name not in ("expm", "cayley"):
-        raise ValueError(f"group_map is {name!r}, expected 'expm' or 'cayley'")
+    check_one_of("group_map", name, ("expm", "cayley"))
     return expm if name == "expm" else cayley
 
 

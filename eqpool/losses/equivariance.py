@@ -3,7 +3,6 @@ section 3).
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -108,9 +107,9 @@ def equivariance_error(
     independent of the covariate. Above 1: tau turns, but less than asked or another way.
 
     The ratio is not defined, and NaN, where tau does not turn with the covariate: where the mean of |tau_i - tau_j|^2
-    is at most a hundredth of that of |G(i,j) - I|^2, which is what the covariates ask for. This is so of a tau that
-    turns by less than a tenth of the angle. Its ratio would be above 80 and say only how still tau stands. The ratio is
-    not defined either where all covariates, or all tau, are equal up to the rounding of their dtype.
+    is at most a hundredth of that of |G(i,j) - I|^2, which is what the covariates ask for. Such a tau turns by about a
+    tenth of the angle or less, and its ratio, near 80 or above, would say only how still it stands. The ratio is not
+    defined either where all covariates, or all tau, are equal up to the rounding of their dtype.
 
     Arguments and errors are those of `equivariance_loss`.
 
@@ -118,11 +117,11 @@ def equivariance_error(
       A scalar; NaN where it is not defined, also where fewer than two rows count or one of them is not finite.
     """
     tau, covariate = as_float(tau), as_float(covariate)
-    options: dict[str, Any] = {"generator": generator, "mask": mask}
-    turned = equivariance_loss(tau, covariate, group_map=group_map, **options)
-    still = equivariance_loss(tau, jnp.zeros_like(covariate), **options)
+    loss = partial(equivariance_loss, generator=generator, mask=mask)
+    turned = loss(tau, covariate, group_map=group_map)
+    still = loss(tau, jnp.zeros_like(covariate))
     identity = jnp.broadcast_to(jnp.eye(tau.shape[-1], dtype=tau.dtype)[None], tau.shape)
-    asked = equivariance_loss(identity, covariate, group_map=group_map, **options)
+    asked = loss(identity, covariate, group_map=group_map)
     rounding = tau.shape[-1] * jnp.square(_ROUNDINGS * jnp.finfo(tau.dtype).eps)  # of entries of |tau|^2 = n
     is_defined = (asked > rounding) & (still > jnp.maximum(_LEAST_SHARE_TURNED * asked, rounding))
     return jnp.where(is_defined, turned / jnp.where(is_defined, still, 1), jnp.nan)

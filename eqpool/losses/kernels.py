@@ -64,8 +64,8 @@ def _where_digits_are_lost(
 ) -> Array:
     """careful(rows, columns) where products round off distances that matter, else `fast`, which is made of products."""
     fixed = jax.lax.stop_gradient((rows.centred, columns.centred))
-    row, column = (jnp.max(jnp.sum(jnp.square(x), axis=1), initial=0) for x in fixed)
-    largest = row + column
+    largest_row, largest_column = (jnp.max(jnp.sum(jnp.square(x), axis=1), initial=0) for x in fixed)
+    largest = largest_row + largest_column
     negligible = jnp.zeros((), largest.dtype) if unit is None else jnp.square(_NEGLIGIBLE * jax.lax.stop_gradient(unit))
 
     def look_closer(rows: Points, columns: Points, fast: Array) -> Array:

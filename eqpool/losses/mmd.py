@@ -230,8 +230,16 @@ def weighted_mmd(
     """
     check_kernel(kernel)
     check_one_of("estimator", estimator, ("biased", "unbiased"))
-    options = {"kernel": kernel, "estimator": estimator, "tile_size": tile_size, "axis_name": hashable(axis_name)}
-    return _weighted_mmd(as_points(latent), weight, bandwidths, jnp.asarray(minimum, weight.dtype), **options)
+    return _weighted_mmd(
+        as_points(latent),
+        weight,
+        bandwidths,
+        jnp.asarray(minimum, weight.dtype),
+        kernel=kernel,
+        estimator=estimator,
+        tile_size=tile_size,
+        axis_name=hashable(axis_name),
+    )
 
 
 @partial(jax.jit, static_argnames=("kernel", "estimator", "tile_size", "axis_name"))  # as `geometry.so._expm`

@@ -25,7 +25,7 @@ def task_loss(
       target: (N,) integer classes, or numbers. A negative class is an unknown one and drops its row.
       num_classes: 0 says that the target is a number.
       mask: (N,) booleans or 0-1; rows with 0 are dropped, whatever they hold.
-      class_weights: (num_classes,), or None for equal ones; the mean is then sum w_y value / sum w_y.
+      class_weights: (num_classes,), not negative; or None for equal ones; the mean is then sum w_y value / sum w_y.
       axis_name: mapped axis or axes over whose devices the batch is spread; see `eqpool.losses` on gradients.
 
     Returns:
@@ -52,6 +52,8 @@ def task_loss(
     if class_weights is not None:
         class_weights = as_float(class_weights).astype(prediction.dtype)
         check_shape("class_weights", class_weights, (num_classes,))
+        if not isinstance(class_weights, jax.core.Tracer) and not (class_weights >= 0).all():
+            raise ValueError(f"class_weights is {class_weights}, expected numbers from 0 on")
         weight = weight * class_weights[jnp.maximum(target, 0)]
     return _weighted_mean(values, weight, axis_name)
 

@@ -64,11 +64,12 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
       ValueError: it is no whole number, or less than `least`.
     """
     try:
-        number = operator.index(value)
+        number = None if isinstance(value, bool | np.bool_) else operator.index(value)
     except TypeError:
-        number = least - 1
-    if number < least or isinstance(value, bool | np.bool_):
-        raise ValueError(f"{name} is {value!r}, expected a whole number, at least {least}")
+        number = None
+    if number is None or number < least:
+        kind = "a whole number, " if number is None else ""
+        raise ValueError(f"{name} is {value!r}, expected {kind}at least {least}")
     return number
 
 
@@ -84,7 +85,7 @@ def check_positive(name: str, value: Any, *, max_rank: int = 0) -> None:
         return
     try:
         values = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         values = np.asarray(math.nan)
     if values.ndim > max_rank or values.size == 0 or not np.all(np.isfinite(values) & (values > 0)):
         raise ValueError(f"{name} is {value}, expected a positive number{' or a sequence of them' * max_rank}")

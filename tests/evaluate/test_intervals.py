@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eqpool.evaluate.intervals import bootstrap_interval, jackknife_interval, jackknife_masks, percentile_interval
+from eqpool.evaluate.intervals import (
+    area_under_curve,
+    balanced_accuracy,
+    bootstrap_interval,
+    jackknife_interval,
+    jackknife_masks,
+    percentile_interval,
+)
 
 
 def test_the_bootstrap_of_a_mean_is_the_textbook_interval():
@@ -78,3 +85,11 @@ def test_a_jackknife_leaves_out_whole_people():
 def test_what_is_not_defined_has_no_interval():
     assert percentile_interval(np.full(5, np.nan)) is None
     assert jackknife_interval(1.0, np.array([1.0, np.nan])) is None
+
+
+def test_no_rows_and_scores_that_are_not_finite_have_no_interval():
+    assert bootstrap_interval(lambda rows: 1.0, 0, 5, 0) is None
+    assert bootstrap_interval(lambda rows: np.nan, 4, 5, 0) is None
+    assert jackknife_interval(np.nan, np.ones(5)) is None and jackknife_interval(1.0, np.array([1, np.nan])) is None
+    assert np.isnan(balanced_accuracy(np.zeros(0), np.zeros(0)))
+    assert np.isnan(area_under_curve(np.array([0, 1]), np.array([0.5, np.nan])))

@@ -309,3 +309,101 @@ def test_what_json_lacks_is_none():
     values = {"nan": float("nan"), "inf": float("inf"), "number": 1.5, "name": "mlp", "interval": (0.1, 0.2)}
     values |= {"wide": (0.1, float("inf")), "missing": None}
     assert only_finite(values) == values | {"nan": None, "inf": None, "wide": None}
+
+
+def turned(share: float, noise: float = 0.0, count: int = 12) -> tuple[jax.Array, jax.Array, np.ndarray]:
+    """A tau that turns by a share of what the covariate asks for, and in every other way by `noise` radians or so."""
+    _, covariate, generator = equivariant_tau(count)
+    tau = so.relative_rotation(jnp.zeros(count), share * covariate, generator=generator)
+    return so.expm(so.skew(noise * jax.random.normal(jax.random.key(5), (count, 15)))) @ tau, covariate, generator
+
+
+@pytest.mark.parametrize(
+    ("share", "noise", "defined"),
+    [(1, 0, True), (0.5, 0, True), (-1, 0, True), (0.2, 0, True), (0, 0.3, True), (0.02, 0, False)]
+    + [(0, noise, False) for noise in (0.0, 1e-7, 1e-6, 1e-3)],
+)
+def test_the_equivariance_error_of_a_tau_that_does_not_turn_is_not_defined(share, noise, defined):
+    tau, covariate, generator = turned(share, noise)
+    error = jax.jit(lambda *arrays: equivariance_error(*arrays, generator=generator))(tau, covariate)
+    wide = np.asarray(tau, np.float64)
+    angle = 3.0 * np.asarray(covariate, np.float64)
+    asked = np.mean([6 * 2 * (1 - np.cos(a - b)) for i, a in enumerate(angle) for j, b in enumerate(angle) if i != j])
+    still = np.mean([np.sum((a - b) ** 2) for i, a in enumerate(wide) for j, b in enumerate(wide) if i != j])
+    assert defined == (still > asked / 100)  # the rule, by loops
+    assert np.isfinite(error) == defined
+    if noise == 0 and 0 < share < 1:
+        ratio = ((1 - share) / share) ** 2  # of small angles, so roughly
+        assert not defined or 0.3 * ratio < error < 3 * ratio
+
+
+def test_the_equivariance_error_is_not_defined_where_the_covariate_is_constant_or_rows_are_not_finite():
+    tau, covariate, generator = turned(1.0)
+    error = jax.jit(lambda tau, covariate, mask: equivariance_error(tau, covariate, generator=generator, mask=mask))
+    all_count = jnp.ones(12)
+    assert error(tau, covariate, all_count) < 1e-9
+    for constant in (0 * covariate, 0 * covariate + 0.3, 0.3 + 1e-7 * covariate):
+        assert np.isnan(error(tau, constant, all_count))
+    assert np.isnan(error(tau.at[2, 0, 0].set(jnp.nan), covariate, all_count))
+    assert np.isnan(error(tau, covariate.at[2].set(jnp.inf), all_count))
+    assert error(tau.at[2].set(jnp.nan), covariate.at[2].set(jnp.inf), all_count.at[2].set(0)) < 1e-9
+    assert np.isnan(error(tau, covariate, jnp.arange(12) < 1))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_gap_with_a_row_that_is_not_finite_is_nan_and_without_it_is_not(bad):
+    ages, vectors = ages_and_vectors()
+    spoilt, lost, kept = vectors.copy(), ages.copy(), np.arange(23) != 4
+    spoilt[4, 2], lost[4] = bad, bad
+    for arguments in ((spoilt, ages), (vectors, lost)):
+        assert np.isnan(gap(*arguments)) and np.isnan(gap_ratio(jax.random.key(0), *arguments))
+        np.testing.assert_allclose(gap(*arguments, mask=kept), gap(vectors[kept], ages[kept]), rtol=1e-5)
+
+
+def test_the_gap_of_equal_vectors_or_ages_has_no_ratio():
+    ages, vectors = ages_and_vectors()
+    for constant in (np.full_like(vectors, 0.1), np.repeat(vectors[:1], 23, axis=0)):
+        assert gap(constant, ages) < 1e-9 and np.isnan(gap_ratio(jax.random.key(0), constant, ages))
+    assert gap(vectors, 0 * ages + 50) == 0 and np.isnan(gap_ratio(jax.random.key(0), vectors, 0 * ages + 50))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30, 3e37])
+def test_minmax_normalize_at_any_scale(scale):
+    vectors = np.random.default_rng(0).uniform(-5, 5, size=(3, 4)).astype(np.float32)
+    expected = [normalised_float64(vector) for vector in vectors]
+    np.testing.assert_allclose(metrics.minmax_normalize(np.float32(scale) * vectors), expected, atol=1e-6)
+    vectors[1, 2] = np.inf
+    assert np.isnan(metrics.minmax_normalize(vectors)[1]).all()
+
+
+@pytest.mark.parametrize(("scale", "kernel"), [(1e-30, "laplacian"), (1e-10, "gaussian"), (1e30, "energy")])
+def test_the_permutation_test_sees_a_shift_at_any_scale(scale, kernel):
+    latent, site = samples(2, 40, 3.0)
+    test = metrics.mmd_permutation_test(
+        jax.random.key(0), np.float32(scale) * latent, site, num_sites=3, num_permutations=99, kernel=kernel
+    )
+    assert test.p_value == pytest.approx(0.01)
+
+
+def test_a_latent_that_is_not_finite_gives_no_p_value_and_is_named():
+    latent, site = samples(0, 30, 1.0)
+    latent[[3, 8], 1] = np.nan, np.inf
+    options = {"num_sites": 3, "num_permutations": 19}
+    line = r"latent is not finite in 2 of 30 rows \(row 3, row 8\): the statistic and its p-value are NaN"
+    with pytest.warns(RuntimeWarning, match=line):
+        test = metrics.mmd_permutation_test(jax.random.key(0), latent, site, **options)
+    assert np.isnan(test.statistic) and np.isnan(test.p_value)
+    traced = jax.jit(lambda latent: metrics.mmd_permutation_test(jax.random.key(0), latent, site, **options))(latent)
+    assert np.isnan(traced.statistic) and np.isnan(traced.p_value)
+    kept = np.isfinite(latent).all(axis=1)
+    masked = metrics.mmd_permutation_test(jax.random.key(0), latent, site, mask=kept, **options)
+    np.testing.assert_allclose(masked.statistic, mmd(latent[kept], site[kept], num_sites=3), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "estimator"), [(0, "biased"), (6, "biased"), (2, "unbiased")])
+def test_where_no_two_sites_are_compared_there_is_no_p_value(rows, estimator):
+    latent, site = np.random.default_rng(0).normal(size=(rows, 3)), np.arange(rows, dtype=np.int32) * (rows == 2)
+    test = metrics.mmd_permutation_test(
+        jax.random.key(0), latent.astype(np.float32), site, num_sites=2, num_permutations=9, estimator=estimator
+    )
+    assert test.statistic == 0 and np.isnan(test.p_value)

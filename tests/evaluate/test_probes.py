@@ -8,8 +8,10 @@ import pytest
 from eqpool.config import EvaluateConfig
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.evaluate import evaluation
+from eqpool.evaluate.adversary import adversary_scores
 from eqpool.evaluate.intervals import area_under_curve, balanced_accuracy
 from eqpool.evaluate.probes import ProbeScore, probe_panel, site_floor_features, strongest, strongest_by_chance
+from eqpool.evaluate.readout import read_covariate
 
 CONFIG = EvaluateConfig(adversary_epochs=60, adversary_learning_rate=3e-3, probe_seeds=2, bootstraps=100)
 TRAIN, TEST = np.arange(600), np.arange(600, 1000)
@@ -303,3 +305,25 @@ def test_where_there_is_one_site_nothing_is_probed():
     config = dataclasses.replace(CONFIG, adversary_epochs=5)
     found = evaluation.probe_metrics(both, evaluation.Embeddings(phi, None, phi, None, blank), config)
     assert found["strongest_probe"] > 0 and np.isnan(found["selection_probe"])
+
+
+@pytest.mark.parametrize("row", [0, 700])
+def test_features_that_are_not_finite_are_refused(row):
+    features, site = noise()
+    features[row, 1] = np.nan
+    count = len(TRAIN if row < 600 else TEST)
+    with pytest.raises(ValueError, match=rf"features is not finite in 1 of {count} rows \(row {row}\)"):
+        panel(features, site)
+    with pytest.raises(ValueError, match="train_features is not finite in 1 of 1000 rows"):
+        read_covariate(features, site.astype(float), features[:2])
+    options = {"num_sites": 2, "epochs": 1, "learning_rate": 0.1, "batch_size": 8, "seeds": 1}
+    with pytest.raises(ValueError, match="test_features is not finite"):
+        adversary_scores(features[1:9], site[1:9], np.full((2, 6), np.inf, np.float32), **options)
+
+
+def test_the_adversary_reads_features_of_any_scale():
+    features, site = noise(rows=40)
+    options = {"num_sites": 2, "epochs": 2, "learning_rate": 0.1, "batch_size": 8, "seeds": 1}
+    for scale, far in ((1e-30, 1e30), (1e30, 1e-30), (1e25, 3e38)):
+        scores = adversary_scores(np.float32(scale) * features, site, np.full((2, 6), far, np.float32), **options)
+        np.testing.assert_allclose(scores.sum(axis=2), 1, rtol=1e-5)

@@ -76,3 +76,12 @@ def test_tiles_find_what_whole_volumes_do(people, strengths, monkeypatch):
     expected = direct_gain(before, after, ill, age, truth, 30)
     assert found["sensitivity_gain"] == pytest.approx(expected["sensitivity_gain"], abs=1e-12)
     assert found["sensitivity_gain_interval"] == pytest.approx(expected["sensitivity_gain_interval"], abs=1e-12)
+
+
+def test_without_voxels_of_both_kinds_or_with_a_strength_that_is_nan_nothing_is_defined():
+    nowhere, lost = np.zeros(500, bool), np.where(TRUTH, np.nan, STRENGTH)
+    assert np.isnan(detection_scores(TRUTH, nowhere)["sensitivity"])
+    assert np.isnan(detection_scores(TRUTH, ~nowhere)["specificity"])
+    for strength, truth in ((STRENGTH, nowhere), (STRENGTH, ~nowhere), (lost, TRUTH)):
+        assert np.isnan(list(matched_detection(strength, truth).values())).all()
+    assert is_unaffected(np.zeros(0)).shape == (0,)

@@ -167,3 +167,17 @@ def test_a_memory_map_is_read_tile_by_tile(tmp_path):
     rows[:] = VALUES
     shapes = [tile.shape for tile in voxel_tiles(rows, 10)]
     assert shapes == [(ROWS, 10), (ROWS, 10), (ROWS, 3)]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e200])
+def test_values_that_have_no_square_are_refused(bad):
+    spoilt = VALUES.copy()
+    spoilt[3, 5] = bad
+    for statistic, of_interest in ((t_map, GROUP), (partial_r_squared, GROUP[:, None])):
+        with pytest.raises(ValueError, match="a tile holds 1 values that are not finite or above"):
+            statistic([spoilt], of_interest, NUISANCE)
+        with pytest.raises(ValueError, match="nuisance has values that are not finite"):
+            statistic([VALUES], of_interest, np.full_like(NUISANCE, np.nan if bad == 1e200 else bad))
+    with pytest.raises(ValueError, match="correction is 'holm', expected"):
+        significant(np.ones(3), "holm")
+    assert np.isnan(t_threshold(0, 10))

@@ -94,3 +94,27 @@ def test_shapes_that_do_not_go_together():
         adversarial_loss(np.zeros((2, 1), np.float32), np.zeros(2, np.float32))
     with pytest.raises(ValueError, match="first has shape"):
         image_distance(np.zeros((2, 3), np.float32), np.zeros((2, 4), np.float32))
+
+
+def test_dropped_rows_may_hold_anything_in_every_argument():
+    mask = np.array([1, 0], np.float32)
+    images = jnp.array([[1.0, 2.0], [jnp.nan, jnp.inf]])
+    gradient = jax.grad(lambda x: image_distance(x, 3 * x, mask=mask))(images)
+    np.testing.assert_allclose(gradient, [[1, 1], [0, 0]])
+    labels = jnp.array([1.0, jnp.nan])
+    value, gradient = jax.value_and_grad(adversarial_loss, argnums=(0, 1))(labels, labels, mask=mask)
+    np.testing.assert_allclose(value, np.log1p(np.exp(-1)), rtol=1e-6)
+    assert np.isfinite(gradient).all()
+    assert np.isnan(adversarial_loss(labels, labels)) and np.isnan(image_distance(images, images))
+    with pytest.raises(ValueError, match=r"mask has shape \(3,\), expected \(2,\)"):
+        adversarial_loss(labels, labels, mask=jnp.ones(3))
+
+
+def test_soft_labels_of_a_bad_count_or_softness():
+    for arguments, message in (
+        ({"count": -1}, "count is -1, expected at least 0"),
+        ({"count": 2, "softness": 1.5}, "softness is 1.5, expected a number from 0 to 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            soft_labels(jax.random.key(0), real=True, **arguments)
+    assert soft_labels(jax.random.key(0), 0, real=True).shape == (0,)

@@ -50,7 +50,7 @@ def test_integers_counts_and_names():
         arguments.check_integers("site", jnp.zeros(3))
     assert arguments.check_count("count", np.int64(3)) == 3
     for wrong in (0, -1, 1.0, "3", None, True):
-        with pytest.raises(ValueError, match="count is .*, expected a whole number, at least 1"):
+        with pytest.raises(ValueError, match="count is .*, expected (a whole number, |)at least 1"):
             arguments.check_count("count", wrong)
     with pytest.raises(ValueError, match="kernel is 'cosine', expected 'laplacian', 'gaussian' or 'energy'"):
         arguments.check_one_of("kernel", "cosine", ("laplacian", "gaussian", "energy"))
@@ -76,4 +76,4 @@ def test_rows_that_are_not_finite_are_named():
     values[:] = np.nan
     expected = "tau is not finite in 6 of 6 rows (sub-0, sub-1, sub-2, ...), expected finite numbers"
     with pytest.raises(ValueError, match=expected.replace("(", r"\(").replace(")", r"\)")):
-        check_finite("tau", values, "sub-{}".format)
+        check_finite("tau", values, [f"sub-{row}" for row in range(6)])
