@@ -321,7 +321,7 @@ def _read_facts(shard: _Shard) -> list[dict[str, Any]]:
 
 
 def _is_fact(fact: Any) -> bool:
-    """Returns whether `fact` has the form that `_write_shards` writes, or raises an error that `_read_facts` catches."""
+    """Returns whether `fact` is as `_write_shards` writes it, or raises an error that `_read_facts` catches."""
     if fact["bad"] is not None:
         return isinstance(fact["bad"], str) and bool(fact["bad"])
     alignment = fact["alignment"]
