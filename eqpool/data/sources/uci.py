@@ -27,7 +27,7 @@ class _Layout:
 
     columns: tuple[str, ...]
     numbers: tuple[str, ...]
-    dropped: tuple[str, ...]  # have no role
+    dropped: tuple[str, ...]  # columns without a role
     separator: str | None  # None for any white space
     site: dict[str, str]  # raw value to name, in the order of the published arrays' 0 and 1
     target: dict[str, str]
