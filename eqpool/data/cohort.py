@@ -69,10 +69,10 @@ class Cohort:
       image_path: (N,) str, file of each volume, or (0,) for tables and digits.
       image_root: folder of the images' data set, "" for tables and digits.
       scan_name: (N,) str, name of each volume's derivatives from `eqpool.data.volumes.bids_names`, or (0,) as above.
-      mask_overlap: (N,) float64, Dice coefficient of each volume's non-zero voxels and the template's brain mask; or
+      mask_overlap: (N,) float64, Dice coefficient of each volume's non-zero voxels and the template's brain mask, or
         (0,) without volumes.
       session: (N,) str, "" if a table has no sessions, or (0,) for digits and published tables.
-      alignment: (N, 4, 4) float64, map from each image's millimetres to the template's, or (0, 4, 4) if they are the same.
+      alignment: (N, 4, 4) float64, map from each image's millimetres to the template's, or (0, 4, 4) if they agree.
     """
 
     name: str
@@ -183,9 +183,12 @@ class Scaling:
         """Returns the columns that training needs besides the inputs, with one entry for each row of the cohort.
 
         Returns:
-          `site` (N,) int32, -1 if unknown; `covariate` (N, C) float32 in [0, 1]; `target` (N,), int32 classes or
-          float32 standardised, 0 if unknown; `target_known` (N,) float32, 0 or 1; and `nuisance` (N, Q) int32 if there
-          are nuisances.
+          A dictionary with these arrays:
+            site: (N,) int32, -1 if unknown.
+            covariate: (N, C) float32 in [0, 1].
+            target: (N,) int32 classes or float32 standardised, 0 if unknown.
+            target_known: (N,) float32, 0 or 1.
+            nuisance: (N, Q) int32, only if there are nuisances.
         """
         known = cohort.target_known
         if cohort.target_classes:
