@@ -1,4 +1,4 @@
-"""The one door: from a checked `DataConfig` to a `Cohort`, and from a cohort's volumes to batches."""
+"""The entry point for data: from a checked `DataConfig` to a `Cohort`, and from a cohort's volumes to batches."""
 
 import dataclasses
 import pathlib
@@ -12,23 +12,24 @@ from eqpool.errors import InputError, to_path
 
 __all__ = ["count_batches", "load_cohort", "volume_batches"]
 
-_SIMULATION_SEED = 0  # the same brains whatever the split's seed, so that several splits are of one cohort
+_SIMULATION_SEED = 0  # fixed, so that splits with different seeds are of the same cohort
 
 
 def load_cohort(config: DataConfig, cache_dir: pathlib.Path, progress: bool = True) -> Cohort:
-    """Reads, checks, splits and scales the data that a configuration asks for.
+    """Reads, checks, splits and scales the data of a configuration.
 
-    A given `config.participants` is read whatever the data set's name; without it "german" and "adult" come from
-    UCI's raw files, the cohorts of `config.COHORTS` from `config.raw_dir`, "morpho_mnist" is drawn from MNIST's files,
-    "adni" and "adcp" are simulated in the cache folder.
+    If `config.participants` is given, it is read whatever the data set's name. Otherwise "german" and "adult" are read
+    from UCI's raw files, the cohorts of `config.COHORTS` from `config.raw_dir`, "morpho_mnist" is drawn from MNIST's
+    files, and all other cohorts, such as "adni" and "adcp", are simulated in the cache folder.
 
     Args:
-      config: what is pooled.
-      cache_dir: prepared volumes, simulated cohorts and downloads are kept there.
-      progress: bars on stderr for long work, where that is a terminal.
+      config: checked configuration of the data.
+      cache_dir: folder for prepared volumes, simulated cohorts and downloads.
+      progress: whether to show bars for long work on stderr if that is a terminal.
 
     Raises:
-      InputError: one line naming the file, row, column or key, what was found and what was expected.
+      InputError: if the data cannot be used, in one line that names the file, row, column or key, the found and the
+        expected value.
     """
     if config.participants or config.dataset in COHORTS:
         return load_participants(_own(config), pathlib.Path(cache_dir), progress)
@@ -40,7 +41,7 @@ def load_cohort(config: DataConfig, cache_dir: pathlib.Path, progress: bool = Tr
 
 
 def _own(config: DataConfig) -> DataConfig:
-    """A named cohort is a participants table in `config.raw_dir`, or in the folder of its name there."""
+    """Returns a configuration with the table of a named cohort, in `config.raw_dir` or the folder of its name there."""
     if config.participants:
         return config
     folder = to_path(config.raw_dir)

@@ -1,4 +1,4 @@
-"""The shape of a cohort, as far as the sizes of networks follow from it."""
+"""The properties of a cohort that determine the sizes of networks."""
 
 import dataclasses
 
@@ -7,13 +7,13 @@ from eqpool.data.cohort import Cohort
 
 @dataclasses.dataclass(frozen=True)
 class DataShape:
-    """What the sizes of a method's networks follow from, beside the config.
+    """The properties of a cohort that, with the config, determine the sizes of a method's networks.
 
     Attributes:
       inputs: shape of one input: (F,) for features, two axes for an image, three for a volume.
       covariates: number of covariates, C.
       sites: number of sites.
-      classes: number of classes of the target; 0 for a numeric target.
+      classes: number of classes of the target, 0 for a numeric target.
       nuisances: number of levels of each nuisance.
     """
 
@@ -36,5 +36,5 @@ class DataShape:
 
     @property
     def outputs(self) -> int:
-        """Width of a predictor's output: one logit a class, or 1 for a numeric target."""
+        """Returns the width of a predictor's output: one logit for each class, or 1 for a numeric target."""
         return max(self.classes, 1)

@@ -1,1 +1,1 @@
-"""Whether a design can be identified: the numbers, the findings and the requirements."""
+"""The pre-flight check: measures, findings and requirements that show whether a design can be identified."""

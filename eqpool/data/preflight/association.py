@@ -1,18 +1,18 @@
-"""How far sites, covariates and target can be told apart: the numbers of the pre-flight check, in float64."""
+"""Measures of association between sites, covariates and target for the pre-flight check, in float64."""
 
 import numpy as np
 from scipy.stats.contingency import association
 
 
 def eta_squared(values: np.ndarray, group: np.ndarray) -> float:
-    """The share of the variance of `values` that group means explain (the R^2 of a one-way analysis of variance).
+    """Returns the share of the variance of `values` that group means explain (R^2 of a one-way analysis of variance).
 
     Args:
-      values: (N,) numbers; NaN is left out.
-      group: (N,) integers; negative ones are left out.
+      values: (N,) numbers. Rows with NaN are ignored.
+      group: (N,) integers. Rows with a negative one are ignored.
 
     Returns:
-      A number in [0, 1]; NaN where fewer than two rows or no variance are left.
+      A number in [0, 1], or NaN if fewer than two rows or no variance are left.
     """
     known = np.isfinite(values) & (group >= 0)
     values, group = values[known].astype(np.float64), group[known]
@@ -24,7 +24,7 @@ def eta_squared(values: np.ndarray, group: np.ndarray) -> float:
 
 
 def contingency(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Counts (levels of first, levels of second) of two (N,) integer labels; rows with a negative one are left out."""
+    """Counts pairs of two (N,) integer labels, (levels of first, levels of second). Negative labels are ignored."""
     known = (first >= 0) & (second >= 0)
     rows, row_index = np.unique(first[known], return_inverse=True)
     columns, column_index = np.unique(second[known], return_inverse=True)
@@ -34,23 +34,23 @@ def contingency(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def cramers_v(first: np.ndarray, second: np.ndarray) -> float:
-    """Cramer's V of two (N,) integer labels: sqrt(chi^2 / (N (min(rows, columns) - 1))), without a correction.
+    """Returns Cramer's V of two (N,) integer labels: sqrt(chi^2 / (N (min(rows, columns) - 1))), without a correction.
 
     Returns:
-      A number in [0, 1]; NaN where one of the labels has fewer than two levels.
+      A number in [0, 1], or NaN if one of the labels has fewer than two levels.
     """
     counts = contingency(first, second)
     return float(association(counts, method="cramer")) if min(counts.shape) > 1 else float("nan")
 
 
 def decided_by(label: np.ndarray, group: np.ndarray) -> bool:
-    """Whether each group (N,) holds one level of `label` (N,) at most, and label and groups vary at all."""
+    """Returns whether each `group` (N,) holds at most one level of `label` (N,), while both vary."""
     counts = contingency(group, label)
     return bool(min(counts.shape, default=0) > 1 and np.all(np.sum(counts > 0, axis=1) == 1))
 
 
 def condition_number(columns: np.ndarray) -> float:
-    """The ratio of the largest to the smallest singular value of (N, P) columns scaled to length 1 (Belsley 1980)."""
+    """Returns the ratio of the extreme singular values of (N, P) columns scaled to length 1 (Belsley 1980)."""
     lengths = np.linalg.norm(columns, axis=0)
     values = np.linalg.svd(columns / np.where(lengths > 0, lengths, 1), compute_uv=False)
     smallest = values[-1] if len(values) == columns.shape[1] else 0.0
@@ -58,7 +58,7 @@ def condition_number(columns: np.ndarray) -> float:
 
 
 def site_design(site: np.ndarray, covariates: np.ndarray) -> np.ndarray:
-    """(N, S + C) float64: one 0-1 column a site present, then covariates centred and scaled by their deviation."""
+    """Returns (N, S + C) float64: a 0-1 column for each site present, then the standardised covariates."""
     sites = (site[:, None] == np.unique(site)[None]).astype(np.float64)
     centred = covariates - covariates.mean(axis=0)
     deviation = centred.std(axis=0)
@@ -66,13 +66,13 @@ def site_design(site: np.ndarray, covariates: np.ndarray) -> np.ndarray:
 
 
 def support(values: np.ndarray) -> tuple[float, float]:
-    """The 5th to 95th percentile: what a group covers, the odd outlier aside."""
+    """Returns the 5th and 95th percentiles, the range of a group without outliers."""
     low, high = np.percentile(values, [5, 95])
     return float(low), float(high)
 
 
 def overlap(first: tuple[float, float], second: tuple[float, float]) -> float:
-    """The common part of two intervals as a share of the shorter; 0 where they do not meet, 1 for a point inside."""
+    """Returns the common part of two intervals as a share of the shorter: 0 if they are apart, 1 for a point inside."""
     common = min(first[1], second[1]) - max(first[0], second[0])
     shorter = min(first[1] - first[0], second[1] - second[0])
     if common < 0:

@@ -1,4 +1,4 @@
-"""One finding of the pre-flight check, and what a refusal does."""
+"""Findings of the pre-flight check, and the error for a refusal."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ Severity = Literal["info", "warning", "refusal"]
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One line of the pre-flight check.
+    """A finding of the pre-flight check.
 
     Attributes:
-      severity: "info", "warning", or "refusal" where what is asked for cannot be identified.
-      check: which check, such as "subjects_per_site".
-      message: one line: what was found, and after a semicolon what to do about it.
-      numbers: the numbers behind it, ready for JSON.
+      severity: "info", "warning", or "refusal" if the requested effects cannot be identified.
+      check: name of the check, such as "subjects_per_site".
+      message: one line with the finding, a semicolon and advice.
+      numbers: numbers behind the finding, ready for JSON.
     """
 
     severity: Severity
@@ -26,7 +26,7 @@ class Finding:
     numbers: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """As results.json holds it."""
+        """Returns the finding as results.json holds it."""
         return {"severity": self.severity, "check": self.check, "message": self.message} | self.numbers
 
 

@@ -1,4 +1,4 @@
-"""The pre-flight check: what is doubtful about a cohort, with numbers and advice, before anything is trained."""
+"""The pre-flight check: reports doubtful properties of a cohort, with numbers and advice, before training."""
 
 import itertools
 from collections.abc import Iterator
@@ -20,25 +20,25 @@ from eqpool.data.preflight.finding import Finding
 from eqpool.data.preflight.held_out import HeldOut, examine_held_out
 from eqpool.data.preflight.sentinels import implausible_values
 
-FEW_SUBJECTS = 10  # of a site: fewer say little about its scanner
+FEW_SUBJECTS = 10  # at a site. Fewer give a poor estimate of its scanner effect
 RARE_CLASS = 0.1  # share of a class at a site
 LARGE_ETA_SQUARED = 0.14  # Cohen's convention for a large effect
 LARGE_CRAMERS_V = 0.3
 LARGE_CONDITION_NUMBER = 30.0  # Belsley's convention for a harmful collinearity
 NEARLY_EMPTY = 0.05  # share of rows that hold a value other than 0
 MOST_NAMED = 5
-HELD_OUT = "held_out_people"  # the check that stands on top of log and report where it warns
+HELD_OUT = "held_out_people"  # the check with warnings at the top of log and report
 
 
 def examine(cohort: Cohort) -> list[Finding]:
-    """Every finding on a cohort: those of its design, then those that were made on its features when it was read."""
+    """Returns the findings on a cohort's design, then those made on its features or volumes when it was read."""
     return [*examine_design(cohort), *cohort.findings]
 
 
 def examine_design(cohort: Cohort, *, with_sites: bool = True) -> list[Finding]:
-    """Examines sites, covariates and target against each other; the features are not looked at.
+    """Examines sites, covariates and target against each other, without the features.
 
-    Without `with_sites` nothing is pooled, and only what no site is needed for is examined.
+    With `with_sites` False, nothing is pooled, and only the checks that need no site are made.
     """
     alone = [*_constant_covariates(cohort), *_implausible(cohort), *_nuisance_and_target(cohort)]
     if not with_sites:
@@ -54,10 +54,10 @@ def examine_design(cohort: Cohort, *, with_sites: bool = True) -> list[Finding]:
 
 
 def examine_features(frame: pd.DataFrame, names: np.ndarray) -> list[Finding]:
-    """Missing values, failed measurements, columns that say nothing and rows that stand twice.
+    """Finds missing values, failed measurements, uninformative columns and repeated rows.
 
     Args:
-      frame: N rows; float columns are numbers (NaN where missing), others text.
+      frame: N rows. Float columns are numbers, with NaN for missing values. Other columns are text.
       names: (N,) participants, for messages.
     """
     return [
@@ -71,7 +71,7 @@ def examine_features(frame: pd.DataFrame, names: np.ndarray) -> list[Finding]:
 
 
 def _held_out(cohort: Cohort) -> Iterator[Finding]:
-    """Whether the test split has the people that a result needs (`eqpool.data.preflight.held_out`)."""
+    """Reports whether the test split has the people that a result needs (`eqpool.data.preflight.held_out`)."""
     if not np.any(cohort.split == "test"):  # as in the estimator, which holds nobody out
         return
     results = list(examine_held_out(cohort))
@@ -140,7 +140,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _range(counts: list[int]) -> str:
-    """ "20 subjects each", "3 to 20 subjects"."""
+    """Returns a text such as "20 subjects each" or "3 to 20 subjects"."""
     low, high = min(counts), max(counts)
     return f"{low} to {high} subjects" if low < high else f"{low} subjects each"
 
@@ -227,7 +227,7 @@ def _constant_covariates(cohort: Cohort) -> Iterator[Finding]:
 
 
 def _implausible(cohort: Cohort) -> Iterator[Finding]:
-    """Covariates, and a target that is a number, with values that stand for something else."""
+    """Finds implausible values in the covariates and a numeric target."""
     measured = dict(zip([f"covariate {name}" for name in cohort.covariate_names], cohort.covariates.T, strict=True))
     if cohort.target_name and not cohort.target_classes:
         measured[f"target {cohort.target_name}"] = cohort.target
@@ -267,7 +267,7 @@ def _target_and_site(cohort: Cohort) -> Iterator[Finding]:
 
 
 def _target_association(cohort: Cohort) -> tuple[np.ndarray, float, float, str]:
-    """The target as labels (N,), how strongly it goes with the site, from where on that is much, and the measure."""
+    """Returns the target as labels (N,), its association with the site, the threshold for a warning and the measure."""
     if cohort.target_classes:
         return cohort.target, cramers_v(cohort.target, cohort.site), LARGE_CRAMERS_V, "Cramer's V"
     known = np.isfinite(cohort.target)
@@ -342,7 +342,7 @@ def _missing(frame: pd.DataFrame) -> Iterator[Finding]:
 
 
 def _nearly_empty(frame: pd.DataFrame) -> Iterator[Finding]:
-    """Columns of numbers in which hardly any row holds anything but a gap or a 0."""
+    """Finds numeric columns in which nearly every row is missing or 0."""
     numbers = frame.select_dtypes("float64")
     shares = (numbers.notna() & (numbers != 0)).mean()
     known = numbers.notna().any()
@@ -370,7 +370,7 @@ def _nearly_empty(frame: pd.DataFrame) -> Iterator[Finding]:
 def _coded(frame: pd.DataFrame, names: np.ndarray) -> Iterator[Finding]:
     for name, column in frame.select_dtypes("float64").items():
         for value, rows, is_code, _ in implausible_values(column.to_numpy()):
-            if is_code and value != 0:  # zeros are failed measurements
+            if is_code and value != 0:  # `_failed` reports zeros
                 who = [str(names[row]) for row in rows]
                 yield Finding(
                     "warning",
@@ -382,7 +382,7 @@ def _coded(frame: pd.DataFrame, names: np.ndarray) -> Iterator[Finding]:
 
 
 def failed_values(frame: pd.DataFrame) -> pd.Series:
-    """How many values of each numeric column are exactly 0 though over 95% of its known ones are positive."""
+    """Counts the values that are exactly 0 in each numeric column with over 95% of its known values positive."""
     numbers = frame.select_dtypes("float64")
     known = numbers.notna().sum()
     positive = (numbers > 0).sum() > 0.95 * known
@@ -416,7 +416,7 @@ def _constant(frame: pd.DataFrame) -> Iterator[Finding]:
 def _same_rows(frame: pd.DataFrame, names: np.ndarray) -> Iterator[Finding]:
     if frame.shape[1] < 2:
         return
-    # What is missing equals nothing, but two rows that miss the same values and share the others are the same.
+    # Two rows are the same if they miss the same values and share the others, although NaN does not equal NaN.
     number = frame.groupby(list(frame.columns), dropna=False, sort=False).ngroup().to_numpy()
     _, earliest = np.unique(number, return_index=True)
     earliest = earliest[number]

@@ -1,16 +1,16 @@
-"""How many people have to be held out for a result to be decided, from the width of its 95% interval at chance.
+"""Computes the number of held-out people that a result needs, from the width of its 95% interval at chance.
 
 Balanced accuracy over K groups (sites, classes) is the mean of K recalls, each a share of the n_k people of a group. At
-chance, 1 / K, its variance is p (1 - p) sum(1 / n_k) / K^2 with p = 1 / K: that of one share of
+chance, 1 / K, its variance is p (1 - p) sum(1 / n_k) / K^2 with p = 1 / K. This is the variance of a single share of
 
     N = K^2 / sum(1 / n_k)
 
-people, K times the harmonic mean of the n_k. Its interval is Wilson's (1927) for N people and p. A result is taken to
-need an interval no wider than p +- 0.15, nor than p +- p (with 20 sites +-0.05): 20 people of each of two groups, 12 of
-three, 8 of four, 5 of twenty.
+people, which is K times the harmonic mean of the n_k. The interval is Wilson's (1927) for N people and p. A result
+needs an interval no wider than p +- 0.15 and no wider than p +- p (+-0.05 with 20 sites). This takes 20 people from
+each of two groups, 12 of three, 8 of four and 5 of twenty.
 
-What is read as a number has the interval of a correlation at 0, by Fisher's z: tanh(z / sqrt(N - 3)). It is to be no
-wider than +-0.3, above which R^2 reaches 0.09 by chance alone: 44 people.
+A number has the interval of a correlation at 0 by Fisher's z: tanh(z / sqrt(N - 3)). It must be no wider than +-0.3,
+above which R^2 reaches 0.09 by chance alone. This takes 44 people.
 """
 
 import dataclasses
@@ -29,15 +29,15 @@ _Z = float(norm.ppf(0.975))
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """What the held-out people of a cohort allow for one kind of result.
+    """The precision that a cohort's held-out people allow for one kind of result.
 
     Attributes:
-      name: of the label: "sites", or a column.
-      people: held-out people of each group; of a number the one count.
-      groups: the names of the groups that `people` counts; () for a number.
-      half_width: of the 95% interval at chance; 1 where a group has nobody.
-      widest: what it may be.
-      needed: people of each group (or in all, of a number) at which it is no wider.
+      name: name of the label, "sites" or a column.
+      people: held-out people in each group, or a single count for a number.
+      groups: names of the groups that `people` counts, or () for a number.
+      half_width: half-width of the 95% interval at chance, 1 if a group is empty.
+      widest: largest acceptable half-width.
+      needed: people needed in each group for that half-width, or in total for a number.
     """
 
     name: str
@@ -49,11 +49,11 @@ class HeldOut:
 
     @property
     def is_enough(self) -> bool:
-        """Whether the interval is narrow enough."""
+        """Returns whether the interval is narrow enough."""
         return self.half_width <= self.widest
 
     def describe(self) -> str:
-        """Returns such as "sites 3 (GE) to 9 (SI) (12 of each needed; 0.33 +- 0.26 by chance)"."""
+        """Returns a text such as "sites 3 (GE) to 9 (SI) (12 of each needed; 0.33 +- 0.26 by chance)"."""
         if not self.groups:
             return f"{self.name} {self.people[0]} ({self.needed} needed; a correlation of 0 +- {self.half_width:.2f})"
         low, high = int(np.argmin(self.people)), int(np.argmax(self.people))
@@ -64,27 +64,34 @@ class HeldOut:
 
 
 def wilson_half_width(people: float, share: float) -> float:
-    """Half the width of Wilson's 95% interval of a share of so many people; `people` above 0, whole or not."""
+    """Returns the half-width of Wilson's 95% interval of a share of `people`, a positive number, whole or not."""
     spread = math.sqrt(share * (1 - share) / people + _Z**2 / (4 * people**2))
     return _Z * spread / (1 + _Z**2 / people)
 
 
 def accuracy_half_width(people: Sequence[int]) -> float:
-    """Half the width of the 95% interval of a balanced accuracy at chance over groups of so many people; at most 1."""
+    """Returns the half-width of the 95% interval of a balanced accuracy at chance.
+
+    Args:
+      people: number of people in each group.
+
+    Returns:
+      The half-width, or 1 if a group is empty.
+    """
     if min(people, default=0) < 1:
         return 1.0
     return wilson_half_width(len(people) ** 2 / sum(1 / count for count in people), 1 / len(people))
 
 
 def widest_accuracy(groups: int) -> float:
-    """What `accuracy_half_width` of so many groups may be."""
+    """Returns the largest acceptable `accuracy_half_width` for this number of groups."""
     return min(WIDEST, 1 / groups)
 
 
 def fewest_of_each(groups: int) -> int:
-    """The fewest people of each of `groups` (at least 2) at which the interval of a balanced accuracy is narrow enough.
+    """Returns the fewest people in each of `groups` (at least 2) that narrow a balanced accuracy's interval enough.
 
-    The interval narrows with every person, so the first count that does is the answer.
+    The interval narrows with every person, so the first sufficient count is the answer.
     """
     count = 1
     while accuracy_half_width([count] * groups) > widest_accuracy(groups):
@@ -93,17 +100,17 @@ def fewest_of_each(groups: int) -> int:
 
 
 def correlation_half_width(people: int) -> float:
-    """Half the width of the 95% interval of a correlation at 0, by Fisher's z; 1 of three people or fewer."""
+    """Returns the half-width of the 95% interval of a correlation at 0 by Fisher's z, 1 for three people or fewer."""
     return math.tanh(_Z / math.sqrt(people - 3)) if people > 3 else 1.0
 
 
 def fewest_of_a_number() -> int:
-    """The fewest people at which the interval of a correlation is narrow enough."""
+    """Returns the fewest people that make a correlation's interval narrow enough."""
     return math.ceil(3 + (_Z / math.atanh(WIDEST_CORRELATION)) ** 2)
 
 
 def examine_held_out(cohort: Cohort) -> Iterator[HeldOut]:
-    """What the test split of a cohort allows for its sites, target, nuisances and covariates that are numbers."""
+    """Yields the precision that the test split allows for sites, target, nuisances and numeric covariates."""
     test = cohort.split == "test"
     yield from _groups("sites", cohort, test, cohort.site, cohort.site_names)
     if cohort.target_classes:

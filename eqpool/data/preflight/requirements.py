@@ -1,4 +1,4 @@
-"""Whether a cohort can be pooled at all: at least two sites, a covariate that varies, a target that is learnable."""
+"""Requirements for pooling a cohort: at least two sites, covariates that vary and a target that can be learned."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from eqpool.errors import InputError
 
 
 def check_cohort(cohort: Cohort, source: str, *, site_column: str) -> None:
-    """Raises `InputError` where a split cohort cannot be trained on; `source` (a file) starts the message."""
+    """Raises `InputError` if a split cohort cannot be trained on. `source` (a file) starts the message."""
     training = cohort.rows("train")
     if training.size < 2:
         raise InputError(f"{source}: {training.size} training rows, expected at least 2")
@@ -23,7 +23,7 @@ def check_cohort(cohort: Cohort, source: str, *, site_column: str) -> None:
 
 
 def check_splits(cohort: Cohort) -> None:
-    """Raises `InputError` where a split has fewer than two rows: metrics compare rows with one another."""
+    """Raises `InputError` if a split has fewer than two rows, since metrics compare rows with one another."""
     for split in SPLITS:
         if len(cohort.rows(split)) < 2:
             raise InputError(

@@ -1,16 +1,16 @@
-"""Values of a measurement that stand for something else, such as an age of -999 where it is missing."""
+"""Finds values that stand for something else, such as an age of -999 for a missing one, and far outliers."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-_CODE_GAP = 1.0  # robust deviations between a code and the other values
+_CODE_GAP = 1.0  # least distance in robust deviations between a code and the other values
 _DIGIT_GAP = 3.0  # the same for a code of a single digit, such as a 9 among 1 and 2
-_FAR, _FAR_GAP = 10.0, 5.0  # from the median, and from the values that are not far
+_FAR, _FAR_GAP = 10.0, 5.0  # least distances of an outlier from the median, and from the values that are not far
 
 
 def _repeated_digits() -> list[float]:
-    """-1 to -999999 of any digit, 7 to 999999 of 7, 8 and 9, and the same with a decimal point, such as 99.9."""
+    """Returns -1 to -999999 of any digit, 7 to 999999 of 7, 8 and 9, and these with a decimal point, such as 99.9."""
     codes = []
     for digit in "123456789":
         for count in range(1, 7):
@@ -24,13 +24,13 @@ _CODES = np.array(sorted(_repeated_digits()))
 
 
 class Implausible(NamedTuple):
-    """One value that no measurement seems to have made.
+    """A value that is unlikely to be a measurement.
 
     Attributes:
-      value: it.
-      rows: (R,) int64, the rows that have it.
-      is_code: whether it looks like a code for "missing"; else it is an outlier.
-      distance: from the median, in robust deviations.
+      value: implausible value.
+      rows: (R,) int64 indices of the rows with this value.
+      is_code: whether the value looks like a code for "missing" rather than an outlier.
+      distance: distance from the median in robust deviations.
     """
 
     value: float
@@ -40,14 +40,14 @@ class Implausible(NamedTuple):
 
 
 def implausible_values(values: np.ndarray) -> list[Implausible]:
-    """Finds codes for "missing" and far outliers among (N,) numbers; NaN is left out.
+    """Finds codes for "missing" and far outliers among (N,) numbers. NaN is ignored.
 
-    The robust deviation is 1.4826 times the median absolute deviation of the values that could not be codes. A value is
+    The robust deviation is 1.4826 times the median absolute deviation of the values that cannot be codes.
 
-    - a code if it repeats one digit (-9, -999, 99, 888, 9999, 99.9) and is negative where no other value is, or repeats
-      7, 8 or 9 and lies outside the range of the others, by more than one robust deviation, or three for one digit; the
-      same holds for -1 to -6 and for 0, the lowest value, beyond one robust deviation;
-    - an outlier if it lies more than 10 robust deviations from the median and more than 5 from the values that do not.
+    - A code repeats one digit (-9, -999, 99, 888, 9999, 99.9). It is negative while no other value is, or it repeats 7,
+      8 or 9 and lies outside the range of the others, by more than one robust deviation, or by three if it has a single
+      digit. Values of -1 to -6, and 0 as the lowest value, must also lie more than one robust deviation outside.
+    - An outlier lies more than 10 robust deviations from the median and more than 5 from the values that do not.
 
     Columns of two values, such as sex as 0 and 1, have neither.
     """
@@ -74,7 +74,7 @@ def implausible_values(values: np.ndarray) -> list[Implausible]:
 
 
 def _gap_of_code(value: float, others_are_positive: bool) -> float:
-    """Robust deviations that a code lies outside the other values by, at least."""
+    """Returns the least distance, in robust deviations, of a code from the range of the other values."""
     digits = _digits(value)
     if value < 0 and others_are_positive:
         return 0.0 if digits[0] in "789" or len(digits) > 1 else _CODE_GAP
@@ -82,7 +82,7 @@ def _gap_of_code(value: float, others_are_positive: bool) -> float:
 
 
 def _digits(value: float) -> str:
-    """ "999" of -999 and of 99.9; "" of what is written with an exponent."""
+    """Returns "999" for -999 and for 99.9, and "" for a number that is written with an exponent."""
     text = f"{abs(value):.15g}"
     return "" if "e" in text else text.replace(".", "")
 

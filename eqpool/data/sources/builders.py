@@ -1,4 +1,4 @@
-"""tensorflow_datasets builders, prepared by one process while others that want the same wait."""
+"""Prepares tensorflow_datasets builders in one process at a time."""
 
 import contextlib
 import io
@@ -11,20 +11,20 @@ from eqpool.storage.files import one_process
 
 
 def prepare_once(builder: tfds.core.DatasetBuilder) -> None:
-    """Prepares a data set in its folder, or finds it prepared.
+    """Prepares a data set in its folder, unless it is prepared already.
 
-    tensorflow_datasets writes to a temporary folder and renames it, which fails in the second of two processes: runs of
-    an experiment side by side would meet there.
+    tensorflow_datasets writes to a temporary folder and renames it, which fails in the second of two processes.
+    Parallel runs of an experiment therefore wait for the one that prepares the data set.
 
     Raises:
-      InputError: the folder cannot be written.
+      InputError: if the folder cannot be written.
     """
     folder = pathlib.Path(builder.data_dir)
     with one_process(folder):
-        for left in folder.parent.glob(f"{folder.name}.incomplete*"):  # by a killed process: this one holds the lock
+        for left in folder.parent.glob(f"{folder.name}.incomplete*"):  # a killed process left it, as the lock is ours
             shutil.rmtree(left, ignore_errors=True)
-        tfds.disable_progress_bar()  # seconds' work, or shown by a bar of our own
-        with contextlib.redirect_stdout(io.StringIO()):  # it says "Downloading" of a local copy too
+        tfds.disable_progress_bar()  # the work takes seconds, or has a bar of its own
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints "Downloading" for a local copy too
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
-        if not builder.info.splits:  # another process prepared it since this builder was made, and looked for it
+        if not builder.info.splits:  # another process prepared it after this builder was made
             builder.info.read_from_directory(builder.data_dir)

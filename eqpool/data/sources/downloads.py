@@ -1,4 +1,4 @@
-"""Public data sets' raw files: a local copy or a download, never unverified."""
+"""Fetches the raw files of public data sets from a local copy or a download, and verifies them."""
 
 import functools
 import gzip
@@ -21,7 +21,7 @@ URLS = {
     "train-images-idx3-ubyte.gz": f"{_MNIST}/train-images-idx3-ubyte.gz",
     "t10k-images-idx3-ubyte.gz": f"{_MNIST}/t10k-images-idx3-ubyte.gz",
 }
-# SHA-256; of a .gz what it holds, which stays the same when somebody compresses a copy again.
+# SHA-256 of the uncompressed content, which stays the same if a copy is compressed again.
 CHECKSUMS = {
     "adult.data": "5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d",
     "adult.test": "a2a9044bc167a35b2361efbabec64e89d69ce82d9790d2980119aac5fd7e9c05",
@@ -32,14 +32,15 @@ CHECKSUMS = {
 
 
 def raw_files(names: tuple[str, ...], raw_dir: str, download_dir: pathlib.Path) -> pathlib.Path:
-    """The folder that holds the raw files, every one verified.
+    """Returns the folder that holds the raw files, after verifying every file.
 
     Args:
       names: keys of `URLS`.
-      raw_dir: a local copy; empty: the files are downloaded into `download_dir` on first use.
+      raw_dir: folder with a local copy, or "" to download the files on first use.
+      download_dir: folder for downloads.
 
     Raises:
-      InputError: a file that is missing, altered or not to be downloaded.
+      InputError: if a file is missing or altered, or cannot be downloaded.
     """
     folder = to_path(raw_dir) if raw_dir else download_dir
     for name in names:
@@ -50,7 +51,7 @@ def raw_files(names: tuple[str, ...], raw_dir: str, download_dir: pathlib.Path) 
 
 
 def verify(path: pathlib.Path, name: str) -> None:
-    """Raises `InputError` unless the file at `path` holds what the public file `name` does."""
+    """Raises `InputError` unless the file at `path` has the content of the public file `name`."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected {_title(name)} ({URLS[name]})")
     found = hashlib.sha256(read_raw(path)).hexdigest()
@@ -62,10 +63,10 @@ def verify(path: pathlib.Path, name: str) -> None:
 
 
 def read_raw(path: pathlib.Path) -> bytes:
-    """What a raw file holds, without compression.
+    """Reads a raw file's content, decompressed if its name ends in .gz.
 
     Raises:
-      InputError: a .gz that is cut short or none.
+      InputError: if a .gz file is truncated or is not gzip.
     """
     if path.suffix != ".gz":
         return path.read_bytes()
@@ -83,7 +84,7 @@ def _download(name: str, partial: pathlib.Path) -> None:
     try:
         pooch.HTTPDownloader(timeout=_TIMEOUT_SECONDS)(URLS[name], str(partial), None)
         verify(partial, name)
-    except OSError as error:  # those of requests are
+    except OSError as error:  # the errors of requests are OSErrors
         raise InputError(
             f"{URLS[name]}: cannot be downloaded ({error}); put {name} into a folder and give config.data.raw_dir"
         ) from error

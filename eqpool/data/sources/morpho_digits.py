@@ -1,8 +1,8 @@
 """Draws an MNIST digit with strokes of a given thickness and slant, healthy, fractured or swollen.
 
 Domains and classes are those of Robinson et al. (2020), Section 3.1. Upright digits are drawn at four times the
-resolution on the signed distance to the strokes' edge ("level", positive inside, in subpixels), and averaged down; as
-there, a slanted digit is an upright one, disease and all, whose finished image is sheared.
+resolution on the signed distance to the strokes' edge ("level", positive inside, in subpixels), and averaged down. As
+in that paper, a slanted digit is made by shearing the finished image of an upright one, including its disease.
 """
 
 import dataclasses
@@ -17,23 +17,23 @@ from eqpool.data.sources.perturbations import fracture, swell
 CLASSES = ("healthy", "fractured", "swollen")
 ORIGINS = ("train", "test")  # MNIST's two files
 
-_GAP_PIXELS = 1.5  # of 120 digits the least clear cut loses 206 of 255 grey levels in some pixel; 151 with a gap of 1
+_GAP_PIXELS = 1.5  # of 120 digits, the faintest cut darkens some pixel by 206 of 255 levels; by 151 with a gap of 1
 _SWELLING_STRENGTH = 3.0
 _SWELLING_REACH_PIXELS = 7.0
 _MARGIN_PIXELS = 2.0  # kept free around a digit
-_LEAST_SHARE = 0.7  # of the wanted thickness, which thin places keep, so that thinning does not break a stroke
+_LEAST_SHARE = 0.7  # of the wanted thickness. Thin places keep it, so that thinning does not break a stroke
 _THICKNESS_ROUNDS = 2
-_PIXEL_BLUR = 2.0  # subpixels: what averaging to pixels and enlarging them again to measure does to an edge
+_PIXEL_BLUR = 2.0  # in subpixels, the blur of an edge by averaging to pixels and enlarging again to measure
 
 
 @dataclasses.dataclass(frozen=True)
 class Domain:
-    """How the digits of one domain look.
+    """The look of the digits of one domain.
 
     Attributes:
-      name: as in a configuration.
-      thickness_pixels: mean thickness of the strokes, upright; a shear of 20 to 25 degrees makes them 5 % thinner.
-      slant_degrees: lowest and highest slant to the right; a digit's own slant is taken out first.
+      name: name in a configuration.
+      thickness_pixels: mean thickness of the upright strokes. A shear of 20 to 25 degrees makes them 5 % thinner.
+      slant_degrees: lowest and highest slant to the right. A digit's own slant is removed first.
     """
 
     name: str
@@ -57,16 +57,18 @@ def random_digits(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws digits in one domain, each of a random class.
 
-    Class, slant and the place of the disease depend on (seed, origin, index) alone: a digit has the same in every
-    domain, and whatever else is drawn.
+    Class, slant and the place of the disease depend on (seed, origin, index) alone. They are therefore the same for a
+    digit in every domain, and do not depend on the other digits.
 
     Args:
-      images: (K, 28, 28) uint8, from MNIST.
+      images: (K, 28, 28) uint8 images from MNIST.
       indices: (K,) their numbers in MNIST's file.
-      origin: one of `ORIGINS`, which file.
+      origin: name of the file, one of `ORIGINS`.
+      domain: look of the digits.
+      seed: seed of class, slant and place of the disease.
 
     Returns:
-      (K, 28, 28) uint8 and (K,) int64, index into `CLASSES`.
+      (K, 28, 28) uint8 images and (K,) int64 indices into `CLASSES`.
     """
     drawn = np.empty(images.shape, np.uint8)
     kinds = np.empty(len(images), np.int64)
@@ -82,8 +84,9 @@ def draw_digit(image: np.ndarray, domain: Domain, kind: str, random: np.random.G
 
     Args:
       image: (height, width) uint8, a bright digit.
+      domain: look of the digit.
       kind: one of `CLASSES`.
-      random: gives the slant and the place of the disease.
+      random: source of the slant and the place of the disease.
 
     Returns:
       (height, width) uint8.
@@ -92,7 +95,8 @@ def draw_digit(image: np.ndarray, domain: Domain, kind: str, random: np.random.G
     position = random.uniform()
     stroke = _upright_stroke(enlarge(image), domain.thickness_pixels * ENLARGEMENT, room_for_shear=-np.tan(slant))
     level = _with_thickness(stroke, domain.thickness_pixels * ENLARGEMENT)
-    # Thickness counts faint and bright strokes alike and widens a digit, so it leans by a degree or two again.
+    # Changing the thickness treats faint and bright strokes alike and widens the digit, so that it leans again by a
+    # degree or two.
     level = sheared(level, -lean(_coverage(level)))
     if kind == "fractured":
         level = fracture(level, position, _GAP_PIXELS * ENLARGEMENT)
@@ -102,7 +106,7 @@ def draw_digit(image: np.ndarray, domain: Domain, kind: str, random: np.random.G
 
 
 def _upright_stroke(digit: np.ndarray, thickness: float, room_for_shear: float) -> np.ndarray:
-    """The digit's strokes, (H, W) bool, without lean; in the frame's middle, and shrunk to fit in once sheared."""
+    """Returns the digit's strokes, (H, W) bool, upright, centred in the frame, and shrunk to fit once sheared."""
     bright = digit.max() / 2
     shear = np.array([[1.0, 0.0], [-lean(digit), 1.0]])  # of (row, column)
     skeleton = np.argwhere(skeletonize(digit > bright)) @ shear.T
@@ -117,13 +121,13 @@ def _upright_stroke(digit: np.ndarray, thickness: float, room_for_shear: float) 
 
 
 def _with_thickness(stroke: np.ndarray, thickness: float) -> np.ndarray:
-    """The level of the strokes, grown or shrunk until their mean thickness, as pixels show it, is the wanted one."""
+    """Returns the strokes' level, grown or shrunk until their mean thickness, as measured on pixels, is `thickness`."""
     skeleton = skeletonize(stroke)
     inside = ndimage.distance_transform_edt(stroke)
     distance = np.where(stroke, inside - 0.5, 0.5 - ndimage.distance_transform_edt(~stroke))
     core = _LEAST_SHARE * thickness / 2 - ndimage.distance_transform_edt(~skeleton)
     growth = thickness / 2 - inside[skeleton].mean()
-    for _ in range(_THICKNESS_ROUNDS):  # strokes that merge and loops that close change the thickness at a jump
+    for _ in range(_THICKNESS_ROUNDS):  # the thickness jumps when strokes merge or loops close
         seen = ndimage.gaussian_filter(_coverage(np.maximum(distance + growth, core)), _PIXEL_BLUR) > 0.5
         growth += (thickness - mean_thickness(seen, skeletonize(seen))) / 2
     return np.maximum(distance + growth, core)
@@ -133,10 +137,10 @@ def sheared(level: np.ndarray, shear: float, *, fixed_row: float | None = None, 
     """Moves each row to the right by `shear` times its distance below a row.
 
     Args:
-      level: (height, width).
-      shear: the tangent of the angle.
-      fixed_row: the row that stays, a fraction of one too; None: the middle.
-      order: of the splines between pixels.
+      level: (height, width) image.
+      shear: tangent of the angle.
+      fixed_row: row that does not move, possibly fractional, or None for the middle.
+      order: order of the splines between pixels.
     """
     back = np.array([[1.0, 0.0], [-shear, 1.0]])
     fixed = (np.array(level.shape) - 1) / 2
@@ -146,7 +150,7 @@ def sheared(level: np.ndarray, shear: float, *, fixed_row: float | None = None, 
 
 
 def _coverage(level: np.ndarray) -> np.ndarray:
-    """How much of each subpixel the strokes cover, 0 to 1."""
+    """Returns the share of each subpixel that the strokes cover, 0 to 1."""
     return np.clip(level + 0.5, 0.0, 1.0)
 
 

@@ -1,7 +1,7 @@
-"""Morphed MNIST digits of two domains as a cohort, by a tensorflow_datasets builder read without TensorFlow.
+"""Loads morphed MNIST digits of two domains as a cohort, through a tensorflow_datasets builder without TensorFlow.
 
-The proof of concept of Robinson et al. (2020), Section 3.1; the digits are drawn here
-(`eqpool.data.sources.morpho_digits`) from MNIST's files. Importing this module loads tensorflow_datasets.
+This is the proof of concept of Robinson et al. (2020), Section 3.1. `eqpool.data.sources.morpho_digits` draws the
+digits from MNIST's files. Importing this module loads tensorflow_datasets.
 """
 
 import contextlib
@@ -29,23 +29,25 @@ from eqpool.storage.progress import track
 
 FILES = {"train": "train-images-idx3-ubyte.gz", "test": "t10k-images-idx3-ubyte.gz"}
 _SIDE = 28
-_IMAGES_MAGIC = 0x803  # of idx: unsigned bytes, three axes
+_IMAGES_MAGIC = 0x803  # idx format: unsigned bytes, three axes
 _VALIDATION_SHARE = 0.1
-_DIGITS_A_PIECE = 250  # a second and a half of work
-_PIECES_A_PROCESS = 8  # fewer, and starting the process takes longer than the work
+_DIGITS_A_PIECE = 250  # about 1.5 s of work
+_PIECES_A_PROCESS = 8  # with fewer, starting the process takes longer than the work
 
 Result = TypeVar("Result")
 
 
 class MorphoMnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Digits of one domain: splits `train` and `test`, from MNIST's two files.
+    """The digits of one domain, with the splits `train` and `test` from MNIST's two files.
 
     Args:
-      domain: how they look.
-      images: MNIST's, (N, 28, 28) uint8 for each of the splits.
-      chosen: which of them, (K,) for each of the splits.
-      seed: of class, slant and place of the disease.
-      data_dir: a folder of its own for all that the digits depend on, since what is in it is taken as prepared.
+      domain: look of the digits.
+      images: MNIST's images, (N, 28, 28) uint8 for each split.
+      chosen: indices of the images to draw, (K,) for each split.
+      seed: seed of class, slant and place of the disease.
+      data_dir: folder of the prepared digits, which must differ for each choice of the other arguments.
+      workers: number of processes, 0 for one a core.
+      progress: whether to show a bar on stderr if that is a terminal.
     """
 
     VERSION = tfds.core.Version("2.0.0")  # raise it whenever a digit would come out different
@@ -101,25 +103,27 @@ def load_morpho_mnist(
     workers: int = 0,
     progress: bool = True,
 ) -> Cohort:
-    """Digits of a source and of a target domain, unpaired in training.
+    """Draws the digits of a source and a target domain, unpaired in training.
 
-    Either domain draws its own half of the chosen MNIST training digits and holds back a tenth of it for validation.
-    Both draw the same MNIST test digits, with the same disease at the same place, under the same participant_id.
+    Each domain draws its own half of the chosen MNIST training digits and holds back a tenth of it for validation. Both
+    draw the same MNIST test digits, with the same disease at the same place and the same participant_id.
 
     Args:
-      raw_dir: folder with MNIST's image files; empty: they are downloaded, once.
-      cache_dir: where the drawn digits and the downloads are kept.
+      raw_dir: folder with MNIST's image files, or "" to download them once.
+      cache_dir: folder for the drawn digits and the downloads.
       source, target: two of `DOMAINS`.
-      train_count, test_count: digits in all that are chosen from MNIST's training and test files.
-      seed: of what is chosen, and of class, slant and place of the disease.
-      workers: processes; 0: one a core. Several need a script whose own work is under `if __name__ == "__main__":`.
-      progress: a bar on stderr, where that is a terminal.
+      train_count, test_count: total numbers of digits chosen from MNIST's training and test files.
+      seed: seed of the choice of digits, and of class, slant and place of the disease.
+      workers: number of processes, 0 for one a core. Several need a script with its own work under `if __name__ ==
+        "__main__":`.
+      progress: whether to show a bar on stderr if that is a terminal.
 
     Returns:
-      A `Cohort` of (N, 28, 28) images in [-1, 1] without covariates; site 0 is the source, site 1 the target.
+      A `Cohort` of (N, 28, 28) images in [-1, 1] without covariates. Site 0 is the source, and site 1 the target.
 
     Raises:
-      InputError: an unknown domain, more digits than there are, a missing or altered file, or no download.
+      InputError: if a domain is unknown or given twice, more digits are requested than exist, or a file is missing,
+        altered or cannot be downloaded.
     """
     _check_domains(source, target)
     images = read_mnist(raw_dir, cache_dir)
@@ -166,10 +170,10 @@ def _check_domains(source: str, target: str) -> None:
 
 
 def read_mnist(raw_dir: str, cache_dir: pathlib.Path) -> dict[str, np.ndarray]:
-    """MNIST's images, (N, 28, 28) uint8 for each of the splits; without `raw_dir` they are downloaded, once.
+    """Reads MNIST's images, (N, 28, 28) uint8 for each split. Without `raw_dir` they are downloaded once.
 
     Raises:
-      InputError: a missing or altered file, or no download.
+      InputError: if a file is missing or altered, or cannot be downloaded.
     """
     folder = raw_files(tuple(FILES.values()), raw_dir, cache_dir / "downloads")
     return {split: _images(folder / name) for split, name in FILES.items()}
@@ -190,7 +194,7 @@ def _images(path: pathlib.Path) -> np.ndarray:
 def _choose(
     images: dict[str, np.ndarray], train_count: int, test_count: int, seed: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """The two halves of the chosen training digits, and the chosen test digits."""
+    """Returns the two halves of the chosen training digits, and the chosen test digits."""
     chosen: dict[str, np.ndarray] = {}
     for split, count, fewest in (("train", train_count, 4), ("test", test_count, 1)):
         check_count(f"{split}_count", count, fewest, images, split)
@@ -199,7 +203,7 @@ def _choose(
 
 
 def check_count(name: str, count: int, fewest: int, images: dict[str, np.ndarray], split: str) -> None:
-    """Raises `InputError` unless a split of MNIST has so many digits and `fewest` at least are asked for."""
+    """Raises `InputError` unless `count` is at least `fewest` and at most the number of digits in a split of MNIST."""
     available = len(images[split])
     if not fewest <= count <= available:
         raise InputError(f"{name} = {count}, expected {fewest} to {available}, the digits in MNIST's {FILES[split]}")
@@ -242,7 +246,7 @@ def _pieces(rows: np.ndarray) -> list[np.ndarray]:
 def _in_processes(
     function: Callable[..., Result], pieces: Sequence[tuple], workers: int, progress: bool, label: str
 ) -> Iterator[Iterator[Result]]:
-    """Within it: `function(*piece)` for every piece, in order, from several processes where there is enough to do."""
+    """Yields an iterator over `function(*piece)` in the pieces' order, computed by several processes if worthwhile."""
     workers = min(workers or os.cpu_count() or 1, math.ceil(len(pieces) / _PIECES_A_PROCESS))
 
     def shown(results: Iterable[Result]) -> Iterable[Result]:
@@ -262,7 +266,7 @@ def _in_processes(
 
 
 def _measure_healthy(images: np.ndarray, indices: np.ndarray, domain: Domain) -> np.ndarray:
-    """(K, 2): thickness in pixels and slant in degrees of digits drawn healthy."""
+    """Returns thickness in pixels and slant in degrees, (K, 2), of digits drawn healthy."""
     measured = np.empty((len(images), 2))
     for row, index in enumerate(indices):
         drawn = measure(draw_digit(images[row], domain, "healthy", np.random.default_rng((0, int(index)))))
@@ -271,11 +275,13 @@ def _measure_healthy(images: np.ndarray, indices: np.ndarray, domain: Domain) ->
 
 
 def measure_domain(images: np.ndarray, domain: Domain, workers: int = 0, progress: bool = True) -> np.ndarray:
-    """What `eqpool.data.sources.morphometry.measure` says of MNIST digits drawn healthy in a domain.
+    """Measures MNIST digits drawn healthy in a domain with `eqpool.data.sources.morphometry.measure`.
 
     Args:
       images: (N, 28, 28) uint8.
-      workers: processes; 0: one a core.
+      domain: look of the digits.
+      workers: number of processes, 0 for one a core.
+      progress: whether to show a bar on stderr if that is a terminal.
 
     Returns:
       (N, 2) float64: thickness in pixels, slant in degrees.

@@ -1,7 +1,7 @@
-"""How thick a digit's strokes are and how far it leans, measured on its grey-level image.
+"""Measures the thickness of a digit's strokes and its slant on a grey-level image.
 
-After Castro et al. (2019), Morpho-MNIST: Quantitative assessment and diagnostics for representation learning; the
-tests compare with its authors' measurements of MNIST.
+The measures follow Castro et al. (2019), Morpho-MNIST: Quantitative assessment and diagnostics for representation
+learning. The tests compare them with the authors' measurements of MNIST.
 """
 
 import dataclasses
@@ -31,10 +31,10 @@ def measure(image: np.ndarray) -> Morphometry:
     """Measures a bright digit on a dark ground.
 
     Args:
-      image: (height, width), of any real dtype and scale; 0 is the ground.
+      image: (height, width) of any real dtype and scale, 0 on the ground.
 
     Raises:
-      ValueError: not one image, or nothing bright in it.
+      ValueError: if `image` is not two-dimensional, or has nothing brighter than 0.
     """
     enlarged = enlarge(image)
     stroke = enlarged > enlarged.max() / 2
@@ -45,10 +45,10 @@ def measure(image: np.ndarray) -> Morphometry:
 
 
 def enlarge(image: np.ndarray) -> np.ndarray:
-    """(height, width) to (4 height, 4 width) float64, by cubic splines without overshoot and some smoothing.
+    """Enlarges (height, width) to (4 height, 4 width) float64, by cubic splines without overshoot and some smoothing.
 
     Raises:
-      ValueError: not one image, or nothing bright in it.
+      ValueError: if `image` is not two-dimensional, or has nothing brighter than 0.
     """
     if image.ndim != 2 or not np.any(image > 0):
         raise ValueError(f"image of shape {image.shape}: expected (height, width) with something brighter than 0")
@@ -56,14 +56,15 @@ def enlarge(image: np.ndarray) -> np.ndarray:
 
 
 def mean_thickness(stroke: np.ndarray, skeleton: np.ndarray) -> float:
-    """Twice the mean distance from the skeleton to the stroke's edge; both (H, W) bool, the result in their pixels."""
+    """Returns twice the mean distance from the skeleton to the stroke's edge, in pixels. Both are (H, W) bool."""
     return 2 * float(ndimage.distance_transform_edt(stroke)[skeleton].mean())
 
 
 def lean(image: np.ndarray) -> float:
-    """Columns to the right a row further down, over the whole digit: mu_11 / mu_02 of the image as a density.
+    """Returns the digit's mean shift to the right in columns for each row downwards.
 
-    The tangent of the slant is its negative: a digit in italics goes to the left on its way down.
+    The shift is mu_11 / mu_02 of the image as a density. The tangent of the slant is its negative, since a digit in
+    italics shifts to the left from top to bottom.
     """
     rows, columns = (np.arange(length, dtype=np.float64) for length in image.shape)
     total = image.sum()

@@ -1,4 +1,4 @@
-"""A cohort from a participants table: the user's own, or a simulated one read through the same door."""
+"""Loads a cohort from a participants table, the user's own or a simulated one."""
 
 import dataclasses
 import pathlib
@@ -37,16 +37,17 @@ from eqpool.errors import InputError, to_path
 def load_participants(
     config: DataConfig, cache_dir: pathlib.Path, progress: bool, *, simulated: bool = False
 ) -> Cohort:
-    """The cohort of `config.participants`.
+    """Loads the cohort of `config.participants`.
 
-    Rows without a covariate are left out; rows without site or target are kept and marked; both are noted.
+    Rows without a covariate are left out. Rows without site or target are kept and marked. The cohort's notes report
+    both.
 
     Raises:
-      InputError: one line naming file, row and column; see `participants`, `images`, `volumes` and `checks`.
+      InputError: if the table, an image or the design cannot be used, in one line that names file, row and column.
     """
     path = to_path(config.participants)
     whole, table, cohort = _read_design(config, simulated)
-    check_cohort(cohort, str(path), site_column=config.site_column)  # before hours of volumes
+    check_cohort(cohort, str(path), site_column=config.site_column)  # before hours of preparing volumes
     if config.features:
         return _with_features(cohort, table, config)
     cohort = _with_volumes(cohort, whole, table, config, cache_dir, progress)
@@ -55,13 +56,13 @@ def load_participants(
 
 
 def load_design(config: DataConfig) -> Cohort:
-    """The cohort without its inputs, with findings on its features if `config.features` names any.
+    """Loads the cohort without its inputs, with findings on its features if `config.features` names any.
 
-    For the pre-flight check alone: volumes are not read, `config.target` may be "", and nothing is refused beyond what
-    makes the table unreadable.
+    This is for the pre-flight check alone. Volumes are not read, `config.target` may be "", and only an unreadable
+    table is refused.
 
     Raises:
-      InputError: one line naming file, row and column.
+      InputError: if the table cannot be read, in one line that names file, row and column.
     """
     _, table, cohort = _read_design(config, simulated=False)
     if not config.features:
@@ -71,7 +72,7 @@ def load_design(config: DataConfig) -> Cohort:
 
 
 def _read_design(config: DataConfig, simulated: bool) -> tuple[ParticipantsTable, ParticipantsTable, Cohort]:
-    """The whole table, its rows that have every covariate, and these as a cohort."""
+    """Returns the whole table, its rows that have every covariate, and the cohort of these rows."""
     _check_roles(config)
     nuisances = split_names(config.nuisances)
     whole = read_participants(to_path(config.participants))
@@ -115,7 +116,7 @@ def _target(table: ParticipantsTable, config: DataConfig) -> tuple[np.ndarray, t
 
 
 def _label_notes(whole: ParticipantsTable, config: DataConfig, cohort: Cohort) -> list[str]:
-    """Lines on the columns that hold labels: words read as missing, and spellings read as one."""
+    """Returns lines on the columns of labels: words read as missing, and spellings read as one label."""
     categories = [spec.name for spec in parse_specs(config.covariates) if spec.categorical]
     target = [config.target] if cohort.target_classes else []
     columns = [config.site_column, *categories, *target, *cohort.nuisance_names]
@@ -123,7 +124,7 @@ def _label_notes(whole: ParticipantsTable, config: DataConfig, cohort: Cohort) -
 
 
 def _roles(config: DataConfig) -> tuple[str, ...]:
-    """The columns that say what a row is."""
+    """Returns the columns of site, covariates, target and nuisances, which cannot be features."""
     covariates = tuple(spec.name for spec in parse_specs(config.covariates))
     target = (config.target,) if config.target else ()
     return (config.site_column, *covariates, *target, *split_names(config.nuisances))
@@ -149,7 +150,7 @@ def _check_roles(config: DataConfig) -> None:
 def _with_covariates(
     table: ParticipantsTable, config: DataConfig
 ) -> tuple[ParticipantsTable, np.ndarray, tuple[str, ...], list[str]]:
-    """The rows that have every covariate, their values, the covariates' names, and notes."""
+    """Returns the rows that have every covariate, their values, the covariates' names, and notes."""
     specs = parse_specs(config.covariates)
     covariates = read_covariates(table, specs)
     names = [spec.name for spec in specs]
@@ -218,7 +219,7 @@ def _with_features(cohort: Cohort, table: ParticipantsTable, config: DataConfig)
 
 
 def _calibration(inputs: np.ndarray, cohort: Cohort, config: DataConfig) -> SiteCalibration | None:
-    """Scanner effects of the training rows, with covariates and target kept."""
+    """Fits the scanner effects on the training rows, with the effects of covariates and target kept."""
     if config.site_calibration == "none":
         return None
     rows = cohort.rows("train")
@@ -241,7 +242,7 @@ def _feature_notes(frame: pd.DataFrame) -> list[str]:
     missing = int(frame.select_dtypes("float64").isna().to_numpy().sum())
     if missing:
         notes.append(f"{missing} missing feature values are set to the training mean")
-    # A failed parcel of FreeSurfer stands as 0 in a column that is positive everywhere else.
+    # A failed parcel of FreeSurfer is 0 in a column that is positive everywhere else.
     zeros = int(failed_values(frame).sum())
     if zeros:
         notes.append(f"{zeros} feature values are exactly 0 in columns that are positive elsewhere: failed parcels?")
@@ -249,9 +250,11 @@ def _feature_notes(frame: pd.DataFrame) -> list[str]:
 
 
 def _scan_names(whole: ParticipantsTable, table: ParticipantsTable, images: list[pathlib.Path]) -> np.ndarray:
-    """(N,) of the rows of `table`; by the whole table, so that a row that is left out does not change another's name.
+    """Returns the scan names of the rows of `table`, (N,).
 
-    Of a row that is not read the file is known where a `path` column names it; elsewhere no two rows share a name.
+    Names are made for the whole table, so that they do not depend on the rows that are left out. The file of a row that
+    is left out is known only from a `path` column. Without that column, BIDS layout ensures that no two rows share a
+    name.
     """
     here = np.flatnonzero(np.isin(whole.line, table.line))
     files = whole.frame["path"].tolist() if "path" in whole.frame else [""] * len(whole.frame)

@@ -1,4 +1,4 @@
-"""The arrays published with the CVPR 2022 paper for Adult and German: a reference to reproduce, not a benchmark."""
+"""The arrays published with Lokhande et al. 2022 for Adult and German: a reference to reproduce, not a benchmark."""
 
 import pathlib
 
@@ -15,13 +15,13 @@ _LARGEST_AGE_YEARS = {"adult": 90.0, "german": 75.0}
 
 
 def load_published(dataset: str, raw_dir: str) -> Cohort:
-    """The arrays published with the CVPR 2022 paper, from `raw_dir`/{german,adult}.npz.
+    """Loads the arrays published with Lokhande et al. 2022 from `raw_dir`/{german,adult}.npz.
 
-    The file holds `{train,validation,test}_{x,y,site,covariate}`, the covariate as age / largest age; ages are given
-    back in years.
+    The file holds `{train,validation,test}_{x,y,site,covariate}`. Its covariate is age / largest age, and the cohort's
+    is age in years.
 
     Raises:
-      InputError: no such file, or an array that is not there.
+      InputError: if the file or one of its arrays is missing.
     """
     path = to_path(raw_dir) / f"{dataset}.npz"
     if not raw_dir or not path.is_file():

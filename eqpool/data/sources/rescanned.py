@@ -1,7 +1,8 @@
-"""Real brains with a SIMULATED second scanner: a known transform on half of a cohort's subjects, the truth beside.
+"""Rescans real brains with a SIMULATED second scanner: a known transform on half of a cohort's subjects.
 
-What harmonisation takes away can then be measured on real anatomy (`python -m eqpool.commands.rescan`). The images
-stay on their own grid; the site column becomes "<site>" or "simulated_scanner", so that every table and figure says so.
+The effect of harmonisation can then be measured on real anatomy against the original images (`python -m
+eqpool.commands.rescan`). The images stay on their own grid. The site column becomes "<site>" or "simulated_scanner", so
+that every table and figure marks the simulation.
 """
 
 import functools
@@ -23,7 +24,7 @@ from eqpool.storage.files import making_folder, write_json
 
 SITE = "simulated_scanner"
 SCANNER = Scanner(gamma=1.3, grey_shift=0.04, bias=0.08, coil_seed=21, blur_mm=1.2, noise=0.03, gain=420.0)
-_WHITE_PERCENTILE = 98.0  # of the brain's intensities: about the level of white matter, and not that of an artefact
+_WHITE_PERCENTILE = 98.0  # of the brain's intensities: about the level of white matter, below that of artefacts
 
 
 def rescan_cohort(
@@ -38,18 +39,18 @@ def rescan_cohort(
     """Writes a BIDS folder in which every second subject was scanned again by a simulated scanner.
 
     Args:
-      participants: a participants.tsv with skull-stripped T1 volumes in BIDS layout or under `path`; background is 0.
-      output: a folder that does not exist yet.
-      scanner: what the second half is scanned with; each scan varies about it.
-      seed: who is in that half, and of every scan.
-      shift: a column of numbers in which the halves are to differ, as populations do; "": people are drawn alike.
-      progress: a bar on stderr, where that is a terminal.
+      participants: participants.tsv of skull-stripped T1 volumes in BIDS layout or under `path`, with background 0.
+      output: folder that does not exist yet.
+      scanner: mean settings of the simulated scanner, about which each scan varies.
+      seed: seed of the choice of subjects and of every scan.
+      shift: column of numbers in which the halves are to differ, as populations do, or "" to draw subjects alike.
+      progress: whether to show a bar on stderr if that is a terminal.
 
     Returns:
-      The new participants.tsv; its column `original_site` holds what `site` held before.
+      The new participants.tsv. Its column `original_site` holds the former values of `site`.
 
     Raises:
-      InputError: an output that exists, a table or volume that cannot be used, or one without background.
+      InputError: if the output exists, a table or volume cannot be used, or a volume has no background.
     """
     if output.exists():
         raise InputError(f"--output={output}: it exists already, expected a new folder")
@@ -95,7 +96,10 @@ def rescan_cohort(
 
 
 def _place(image: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
-    """Where in the new folder an image goes: where it is in the old one, whichever way either is written."""
+    """Returns an image's path relative to the old folder, also if either is given through a link.
+
+    The image keeps this relative path in the new folder.
+    """
     for form in (os.path.abspath, os.path.realpath):
         place = pathlib.Path(form(image))
         if place.is_relative_to(form(root)):
@@ -106,16 +110,16 @@ def _place(image: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
 def rescan(
     image: nibabel.Nifti1Image, scanner: Scanner, random: np.random.Generator, path: pathlib.Path | str = "image"
 ) -> np.ndarray:
-    """What a scanner makes of a real brain: (shape of `image`) float32, 0 where the image is 0.
+    """Simulates a scan of a real brain, (shape of `image`) float32, 0 outside the brain.
 
     Args:
-      image: skull-stripped; its intensities are divided by those of white matter first.
-      scanner: its mean settings.
-      random: of this scan.
-      path: for messages.
+      image: skull-stripped image. Its intensities are first divided by the level of white matter.
+      scanner: mean settings of the scanner.
+      random: source of this scan's variation.
+      path: path for messages.
 
     Raises:
-      InputError: the image has no background of zeros: it is not skull-stripped.
+      InputError: if the image has no background of zeros and so is not skull-stripped.
     """
     values = np.asarray(image.dataobj, np.float32)
     brain = values > 0
@@ -129,10 +133,10 @@ def rescan(
 
 
 def _chosen(table: ParticipantsTable, seed: int, shift: str) -> np.ndarray:
-    """(N,) bool: half of the people, drawn at random; a person's sessions stay together.
+    """Returns the rows of half of the people, (N,) bool, drawn at random. A person's sessions stay together.
 
-    Towards `shift` they are drawn by its value plus noise of as large a deviation, which sets the halves' means apart
-    by about 1.1 deviations and leaves people of any value in both.
+    With `shift`, people are ranked by that column plus noise of the same standard deviation. The halves' means then
+    differ by about 1.1 deviations, and both halves hold people of any value.
     """
     names, first, of_row = np.unique(
         table.frame[ID_COLUMN].to_numpy(dtype=np.str_), return_index=True, return_inverse=True

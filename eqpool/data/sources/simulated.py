@@ -1,7 +1,7 @@
-"""Simulated cohorts in BIDS layout, shaped like ADNI and ADCP, with the truth beside every scan.
+"""Simulated cohorts in BIDS layout, shaped like ADNI and ADCP, with the ground truth beside every scan.
 
-They stand in for cohorts that need a data use agreement. No image of a real person is in them: sites, counts and the
-spread of ages follow Lokhande et al. 2022 (Tables 3 and 4, Figures 6 and 10), the brains are made from the MNI152
+They stand in for cohorts that need a data use agreement, and contain no image of a real person. The sites, counts and
+distributions of age follow Lokhande et al. 2022 (Tables 3 and 4, Figures 6 and 10). The brains are made from the MNI152
 template.
 """
 
@@ -21,21 +21,21 @@ from eqpool.storage.files import making_folder, write_json, write_text
 VERSION = 2  # raise it whenever a cohort would come out different
 FEWEST_A_CELL = 3
 DISEASE = "AD"
-COGNITIVE_SCORE = "mmse"  # 0 to 30, as the Mini-Mental State Examination's; falls with the disease
+COGNITIVE_SCORE = "mmse"  # 0 to 30, as in the Mini-Mental State Examination; falls with the disease
 _AD_OLDER_YEARS = 1.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """One site: how many of each diagnosis, how old they are, and what they are scanned with.
+    """A site with its subjects and its scanner.
 
     Attributes:
-      name: as in participants.tsv.
-      counts: diagnosis and number of subjects.
-      age_mean, age_deviation: years, before cutting to the cohort's range.
-      female_share: of the subjects.
-      scanner: its settings.
-      age_range: years; None: the cohort's.
+      name: name in participants.tsv.
+      counts: pairs of a diagnosis and its number of subjects.
+      age_mean, age_deviation: years, before ages are restricted to the range.
+      female_share: share of women among the subjects.
+      scanner: settings of the scanner.
+      age_range: lowest and highest age in years, or None for the cohort's.
     """
 
     name: str
@@ -49,7 +49,14 @@ class Site:
 
 @dataclasses.dataclass(frozen=True)
 class CohortSpecification:
-    """A cohort to simulate; ages in years lie within `age_range`; in some, images show the sex."""
+    """A cohort to simulate.
+
+    Attributes:
+      name: name of the cohort.
+      age_range: lowest and highest age in years.
+      sites: sites of the cohort.
+      sex_effect: size of the effect of sex on the images, 0 for none.
+    """
 
     name: str
     age_range: tuple[float, float]
@@ -70,7 +77,7 @@ ADNI = CohortSpecification(
         Site("Siemens", (("AD", 83), ("CN", 162)), 74.0, 8.5, 0.48, _SIEMENS),
     ),
 )
-# Lokhande et al. 2022, Fig. 6 right: the ages cut down until two scanners share three years at most.
+# Lokhande et al. 2022, Fig. 6 right: ages are restricted until two scanners share three years at most.
 _SMALL_SUPPORT = {"GE": (63.0, (50.0, 69.0)), "Siemens": (73.5, (66.0, 81.0)), "Philips": (84.0, (78.0, 95.0))}
 ADNI_SMALL_SUPPORT = dataclasses.replace(
     ADNI,
@@ -90,8 +97,7 @@ ADCP = CohortSpecification(
         Site("site3", (("AD", 5), ("Control", 19)), 78.0, 6.0, 14 / 24, _SIEMENS),
     ),
 )
-# Robinson et al. 2020, section 3.2: two sites with as many men as women. Both ranges of age, as its two tasks have
-# them.
+# Robinson et al. 2020, section 3.2: two sites with as many men as women. Its two tasks use different age ranges.
 _BIOBANK = Scanner(gamma=0.85, grey_shift=-0.03, bias=0.05, coil_seed=14, blur_mm=1.6, noise=0.022, gain=900.0)
 _CAMBRIDGE = Scanner(gamma=1.15, grey_shift=0.03, bias=0.06, coil_seed=15, blur_mm=1.0, noise=0.030, gain=420.0)
 _UKBB = Site("UKBB", (("Control", 450),), 59.5, 8.0, 0.5, _BIOBANK, age_range=(48.0, 71.0))
@@ -130,20 +136,21 @@ def build_simulated_cohort(
     workers: int = 0,
     progress: bool = True,
 ) -> pathlib.Path:
-    """Writes a simulated cohort, or finds it written already.
+    """Writes a simulated cohort, unless it is written already.
 
-    The layout is BIDS: participants.tsv (participant_id, site, age, sex, dx, mmse), one T1w a subject, and under
-    derivatives/truth the same brains without a scanner, with the effect maps of age and disease. The result depends on
-    the arguments alone and not on the number of workers; a folder appears under its name only when it is complete.
+    The layout is BIDS: participants.tsv (participant_id, site, age, sex, dx, mmse) and one T1w image for each subject.
+    The folder derivatives/truth holds the same brains without a scanner, and the effect maps of age and disease. The
+    result depends on the arguments alone, and not on the number of workers. The cohort's folder appears under its name
+    only when it is complete.
 
     Args:
-      folder: where cohorts are kept; the cohort gets a folder of its own there.
+      folder: folder of all cohorts, in which the cohort gets a folder of its own.
       specification: sites, counts and scanners.
-      grid: the voxels of the images.
-      seed: of every subject.
+      grid: voxel grid of the images.
+      seed: seed of every subject.
       fraction: share of each site x diagnosis cell that is built, at least three subjects of each.
-      workers: threads; 0: one a core.
-      progress: a bar on stderr, where that is a terminal.
+      workers: number of threads, 0 for one a core.
+      progress: whether to show a bar on stderr if that is a terminal.
 
     Returns:
       The cohort's folder.
@@ -156,13 +163,13 @@ def build_simulated_cohort(
 
 
 def scanner_free_path(image: pathlib.Path) -> pathlib.Path:
-    """The truth beside a simulated image: the same brain without a scanner."""
+    """Returns the path of the ground truth of a simulated image: the same brain without a scanner."""
     name = image.name.replace("_T1w", "_desc-scannerfree_T1w")
     return _truth(image.parents[2]) / image.parents[1].name / "anat" / name
 
 
 def effect_path(image: pathlib.Path, effect: str) -> pathlib.Path:
-    """The truth of a map in a simulated image's cohort: age_effect, age_mask, disease_effect or disease_mask."""
+    """Returns the path of a true map of an image's cohort: age_effect, age_mask, disease_effect or disease_mask."""
     return _truth(image.parents[2]) / f"{effect}.nii.gz"
 
 
@@ -198,7 +205,7 @@ def _write(
 
 
 def _people(specification: CohortSpecification, seed: int, fraction: float) -> list[_Person]:
-    """Everyone in the cohort. A subject's draws depend on their number in the full cohort and not on the fraction."""
+    """Draws the subjects. A subject's draws depend on their number in the full cohort and not on the fraction."""
     people: list[_Person] = []
     number = 0
     for site in specification.sites:
@@ -241,7 +248,7 @@ def _person(
 
 
 def _save_effects(anatomy: Anatomy, folder: pathlib.Path) -> None:
-    """Truth of the maps: what ten years and what the disease change in the average subject, and where most."""
+    """Writes the effects of ten years and of the disease on the average subject, and masks of the largest effects."""
 
     def average(brain_age: float, severity: float) -> np.ndarray:
         return anatomy.on_grid(anatomy.brain(Subject(brain_age, severity, seed=(0,), individuality=0.0)))

@@ -1,4 +1,4 @@
-"""What a scanner does to a brain: contrast curve, bias field, blur, noise and gain, each varying from scan to scan."""
+"""Simulates a scanner: contrast curve, bias field, blur, noise and gain, each varying from scan to scan."""
 
 import dataclasses
 
@@ -13,10 +13,10 @@ class Scanner:
     """The mean settings of a scanner.
 
     Attributes:
-      gamma: exponent of the contrast curve; above 1 darkens fluid against white matter.
-      grey_shift: added where the tissue is grey, as a share of white: how well grey parts from white.
+      gamma: exponent of the contrast curve. Values above 1 darken fluid against white matter.
+      grey_shift: intensity added to grey matter, as a share of white, which sets the contrast of grey and white.
       bias: amplitude of the coil's own smooth bias field, natural logarithm.
-      coil_seed: shapes that field; the same in every scan of the scanner.
+      coil_seed: seed of the shape of that field, which is the same in every scan of the scanner.
       blur_mm: standard deviation of the point spread.
       noise: standard deviation in each of the two channels, as a share of white.
       gain: intensity of white matter, in the image's arbitrary units.
@@ -34,14 +34,14 @@ class Scanner:
 def scan(
     truth: np.ndarray, canvas: Canvas, scanner: Scanner, coil: np.ndarray, random: np.random.Generator
 ) -> np.ndarray:
-    """One scan of a scanner-free brain.
+    """Simulates one scan of a scanner-free brain.
 
     Args:
       truth: (points,) float32 in [0, 1] near the brain of `canvas`, 0 outside the brain.
-      canvas: gives the grid and the smooth fields.
-      scanner: mean settings; each scan varies about them.
+      canvas: source of the grid and the smooth fields.
+      scanner: mean settings, about which each scan varies.
       coil: (points,) `coil_field(canvas, scanner)`, the same for every scan of a scanner.
-      random: of this scan.
+      random: source of this scan's variation.
 
     Returns:
       A volume, `canvas.grid.shape` float32, 0 outside the brain.
@@ -61,12 +61,12 @@ def scan(
 
 
 def coil_field(canvas: Canvas, scanner: Scanner) -> np.ndarray:
-    """(points,) float32, the scanner's own smooth field with unit variance."""
+    """Returns the scanner's own smooth field, (points,) float32, with unit variance."""
     return canvas.smooth_field(np.random.default_rng(scanner.coil_seed))[:, 0]
 
 
 def _blur(image: np.ndarray, brain: np.ndarray, canvas: Canvas, sigma_mm: float) -> np.ndarray:
-    """Inside the brain only: what was stripped off must not darken its edge."""
+    """Blurs inside the brain only, so that the empty background does not darken the brain's edge."""
     sigma = sigma_mm / canvas.voxel_mm
     blurred, weight = (
         ndimage.gaussian_filter(canvas.on_grid(values), sigma, truncate=3)[canvas.near] for values in (image, brain)

@@ -1,7 +1,7 @@
-"""UCI Adult and Statlog German credit as tensorflow_datasets builders, read without TensorFlow.
+"""Loads UCI Adult and Statlog German credit through tensorflow_datasets builders, without TensorFlow.
 
 Adult: Becker and Kohavi (1996), doi:10.24432/C5XW20. German: Hofmann (1994), doi:10.24432/C5NC77. Both CC BY 4.0.
-Importing this module loads tensorflow_datasets; `eqpool.data.load` does so only when it is asked for one of them.
+Importing this module loads tensorflow_datasets, so `eqpool.data.load` imports it only when one of them is needed.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ from eqpool.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """What the columns of a raw file are."""
+    """The columns of a raw file and their roles."""
 
     columns: tuple[str, ...]
     numbers: tuple[str, ...]
-    dropped: tuple[str, ...]  # neither feature, site, covariate nor target
-    separator: str | None  # None: any white space
+    dropped: tuple[str, ...]  # columns without a role
+    separator: str | None  # None for any white space
     site: dict[str, str]  # raw value to name, in the order of the published arrays' 0 and 1
     target: dict[str, str]
     site_column: str
@@ -47,7 +47,7 @@ ADULT = _Layout(
         *("relationship", "race", "gender", "capital_gain", "capital_loss", "hours_per_week", "country", "target"),
     ),
     numbers=("education_years", "capital_gain", "capital_loss", "hours_per_week"),
-    dropped=("fnlwgt",),  # the census's sampling weight: a property of the survey and not of the person
+    dropped=("fnlwgt",),  # the census's sampling weight, a property of the survey and not of the person
     separator=",",
     site={"Male": "Male", "Female": "Female"},
     target={"<=50K": "<=50K", ">50K": ">50K"},
@@ -70,7 +70,7 @@ GERMAN = _Layout(
 
 def _parse(path: pathlib.Path, layout: _Layout) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
-        if not line.strip() or line.startswith("|"):  # adult.test opens with a comment
+        if not line.strip() or line.startswith("|"):  # adult.test begins with a comment
             continue
         fields = [field.strip() for field in line.split(layout.separator)]
         if len(fields) != len(layout.columns):
@@ -103,7 +103,7 @@ def _number(row: dict[str, str], name: str, where: str) -> float:
 
 
 class _UciBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """A raw UCI file, row by row, unencoded; `layout` and `files` say which."""
+    """A builder for the unencoded rows of raw UCI files, given by `layout` and `files`."""
 
     VERSION = tfds.core.Version("1.0.0")
     layout: _Layout
@@ -127,7 +127,7 @@ class _UciBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        del dl_manager  # its retries take minutes without a network; `raw_files` has fetched the files already
+        del dl_manager  # its retries take minutes without a network, and `raw_files` has the files already
         return {split: self._generate_examples(self._folder / name) for split, name in self.files.items()}
 
     def _generate_examples(self, path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -149,24 +149,25 @@ class UciGerman(_UciBuilder):
 
 
 def load_uci(dataset: str, raw_dir: str, cache_dir: pathlib.Path, seed: int) -> Cohort:
-    """Adult or German with a sound split.
+    """Loads Adult or German with a sound split.
 
     Args:
-      dataset: "adult" (site gender, target income) or "german" (site foreign worker, target credit); covariate age.
-      raw_dir: folder with UCI's raw files; empty: they are downloaded, once.
-      cache_dir: where the prepared builder and the downloads are kept.
-      seed: of the split.
+      dataset: "adult" (site gender, target income) or "german" (site foreign worker, target credit). Age is the
+        covariate.
+      raw_dir: folder with UCI's raw files, or "" to download them once.
+      cache_dir: folder for the prepared builder and the downloads.
+      seed: seed of the split.
 
     Returns:
-      A `Cohort` with features encoded from training rows only. German: 64/16/20 % stratified by site and target.
-      Adult: adult.test is the test split, adult.data is divided 80/20 into train and validation.
+      A `Cohort` with features encoded from training rows only. German is split 64/16/20 %, stratified by site and
+      target. Adult's test split is adult.test, and adult.data is divided 80/20 into train and validation.
 
     Raises:
-      InputError: a missing or altered raw file, or no download.
+      InputError: if a raw file is missing or altered, or cannot be downloaded.
     """
     builder_class = {"adult": UciAdult, "german": UciGerman}[dataset]
     layout = builder_class.layout
-    # Verified on every run: what was prepared earlier must not hide that a local file has changed since.
+    # Files are verified on every run, so that an earlier preparation cannot hide a change in a local file.
     folder = raw_files(tuple(builder_class.files.values()), raw_dir, cache_dir / "downloads")
     builder = builder_class(folder=folder, data_dir=str(cache_dir / "tensorflow_datasets"))
     columns, origin = _read(builder)

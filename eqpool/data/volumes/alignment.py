@@ -1,7 +1,7 @@
-"""Affine registration of a brain to the template, for volumes that are not aligned to it; needs the extra "align".
+"""Registers brains to the template by an affine map. Needs the extra "align".
 
-The registration is dipy's: mutual information over a Gaussian pyramid, rigid first and then affine. dipy is maintained,
-speaks NIfTI affines and is an 11 MB wheel; SimpleITK's is 53 MB, ANTs' larger still.
+dipy does the registration, by mutual information over a Gaussian pyramid, first rigid and then affine. dipy is
+maintained, supports NIfTI affines and is an 11 MB wheel. SimpleITK's wheel is 53 MB, and ANTs' is larger still.
 """
 
 import functools
@@ -23,13 +23,13 @@ from eqpool.errors import InputError
 from eqpool.storage.files import read_json, write_json
 
 VERSION = 3  # raise it whenever a map would come out different
-_GRID = "mni_4mm"  # an affine map of a whole brain needs no finer one
+_GRID = "mni_4mm"  # an affine map of a whole brain needs no finer grid
 _PYRAMID = {"level_iters": [100, 50], "sigmas": [2.0, 0.0], "factors": [2, 1]}
 _BINS = 32
 
 
 def check_available() -> None:
-    """Raises `InputError` where the extra is not installed."""
+    """Raises `InputError` if the extra "align" is not installed."""
     try:
         import dipy.align.imaffine  # noqa: F401
     except ImportError as error:
@@ -39,15 +39,17 @@ def check_available() -> None:
 
 
 def find_alignment(path: pathlib.Path, folder: pathlib.Path | None) -> np.ndarray:
-    """`align_to_template` of a file, found once: `folder` keeps it by the image's own voxels, for every grid.
+    """Returns the map of `align_to_template` for a file, which `folder` keeps for every grid.
+
+    The map is kept under a hash of the image's voxels and affine, so that each image is registered once.
 
     Raises:
-      BadVolumeError: the file is missing or damaged, shows a part of a brain, or does not come to lie on the template's
-        brain.
-      InputError: what the folder holds of it is damaged, or cannot be written.
+      BadVolumeError: if the file is missing or damaged, shows a part of a brain, or cannot be brought onto the
+        template's brain.
+      InputError: if the kept map is damaged, or the map cannot be written.
     """
-    image = read_volume(path)  # first, since it says what is wrong with a file
-    if advice := advice_for_crop(image):  # an affine map would stretch it over the whole brain
+    image = read_volume(path)  # first, since it reports faults of the file
+    if advice := advice_for_crop(image):  # an affine map would stretch the part over the whole brain
         raise BadVolumeError(f"{path}: cannot be aligned to the template: {advice}")
     if folder is None:
         return _checked(align_to_template(image), image, path)
@@ -61,7 +63,7 @@ def find_alignment(path: pathlib.Path, folder: pathlib.Path | None) -> np.ndarra
 
 
 def _checked(found: np.ndarray, image: nibabel.Nifti1Image, path: pathlib.Path) -> np.ndarray:
-    """`found` itself; a `BadVolumeError` where it does not bring the image onto the template's brain."""
+    """Returns `found`, or raises `BadVolumeError` if it does not bring the image onto the template's brain."""
     if not np.isfinite(found).all():
         raise BadVolumeError(f"{path}: no affine map to the template's brain was found; is it a skull-stripped brain?")
     grid = named_grid(_GRID)
@@ -81,13 +83,13 @@ def _read_alignment(kept: pathlib.Path) -> np.ndarray:
 
 
 def align_to_template(image: nibabel.Nifti1Image) -> np.ndarray:
-    """The affine map, (4, 4) float64, from the image's millimetres to the template's.
+    """Computes the affine map, (4, 4) float64, from the image's millimetres to the template's.
 
     Args:
-      image: a skull-stripped brain in RAS+, roughly upright; it may lie anywhere. Its intensities may be z-scores.
+      image: skull-stripped brain in RAS+, roughly upright, at any position. Its intensities may be z-scores.
 
     Returns:
-      The map, all NaN where the registration finds none that can be inverted.
+      The map, or all NaN if the registration finds no invertible map.
     """
     check_available()
     from dipy.align.imaffine import (
@@ -123,24 +125,24 @@ def align_to_template(image: nibabel.Nifti1Image) -> np.ndarray:
 
 
 def _moving(image: nibabel.Nifti1Image, template_affine: np.ndarray) -> np.ndarray:
-    """What is registered, float64, at the template's resolution on the image's own voxels; background stays 0."""
+    """Returns the image smoothed to the template's resolution on its own voxels, float64. Background stays 0."""
     values = np.asarray(image.dataobj, np.float32)
     smooth = match_resolution(nibabel.Nifti1Image(_non_negative(values), image.affine), template_affine)
     return np.where(values != 0, np.asarray(smooth.dataobj), 0).astype(np.float64)
 
 
 def _non_negative(brain: np.ndarray) -> np.ndarray:
-    """Intensities that have a centre of mass: what is not background shifted up, where any of it is below 0.
+    """Shifts the brain's intensities so that none is below 0. Background stays 0.
 
-    Those of a brain that was z-scored inside its mask sum up to nothing, so that their centre lies anywhere; and their
-    background, at 0, would look to mutual information like tissue of the mean intensity.
+    The intensities of a brain that was z-scored inside its mask sum to 0, so that their centre of mass may lie
+    anywhere. Mutual information would also confuse the background, at 0, with tissue of the mean intensity.
     """
     return np.where(brain != 0, brain - min(brain.min(), 0), 0)
 
 
 @functools.lru_cache(maxsize=1)
 def _template() -> tuple[np.ndarray, np.ndarray]:
-    """The template's brain and its affine."""
+    """Returns the template's brain and its affine."""
     grid = named_grid(_GRID)
     brain = resample(load_mni152_template(resolution=2), grid.affine, grid.shape)
     return np.where(grid.mask, brain, 0).astype(np.float64), grid.affine

@@ -1,4 +1,4 @@
-"""How rows are cut into batches, for every training loop; and batches of volumes, read ahead by grain's threads."""
+"""Divides rows into batches for every training loop, and reads batches of volumes ahead in grain's threads."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -7,27 +7,27 @@ import numpy as np
 
 from eqpool.data.volumes.records import Inputs
 
-PADDING = -1  # a slot of a batch without a row
-FEWEST_ROWS = 4  # of a training step: batch statistics and distances between sites of fewer rows are noise
+PADDING = -1  # marks a slot of a batch that has no row
+FEWEST_ROWS = 4  # in a training step. With fewer, batch statistics and distances between sites are noise
 
 
 def batch_sizes(count: int, batch_size: int) -> tuple[int, ...]:
-    """Computes how many rows each batch of an epoch has: the same number, or one fewer.
+    """Computes the number of rows in each batch of an epoch. Batches differ by at most one row.
 
-    The remainder of `count / batch_size` is spread: 81 rows in batches of 16 are six batches, three of 14 rows and
-    three of 13, and not five of 16 and one of a single row. Every batch has at least min(4, batch_size, count) rows.
-    Only a `batch_size` below 7 can be too small for that, and then one batch fewer holds the same rows: 81 rows in
-    batches of 4 are 20 batches, one of 5 rows and nineteen of 4.
+    The remainder of `count / batch_size` is spread over the batches. For example, 81 rows in batches of 16 make three
+    batches of 14 rows and three of 13, instead of five of 16 and one of a single row. Every batch has at least min(4,
+    batch_size, count) rows. Only if `batch_size` is below 7 may one batch fewer be needed for that: 81 rows in batches
+    of 4 make 20 batches, one of 5 rows and nineteen of 4.
 
     Args:
-      count: rows of an epoch.
-      batch_size: rows that are asked for.
+      count: number of rows in an epoch.
+      batch_size: requested number of rows in a batch.
 
     Returns:
-      The sizes, larger ones first; they sum to `count`. Empty where `count` is 0.
+      The sizes, larger ones first. They sum to `count`, and are empty if `count` is 0.
 
     Raises:
-      ValueError: `count` is negative, or `batch_size` is not positive.
+      ValueError: if `count` is negative, or `batch_size` is not positive.
     """
     if count < 0 or batch_size < 1:
         raise ValueError(f"count is {count} and batch_size {batch_size}, expected at least 0 and 1")
@@ -39,23 +39,23 @@ def batch_sizes(count: int, batch_size: int) -> tuple[int, ...]:
 
 
 def batch_slots(count: int, batch_size: int) -> int:
-    """Returns how many slots a batch needs, so that all batches of an epoch have one shape: at least `batch_size`."""
+    """Returns the number of slots, at least `batch_size`, with which all batches of an epoch have one shape."""
     return max(batch_size, *batch_sizes(count, batch_size), 0)
 
 
 def epoch_layout(count: int, batch_size: int, slots: int) -> np.ndarray:
-    """Returns the place in an epoch's order of the row in every slot, and `PADDING` where a slot has none.
+    """Returns each slot's position in the epoch's order of rows, and `PADDING` for a slot without a row.
 
     Args:
-      count: rows of the epoch.
-      batch_size: rows that are asked for, see `batch_sizes`.
-      slots: of a batch, at least `batch_slots(count, batch_size)`.
+      count: number of rows in the epoch.
+      batch_size: requested number of rows in a batch, see `batch_sizes`.
+      slots: number of slots in a batch, at least `batch_slots(count, batch_size)`.
 
     Returns:
-      (batches, slots) int32; each of the places 0 to count - 1 is there once.
+      (batches, slots) int32. Each position from 0 to count - 1 occurs once.
 
     Raises:
-      ValueError: too few slots, or as `batch_sizes`.
+      ValueError: if there are too few slots, or `batch_sizes` raises it.
     """
     sizes = np.array(batch_sizes(count, batch_size), np.int32)
     if slots < sizes.max(initial=0):
@@ -71,7 +71,7 @@ class _Example(NamedTuple):
 
 
 class _Slots:
-    """Random access to the slots of an epoch, the volume of each read as a whole when asked for."""
+    """Random access to the slots of an epoch. A slot's volume is read as a whole when the slot is indexed."""
 
     def __init__(self, inputs: Inputs, slots: np.ndarray):
         self._inputs = inputs
@@ -99,29 +99,29 @@ def volume_batches(
     columns: Mapping[str, np.ndarray] | None = None,
     threads: int = 2,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """One epoch over some rows of a cohort.
+    """Iterates over batches of some rows of a cohort for one epoch.
 
-    The order is a pure function of (rows, seed, epoch), so that a run which stopped after `start` batches goes on as
-    if it had not, and hosts that read different parts agree on it. Rows are read ahead by threads, and only those of
-    the part. The iterator is grain's: it also has `get_state` and `set_state`.
+    The order is a pure function of (rows, seed, epoch). A run that stopped after `start` batches therefore continues as
+    if it had not stopped, and hosts that read different parts agree on the order. Threads read rows ahead, and only
+    rows of the part. The iterator is grain's, so it also has `get_state` and `set_state`.
 
     Args:
       inputs: (N, ...) float32, usually `RecordedVolumes`.
       rows: (R,) row indices, such as `cohort.rows("train")`.
-      batch_size: rows in a batch; where it does not divide R, as `batch_sizes` says.
-      padded_size: P, slots in a batch; by default as many as `batch_slots` says.
-      part: which slots of each batch are read here; by default all.
-      seed, epoch: choose the order.
-      shuffle: False keeps the order of `rows`.
-      start: how many batches to leave out at the beginning.
-      columns: name to (N, ...) array; each batch holds the same rows of them.
-      threads: that read ahead.
+      batch_size: number of rows in a batch. If it does not divide R, `batch_sizes` gives the sizes.
+      padded_size: number P of slots in a batch, by default that of `batch_slots`.
+      part: slots of each batch that are read here, by default all.
+      seed, epoch: seeds of the order.
+      shuffle: whether to shuffle. False keeps the order of `rows`.
+      start: number of batches to skip at the beginning.
+      columns: (N, ...) arrays by name. Each batch holds the same rows of them.
+      threads: number of threads that read ahead.
 
     Yields:
-      `index` (P,) int32, row numbers in `inputs`; `inputs` (P, ...) float32; `mask` (P,) float32; and the `columns`,
-      or the part's slots of them. Slots without a row have mask 0, index 0, and inputs and columns all 0.
+      `index` (P,) int32, row numbers in `inputs`; `inputs` (P, ...) float32; `mask` (P,) float32; and the `columns`.
+      Only the part's slots are included. Slots without a row have mask 0, index 0, and zeros in inputs and columns.
     """
-    import grain  # loads JAX, which reading tables and volumes has no use for
+    import grain  # loads JAX, which reading tables and volumes does not need
 
     order = np.asarray(rows)
     if shuffle:
@@ -136,13 +136,13 @@ def volume_batches(
         return _batch(examples, inputs.shape[1:], gathered)
 
     batches = grain.MapDataset.source(_Slots(inputs, slots.ravel())).batch(max(1, slots.shape[1]), batch_fn=collate)
-    # One batch a thread: 256 volumes at 2 mm are 0.9 GB already.
+    # One batch a thread, since 256 volumes at 2 mm already take 0.9 GB.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     return iter(batches.to_iter_dataset(options))
 
 
 def count_batches(rows: np.ndarray, batch_size: int) -> int:
-    """Returns how many batches an epoch over these rows has."""
+    """Returns the number of batches in an epoch over these rows."""
     return len(batch_sizes(len(rows), batch_size))
 
 

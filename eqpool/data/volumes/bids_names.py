@@ -1,4 +1,4 @@
-"""What each row's scan is called in a derivative: sub-X/ses-Y/anat/sub-X_ses-Y_acq-A_rec-R_run-N, as BIDS wants it."""
+"""Names scans in a BIDS derivative: sub-X/ses-Y/anat/sub-X_ses-Y_acq-A_rec-R_run-N."""
 
 import collections
 import hashlib
@@ -11,18 +11,18 @@ from typing import NamedTuple
 from eqpool.data.tables.participants import ID_COLUMN, ParticipantsTable, sessions
 
 _BIDS_NAME = re.compile(r"sub-[A-Za-z0-9]+(?P<entities>(_[a-z]+-[A-Za-z0-9]+)*)_T1w\.nii(\.gz)?")
-_BETWEEN = ("acq", "ce", "rec")  # what BIDS sets between a scan's session and its run, in its order
+_BETWEEN = ("acq", "ce", "rec")  # entities between a scan's session and its run, in the order of BIDS
 
 
 class _Scan(NamedTuple):
-    """A name in two parts: `stem`, and the run as it is written, "" where there is none."""
+    """A name in two parts: the `stem`, and the `run` as it is written, "" for none."""
 
     stem: str
     run: str
 
     @property
     def key(self) -> tuple[str, int | None]:
-        """What must be its own: to BIDS run-1 and run-01 are one."""
+        """Returns the key that must be unique. It holds the run's number, since BIDS equates run-1 and run-01."""
         return self.stem, int(self.run) if self.run else None
 
     def __str__(self) -> str:
@@ -30,17 +30,17 @@ class _Scan(NamedTuple):
 
 
 def scan_names(participant_id: Sequence[str], session: Sequence[str], files: Sequence[str]) -> list[str]:
-    """`sub-X/[ses-Y/]anat/sub-X[_ses-Y][_acq-A][_ce-C][_rec-R][_run-N]` of each of N rows, no two alike.
+    """Returns the name `sub-X/[ses-Y/]anat/sub-X[_ses-Y][_acq-A][_ce-C][_rec-R][_run-N]` of each of N rows.
 
-    Who it is stands in the table, and so does the session, if any; the rest is taken from the source's own name where
-    that is one of BIDS. Labels keep letters and digits alone. Only scans that would still share a name are numbered
-    as runs, in the table's order, by numbers that no source has; participants who would are told apart by digits of
-    their name's SHA-256.
+    No two rows share a name. The subject is from the table, and so is the session if the table has one. Other entities
+    are from the source's own name if that follows BIDS. Labels keep only letters and digits. Scans that would still
+    share a name are numbered as runs in the table's order, with numbers that no source has. Participants who would
+    share a label also get digits of their name's SHA-256.
 
     Args:
-      participant_id: (N,) of a whole table: a name may depend on the other rows.
-      session: (N,), "" where there is none.
-      files: (N,) the source's file name, or its path; "" where it is not known.
+      participant_id: (N,) names from a whole table, since a name may depend on the other rows.
+      session: (N,) sessions, "" for none.
+      files: (N,) file names or paths of the sources, "" if unknown.
     """
     people = [name.removeprefix("sub-") for name in participant_id]
     count = collections.Counter(map(_label, set(people)))
@@ -52,12 +52,12 @@ def scan_names(participant_id: Sequence[str], session: Sequence[str], files: Seq
 
 
 def names_in_table(table: ParticipantsTable, files: Sequence[pathlib.Path | str]) -> list[str]:
-    """`scan_names` of a table's rows, whose sources are `files` (N,)."""
+    """Returns the `scan_names` of a table's N rows from their source `files`, (N,)."""
     return scan_names(table.frame[ID_COLUMN].tolist(), sessions(table), list(map(str, files)))
 
 
 def _told_apart(scans: Sequence[_Scan]) -> Iterator[_Scan]:
-    """Those that are alone in their name as they are, the others as runs of numbers that none of these has."""
+    """Yields uniquely named scans unchanged, and the others as runs with numbers that no unique name has."""
     counts = collections.Counter(scan.key for scan in scans)
     numbers: dict[str, Iterator[int]] = collections.defaultdict(lambda: itertools.count(1))
     for scan in scans:
@@ -68,7 +68,7 @@ def _told_apart(scans: Sequence[_Scan]) -> Iterator[_Scan]:
 
 
 def _entities(file: str) -> dict[str, str]:
-    """`{"acq": "x", "run": "2"}` of `sub-1_acq-x_run-2_T1w.nii.gz`; none of a name that is not one of BIDS."""
+    """Returns `{"acq": "x", "run": "2"}` for `sub-1_acq-x_run-2_T1w.nii.gz`, and {} for a name outside BIDS."""
     matched = _BIDS_NAME.fullmatch(file)
     return dict(entity.split("-") for entity in matched["entities"].split("_")[1:]) if matched else {}
 
@@ -88,7 +88,7 @@ def _subject(name: str, count: collections.Counter[str]) -> str:
 
 
 def _visit(session: str) -> str:
-    """A session's label; of one without a letter or digit, digits of its SHA-256."""
+    """Returns a session's label, or digits of its SHA-256 if it has no letter or digit."""
     session = session.removeprefix("ses-")
     return _label(session) or (_digits(session) if session else "")
 

@@ -1,4 +1,4 @@
-"""How much of a head an image shows, and what helps where that is a part: a slab, or a box around the hippocampus."""
+"""Recognises images that show only a part of a brain, such as a slab or a box around the hippocampus."""
 
 import functools
 
@@ -9,13 +9,13 @@ from nilearn.datasets import load_mni152_brain_mask
 
 from eqpool.data.volumes.grids import LARGEST_SIDE, LARGEST_VOXEL_MM, SMALLEST_SIDE
 
-# Of the template's brain along each axis. An infant's brain spans about 0.65 of it, a slab or a single structure less.
+# Share of the template's brain along each axis. An infant's brain spans about 0.65, a slab or a structure spans less.
 _WHOLE_BRAIN = 0.6
-_DENSE_BOX = 0.4  # share of a box that is not 0, below which a grid over the box would be refused as mostly empty
+_DENSE_BOX = 0.4  # share of non-zero voxels in a box, below which a grid over the box would be refused as mostly empty
 
 
 def content_box_mm(image: nibabel.Nifti1Image) -> np.ndarray:
-    """Returns the corners, (2, 3) in millimetres, of the box around an image's non-zero voxels, edges included."""
+    """Returns the corners, (2, 3) in millimetres, of the box around an image's non-zero voxels, with voxel edges."""
     filled = np.asarray(image.dataobj) != 0
     ends = []
     for axis in range(3):
@@ -26,18 +26,18 @@ def content_box_mm(image: nibabel.Nifti1Image) -> np.ndarray:
 
 
 def is_part_of_brain(image: nibabel.Nifti1Image) -> bool:
-    """Returns whether an image in RAS+ shows too little of a head along some axis to hold a brain, wherever it lies."""
+    """Returns whether a RAS+ image shows too little along some axis to hold a whole brain. Its position is ignored."""
     return bool((np.ptp(content_box_mm(image), axis=0) < _WHOLE_BRAIN * brain_extent_mm()).any())
 
 
 @functools.lru_cache(maxsize=1)
 def brain_extent_mm() -> np.ndarray:
-    """Returns the template's brain's extent along x, y and z, (3,) in millimetres."""
+    """Returns the extent of the template's brain along x, y and z, (3,) in millimetres."""
     return np.ptp(content_box_mm(load_mni152_brain_mask(resolution=2)), axis=0)
 
 
 def advice_for_crop(image: nibabel.Nifti1Image) -> str:
-    """Returns what an image in RAS+ that shows a part of a brain needs; "" for one that may hold all of it."""
+    """Returns advice for a RAS+ image that shows a part of a brain, or "" if it may show a whole brain."""
     if not is_part_of_brain(image):
         return ""
     box = content_box_mm(image)
@@ -50,7 +50,7 @@ def advice_for_crop(image: nibabel.Nifti1Image) -> str:
 
 
 def _grid(image: nibabel.Nifti1Image) -> str:
-    """The text of a grid over the image's content, of voxels like its own."""
+    """Returns the name of a grid that covers the image's content with voxels of about the image's size."""
     box = content_box_mm(image)
     extent, voxels = np.ptp(box, axis=0), np.abs(nibabel.affines.voxel_sizes(image.affine))
     sides = np.clip(np.maximum(voxels, extent / LARGEST_SIDE), 0.1, LARGEST_VOXEL_MM).round(2)

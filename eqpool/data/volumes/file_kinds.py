@@ -1,10 +1,10 @@
-"""What a file is, by its name and its first bytes: leftovers that are no images, and files that stand in for one."""
+"""Recognises leftovers and files that only stand in for an image, by their names and first bytes."""
 
 import os
 import pathlib
 
 GZIP = b"\x1f\x8b"
-START_BYTES = 540  # of a file that are looked at; the longest header that begins with its own size, NIfTI-2's
+START_BYTES = 540  # inspected at a file's start: the length of NIfTI-2's header, the longest that begins with its size
 
 _UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".tmp", ".temp", ".swp", ".bak", "~")
 _POINTERS = (
@@ -32,20 +32,20 @@ _MARKUP = (b"<!doctype html", b"<html", b"<?xml", b"<head")
 
 
 def is_leftover(name: str) -> bool:
-    """Returns whether a file of this name is no image of its own: hidden, or what an editor or a download left behind.
+    """Returns whether a file of this name is hidden, or was left behind by an editor or a download.
 
-    Hidden ones are macOS's `._sub-01_T1w.nii.gz` and `.DS_Store`, others `sub-01_T1w.nii.gz.part`, `.tmp` and `~`.
+    Hidden files are such as macOS's `._sub-01_T1w.nii.gz` and `.DS_Store`. Leftovers end in `.part`, `.tmp`, `~` etc.
     """
     return name.startswith((".", "~", "#")) or name.lower().endswith(_UNFINISHED)
 
 
 def why_not_there(path: pathlib.Path) -> str:
-    """Returns what is at a path that leads to no file: a folder, a link without its target, or nothing."""
+    """Describes a path that leads to no file: a folder, a link without its target, or nothing."""
     try:
         if os.path.isdir(path):
             return "a folder, expected an image"
         target = os.readlink(path) if os.path.islink(path) else ""
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # no file can have this name
         target = ""
     if "annex/objects" in target.replace(os.sep, "/"):
         return "a git-annex link whose image is not here; run git annex get (or datalad get)"
@@ -53,11 +53,11 @@ def why_not_there(path: pathlib.Path) -> str:
 
 
 def stands_in_for_image(path: pathlib.Path, start: bytes) -> str:
-    """Returns what a file is that certainly is no image, by its name or its first bytes; "" for all others.
+    """Describes a file that is certainly not an image, by its name or first bytes. Returns "" for other files.
 
     Args:
-      path: for its name.
-      start: the file's first `START_BYTES` bytes.
+      path: path of the file, for its name only.
+      start: first `START_BYTES` bytes of the file.
     """
     ending = next((ending for ending in _UNFINISHED if path.name.lower().endswith(ending)), "")
     if ending:
@@ -70,7 +70,7 @@ def stands_in_for_image(path: pathlib.Path, start: bytes) -> str:
 
 
 def other_kind(start: bytes) -> str:
-    """Returns the kind of a file's content that is no NIfTI, such as "a zip archive"; "" if it may be one."""
+    """Returns the kind of a file that is not NIfTI, such as "a zip archive", or "" if it may be an image."""
     if start[128:132] == b"DICM":
         return "a DICOM file; convert the series by dcm2niix"
     if start[257:262] == b"ustar":

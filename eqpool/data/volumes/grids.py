@@ -1,4 +1,4 @@
-"""Named voxel grids over nilearn's packaged MNI152 brain; nothing is fetched."""
+"""Named voxel grids over the MNI152 brain that nilearn packages. Nothing is downloaded."""
 
 import functools
 import re
@@ -14,7 +14,7 @@ from eqpool.data.cohort import Grid
 from eqpool.errors import InputError
 
 MNI_2MM_SHAPE = (91, 109, 91)
-MNI_2MM_ORIGIN_MM = (-90.0, -126.0, -72.0)  # FSL stores x from +90 downwards; turned to RAS+ it starts at -90
+MNI_2MM_ORIGIN_MM = (-90.0, -126.0, -72.0)  # FSL stores x from +90 downwards. In RAS+ it starts at -90
 SMALLEST_SIDE, LARGEST_SIDE = 8, 256
 LARGEST_VOXEL_MM = 20.0
 _MARGIN_MM = 4.0
@@ -22,20 +22,21 @@ _MARGIN_MM = 4.0
 
 @functools.lru_cache(maxsize=8)
 def named_grid(text: str) -> Grid:
-    """The grid that `config.data.grid` names.
+    """Returns the grid that `config.data.grid` names.
 
     Args:
       text: "mni_4mm" (nilearn's 50x59x48), "mni_2mm" (FSL's 91x109x91), one number such as "64" (a cube), or a shape
-        such as "32x40x32". Cubes and shapes cover the brain with equal voxel sides and a margin of 4 mm;
-        "32x40x32@5" or "32x40x32@5x5x6" has these voxel sides in mm instead, the brain in its middle, whether it holds
-        all of it or not. "32x40x32@1@-26,-20,-14" has its middle at this place in MNI space, in mm, for images that
-        show a part of the brain.
+        such as "32x40x32". Cubes and shapes cover the brain with equal voxel sides and a margin of 4 mm. "32x40x32@5"
+        or "32x40x32@5x5x6" sets the voxel sides in mm instead. Such a grid is centred on the brain and may cut it off.
+        "32x40x32@1@-26,-20,-14" also sets the grid's centre in MNI space, in mm, for images that show a part of the
+        brain.
 
     Returns:
-      A RAS+ `Grid` whose mask is the packaged MNI152 brain mask on it; its arrays are read-only.
+      A RAS+ `Grid` with the packaged MNI152 brain mask. Its arrays are read-only.
 
     Raises:
-      InputError: another text, a side outside 8 to 256 voxels, a voxel of 0 mm or above 20, or a grid beside the brain.
+      InputError: if the text has another form, a side is outside 8 to 256 voxels, a voxel is 0 mm or above 20 mm, or
+        the grid lies beside the brain.
     """
     if text == "mni_4mm":
         mask = load_mni152_brain_mask(resolution=4)
@@ -54,7 +55,7 @@ def named_grid(text: str) -> Grid:
 
 
 def _shape_sides_middle(text: str) -> tuple[tuple[int, int, int], tuple[float, ...], tuple[float, ...]]:
-    """The shape, three voxel sides in mm or none, and the middle in mm or nothing."""
+    """Returns the shape, the three voxel sides in mm or (), and the centre in mm or ()."""
     number = r"\d{1,3}(?:\.\d{1,4})?"
     middle = rf"@-?{number},-?{number},-?{number}"
     pattern = rf"\d{{1,4}}(x\d{{1,4}}x\d{{1,4}})?(@{number}(x{number}x{number})?({middle})?)?"
@@ -81,7 +82,10 @@ def _three(values: list[Any]) -> tuple[Any, Any, Any]:
 def _covering_affine(
     shape: tuple[int, int, int], sides_mm: tuple[float, ...], middle_mm: tuple[float, ...]
 ) -> np.ndarray:
-    """The brain's bounding box in the middle and voxels with equal sides that make it fit, unless they are given."""
+    """Returns an affine that centres the brain and has equal voxel sides that make it fit, unless these are given.
+
+    The brain's extent is its bounding box with a margin of 4 mm.
+    """
     mask = load_mni152_brain_mask(resolution=2)
     inside = np.argwhere(mask.get_fdata() > 0.5)
     corners = nibabel.affines.apply_affine(mask.affine, np.stack([inside.min(axis=0), inside.max(axis=0)]))
@@ -95,7 +99,7 @@ def _covering_affine(
 
 def _grid_over_brain(name: str, shape: tuple[int, int, int], affine: np.ndarray) -> Grid:
     mask = load_mni152_brain_mask(resolution=2)
-    options = {"interpolation": "nearest", "copy_header": True}  # a voxel is brain where its middle is
+    options = {"interpolation": "nearest", "copy_header": True}  # a voxel is brain if its centre is
     try:
         inside = resample_img(mask, target_affine=affine, target_shape=shape, **options).get_fdata() > 0.5
     except BoundingBoxError:

@@ -1,4 +1,4 @@
-"""Whether an image's header, place and voxels can be used; every fault is reported in one line."""
+"""Checks of an image's header, orientation and voxels. Each fault is reported in one line."""
 
 import math
 import pathlib
@@ -22,17 +22,17 @@ from eqpool.data.volumes.file_kinds import other_kind
 from eqpool.errors import InputError
 
 LARGEST_SIDE = 2048
-MOST_VOXELS = 500_000_000  # a 0.25 mm head; a header that asks for more is damaged, and would fill the memory
-# What is larger than this uncompressed must not be a hundred times smaller on disk: head scans shrink to a third, an
-# empty background to almost nothing, a decompression bomb to a thousandth.
+MOST_VOXELS = 500_000_000  # a head at 0.25 mm. A larger count means a damaged header, and would fill the memory
+# A larger image must not be more than a hundred times smaller on disk. Head scans compress to about a third, or to less
+# if their background is empty. A decompression bomb compresses to a thousandth.
 SUSPICIOUS_BYTES, MOST_TIMES_SMALLER = 2**28, 100
 SMALLEST_VOXEL_MM, LARGEST_VOXEL_MM = 0.01, 100
-MOST_NAN_INSIDE = 0.01  # share of the voxels inside the head that may be NaN: holes of a mask, not a failed computation
-_MILLIMETRES = {1: 1e3, 3: 1e-3}  # NIfTI's codes of metres and microns
+MOST_NAN_INSIDE = 0.01  # share of the head's voxels that may be NaN: holes of a mask, not a failed computation
+_MILLIMETRES = {1: 1e3, 3: 1e-3}  # NIfTI's unit codes for metres and microns
 _USUAL_SIDES_MM = (0.05, 20)
 _SIZES = {
     struct.pack(order + "i", size): size for order in "<>" for size in (348, 540)
-}  # NIfTI's first field: its size
+}  # NIfTI's first field, the header's size
 UNREADABLE = (
     ImageFileError, HeaderDataError, HeaderTypeError, OSError, EOFError, ValueError, TypeError, OverflowError,
     WrapStructError, zlib.error, struct.error, MemoryError, KeyError, IndexError, AttributeError,
@@ -44,7 +44,7 @@ class BadVolumeError(InputError):
     """A volume that cannot be used; `config.data.on_bad_volume` decides whether it stops the run.
 
     Attributes:
-      passes: the fault may be the machine's, such as permissions or memory, and not the file's.
+      passes: whether the fault may pass, since it lies with the machine (permissions, memory) and not with the file.
     """
 
     def __init__(self, message: object = "", passes: bool = False):
@@ -53,14 +53,14 @@ class BadVolumeError(InputError):
 
 
 def unreadable(said: str, error: BaseException) -> BadVolumeError:
-    """Returns the error to raise for one of `UNREADABLE`: what was `said`, and why."""
+    """Returns the `BadVolumeError` to raise for one of `UNREADABLE`. Its message is `said`, followed by the cause."""
     passes = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
     whole = passes or isinstance(error, HeaderDataError | HeaderTypeError)
     return BadVolumeError(f"{said} ({one_line(error)}){'' if whole else '; is it truncated?'}", passes)
 
 
 def check_start(path: pathlib.Path, start: bytes, where: str = "") -> None:
-    """Raises `BadVolumeError` where a `start` is no NIfTI header, or lacks voxel sizes (nibabel assumes 1 mm)."""
+    """Raises `BadVolumeError` if `start` is not a NIfTI header or lacks voxel sizes (nibabel would assume 1 mm)."""
     if start[:4] not in _SIZES:
         if other := other_kind(start):
             raise BadVolumeError(f"{path}: {where}{other}, expected an image")
@@ -76,17 +76,17 @@ def check_start(path: pathlib.Path, start: bytes, where: str = "") -> None:
 
 
 def kind_of(start: bytes) -> type[nibabel.Nifti1Image]:
-    """Returns the class of a NIfTI image whose file begins with `start`, which `check_start` has accepted."""
+    """Returns the image class of a NIfTI file that begins with `start`, which `check_start` has accepted."""
     return nibabel.Nifti2Image if _SIZES[start[:4]] == 540 else nibabel.Nifti1Image
 
 
 def claimed_bytes(header: nibabel.Nifti1Header) -> int:
-    """Returns how many bytes of voxels a header announces."""
+    """Returns the number of bytes of voxel data that a header announces."""
     return math.prod(int(side) for side in header.get_data_shape()) * header.get_data_dtype().itemsize
 
 
 def check_header(header: nibabel.Nifti1Header, path: pathlib.Path) -> None:
-    """Raises `BadVolumeError` where a header announces no volume of real numbers, or an absurd one."""
+    """Raises `BadVolumeError` unless a header announces a volume of real numbers with a plausible size."""
     try:
         shape = header.get_data_shape()
     except UNREADABLE as error:
@@ -95,7 +95,7 @@ def check_header(header: nibabel.Nifti1Header, path: pathlib.Path) -> None:
         raise BadVolumeError(f"{path}: voxels of type {header.get_data_dtype()}, expected real numbers")
     if len(shape) < 3 or any(side != 1 for side in shape[3:]):
         raise BadVolumeError(f"{path}: shape {_by(shape)}, expected three dimensions")
-    # Python's integers: a damaged header's product overflows a fixed-width one.
+    # Python integers, because the product of a damaged header's sides overflows a fixed-width integer.
     voxels = int(shape[0]) * int(shape[1]) * int(shape[2])
     if min(shape[:3]) < 2 or max(shape[:3]) > LARGEST_SIDE or voxels > MOST_VOXELS:
         raise BadVolumeError(f"{path}: shape {_by(shape)}, expected sides of 2 to {LARGEST_SIDE} voxels")
@@ -109,8 +109,8 @@ def check_header(header: nibabel.Nifti1Header, path: pathlib.Path) -> None:
 def to_millimetres(image: nibabel.Nifti1Image) -> np.ndarray:
     """Returns the (4, 4) map from the affine's unit to millimetres.
 
-    Some programs write another unit beside an affine in millimetres, so a unit counts where it alone makes voxels of a
-    usual size.
+    Some programs write another unit beside an affine in millimetres. The unit is therefore applied only if it gives
+    voxels of a usual size, which the affine in millimetres then does not.
     """
     unit = int(image.header["xyzt_units"]) & 7 if isinstance(image.header, nibabel.Nifti1Header) else 0
     factor = _MILLIMETRES.get(unit, 1.0)
@@ -123,12 +123,12 @@ def to_millimetres(image: nibabel.Nifti1Image) -> np.ndarray:
 
 
 def check_orientation(image: nibabel.Nifti1Image, scale: np.ndarray, path: pathlib.Path) -> None:
-    """Raises `BadVolumeError` where an image's affine, scaled to millimetres, does not say what is left and right."""
+    """Raises `BadVolumeError` unless an image's affine, scaled to millimetres, distinguishes left from right."""
     finite = image.affine is not None and np.all(np.isfinite(image.affine))
     if not finite or not _is_orientation(scale @ image.affine):
         limits = f"{SMALLEST_VOXEL_MM:g} to {LARGEST_VOXEL_MM:g} mm"
         raise BadVolumeError(f"{path}: its affine is no orientation, expected invertible, voxels of {limits}")
-    is_nifti = isinstance(image, nibabel.Nifti1Pair)  # a single file, and version 2, too
+    is_nifti = isinstance(image, nibabel.Nifti1Pair)  # the base class of single files and of NIfTI-2 too
     if is_nifti and not (image.header["qform_code"] or image.header["sform_code"]):
         raise BadVolumeError(f"{path}: sform and qform codes are both 0, so left and right are unknown")
     if isinstance(image, nibabel.AnalyzeImage) and not is_nifti:
@@ -138,10 +138,10 @@ def check_orientation(image: nibabel.Nifti1Image, scale: np.ndarray, path: pathl
 
 
 def _mirrored(image: nibabel.Nifti1Image) -> bool:
-    """Whether both forms are given, and one is a mirror image of the other; FSL refuses these too."""
+    """Returns whether sform and qform are both given and mirror each other. FSL refuses such images too."""
     try:
         forms = image.get_sform(coded=True)[0], image.get_qform(coded=True)[0]
-    except (ValueError, HeaderDataError):  # a quaternion rounded beyond 1
+    except (ValueError, HeaderDataError):  # rounding took the quaternion's length above 1
         return False
     if any(form is None or not _is_orientation(form) for form in forms):
         return False
@@ -159,7 +159,11 @@ def _is_orientation(affine: np.ndarray) -> bool:
 
 
 def checked_values(array: np.ndarray, path: pathlib.Path) -> np.ndarray:
-    """Returns the voxels with NaN at 0, where that is background or next to nothing; refuses other faults."""
+    """Returns the voxels with NaN set to 0 in the background and in a few voxels of the head.
+
+    Raises:
+      BadVolumeError: if voxels are infinite, too many voxels of the head are NaN, or all voxels are 0.
+    """
     infinite = int(np.isinf(array).sum())
     if infinite:
         raise BadVolumeError(
@@ -175,7 +179,7 @@ def checked_values(array: np.ndarray, path: pathlib.Path) -> np.ndarray:
 
 
 def _check_missing(missing: np.ndarray, array: np.ndarray, path: pathlib.Path) -> None:
-    """Refuses NaN that is no background: background reaches the image's border."""
+    """Raises `BadVolumeError` if too many voxels inside the head are NaN. NaN connected to the border is background."""
     if missing.all():
         raise BadVolumeError(f"{path}: {array.size} of {array.size} voxels are NaN, expected numbers")
     inside = int(np.count_nonzero(missing & ndimage.binary_fill_holes(~missing & (array != 0))))
@@ -191,5 +195,5 @@ def _by(sides: Sequence[float] | np.ndarray) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Returns an error's text in one line."""
+    """Returns an error's text in one line of at most 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__

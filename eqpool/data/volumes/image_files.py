@@ -1,4 +1,4 @@
-"""One image file: opened by what it holds, and read as float32; every fault is reported in one line."""
+"""Reads one image file as float32, in the format of its content. Each fault is reported in one line."""
 
 import contextlib
 import gzip
@@ -27,23 +27,23 @@ from eqpool.data.volumes.image_checks import (
     unreadable,
 )
 
-_MOST_BESIDE = 2**24  # bytes of header extensions, and of what may follow the image
+_MOST_BESIDE = 2**24  # limit in bytes for header extensions, and for data after the image
 
 
 def read_volume(path: pathlib.Path) -> nibabel.Nifti1Image:
     """Reads a 3D image in RAS+ orientation, float32, with the header's scale slope and intercept applied.
 
     Raises:
-      BadVolumeError: as `read_image`.
+      BadVolumeError: for the faults that `read_image` lists.
     """
     return to_ras(read_image(path), path)
 
 
 def to_ras(image: nibabel.Nifti1Image, path: pathlib.Path) -> nibabel.Nifti1Image:
-    """Flips and exchanges an image's axes to the closest RAS+ orientation.
+    """Flips and permutes an image's axes to the closest RAS+ orientation.
 
     Raises:
-      BadVolumeError: its affine gives no orientation; `path` starts the message.
+      BadVolumeError: if the affine gives no orientation. `path` starts the message.
     """
     try:
         return nibabel.as_closest_canonical(image)
@@ -52,30 +52,30 @@ def to_ras(image: nibabel.Nifti1Image, path: pathlib.Path) -> nibabel.Nifti1Imag
 
 
 def read_image(path: pathlib.Path) -> nibabel.Nifti1Image:
-    """Reads a 3D image as the file has it, axes untouched, float32, scale slope and intercept applied.
+    """Reads a 3D image as float32, with its axes untouched and scale slope and intercept applied.
 
-    The content decides how a file is read: a NIfTI file that is named .nii.gz but is not compressed is read, and so is
-    a compressed one named .nii. NaN around the head, as SPM writes it, is background and becomes 0, and so do a few NaN
-    inside it. An affine in metres or microns, where the header says so, is turned into millimetres.
+    The content decides how a file is read, so an uncompressed NIfTI file named .nii.gz is read, and so is a compressed
+    one named .nii. NaN around the head, as SPM writes it, is background and becomes 0. A few NaN inside the head become
+    0 too. An affine that the header gives in metres or microns is converted to millimetres.
 
     Raises:
-      BadVolumeError: no such file, not an image, truncated, not three-dimensional, an absurd size, no orientation,
-        infinite voxels, NaN in more than `MOST_NAN_INSIDE` of the head, or all zero.
+      BadVolumeError: if the file is missing, not an image, truncated or not three-dimensional, has an absurd size, no
+        orientation, infinite voxels or NaN in more than `MOST_NAN_INSIDE` of the head, or is all zero.
     """
     image = _open(path)
     check_header(image.header, path)
     scale = to_millimetres(image)
     check_orientation(image, scale, path)
     try:
-        with np.errstate(all="ignore"):  # what overflows becomes infinite and is refused below
+        with np.errstate(all="ignore"):  # values that overflow become infinite and are refused below
             array = np.asanyarray(image.dataobj, dtype=np.float32)
     except UNREADABLE as error:
         raise unreadable(f"{path}: the image data cannot be read", error) from error
     array = checked_values(array.reshape(array.shape[:3]), path)
     plain = nibabel.Nifti1Image(array, scale @ image.affine)
-    if isinstance(image, nibabel.Nifti1Pair):  # which space the affine leads to: scanner, template, ...
+    if isinstance(image, nibabel.Nifti1Pair):  # the form codes name the affine's space: scanner, template, ...
         _copy_form(plain.set_sform, image.get_sform, scale)
-        with contextlib.suppress(ValueError, HeaderDataError):  # a quaternion rounded beyond 1, beside a good sform
+        with contextlib.suppress(ValueError, HeaderDataError):  # rounding took the quaternion above 1
             _copy_form(plain.set_qform, image.get_qform, scale)
     return plain
 
@@ -86,7 +86,7 @@ def _copy_form(write: Callable[..., None], read: Callable[..., Any], scale: np.n
 
 
 def _open(path: pathlib.Path) -> nibabel.Nifti1Image:
-    if not os.path.isfile(path):  # Path's own raises at a name that is too long
+    if not os.path.isfile(path):  # Path.is_file raises if a name is too long
         raise BadVolumeError(f"{path}: {why_not_there(path)}")
     try:
         with open(path, "rb") as file:
@@ -104,11 +104,11 @@ def _open(path: pathlib.Path) -> nibabel.Nifti1Image:
         raise unreadable(f"{path}: not a readable image", error) from error
     if not isinstance(image, nibabel.spatialimages.SpatialImage):
         raise BadVolumeError(f"{path}: {type(image).__name__}, expected a volume")
-    return image  # other formats that nibabel knows work alike
+    return image  # nibabel's other formats share the interface
 
 
 def _open_nifti(path: pathlib.Path, start: bytes) -> nibabel.Nifti1Image:
-    """As the content asks, whether the name ends in .nii or in .nii.gz."""
+    """Opens a compressed or uncompressed NIfTI file, whether its name ends in .nii or in .nii.gz."""
     if start.startswith(GZIP):
         with gzip.open(path) as file:
             return _read_whole(path, file)
@@ -120,7 +120,7 @@ def _open_nifti(path: pathlib.Path, start: bytes) -> nibabel.Nifti1Image:
 
 
 def _check_other_name(path: pathlib.Path, start: bytes) -> None:
-    """Refuses web pages and the like under any name, and half of a pair of .hdr and .img."""
+    """Raises `BadVolumeError` for a web page or archive under an image's name, and for a lone .hdr or .img."""
     kind = other_kind(start)
     if kind.startswith(("a web page", "a zip")) and path.suffix.lower() in (".hdr", ".img", ".mgz", ".mgh"):
         raise BadVolumeError(f"{path}: {kind}, expected an image")
@@ -131,9 +131,9 @@ def _check_other_name(path: pathlib.Path, start: bytes) -> None:
 
 
 def _read_whole(path: pathlib.Path, file: IO[bytes] | gzip.GzipFile) -> nibabel.Nifti1Image:
-    """As `nibabel.load`, which stops reading after the last voxel and so never comes to gzip's checksum at the end.
+    """Reads a NIfTI file to its end, where gzip's checksum is. `nibabel.load` stops after the last voxel.
 
-    Nothing is allocated before the header is found to be plausible, and never more than it asks for.
+    Memory for the voxels is allocated only once the header is found plausible, and never more than it announces.
     """
     start = file.read(nibabel.Nifti2Header.sizeof_hdr)
     check_start(path, start, "inside its compression ")
@@ -147,6 +147,6 @@ def _read_whole(path: pathlib.Path, file: IO[bytes] | gzip.GzipFile) -> nibabel.
     content = start + file.read(max(0, end - len(start)))
     if len(content) < end:
         raise BadVolumeError(f"{path}: {len(content)} bytes uncompressed, expected {end}; is it truncated?")
-    if len(file.read(_MOST_BESIDE)) == _MOST_BESIDE:  # reading on to the end also checks the checksum there
+    if len(file.read(_MOST_BESIDE)) == _MOST_BESIDE:  # reading to the end also verifies the checksum
         raise BadVolumeError(f"{path}: goes on for {_MOST_BESIDE} bytes and more after its image")
     return cast(nibabel.Nifti1Image, kind.from_bytes(content))

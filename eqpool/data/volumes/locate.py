@@ -1,4 +1,4 @@
-"""Where each row's image is: in BIDS layout, or named by a `path` column."""
+"""Finds each row's image in BIDS layout or through a `path` column."""
 
 import glob
 import os
@@ -12,15 +12,15 @@ SUFFIXES = ("_T1w.nii.gz", "_T1w.nii")
 
 
 def find_images(table: ParticipantsTable, root: pathlib.Path, *, outside_root: str = "refuse") -> list[pathlib.Path]:
-    """Finds one image a row.
+    """Finds one image for each row.
 
-    With a `path` column, that path relative to `root`, which it must not leave unless `outside_root` is "allow".
-    Otherwise `<root>/<participant_id>[/ses-*]/anat/*_T1w.nii[.gz]`, where a session column narrows the choice. Hidden
-    and temporary files, such as macOS's `._sub-01_T1w.nii.gz`, are not considered.
+    A `path` column holds paths relative to `root`. They must not leave `root` unless `outside_root` is "allow". Without
+    this column, images are `<root>/<participant_id>[/ses-*]/anat/*_T1w.nii[.gz]`, and a session column narrows the
+    choice. Hidden and temporary files, such as macOS's `._sub-01_T1w.nii.gz`, are ignored.
 
     Raises:
-      InputError: a path outside `root`, several images for one row or one for several. A missing image is reported
-        when it is read, so that `config.data.on_bad_volume` applies to it.
+      InputError: if `root` is no folder, a path lies outside `root`, a row has several images, or several rows share
+        one. A missing image is reported when it is read, so that `config.data.on_bad_volume` applies to it.
     """
     if not root.is_dir():
         raise InputError(
@@ -39,7 +39,7 @@ def find_images(table: ParticipantsTable, root: pathlib.Path, *, outside_root: s
 
 
 def _resolved(image: pathlib.Path) -> str:
-    """The file that a name leads to; a name that no file can have, which is told when it is read, as it stands."""
+    """Returns the file that a path leads to. A path that no file can have is kept, and reported when it is read."""
     try:
         return os.path.realpath(image)
     except (OSError, ValueError):
@@ -50,7 +50,7 @@ def _named(table: ParticipantsTable, row: int, root: pathlib.Path, outside_root:
     text = table.frame["path"].iloc[row]
     if not text:
         raise InputError(f"{table.where(row, 'path')}: missing, expected an image relative to {root}")
-    # Compared as written: a data set that links to its own store elsewhere stays usable.
+    # Paths are compared as written, so that a data set may link to its own store elsewhere.
     path = os.path.normpath(os.path.join(root, text))
     inside = os.path.commonpath([os.path.abspath(path), os.path.abspath(root)]) == os.path.abspath(root)
     if not inside and outside_root != "allow":

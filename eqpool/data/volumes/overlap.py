@@ -1,4 +1,4 @@
-"""How volumes lie on the template, as a finding with what helps."""
+"""Warns about volumes that do not lie on the template."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,12 +10,12 @@ _MOST_NAMED = 5
 
 
 def check_overlap(facts: Sequence[tuple[str, Mapping[str, Any]]], align: str, where: str = "") -> list[Finding]:
-    """Returns a warning where volumes overlap the template's brain badly, with what helps; nothing where all lie well.
+    """Returns a warning with advice if volumes overlap the template's brain badly, and no finding otherwise.
 
     Args:
-      facts: each volume's name, and what `eqpool.data.volumes.prepare.Preparation.apply` says of it.
+      facts: each volume's name, and the facts that `eqpool.data.volumes.prepare.Preparation.apply` returns for it.
       align: as in `Preparation`.
-      where: where the overlaps of all of them are kept.
+      where: clause for the message that names the file with all overlaps, "" for none.
     """
     apart = [(name, fact) for name, fact in facts if fact["overlap"] < ALIGNED_OVERLAP]
     if not apart:
@@ -32,7 +32,7 @@ def check_overlap(facts: Sequence[tuple[str, Mapping[str, Any]]], align: str, wh
 
 
 def _what_helps(apart: int, parts: int, align: str) -> list[str]:
-    """Advice, first for volumes that may hold a whole brain and then for those that show a part of one."""
+    """Returns advice, first for volumes that may hold a whole brain and then for those that show a part of one."""
     if align == "none":
         why = "they are not aligned or not skull-stripped, and what pooling changes is then not at its place in them: "
         whole = why + "config.data.align = affine aligns them"

@@ -1,7 +1,8 @@
-"""The prepared volumes of a cohort, prepared once in parallel and kept as records under the cache folder.
+"""Prepares the volumes of a cohort once, in parallel, and keeps them as records in the cache folder.
 
-Threads and not processes: decompression and resampling release the interpreter's lock (IXI to 4 mm: 15 ms a volume
-with one thread, 9 ms with two on two cores), and threads are safe beside a JAX runtime that is already up.
+The work is done by threads rather than processes, since decompression and resampling release the interpreter's lock
+(IXI to 4 mm: 15 ms a volume with one thread, 9 ms with two on two cores). Threads are also safe beside a JAX runtime
+that is already up.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from eqpool.errors import InputError
 from eqpool.storage.files import making_folder, one_process, read_json, write_json
 from eqpool.storage.progress import track
 
-VOLUMES_A_SHARD = 16  # on average; what an interruption loses, and what one changed file has prepared again
+VOLUMES_A_SHARD = 16  # on average. An interruption loses one shard, and a changed file repeats one
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,11 +41,11 @@ class PreparedVolumes:
 
     Attributes:
       inputs: (K, *grid.shape) float32, read from the cache row by row.
-      kept: (K,) int64, which of the given paths these are, in order.
-      notes: what was left out.
-      findings: a warning where volumes do not lie on the template.
+      kept: (K,) int64, indices of these volumes among the given paths, in order.
+      notes: lines on the volumes that were left out.
+      findings: warnings about volumes that do not lie on the template.
       overlap: (K,) float64, Dice coefficient of each image's non-zero voxels and the template's brain mask.
-      alignment: (K, 4, 4) float64, each image's millimetres to the template's; (0, 4, 4) where none was asked for.
+      alignment: (K, 4, 4) float64, maps from each image's millimetres to the template's; (0, 4, 4) without alignment.
     """
 
     inputs: RecordedVolumes
@@ -57,13 +58,13 @@ class PreparedVolumes:
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """How volumes are prepared: what a prepared volume depends on beside its file.
+    """The settings that a prepared volume depends on, besides its file.
 
     Attributes:
-      grid: the voxel grid.
-      squash: tanh of the z-scores.
-      align: "affine" registers each volume to the template first; or "none".
-      alignments: a folder that keeps what registration finds, for other grids too; None keeps nothing.
+      grid: voxel grid.
+      squash: whether to take the tanh of the z-scores.
+      align: "affine" to register each volume to the template first, or "none".
+      alignments: folder that keeps the maps of the registration for use with any grid, or None to keep none.
     """
 
     grid: Grid
@@ -72,10 +73,13 @@ class Preparation:
     alignments: pathlib.Path | None = None
 
     def apply(self, path: pathlib.Path) -> tuple[np.ndarray, dict[str, Any]]:
-        """The volume, and its facts: `overlap`, `is_part` of `Prepared`, and `alignment`, a list of lists or None.
+        """Prepares the volume of one file.
+
+        Returns:
+          The volume, and its facts: `overlap` and `is_part` of `Prepared`, and `alignment`, a list of lists or None.
 
         Raises:
-          BadVolumeError: the file is missing, damaged, or no image of a head in the template's space.
+          BadVolumeError: if the file is missing or damaged, or is not a head in the template's space.
         """
         alignment = None if self.align == "none" else find_alignment(path, self.alignments)
         made = prepare_image(path, self.grid, squash=self.squash, alignment=alignment)
@@ -83,14 +87,14 @@ class Preparation:
         return made.volume, {"overlap": made.overlap, "is_part": made.is_part, "alignment": matrix}
 
     def attempt(self, path: pathlib.Path) -> "tuple[np.ndarray, dict[str, Any]] | BadVolumeError":
-        """`apply`, or the error that it would raise."""
+        """Returns the result of `apply`, or the error that it raised."""
         try:
             return self.apply(path)
         except BadVolumeError as error:
             return error
 
     def digest(self) -> "hashlib._Hash":
-        """SHA-256 of all of it and of this code's version."""
+        """Returns a SHA-256 over these settings and this code's version, to be updated further."""
         digest = hashlib.sha256()
         said = (VERSION, self.squash, self.align, self.grid.shape, self.grid.affine.tolist())
         digest.update(repr(said if self.align == "none" else (*said, ALIGNMENT_VERSION)).encode())
@@ -99,7 +103,7 @@ class Preparation:
 
 
 class _Shard(NamedTuple):
-    """Some of the paths, by number, and where they are kept together: `file`, with `facts` on each in JSON beside."""
+    """Some of the paths, by index, and the `file` that holds their volumes. `facts` on each are in JSON beside it."""
 
     members: list[int]
     file: pathlib.Path
@@ -119,24 +123,24 @@ def prepare_volumes(
     *,
     labels: Sequence[str] | None = None,
 ) -> PreparedVolumes:
-    """Prepares every volume (`Preparation.apply`), or finds it prepared already.
+    """Prepares every volume with `Preparation.apply`, unless the cache holds it already.
 
-    Volumes are kept in shards of about `VOLUMES_A_SHARD`; a file's path chooses its shard, and a shard's key holds its
-    files' paths, sizes and times of change, the preparation and this code's version. An interrupted call goes on at the
-    shard it was in, and a file that changes or is new has its own shard prepared again and no other.
+    Volumes are kept in shards of about `VOLUMES_A_SHARD`. A file's path decides its shard. A shard's key covers the
+    paths, sizes and modification times of its files, the preparation and this code's version. An interrupted call
+    resumes at the shard where it stopped. If a file is new or changes, only its own shard is prepared again.
 
     Args:
       paths: N image files.
-      preparation: how.
-      cache_dir: created where needed.
-      on_bad_volume: "stop" raises at the first bad volume; "skip" leaves it out with a note.
-      workers: threads; 0: one a core.
-      progress: a bar on stderr, where that is a terminal.
-      labels: (N,) where each image comes from, set before a fault's text, such as "participants.tsv, line 3 (sub-1)".
+      preparation: settings of the preparation.
+      cache_dir: cache folder, created if needed.
+      on_bad_volume: "stop" to raise at the first bad volume, or "skip" to leave it out with a note.
+      workers: number of threads, 0 for one a core.
+      progress: whether to show a bar on stderr if that is a terminal.
+      labels: (N,) origins of the images, placed before a fault's text, such as "participants.tsv, line 3 (sub-1)".
 
     Raises:
-      BadVolumeError: a bad volume, under "stop".
-      InputError: no volume is left, the cache cannot be written, or what it holds is damaged.
+      BadVolumeError: if a volume is bad and `on_bad_volume` is "stop".
+      InputError: if no volume is left, the cache cannot be written, or its content is damaged.
     """
     if preparation.align != "none":
         check_available()
@@ -145,10 +149,10 @@ def prepare_volumes(
     folder = pathlib.Path(cache_dir) / "volumes"
     preparation = dataclasses.replace(preparation, alignments=alignments_folder(cache_dir))
     shards = _shards(paths, preparation, folder / "shards")
-    # Under "stop" a shard that holds a bad volume is not kept: the file may be mended before the next call.
+    # Under "stop" a shard with a bad volume is not kept, since the file may be repaired before the next call.
     stop = on_bad_volume == "stop"
     if _missing(shards):
-        with one_process(folder / f"shards-{_name_of(shards)}"):  # two runs of one cohort prepare it once
+        with one_process(folder / f"shards-{_name_of(shards)}"):  # two runs on one cohort prepare it once
             _write_shards(_missing(shards), paths, labels, preparation, stop, workers, progress)
     facts = {index: fact for shard in shards for index, fact in zip(shard.members, _read_facts(shard), strict=True)}
     bad = {index: _said(labels[index], fact["bad"]) for index, fact in sorted(facts.items()) if fact["bad"]}
@@ -171,18 +175,18 @@ def prepare_volumes(
 
 
 def alignments_folder(cache_dir: pathlib.Path) -> pathlib.Path:
-    """Where a cache keeps what registration found of every volume that went through it."""
+    """Returns the cache's folder for the maps of the registration."""
     return pathlib.Path(cache_dir) / "volumes" / "alignments"
 
 
 class PreparedScan(NamedTuple):
-    """A volume that is used at once.
+    """A prepared volume that is not kept in the cache.
 
     Attributes:
-      row: of the table.
+      row: index of its row in the table.
       volume: `grid.shape` float32.
-      alignment: (4, 4) from its millimetres to the template's; None where it was not aligned.
-      overlap: Dice coefficient of its non-zero voxels and the template's brain mask; NaN where it is not asked for.
+      alignment: (4, 4) map from its millimetres to the template's, or None if it was not aligned.
+      overlap: Dice coefficient of its non-zero voxels and the template's brain mask, NaN if it was not computed.
     """
 
     row: int
@@ -201,14 +205,15 @@ def preparing(
     say: Callable[[str], None],
     leave_out: Callable[[int, str], None] = lambda row, reason: None,
 ) -> Iterator[Iterator[PreparedScan]]:
-    """Within it: every volume as `prepare_volumes` would keep it, in order, a few at a time, kept nowhere.
+    """Yields an iterator over the volumes that `prepare_volumes` would keep, in order, without keeping them.
 
-    Under `on_bad_volume` "skip" `say` gets a line for each that is left out, `leave_out` its row and the reason; in the
-    end `say` gets one on those that overlap the brain mask badly.
+    A few volumes are in memory at a time. Under `on_bad_volume` "skip", `say` gets a line for each volume that is left
+    out, and `leave_out` gets its row and the reason. At the end, `say` gets a line on the volumes that overlap the
+    brain mask badly.
 
     Raises:
-      BadVolumeError: a bad volume, under "stop".
-      InputError: none can be used.
+      BadVolumeError: if a volume is bad and `on_bad_volume` is "stop".
+      InputError: if no volume can be used.
     """
 
     def usable(results: Iterator[Any]) -> Iterator[PreparedScan]:
@@ -237,14 +242,14 @@ def preparing(
 
 
 def _shards(paths: Sequence[pathlib.Path], preparation: Preparation, pool: pathlib.Path) -> list[_Shard]:
-    """Every path in one shard. A power of two of them, so that a growing cohort rarely moves its files."""
+    """Divides the paths into a power of two of shards, so that files rarely move as a cohort grows."""
     count = 2 ** max(0, round(math.log2(max(1, len(paths)) / VOLUMES_A_SHARD)))
     members: list[list[int]] = [[] for _ in range(count)]
     digests = [preparation.digest() for _ in range(count)]
     for index, path in enumerate(paths):
         absolute = path.absolute()
         number = int.from_bytes(hashlib.sha256(str(absolute).encode()).digest()[:8], "big") % count
-        file = absolute.stat() if os.path.isfile(absolute) else None  # Path's own raises at a name that is too long
+        file = absolute.stat() if os.path.isfile(absolute) else None  # Path.is_file raises if a name is too long
         members[number].append(index)
         digests[number].update(repr((str(absolute), file and (file.st_size, file.st_mtime_ns))).encode())
     return [
@@ -255,12 +260,12 @@ def _shards(paths: Sequence[pathlib.Path], preparation: Preparation, pool: pathl
 
 
 def _name_of(shards: Iterable[_Shard]) -> str:
-    """One for these shards in this order, as they stand."""
+    """Returns a name for these shards in this order, hashed from their own names."""
     return hashlib.sha256("".join(shard.file.name for shard in shards).encode()).hexdigest()[:24]
 
 
 def _missing(shards: list[_Shard]) -> list[_Shard]:
-    """Those that were never written, or with a fault that may have passed since."""
+    """Returns the shards that were never written, or were written with a fault that may have passed since."""
     return [shard for shard in shards if not shard.facts.is_file() or read_json(shard.facts).get("passing")]
 
 
@@ -316,7 +321,7 @@ def _read_facts(shard: _Shard) -> list[dict[str, Any]]:
 
 
 def _is_fact(fact: Any) -> bool:
-    """Whether it is what `_write_shards` says of a volume; may raise what `_read_facts` catches."""
+    """Returns whether `fact` is as `_write_shards` writes it, or raises an error that `_read_facts` catches."""
     if fact["bad"] is not None:
         return isinstance(fact["bad"], str) and bool(fact["bad"])
     alignment = fact["alignment"]
@@ -328,7 +333,7 @@ def _is_fact(fact: Any) -> bool:
 def _dataset(
     folder: pathlib.Path, shards: list[_Shard], kept: np.ndarray, bad: set[int], shape: tuple[int, ...]
 ) -> RecordedVolumes:
-    """The data set of the shards, those without a good volume left out."""
+    """Links the data set of the shards that hold a good volume, and returns its kept rows."""
     good = [[index for index in shard.members if index not in bad] for shard in shards]
     used = [(shard, inside) for shard, inside in zip(shards, good, strict=True) if inside]
     final = folder / _name_of(shard for shard, _ in used)
@@ -349,11 +354,19 @@ def _said(label: str, reason: str) -> str:
 def in_parallel(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, progress: bool, label: str, total: int
 ) -> Iterator[Iterator[Result]]:
-    """Within it: results in the order of the items, from a few threads, with a progress bar on a terminal.
+    """Yields an iterator over the results of a function on items, in order, from a few threads.
 
-    At most two items a worker are under way or finished and not yet taken, so that memory stays bounded. It is a
-    context, and not an iterator alone, because an iterator that is dropped half-way closes when the garbage collector
-    comes by, which may be in one of its own threads; and a thread cannot wait for itself.
+    At most two items a worker are in progress or finished but not yet taken, so that memory stays bounded. A bare
+    iterator that is dropped half-way would be closed by the garbage collector, which may run in one of the iterator's
+    own threads, and a thread cannot wait for itself. This is therefore a context manager.
+
+    Args:
+      function: function to call on each item.
+      items: its arguments.
+      workers: number of threads, 0 for one a core.
+      progress: whether to show a progress bar if stderr is a terminal.
+      label: text of the progress bar.
+      total: number of items.
     """
     workers = workers or os.cpu_count() or 1
     remaining = iter(items)

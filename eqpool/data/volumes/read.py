@@ -1,4 +1,4 @@
-"""One T1 volume made ready for a network: laid on the grid, its tissue measured and scaled."""
+"""Prepares one T1 volume for a network: resamples it to the grid and z-scores its tissue."""
 
 import pathlib
 from typing import NamedTuple
@@ -12,20 +12,20 @@ from eqpool.data.volumes.image_checks import BadVolumeError
 from eqpool.data.volumes.image_files import read_volume
 from eqpool.data.volumes.resampling import lay_on_grid
 
-VERSION = 4  # of the preparation; raise it whenever a prepared volume would come out different
-# A brain off by a third of its width still covers this much; what covers less is another place or space.
+VERSION = 4  # raise it whenever a prepared volume would come out different
+# Share of the mask that a brain off by a third of its width still covers. Less means another place or space.
 LEAST_COVERAGE = 0.3
-# Aligned brains overlap the mask by a Dice of about 0.9 and more; the 120 IXI brains, not aligned, by 0.75 (median).
+# Aligned brains overlap the mask by a Dice of about 0.9 and more. For the 120 unaligned IXI brains the median is 0.75.
 ALIGNED_OVERLAP = 0.85
 
 
 class Prepared(NamedTuple):
-    """One image, ready for a network.
+    """An image that is ready for a network.
 
     Attributes:
-      volume: `grid.shape` float32, z-scores.
+      volume: `grid.shape` float32, z-scores or their tanh.
       overlap: Dice coefficient of its non-zero voxels and the grid's brain mask.
-      is_part: the image shows a part of a brain, such as a slab.
+      is_part: whether the image shows only a part of a brain, such as a slab.
     """
 
     volume: np.ndarray
@@ -36,10 +36,10 @@ class Prepared(NamedTuple):
 def prepare_volume(
     path: pathlib.Path, grid: Grid, *, squash: bool = False, alignment: np.ndarray | None = None
 ) -> tuple[np.ndarray, float]:
-    """Reads one image and makes it ready for a network; arguments and errors as `prepare_image`.
+    """Prepares one image for a network, with the arguments and errors of `prepare_image`.
 
     Returns:
-      The volume, `grid.shape` float32, and how its non-zero voxels overlap the brain mask, a Dice coefficient.
+      The volume, `grid.shape` float32, and the Dice coefficient of its non-zero voxels and the brain mask.
     """
     prepared = prepare_image(path, grid, squash=squash, alignment=alignment)
     return prepared.volume, prepared.overlap
@@ -48,21 +48,24 @@ def prepare_volume(
 def prepare_image(
     path: pathlib.Path, grid: Grid, *, squash: bool = False, alignment: np.ndarray | None = None
 ) -> Prepared:
-    """Reads one image, lays it on the grid and scales it.
+    """Reads one image, resamples it to the grid and scales it.
 
-    An image that is finer than the grid is smoothed by the ratio of the voxels first (`eqpool.data.volumes.resampling`
-    says how and why); interpolation is linear and skipped for an image that already lies on the grid. Intensities are
-    z-scored with the mean and standard deviation of the tissue: voxels inside the grid's brain mask that are not 0.
-    Voxels outside the mask become 0; empty voxels inside it stay as dark as they are.
+    An image that is finer than the grid is first smoothed according to the ratio of the voxel sizes
+    (`eqpool.data.volumes.resampling` gives the reasons). Interpolation is linear, and is skipped for an image that
+    already lies on the grid. Intensities are z-scored with the mean and standard deviation of the tissue, which is the
+    non-zero voxels inside the grid's brain mask. Voxels outside the mask become 0. Empty voxels inside it are scaled
+    too and so stay dark.
 
     Args:
-      path: a NIfTI file in template space.
-      grid: the target.
-      squash: tanh of the z-score, for networks whose output lies in [-1, 1].
-      alignment: (4, 4) from the image's millimetres to the template's; None where it lies in template space already.
+      path: NIfTI file in template space.
+      grid: target grid.
+      squash: whether to take the tanh of the z-scores, for networks with outputs in [-1, 1].
+      alignment: (4, 4) map from the image's millimetres to the template's, or None if it lies in template space
+        already.
 
     Raises:
-      BadVolumeError: as `read_volume`; or the image misses the template's brain, or is constant inside it.
+      BadVolumeError: for the faults that `read_volume` lists, or if the image misses the template's brain or is
+        constant inside it.
     """
     image = read_volume(path)
     volume = lay_on_grid(image, grid, alignment)
@@ -76,7 +79,7 @@ class Tissue(NamedTuple):
     """The intensities of one image's tissue, in the image's own units.
 
     Attributes:
-      mean, deviation: over voxels inside the brain mask that are not 0; they make the z-scores.
+      mean, deviation: mean and standard deviation of the non-zero voxels inside the brain mask, for the z-scores.
       overlap: Dice coefficient of the image's non-zero voxels and the brain mask.
     """
 
@@ -88,17 +91,17 @@ class Tissue(NamedTuple):
 def measure_tissue(
     volume: np.ndarray, grid: Grid, path: pathlib.Path, *, image: nibabel.Nifti1Image, aligned: bool = False
 ) -> Tissue:
-    """Computes mean and deviation of the tissue of a volume that lies on the grid.
+    """Computes the mean and deviation of the tissue of a volume that lies on the grid.
 
     Args:
-      volume: `grid.shape`, by `lay_on_grid`.
-      grid: the grid.
-      path: starts an error's message.
-      image: the RAS+ image that the volume comes from.
-      aligned: whether it was registered to the template.
+      volume: `grid.shape` volume from `lay_on_grid`.
+      grid: grid of the volume.
+      path: path that starts an error's message.
+      image: RAS+ image that the volume comes from.
+      aligned: whether the image was registered to the template.
 
     Raises:
-      BadVolumeError: it misses the template's brain, or is constant inside it.
+      BadVolumeError: if the volume misses the template's brain, or is constant inside it.
     """
     tissue = grid.mask & (volume != 0)
     coverage = float(tissue.sum() / grid.mask.sum())

@@ -1,8 +1,8 @@
 """Prepared volumes in array_record files, readable as a tensorflow_datasets data set and row by row as an array.
 
-A record holds one volume; a few records make a shard. The shards lie in a pool, each under a name that says what went
-into it; a data set is a folder of links to them with tensorflow_datasets' description beside. So a cohort that grew, or
-one of whose files changed, shares with its former self every shard that is still the same.
+A record holds one volume, and a few records make a shard. The shards lie in a pool, and the name of each is a hash of
+the files and settings that it was made from. A data set is a folder of links to shards, with tensorflow_datasets'
+description. A cohort that has grown, or in which a file has changed, therefore reuses every unchanged shard.
 """
 
 import errno
@@ -21,23 +21,23 @@ from eqpool.storage.files import write_atomically
 
 NAME, SPLIT, VERSION = "volumes", "train", "1.0.0"
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-# One record a group, so that a row is read alone; compression of floats saves a tenth and costs more than reading.
+# One record a group, so that a row is read alone. Compression saves only a tenth and takes longer than the reading.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
 class RecordedVolumes:
-    """K volumes as an array (K, *shape) float32 that reads a volume when it is asked for. Threads may share it."""
+    """K volumes as an array (K, *shape) float32 that reads each volume when it is indexed. Threads may share it."""
 
     def __init__(self, folder: pathlib.Path, order: np.ndarray, shape: tuple[int, ...]):
-        """Of the data set in `folder`, whose record `order[row]` is the volume of a row.
+        """Opens the data set in `folder`, in which record `order[row]` is the volume of a row.
 
         Raises:
-          InputError: the folder, or later a record, is damaged.
+          InputError: if the folder is damaged, or later if a record is.
         """
         self._folder, self._order = folder, order
         try:
             self._source = tfds.builder_from_directory(folder / VERSION).as_data_source(split=SPLIT)
-        except Exception as error:  # JSON, protocol buffers and array_record each have their own
+        except Exception as error:  # JSON, protocol buffers and array_record each raise their own
             raise self._damaged(error) from error
         self.shape = (len(order), *shape)
         self.dtype = np.dtype(np.float32)
@@ -50,7 +50,7 @@ class RecordedVolumes:
         return (self[row] for row in range(len(self)))
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """(*shape) for one row, (R, *shape) for several: a list, an array of numbers or bools, or a slice."""
+        """Returns (*shape) for one row, or (R, *shape) for a list, a slice, or an array of integers or bools."""
         records = self._order[rows]
         if np.ndim(records) == 0:
             return self._read(int(records))
@@ -70,7 +70,7 @@ class RecordedVolumes:
         return InputError(f"{self._folder}: damaged ({reason}); remove it and `shards` beside it")
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
-        """All of them in memory."""
+        """Reads all volumes into memory."""
         return self[:].astype(dtype or np.float32, copy=False)
 
 
@@ -78,10 +78,10 @@ Inputs = np.ndarray | RecordedVolumes
 
 
 def write_shard(path: pathlib.Path, volumes: Iterable[np.ndarray], shape: tuple[int, ...]) -> None:
-    """Writes volumes (*shape) float32 as the records of a shard, whole or not at all; they are taken one by one.
+    """Writes volumes (*shape) float32 as the records of a shard, all or none. The volumes are consumed one by one.
 
     Raises:
-      InputError: the disk is full or the folder cannot be written.
+      InputError: if the disk is full or the folder cannot be written.
     """
     features = _features(shape)
 
@@ -99,7 +99,7 @@ def write_shard(path: pathlib.Path, volumes: Iterable[np.ndarray], shape: tuple[
 def link_dataset(
     folder: pathlib.Path, shards: Sequence[pathlib.Path], counts: Sequence[int], shape: tuple[int, ...]
 ) -> None:
-    """Fills `folder` with the data set of some shards, of so many records each; copies where links are not possible."""
+    """Fills `folder` with a data set of shards that hold `counts` records each. Shards are copied if links fail."""
     folder = folder / VERSION
     folder.mkdir()
     template = tfds.core.ShardedFileTemplate(
@@ -112,7 +112,7 @@ def link_dataset(
         except OSError:
             shutil.copy2(shard, name)
     split = tfds.core.SplitInfo(name=SPLIT, shard_lengths=list(counts), num_bytes=0, filename_template=template)
-    # Its check of the data would need TensorFlow.
+    # Checking the data would need TensorFlow.
     tfds.folder_dataset.write_metadata(
         data_dir=folder, features=_features(shape), split_infos=[split], filename_template=_TEMPLATE, check_data=False
     )
@@ -124,7 +124,7 @@ def _features(shape: tuple[int, ...]) -> tfds.features.FeaturesDict:
 
 
 def _close(writer: ArrayRecordWriter) -> None:
-    """Closes it; what could not be written is told only here, and not as the OSError that it is."""
+    """Closes a writer. Failed writes surface only here, as `RuntimeError`, and are raised as `OSError`."""
     try:
         writer.close()
     except RuntimeError as error:
