@@ -1,4 +1,4 @@
-"""How much of a covariate is still there: a ridge regression reads it from frozen features. Never imports jax."""
+"""Prediction of a covariate from frozen features by ridge regression. This module never imports jax."""
 
 import numpy as np
 from sklearn.linear_model import RidgeCV
@@ -7,12 +7,17 @@ from sklearn.preprocessing import StandardScaler
 
 
 def read_covariate(train_features: np.ndarray, train_values: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """(M,) values that a ridge regression, its penalty chosen on the training rows, reads from `features` (M, F).
+    """Predicts a covariate by a ridge regression, with the penalty chosen on the training rows.
+
+    Features are standardised by the training rows.
 
     Args:
-      train_features: (N, F) frozen features of the training rows; standardised here.
-      train_values: (N,) the covariate there, in its own units, in which the result is too.
-      features: (M, F) of the rows that are read.
+      train_features: (N, F), frozen features of the training rows.
+      train_values: (N,), covariate of the training rows.
+      features: (M, F), features of the rows to predict.
+
+    Returns:
+      The predictions, (M,), in the covariate's units.
     """
     model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 3, 13)))
     return model.fit(train_features, train_values).predict(features)

@@ -1,15 +1,18 @@
-"""How like its input a harmonised volume still is: PSNR and SSIM inside the brain mask."""
+"""Similarity of a harmonised volume to its input, by PSNR and SSIM inside the brain mask."""
 
 import numpy as np
 from skimage.metrics import structural_similarity
 
 
 def peak_signal_to_noise(image: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:
-    """10 log10(range^2 / mean squared error) in decibels, range and error taken inside the mask; inf where equal.
+    """Computes 10 log10(range^2 / mean squared error) inside the mask, in decibels.
 
     Args:
-      image, reference: arrays of one shape.
-      mask: bool, of that shape.
+      image, reference: arrays of one shape. The range is that of the reference.
+      mask: bool array of the same shape.
+
+    Returns:
+      The ratio, or inf if both are equal inside the mask.
     """
     inside = reference[mask].astype(np.float64)
     error = np.mean((image[mask] - inside) ** 2)
@@ -18,14 +21,14 @@ def peak_signal_to_noise(image: np.ndarray, reference: np.ndarray, mask: np.ndar
 
 
 def structural_similarity_inside(image: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:
-    """SSIM (Wang et al. 2004, 7^3 windows, the reference's range inside the mask), its mean inside the mask.
+    """Computes the mean SSIM inside the mask (Wang et al. 2004), with 7^3 windows and the reference's range there.
 
     Args:
-      image, reference: volumes of one shape, at least seven voxels a side.
-      mask: bool, of that shape.
+      image, reference: volumes of one shape, with at least seven voxels per side.
+      mask: bool array of the same shape.
     """
     inside = reference[mask]
-    # Outside the mask both are 0: a decoder's leftovers there must not count.
+    # Both are set to 0 outside the mask, because a decoder's residual output there must not count.
     image, reference = (np.where(mask, values, 0).astype(np.float64) for values in (image, reference))
     span = float(inside.max() - inside.min())
     _, each = structural_similarity(image, reference, data_range=span, full=True)
