@@ -35,7 +35,7 @@ class Comparison:
 
 
 def comparisons() -> Iterator[Comparison]:
-    """All rows, in order."""
+    """Yields all rows, in order."""
     for rows in (128, 256):
         sizes = {"rows": rows, "n": 30, "form": "pairwise"}
         yield Comparison(f"equivariance loss, PyTorch over pairs, {rows} rows, gradient", "equivariance", "loss", sizes)
