@@ -1,6 +1,6 @@
-"""Both stages on tables of German's and Adult's shape, as the paper's protocol trains them (`configs/*.py:paper`).
+"""Both stages of the paper's protocol (`configs/*.py:paper`) on tables with the shapes of German and Adult.
 
-The rows are random: the time does not depend on their values, and no data is needed.
+The rows are random, because the time does not depend on their values. So no data are needed.
 """
 
 import importlib
@@ -23,7 +23,7 @@ NUM_SITES = NUM_CLASSES = 2
 
 
 class TableSize(NamedTuple):
-    """Rows to train on and to validate on, and features of a row."""
+    """The numbers of training rows, validation rows and features of a table."""
 
     train: int
     validation: int
@@ -34,12 +34,12 @@ SIZES = {"german": TableSize(640, 160, 58), "adult": TableSize(26_049, 6_512, 10
 
 
 def paper_config(dataset: str) -> RunConfig:
-    """The paper's protocol on "german" or "adult"."""
+    """Returns the config of the paper's protocol on "german" or "adult"."""
     return from_config_dict(importlib.import_module(f"configs.{dataset}").get_config("paper"))
 
 
 def make_stage(config: RunConfig, name: str, features: int) -> Stage:
-    """The stage called `name`."""
+    """Returns the stage `name`."""
     shape = DataShape((features,), 1, NUM_SITES, NUM_CLASSES)
     if name == "stage_one":
         return make_stage_one(config, shape)
@@ -47,7 +47,7 @@ def make_stage(config: RunConfig, name: str, features: int) -> Stage:
 
 
 def random_rows(name: str, count: int, features: int, latent_dim: int) -> dict[str, np.ndarray]:
-    """The columns that the stage called `name` reads, for `count` rows."""
+    """Returns the columns that the stage `name` reads, for `count` rows."""
     generator = np.random.default_rng(0)
     labels = {
         "covariate": generator.random((count, 1)).astype(np.float32),
@@ -66,7 +66,7 @@ def random_rows(name: str, count: int, features: int, latent_dim: int) -> dict[s
 
 
 class Epochs:
-    """A compiled epoch with its state and tables; `run` goes on from where it stopped."""
+    """A compiled epoch with its state and tables. Each `run` continues from the state of the last one."""
 
     def __init__(self, dataset: str, name: str):
         size, config = SIZES[dataset], paper_config(dataset)
@@ -80,9 +80,9 @@ class Epochs:
         self._tables: list[Batch] = data_parallel.put_replicated(rows, mesh)
         state = create_state(stage, optimizer, jax.random.key(0))
         self._state: TrainState = data_parallel.put_replicated(state, mesh)
-        self.run()  # compiles
+        self.run()  # the first run compiles
 
     def run(self) -> None:
-        """One epoch with its validation; its terms and scores come to the host, as the log has them."""
+        """Runs one epoch with its validation, and moves its terms and scores to the host, as for the log."""
         self._state, terms, scores, _ = self._epoch(self._state, *self._tables, jax.random.key(1))
         jax.device_get((terms, scores))

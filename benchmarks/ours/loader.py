@@ -1,4 +1,7 @@
-"""From NIfTI files to batches on the device, ours: prepared once into records, then read by grain's threads."""
+"""Our loader from NIfTI files to batches on the device.
+
+Volumes are prepared once into records, which grain's threads then read.
+"""
 
 import pathlib
 import tempfile
@@ -14,7 +17,7 @@ from eqpool.data.volumes.prepare import Preparation, prepare_volumes
 
 
 def epochs(files: int, batch: int, first: bool) -> Work:
-    """One epoch over `files` volumes at 2 mm; `first` with the preparing that a first epoch waits for."""
+    """Returns the work of an epoch over `files` volumes at 2 mm. A `first` epoch includes their preparation."""
     from absl import flags
 
     flags.FLAGS(["benchmark"])  # grain reads absl flags

@@ -1,4 +1,4 @@
-"""The site floor of a cohort, computed once for all runs that share it."""
+"""Cache of a cohort's site floor, which is computed once for all runs on the same cohort."""
 
 import importlib.metadata
 import pathlib
@@ -13,7 +13,7 @@ from eqpool.storage import files
 
 
 def cached_site_floor(cohort: Cohort, config: EvaluateConfig, cache: pathlib.Path) -> dict[str, Any]:
-    """Returns `site_floor_metrics`, kept under `cache` for runs of the same rows, split and probe settings."""
+    """Returns `site_floor_metrics`, cached in the folder `cache` for runs with the same rows, split and settings."""
     digest = rows_digest(cohort)
     digest.update(f"{__version__} {importlib.metadata.version('scikit-learn')} {config}".encode())
     path = cache / "site_floor" / f"{digest.hexdigest()[:16]}.json"

@@ -1,4 +1,4 @@
-"""The door of `python -m eqpool.report`; `eqpool.commands.report` is the command."""
+"""Entry point of `python -m eqpool.report`. The command itself is `eqpool.commands.report`."""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""Writes the figures of a run; one that fails is a line in the report and on the terminal, and no end of the run."""
+"""Writes the figures of a run.
+
+A figure that cannot be drawn does not stop the run. The report and the terminal show a line about it instead.
+"""
 
 import os
 import pathlib
@@ -16,19 +19,20 @@ from eqpool.storage.files import write_atomically, write_json
 from eqpool.storage.progress import track
 from eqpool.storage.run_folder import RunFolder
 
-STRICT = "EQPOOL_STRICT_FIGURES"  # set to 1, as the tests do: a figure that fails raises, so that a bug is seen
+STRICT = "EQPOOL_STRICT_FIGURES"  # the tests set it to 1, so that a failing figure raises and bugs are noticed
 Result = TypeVar("Result")
-_LONGEST_ERROR = 300  # characters; a formula that matplotlib cannot read has a page
+_LONGEST_ERROR = 300  # characters, because matplotlib's message about an invalid formula fills a page
 
 
 class Drawn(NamedTuple):
     """A figure of the report.
 
     Attributes:
-      kind: which one.
-      path: its PNG; None where it was left out or failed.
-      caption, alt: what stands below it and in its place for those who cannot see it.
-      absent: why there is no picture, in one line; "" where there is one.
+      kind: kind of the figure.
+      path: path of its PNG, or None if the figure was left out or failed.
+      caption: text below the picture.
+      alt: alternative text for readers who cannot see the picture.
+      absent: one line with the reason why there is no picture, or "" if there is one.
     """
 
     kind: FigureKind
@@ -39,14 +43,15 @@ class Drawn(NamedTuple):
 
 
 class FigureFailed(Exception):
-    """A figure could not be drawn; the message is one line with the error's name and text."""
+    """Error for a figure that could not be drawn. Its message is one line with the original error's name and text."""
 
 
 def write_figures(work: WorkFolder) -> list[Drawn]:
     """Draws every figure that this run's files allow, as PNG and SVG under figures/.
 
-    What is left out because rows are too few, and what fails, has a line that says so in place of a picture; the
-    picture of an earlier call is removed. What fails is also said on stderr and kept for `has_failed`.
+    A figure that fails, or that is left out because there are too few rows, gets a line with the reason in place of its
+    picture. The picture of an earlier call is removed. Failures are also reported on stderr and recorded for
+    `has_failed`.
     """
     drawn: list[Drawn] = []
     failed: dict[str, str] = {}
@@ -71,9 +76,10 @@ def write_figures(work: WorkFolder) -> list[Drawn]:
 
 
 def protected(draw: Callable[[], Result]) -> Result:
-    """What `draw` returns; whatever it raises comes as `FigureFailed`, but a full disk, which is the user's to mend.
+    """Calls `draw` and returns its result.
 
-    Under `EQPOOL_STRICT_FIGURES=1` the error itself goes on up.
+    Errors are raised again as `FigureFailed`. Errors of the disk, such as a full one, are raised unchanged, because
+    only the user can fix them. Under `EQPOOL_STRICT_FIGURES=1` every error is raised unchanged.
     """
     try:
         return draw()
@@ -88,12 +94,12 @@ def protected(draw: Callable[[], Result]) -> Result:
 
 
 def has_failed(folder: RunFolder) -> bool:
-    """Whether a figure of this work directory failed when its report was written."""
+    """Returns True if a figure of this work directory failed when its report was written."""
     return folder.failed_figures_file.exists()
 
 
 def _write(work: WorkFolder, kind: FigureKind) -> tuple[Drawn | None, frozenset[str]]:
-    """One figure, None where the run has none of this kind; and the characters that no font has."""
+    """Writes one figure and returns it, or None if the run has no such figure, with the characters that no font has."""
     if not kind.exists(work):
         return None, frozenset()
     absent = kind.too_little(work)
@@ -110,7 +116,7 @@ def _write(work: WorkFolder, kind: FigureKind) -> tuple[Drawn | None, frozenset[
 
 
 def save(figure: Figure, path: pathlib.Path) -> None:
-    """Writes a figure whole or not at all, in the format that the end of its name says."""
+    """Writes a figure atomically, in the format given by the file's suffix."""
     write_atomically(path, partial(figure.savefig, dpi=150) if path.suffix == ".png" else figure.savefig)
 
 

@@ -1,4 +1,4 @@
-"""What a run says on the terminal: what the data is, and what came out."""
+"""The text that a run prints on the terminal: a description of the data, and the results."""
 
 import pathlib
 import unicodedata
@@ -13,11 +13,11 @@ from eqpool.data.preflight.findings import HELD_OUT
 from eqpool.report.verdicts import read_metrics
 from eqpool.storage.run_folder import RunFolder
 
-ON_TOP = (HELD_OUT,)  # checks whose warnings stand above everything else: what is below them decides little
+ON_TOP = (HELD_OUT,)  # checks whose warnings come first, because they limit every result below them
 
 
 def describe_cohort(cohort: Cohort) -> str:
-    """What is pooled, in plain words: simulated or real, rows by site and class, covariates, notes."""
+    """Describes the pooled data: simulated or real, rows by site and class, covariates, and notes."""
     kind = "SIMULATED data (made by eqpool, not measured)" if cohort.simulated else "real data"
     shape = "x".join(map(str, cohort.inputs.shape[1:]))
     if cohort.grid is not None:
@@ -31,18 +31,18 @@ def describe_cohort(cohort: Cohort) -> str:
 
 
 def describe_data(cohort: Cohort, findings: Sequence[Finding]) -> str:
-    """What a run says before it trains: warnings that stand on top, the cohort, and the pre-flight check."""
+    """Describes the data before training: the warnings on top, the cohort, and the pre-flight check."""
     parts = [describe_top(findings), describe_cohort(cohort), describe_findings(findings)]
     return "\n".join(part for part in parts if part)
 
 
 def describe_top(findings: Sequence[Finding]) -> str:
-    """The warnings that stand on top, one line each; "" where there are none."""
+    """Returns the warnings that come first, one line each, or "" if there are none."""
     return "\n".join(_on_one_line(f"WARNING: {finding.message}") for finding in findings if _is_on_top(finding))
 
 
 def _on_one_line(text: str) -> str:
-    """The text with spaces for line breaks and other control characters, which names from quoted cells may hold."""
+    """Replaces line breaks and other control characters, which names from quoted cells may hold, by spaces."""
     return "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text)
 
 
@@ -51,7 +51,10 @@ def _is_on_top(finding: Finding) -> bool:
 
 
 def describe_findings(findings: Sequence[Finding], everything: bool = False) -> str:
-    """The pre-flight check, one line a finding: warnings and refusals, or `everything`; not what stands on top."""
+    """Returns the findings of the pre-flight check, one line each, without the warnings of `describe_top`.
+
+    These are warnings and refusals. With `everything`, infos are included.
+    """
     below = [finding for finding in findings if not _is_on_top(finding)]
     shown = [finding for finding in below if everything or finding.severity != "info"]
     lines = [_on_one_line(f"  {finding.severity}: {finding.check}: {finding.message}") for finding in shown]
@@ -64,7 +67,7 @@ def _site_lines(cohort: Cohort) -> list[str]:
     lines = []
     for index, name in enumerate(cohort.site_names):
         here = cohort.site == index
-        if not here.any():  # all its volumes were left out
+        if not here.any():  # all volumes of the site were left out
             lines.append(f"  site {name:<{width}}       0 rows")
             continue
         ranges = ", ".join(
@@ -84,7 +87,7 @@ def _target_text(cohort: Cohort, here: np.ndarray) -> str:
 
 
 def describe_results(results: dict[str, Any], folder: pathlib.Path) -> str:
-    """The metrics of results.json as a short table with a reading of each, and where the files are."""
+    """Returns a short table of the metrics in results.json with their interpretation, and the list of written files."""
     kind = "SIMULATED data" if results["simulated"] else "real data"
     lines = [f"{results['dataset']} ({kind}), method {results['method']}, seed {results['seed']}, held-out rows:"]
     for reading in read_metrics(results["metrics"]):
@@ -94,7 +97,7 @@ def describe_results(results: dict[str, Any], folder: pathlib.Path) -> str:
 
 
 def describe_files(folder: pathlib.Path) -> str:
-    """Returns what is in a folder for its user, by path, one a line, the product first."""
+    """Lists the files of a run folder that are meant for its user, one path per line, the main product first."""
     products = RunFolder(folder).products
     width = max((len(str(path)) for path, _ in products), default=0)
     return "\n".join(["written:", *(f"  {path!s:<{width}}  {what}" for path, what in products)])

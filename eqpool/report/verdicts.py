@@ -1,8 +1,8 @@
-"""What each number of results.json says in plain words, judged from its interval and never beyond it.
+"""Interpretation of the metrics in results.json in plain words, based on their 95% intervals.
 
 An estimate is called better or worse than a level (chance, the site floor, a guess) only if its whole 95% interval is
-on that side; otherwise it is "open", whatever the estimate. That nothing is seen is never called proof that nothing is
-there. A metric that is not defined on the held-out rows is "not defined", with the reason.
+on that side of the level. Otherwise its verdict is "open", whatever the estimate. A missing difference is never called
+proof that there is none. A metric that is not defined on the held-out rows is "not defined", with the reason.
 """
 
 import dataclasses
@@ -17,20 +17,20 @@ Metrics = dict[str, Any]
 Verdict = Literal["good", "bad", "open", "plain"]
 Section = Literal["removed", "kept", "images"]
 SIGNIFICANT = 0.05
-BEST_OF_SIX = 1.346  # a normal 95% interval is so much wider where it is to hold for each of six readings (Bonferroni)
+BEST_OF_SIX = 1.346  # factor by which a normal 95% interval widens for six simultaneous readings (Bonferroni)
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """One line of the report.
+    """The interpretation of one metric, which is one line of the report.
 
     Attributes:
-      metric: its key in results.json.
-      label: its name in words.
-      value: the estimate with its interval.
-      text: what it says.
-      verdict: "good" or "bad" where the interval decides, "open" where it does not, "plain" where nothing is asked.
-      section: of the report.
+      metric: key in results.json.
+      label: name in words.
+      value: estimate with its interval.
+      text: interpretation in words.
+      verdict: "good" or "bad" if the interval decides, "open" if it does not, "plain" if the metric is not judged.
+      section: section of the report.
     """
 
     metric: str
@@ -46,15 +46,15 @@ Judge = Callable[[Metrics, str], Judgement]
 
 
 def read_metrics(metrics: Metrics) -> list[Reading]:
-    """Reads every metric that is known here and that this run has, in the report's order.
+    """Interprets every known metric of a run, in the order of the report.
 
-    A metric that is null or not finite has no number, interval or verdict, and a text that says why. What it would be
-    compared with is left out of the others' texts where that is not defined.
+    A metric that is null or not finite has no number, interval or verdict, and its text gives the reason. Comparisons
+    with such a metric are left out of the texts of other metrics.
     """
     known = {name: value for name, value in metrics.items() if is_defined(value)}
     readings = []
     for name, label, section, judge in (*_LINES, *_nuisance_lines(metrics), *_covariate_lines(metrics)):
-        if name not in metrics or f"scratch_{name}" in metrics:  # an ISTN's, which has a line by that name
+        if name not in metrics or f"scratch_{name}" in metrics:  # an ISTN has a line for scratch_<name> already
             continue
         verdict, text = judge(known, name) if name in known else ("plain", why_not_defined(name))
         readings.append(Reading(name, label, format_metric(metrics, name), text, verdict, section))
@@ -62,7 +62,10 @@ def read_metrics(metrics: Metrics) -> list[Reading]:
 
 
 def compare(interval: tuple[float, float] | None, level: float | None, *, higher_is_better: bool) -> Verdict:
-    """Which side of `level` the whole interval lies on; "plain" where either is missing."""
+    """Returns the verdict for an interval: "open" if it contains `level`, and "plain" if either is missing.
+
+    Otherwise the verdict is "good" or "bad", depending on the side of `level` on which the interval lies.
+    """
     if not interval or level is None:
         return "plain"
     low, high = interval
@@ -72,7 +75,11 @@ def compare(interval: tuple[float, float] | None, level: float | None, *, higher
 
 
 def _site_told(level_name: str, level_key: str) -> Judge:
-    """Of a probe for the site: against the level it has without any trace of the scanner, then against before."""
+    """Returns a judge of site classification accuracy.
+
+    The judge compares the accuracy with the level expected without any trace of the scanner, then with the accuracy
+    before pooling.
+    """
 
     def judge(metrics: Metrics, name: str) -> Judgement:
         level, interval = metrics.get(level_key), metrics.get(f"{name}_interval")
@@ -94,9 +101,10 @@ def _site_told(level_name: str, level_key: str) -> Judge:
 
 
 def _covariate_free(metrics: Metrics, name: str) -> Judgement:
-    """Against shuffled sites where they were probed too: the best of several probes lies above 1 / sites by itself.
+    """Judges site classification accuracy from tau^-1 Phi by the permutation test with shuffled sites, if it was run.
 
-    Where they were not, its interval is widened as far as the best of six asks for.
+    The best of several probes exceeds 1 / sites even by chance. Without the test, the interval is therefore widened for
+    the best of six probes.
     """
     p = metrics.get(f"{name}_p_value")
     interval = metrics.get(f"{name}_interval")
@@ -113,7 +121,7 @@ def _covariate_free(metrics: Metrics, name: str) -> Judgement:
 
 
 def _since(metrics: Metrics, high: float) -> str:
-    """What has become of the site since before pooling."""
+    """Returns text that compares the upper end of an interval, `high`, with site classification before pooling."""
     before = metrics.get("strongest_probe_before_interval")
     if not before:
         return ""
@@ -180,7 +188,7 @@ def _delta_eq(metrics: Metrics, name: str) -> Judgement:
 
 
 def _than(level_name: str, level: str | float, *, higher: bool, of: str = "") -> Judge:
-    """Against a number, or against the metric of that name; `of` stands before what is said."""
+    """Returns a judge that compares with a number, or with the metric of that name. Its texts begin with `of`."""
 
     def judge(metrics: Metrics, name: str) -> Judgement:
         value = metrics.get(level) if isinstance(level, str) else level
@@ -194,7 +202,10 @@ def _than(level_name: str, level: str | float, *, higher: bool, of: str = "") ->
 
 
 def _against_before(kind: str, *, higher: bool) -> Judge:
-    """Of a task model on the reference site: against the source's model there, interval against interval."""
+    """Returns a judge of a task model on the reference site.
+
+    The judge compares the model's interval with that of the source model on the same site.
+    """
 
     def judge(metrics: Metrics, name: str) -> Judgement:
         before, own = metrics.get(f"before_{kind}_interval"), metrics.get(f"{name}_interval")
@@ -213,7 +224,7 @@ def _against_before(kind: str, *, higher: bool) -> Judge:
 
 
 def _says(text: str) -> Judge:
-    """A plain remark; names in braces take other metrics."""
+    """Returns a judge that makes a plain remark. Names in braces are replaced by the metrics of these names."""
 
     def judge(metrics: Metrics, name: str) -> Judgement:
         fields = [field for _, field, _, _ in string.Formatter().parse(text) if field]
@@ -264,7 +275,7 @@ def _covariate_lines(metrics: Metrics) -> Iterator[tuple[str, str, Section, Judg
 
 
 def _task_lines(kind: str, unit: str, *, higher: bool) -> Iterator[tuple[str, str, Section, Judge]]:
-    """What an ISTN is worth to a task model; `kind` is "accuracy" or "mae"."""
+    """Yields the lines about an ISTN's task models, where `kind` is "accuracy" or "mae"."""
     yield f"source_{kind}", f"source model on the source, {unit}", "kept", _says("one site alone: what can be regained")
     yield f"before_{kind}", f"source model on the reference, {unit}", "kept", _says("before")
     judge = _against_before(kind, higher=higher)
@@ -273,7 +284,7 @@ def _task_lines(kind: str, unit: str, *, higher: bool) -> Iterator[tuple[str, st
 
 
 def _recovery(metrics: Metrics, name: str) -> Judgement:
-    """Harmonised against input, both with intervals over the same volumes."""
+    """Judges the error of harmonised volumes against that of the input; both intervals are over the same volumes."""
     own, before = metrics.get(f"{name}_interval"), metrics.get("recovery_error_input_interval")
     text = f"z-scores, to the simulated truth; the input's is {format_number(metrics.get('recovery_error_input'))}"
     if not own or not before or (own[0] <= before[1] and before[0] <= own[1]):
@@ -284,7 +295,7 @@ def _recovery(metrics: Metrics, name: str) -> Judgement:
 _TARGET = "of the target"
 _site_floor = _site_told("covariates and target alone tell", "site_floor")
 _site_chance = _site_told("chance", "site_chance")
-# (key, label, section, judge), in the order of the terminal and the report
+# (key, label, section, judge), in the order of both the terminal and the report
 _LINES: tuple[tuple[str, str, Section, Judge], ...] = (
     (NON_FINITE_ROWS, "rows with a latent that is not finite", "removed", _non_finite),
     *_task_lines("accuracy", "%", higher=True),
