@@ -110,7 +110,7 @@ def rotation(angles: torch.Tensor) -> torch.Tensor:
     zero, one = torch.zeros_like(cosine[0]), torch.ones_like(cosine[0])
     result = None
     for axis, (c, s) in enumerate(zip(cosine, sine, strict=True)):
-        matrix = [[one, zero, zero], [zero, c, -s], [zero, s, c]]  # about axis 0, and about the others by rotating the indices
+        matrix = [[one, zero, zero], [zero, c, -s], [zero, s, c]]  # axis 0; rotated indices give the others
         rows = [torch.stack([matrix[(i - axis) % 3][(j - axis) % 3] for j in range(3)], 1) for i in range(3)]
         turn = torch.stack(rows, 1)
         result = turn if result is None else result @ turn

@@ -112,7 +112,7 @@ def jackknife_interval(whole: float, without_group: np.ndarray) -> Interval:
 
 
 def balanced_accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """Computes the mean recall over the classes that occur in `truth`; NaN without rows. Chance is one over their number.
+    """Computes the mean recall over the classes in `truth`; NaN without rows. Chance is one over their number.
 
     scikit-learn's function would warn at every bootstrap draw that misses a class.
     """
