@@ -1,10 +1,11 @@
-"""Ours against PyTorch, on this machine: a table of times, their ratio and memory.
+"""Compares eqpool with PyTorch on this machine, in a table of times, their ratios and memory.
 
     python -m benchmarks.against_torch [--only REGEX] [--output benchmarks/results/against_torch]
 
 Each side of a row runs in a fresh process, in turns with the others (`benchmarks.harness`). The ratio is PyTorch's time
-over ours; "of the best" is that of the fastest runs. Where PyTorch can be written in several ways, all are run and the
-fastest is shown. Prints the table as it grows, and keeps it as Markdown and JSON with device, versions and dates.
+over ours. "Of the best" is the ratio of the fastest runs. If PyTorch can be written in several ways, all of them are
+run and the fastest is shown. The table is printed as it grows, and saved as Markdown and JSON with device, versions and
+dates.
 """
 
 import argparse
@@ -23,7 +24,7 @@ HEADER = """\
 
 
 def main() -> int:
-    """The command."""
+    """Runs the command and returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="a regular expression; rows whose name it is found in")
     parser.add_argument("--output", default="benchmarks/results/against_torch", help="path without suffix")
@@ -39,7 +40,7 @@ def main() -> int:
 
 
 def compare(comparison: Comparison) -> dict[str, Any]:
-    """Returns one row, as it is kept in JSON."""
+    """Measures one row and returns it in the form of the JSON file."""
     jobs = {"ours": Job("ours", comparison.module, comparison.function, comparison.sizes)}
     for variant in comparison.variants:
         sizes = comparison.sizes | variant

@@ -1,4 +1,6 @@
-"""The networks of paper B at its brain size (Table 6): 64^3, batch 2. Run it alone and without virtual devices.
+"""Benchmarks of the networks of Robinson et al. 2020 at the paper's brain size (Table 6): 64^3, batch 2.
+
+Run it alone and without virtual devices.
 
 Command: JAX_PLATFORMS=cpu python -m pytest benchmarks/bench_istn_networks.py --benchmark-enable
 """
@@ -45,7 +47,7 @@ def judge(variables, x, key):
 
 
 def through_both(transformer):
-    """One pass forward and back through the ISTN and the discriminator, with the gradients of both."""
+    """Returns a loss for one forward and backward pass through ISTN and discriminator, with the gradients of both."""
 
     def loss(variables, source, reference, key):
         return jnp.mean(jnp.square(judge(variables, apply_istn(transformer, variables, source, key), key) - 1))
@@ -54,7 +56,10 @@ def through_both(transformer):
 
 
 def training_loss(transformer):
-    """Eqs. (1) and (2) in one sum: the judge sees S2T as a constant, the ISTN the judge's weights."""
+    """Returns the sum of eqs. (1) and (2).
+
+    S2T is a constant for the discriminator, and the discriminator's weights are constants for the ISTN.
+    """
 
     def loss(variables, source, reference, key):
         keys, labels = jax.random.split(key, 5), (jnp.zeros(BATCH), jnp.ones(BATCH))

@@ -1,6 +1,7 @@
-"""Speed of the maths, forward and gradient: `pytest benchmarks/bench_maths.py --benchmark-enable`.
+"""Benchmarks of the maths, forward and gradient: `pytest benchmarks/bench_maths.py --benchmark-enable`.
 
-Not part of the test run. Every call is compiled and warmed up first and waited for; sizes are in the test names.
+They are not part of the test run. Every call is compiled and warmed up first, and each result is waited for. The test
+names contain the sizes.
 """
 
 from collections.abc import Callable
@@ -29,7 +30,7 @@ def rotations(count: int, n: int) -> jax.Array:
     return so.cayley(so.skew(jax.random.normal(jax.random.key(0), (count, n * (n - 1) // 2))))
 
 
-# A batch of 4096 is left out for solve: its gradient can deadlock XLA's CPU thread pool.
+# Solve is not run with a batch of 4096, because its gradient can deadlock XLA's CPU thread pool.
 @pytest.mark.parametrize(
     ("group_map", "count", "n"),
     [

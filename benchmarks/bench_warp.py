@@ -1,11 +1,12 @@
-"""Speed of the warps, forward and gradient: `pytest benchmarks/bench_warp.py --benchmark-enable`.
+"""Benchmarks of the warps, forward and gradient: `pytest benchmarks/bench_warp.py --benchmark-enable`.
 
-Not part of the test run. Every call is compiled and warmed up first and waited for; sizes are in the test names.
+They are not part of the test run. Every call is compiled and warmed up first, and each result is waited for. The test
+names contain the sizes.
 
-How `resample` reads the eight corners of a cell was chosen by measuring. 2026-11-21, 2 cores of a shared x86-64
-machine, kept busy by others (on a quiet one `resample` needs 23 ms), jax 0.10.2, one CPU device, 64^3, batch 2, one
-channel, float32; the fastest of 12 interleaved rounds, in ms; last the temporary memory of "both", which costs page
-faults at every call:
+The way in which `resample` reads the eight corners of a cell was chosen by measurement. The table shows the fastest of
+12 interleaved rounds in ms, measured on 2026-11-21 with jax 0.10.2 on one CPU device, with 64^3 voxels, batch 2, one
+channel and float32. The 2 cores of a shared x86-64 machine were kept busy by other work. On a quiet machine `resample`
+needs 23 ms. The last column is the temporary memory of "both", which costs page faults at every call:
 
                                               forward  by image  by coordinates  both
     a gather for each corner                      3.2        60              96   261   113 MiB
@@ -43,7 +44,7 @@ def measure(benchmark, function: Callable, *arguments: jax.Array) -> None:
 
 
 def resample_all_corners_at_once(images: jax.Array, coordinates: jax.Array) -> jax.Array:
-    """The plain form: every corner a gather of its own, all derivatives left to JAX."""
+    """Resamples in the plain form, with one gather per corner and all derivatives left to JAX."""
     padded = jnp.pad(images, ((0, 0), *((1, 1),) * 3, (0, 0)))
     sizes = np.array(images.shape[1:-1], np.float32)
     position = jnp.clip(coordinates, -1, sizes)
@@ -58,7 +59,7 @@ def resample_all_corners_at_once(images: jax.Array, coordinates: jax.Array) -> j
 
 
 def problem() -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Images, smooth displacements of a few voxels, and a cotangent."""
+    """Returns images, smooth displacements of a few voxels, and a cotangent."""
     images, cotangent = jax.random.normal(jax.random.key(0), (2, BATCH, *SHAPE, 1))
     control_points = 3 * jax.random.normal(jax.random.key(1), (BATCH, *warp.bspline_control_shape(SHAPE, 16), 3))
     return images, warp.bspline_displacement(control_points, SHAPE, spacing=16), cotangent
@@ -78,7 +79,7 @@ def test_resample(benchmark, resample, gradient):
 
 @pytest.mark.parametrize("kind", ["affine", "bspline of spacing 8", "bspline of spacing 16"])
 def test_transformer_with_gradient(benchmark, kind):
-    """From the parameters on: what an STN adds to a training step."""
+    """Times the computation from the parameters on, which an STN adds to a training step."""
     images, _, cotangent = problem()
     if kind == "affine":
         parameters = 0.1 * jax.random.normal(jax.random.key(2), (4, BATCH, 3))

@@ -1,4 +1,4 @@
-"""What is compared with PyTorch, and at which sizes."""
+"""The computations that are compared with PyTorch, and their sizes."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ class Comparison:
     """One row of the table.
 
     Attributes:
-      name: what the row is called, and what `--only` is matched with.
-      module, function: in benchmarks/ours and benchmarks/pytorch.
-      sizes: the arguments of both.
-      variants: further arguments of the PyTorch side, each tried; the fastest stands in the table.
+      name: name of the row, which `--only` is matched with.
+      module, function: names of both in benchmarks/ours and benchmarks/pytorch.
+      sizes: arguments of both functions.
+      variants: further arguments of the PyTorch side. Each is tried, and the table shows the fastest.
     """
 
     name: str
@@ -28,14 +28,14 @@ class Comparison:
     variants: tuple[dict[str, Any], ...] = (EAGER,)
 
     def variant_name(self, variant: dict[str, Any]) -> str:
-        """A variant in words."""
+        """Returns the name of a variant."""
         if "form" in self.sizes:
             return {"pairwise": "pairs, eager", "linear": "O(N), eager"}[self.sizes["form"]]
         return VARIANT_NAMES[next(iter(variant), "")]
 
 
 def comparisons() -> Iterator[Comparison]:
-    """All rows, in order."""
+    """Yields all rows, in order."""
     for rows in (128, 256):
         sizes = {"rows": rows, "n": 30, "form": "pairwise"}
         yield Comparison(f"equivariance loss, PyTorch over pairs, {rows} rows, gradient", "equivariance", "loss", sizes)

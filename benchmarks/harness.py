@@ -1,9 +1,9 @@
-"""How a row is timed, and what is kept beside its numbers.
+"""Timing of the benchmarks, and the tables of results.
 
-In this process (`timed`): pytest-benchmark on a function that is warmed up first, each result waited for. In fresh
-processes (`in_turns`): each work in one of its own, with blocks of runs taking turns, so that whatever else the machine
-does meets all of them. Times are medians over the runs of a step, with the best beside them, which other work on the
-machine disturbs least.
+`timed` measures in this process with pytest-benchmark. The function is warmed up first, and each result is waited for.
+`in_turns` runs each job in a fresh process. Blocks of runs take turns, so that other work on the machine affects all
+jobs alike. Times are medians over the runs of a step. The best time is also recorded, because other work on the machine
+disturbs it least.
 """
 
 import datetime
@@ -26,7 +26,7 @@ PACKAGES = ("jax", "torch", "flax", "numpy")
 
 
 def about() -> dict[str, str]:
-    """Returns the device and the versions, which rows have to share to stand in one table."""
+    """Returns the device and the versions, which all rows of a table have to share."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)}
     return {"device": f"{os.cpu_count()} cores, {_processor()}", "python": platform.python_version()} | versions
 
@@ -37,30 +37,30 @@ def now() -> dict[str, Any]:
 
 
 def timed(benchmark: Any, run: Callable[[], Any], *, rounds: int, warm_ups: int = 1, **sizes: Any) -> None:
-    """Times `run`, each result waited for; `sizes`, device and versions go into the row's extra information.
+    """Times `run`, and waits for each result. `sizes`, device and versions go into the row's extra information.
 
     Args:
       benchmark: pytest-benchmark's fixture.
-      run: whose first call may compile.
-      rounds: calls that are timed.
-      warm_ups: calls before them.
-      sizes: what the time depends on.
+      run: function to time. Its first call may compile.
+      rounds: number of timed calls.
+      warm_ups: number of calls before them.
+      sizes: sizes on which the time depends.
     """
-    import jax  # not above: PyTorch's side of a comparison is timed without JAX in its process
+    import jax  # imported here, because PyTorch's side of a comparison is timed without JAX in its process
 
     benchmark.extra_info.update(sizes | {"accelerator": jax.devices()[0].device_kind} | about())
     benchmark.pedantic(lambda: jax.block_until_ready(run()), rounds=rounds, warmup_rounds=warm_ups)
 
 
 def seconds(run: Callable[[], Any]) -> float:
-    """Returns the wall seconds of one call, which has to wait for its own results."""
+    """Returns the wall seconds of one call. `run` has to wait for its own results."""
     started = time.perf_counter()
     run()
     return time.perf_counter() - started
 
 
 class Job(NamedTuple):
-    """A work for a fresh process: benchmarks/`side`/`module`.py, a function there and its arguments."""
+    """A job for a fresh process: a function of benchmarks/`side`/`module`.py with its arguments."""
 
     side: str
     module: str
@@ -72,12 +72,12 @@ def in_turns(jobs: Mapping[str, Job], failed: Callable[[str, RuntimeError], None
     """Runs each job in a process of its own, in turns.
 
     Args:
-      jobs: by name.
-      failed: called with the name and the error of a job that does not start, which is then left out.
+      jobs: jobs by name.
+      failed: function that is called with the name and the error of a job that does not start. The job is left out.
 
     Returns:
-      By name: `median_ms`, `best_ms` and `processor_ms` of a step, `steps`, `runs`, `first_seconds`, `peak_bytes` and
-      the `value` computed.
+      The results of each job by name: `median_ms`, `best_ms` and `processor_ms` of a step, `steps`, `runs`,
+      `first_seconds`, `peak_bytes` and the computed `value`.
 
     Raises:
       RuntimeError: a job does not start, and there is no `failed`.
@@ -97,12 +97,12 @@ def in_turns(jobs: Mapping[str, Job], failed: Callable[[str, RuntimeError], None
 
 
 class _Worker:
-    """A process of benchmarks/worker.py."""
+    """A process that runs benchmarks/worker.py."""
 
     def __init__(self, job: Job):
         command = [sys.executable, "-m", "benchmarks.worker", *job[:3], json.dumps(job.sizes)]
-        # Passive: on a machine that others use, PyTorch's threads otherwise spin for one that is not scheduled (a loss
-        # of 128 rows took 130 instead of 6 ms under load 13).
+        # With active waiting on a shared machine, PyTorch's threads spin for a thread that is not scheduled (a loss of
+        # 128 rows took 130 instead of 6 ms under load 13).
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "OMP_WAIT_POLICY": "PASSIVE"}
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -111,12 +111,12 @@ class _Worker:
         self._seconds: list[float] = []
 
     def run(self, seconds: float) -> None:
-        """Runs for at least so many seconds."""
+        """Runs the job repeatedly for at least this many seconds."""
         print(seconds, file=self._process.stdin, flush=True)
         self._seconds += self._read()
 
     def finish(self) -> dict[str, Any]:
-        """Ends the process; returns what it measured."""
+        """Ends the process and returns its measurements."""
         assert self._process.stdin
         self._process.stdin.close()
         memory = self._read()
@@ -136,8 +136,8 @@ class _Worker:
 class Results:
     """A table in `output`.json and `output`.md that grows row by row.
 
-    Rows that the same device and versions measured earlier stay in it. Each row has the keys `what`, `date` and
-    `load_average`.
+    Earlier rows stay in it if they were measured on the same device with the same versions. Each row has the keys
+    `what`, `date` and `load_average`.
     """
 
     def __init__(self, output: pathlib.Path, command: str, header: str, as_line: Callable[[dict[str, Any]], str]):
@@ -152,7 +152,7 @@ class Results:
         return self._output.with_suffix(".json")
 
     def add(self, row: dict[str, Any], order: Iterable[str]) -> None:
-        """Prints a row, and writes both files with the rows in `order`; rows that it lacks go."""
+        """Prints a row, and writes both files with the rows in `order`. Rows that are not in `order` are dropped."""
         print(self._as_line(row), flush=True)
         self._rows[row["what"]] = row
         rows = [self._rows[what] for what in order if what in self._rows]

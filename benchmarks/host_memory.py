@@ -1,10 +1,10 @@
-"""Host memory while a cohort is prepared and read through once, for a small and for a large one.
+"""Measures host memory while a small and a large cohort are prepared and read once.
 
     python -m benchmarks.host_memory
 
-A manifest of simulated subjects (12 volumes, with a hard link for each row) goes through `load_cohort`, which prepares
-every row, and through one shuffled epoch of `volume_batches`. Each size runs in a process of its own, whose peak is
-told; it should not grow by a volume's size (0.6 MB at 4 mm) a row.
+`load_cohort` prepares every row of a manifest of simulated subjects (12 volumes, with a hard link for each row). Then
+`volume_batches` reads one shuffled epoch. Each size runs in a process of its own, and the peak memory of the process is
+reported. The peak should not grow by the size of a volume (0.6 MB at 4 mm) per row.
 """
 
 import pathlib
@@ -18,15 +18,15 @@ import numpy as np
 
 from benchmarks.harness import about
 from eqpool.config import DataConfig
-from eqpool.data.batches import volume_batches
-from eqpool.data.grids import named_grid
-from eqpool.data.pipeline import load_cohort
+from eqpool.data.load import load_cohort
+from eqpool.data.volumes.batches import volume_batches
+from eqpool.data.volumes.grids import named_grid
 
 SIZES, GRID, IMAGES = (500, 10_000), "mni_4mm", 12
 
 
 def write_manifest(folder: pathlib.Path, rows: int) -> DataConfig:
-    """participants.tsv of so many rows, each with an image file of its own name."""
+    """Writes participants.tsv with `rows` rows, and an image file for each of them."""
     grid = named_grid(GRID)
     for number in range(IMAGES):
         values = np.where(grid.mask, np.random.default_rng(number).uniform(10, 200, grid.shape), 0)
@@ -40,7 +40,7 @@ def write_manifest(folder: pathlib.Path, rows: int) -> DataConfig:
 
 
 def peak(rows: int) -> tuple[float, float]:
-    """Peak resident memory in MB: before, and after preparing and reading `rows` rows."""
+    """Returns the peak resident memory in MB before and after preparing and reading `rows` rows."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         config = write_manifest(folder, rows)
@@ -52,7 +52,7 @@ def peak(rows: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Prints a line for each size, or measures the one that is named."""
+    """Prints a line for each size, or measures the size given on the command line."""
     if len(sys.argv) > 1:
         print(*peak(int(sys.argv[1])))
         return

@@ -1,10 +1,10 @@
-"""Does the device wait for data? Volumes a second from the records against volumes a second of a training step.
+"""Compares the rates of reading and training, in volumes per second, to show whether the device waits for data.
 
     python -m benchmarks.input_pipeline
 
-64 volumes of 91 x 109 x 91 are written as records and read by `volume_batches`, shuffled, in batches of 4, by two
-threads; then the ADNI-size encoder's step runs on such batches, first on one that is in memory and then fed by the
-loader. Reading is that of a warm page cache.
+64 volumes of 91 x 109 x 91 are written as records. `volume_batches` reads them shuffled, in batches of 4, with two
+threads. Then the training step of the ADNI-size encoder runs on such batches, first on a batch in memory and then on
+batches from the loader. The page cache is warm.
 """
 
 import pathlib
@@ -17,14 +17,14 @@ import numpy as np
 
 from benchmarks.bench_encoder import encoder_loss, init_encoder
 from benchmarks.harness import about, seconds
-from eqpool.data.batches import volume_batches
-from eqpool.data.records import RecordedVolumes, link_dataset, write_shard
+from eqpool.data.volumes.batches import volume_batches
+from eqpool.data.volumes.records import RecordedVolumes, link_dataset, write_shard
 
 SHAPE, VOLUMES, SHARDS, BATCH = (91, 109, 91), 64, 4, 4
 
 
 def record(folder: pathlib.Path) -> RecordedVolumes:
-    """The volumes in shards, and the data set of them."""
+    """Writes the volumes in shards, and returns them as one data set."""
     generator = np.random.default_rng(0)
     files = [folder / f"{number}.array_record" for number in range(SHARDS)]
     each = VOLUMES // SHARDS
@@ -36,7 +36,7 @@ def record(folder: pathlib.Path) -> RecordedVolumes:
 
 
 def batches(volumes: RecordedVolumes, epoch: int) -> Iterator[dict[str, np.ndarray]]:
-    """One epoch."""
+    """Returns the batches of one epoch."""
     return volume_batches(volumes, np.arange(VOLUMES), batch_size=BATCH, epoch=epoch)
 
 

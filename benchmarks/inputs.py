@@ -1,4 +1,4 @@
-"""What both sides of a comparison start from: the same arrays and the same initial weights, from NumPy alone."""
+"""Arrays and initial weights that both sides of a comparison share, made with NumPy alone."""
 
 import math
 import zlib
@@ -7,17 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Paper B, Table 6, and the STN's trunk
+# Widths from Robinson et al. 2020, Table 6, and those of the STN's trunk.
 ENCODER, BOTTLENECK, DECODER, JUDGE = (8, 16, 32, 64), (64, 64), (32, 16, 8), (32, 64, 128, 256, 256)
 STN_WIDTHS, SPACING = (8, 16, 32, 64, 64), 8
 
 
 class Work(NamedTuple):
-    """Something to be timed.
+    """A computation to be timed.
 
     Attributes:
-      run: does it once, waits for it and returns its number (a loss or a sum), the same on both sides.
-      steps: how many steps one `run` makes.
+      run: function that runs it once, waits for it and returns a number (a loss or a sum) that is equal on both sides.
+      steps: number of steps in one `run`.
     """
 
     run: Callable[[], float]
@@ -25,36 +25,36 @@ class Work(NamedTuple):
 
 
 def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> np.ndarray:
-    """Standard normal float32 numbers times `scale`."""
+    """Returns standard normal float32 numbers times `scale`."""
     return np.random.default_rng(seed).standard_normal(shape, np.float32) * np.float32(scale)
 
 
 def uniform(*shape: int, seed: int = 1) -> np.ndarray:
-    """Float32 numbers in [0, 1)."""
+    """Returns float32 numbers in [0, 1)."""
     return np.random.default_rng(seed).random(shape, np.float32)
 
 
 def whole(upper: int, *shape: int, seed: int = 2) -> np.ndarray:
-    """Int32 numbers in [0, upper)."""
+    """Returns int32 numbers in [0, upper)."""
     return np.random.default_rng(seed).integers(0, upper, shape).astype(np.int32)
 
 
 def skew_matrices(count: int, n: int) -> np.ndarray:
-    """(count, n, n) skew, of a spectral norm of 1 to 2."""
+    """Returns skew-symmetric matrices (count, n, n) with spectral norms of 1 to 2."""
     upper = np.triu(normal(count, n, n, scale=0.7 / math.sqrt(n)), 1)
     return upper - upper.transpose(0, 2, 1)
 
 
 def rotations(count: int, n: int) -> np.ndarray:
-    """(count, n, n) orthogonal."""
+    """Returns orthogonal matrices (count, n, n)."""
     return np.linalg.qr(normal(count, n, n))[0].astype(np.float32)
 
 
 def initial_weight(path: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The first value of a parameter, by its path in Flax's tree and its shape there.
+    """Returns the initial value of a parameter, given its path and shape in Flax's tree.
 
-    Kernels (..., C, features) are normal with deviation 1 / sqrt(taps x C); scales are 1 (0.1 for tau's, a scalar) and
-    biases 0.
+    Kernels (..., C, features) are normal with standard deviation 1 / sqrt(taps x C). Scales are 1, except for the
+    scalar scale of tau, which is 0.1. Biases are 0.
     """
     name = path.rsplit("/", 1)[-1]
     if name == "kernel":

@@ -1,10 +1,11 @@
-"""The times that two CPU cores are held to (after compilation), measured here.
+"""Measures the times for which there are limits on two CPU cores (after compilation).
 
     python -m benchmarks.limits [--only REGEX] [--output benchmarks/results/limits]
 
-Every number comes from a fresh process (`benchmarks.harness`): the median over its runs, the best, and the processor
-time of a step over all threads. On two quiet cores a step takes between half of its processor time and all of it. Only
-the line against PyTorch needs PyTorch. Prints the table as it grows, and keeps it as Markdown and JSON.
+Every measurement is made in a fresh process (`benchmarks.harness`). It gives the median over its runs, the best, and
+the processor time of a step over all threads. On two quiet cores a step takes between half of its processor time and
+all of it. Only the line against PyTorch needs PyTorch. The table is printed as it grows, and saved as Markdown and
+JSON.
 """
 
 import argparse
@@ -23,23 +24,23 @@ ADNI = ("resnet3d", "step", {"shape": [91, 109, 91], "batch": 4})
 
 
 def measure(*works: tuple[str, str, str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns what `in_turns` measures of each work (side, module, function, sizes)."""
+    """Runs each work (side, module, function, sizes) with `in_turns` and returns its measurements."""
     return list(in_turns({str(number): Job(*work) for number, work in enumerate(works)}).values())
 
 
 def in_words(one: dict[str, Any], digits: int = 2) -> str:
-    """Returns a measurement's times in words."""
+    """Returns the times of a measurement as text."""
     median, best, processor = (f"{one[which]:.{digits}f}" for which in ("median_ms", "best_ms", "processor_ms"))
     return f"{median} ms (best {best}, processor {processor})"
 
 
 def stage_step(name: str) -> str:
-    """Adult's step, inside the scanned epoch and with its validation."""
+    """Measures a step on Adult, inside the scanned epoch and with its validation."""
     return in_words(measure(("ours", "tables", "epoch", {"dataset": "adult", "name": name}))[0])
 
 
 def german() -> str:
-    """501 epochs of both stages, with validation."""
+    """Measures 501 epochs of both stages on German, with validation."""
     names = ("stage_one", "stage_two")
     stages = measure(*(("ours", "tables", "epoch", {"dataset": "german", "name": name}) for name in names))
     whole = {
@@ -50,7 +51,7 @@ def german() -> str:
 
 
 def equivariance() -> str:
-    """65 536 rows against 4096, and 4096 against all their pairs."""
+    """Measures the equivariance loss of 65 536 and of 4096 rows, and compares the latter with the pairwise form."""
     sizes = [{"rows": rows, "n": 30} for rows in (65_536, LINEAR_ROWS)]
     sizes.append({"rows": PAIRWISE_ROWS, "n": 30, "form": "reference"})
     many, few, pairs = measure(*(("ours", "equivariance", "loss", one) for one in sizes))
@@ -62,7 +63,7 @@ def equivariance() -> str:
 
 
 def mmd() -> str:
-    """Forward and with its gradient."""
+    """Measures the MMD forward and with its gradient."""
     sizes = [{"rows": 17_000, "sites": 3, "gradient": gradient} for gradient in (False, True)]
     forward, gradient = (
         f"{in_words(one, 0)}, {one['peak_bytes'] / 1e6:.0f} MB"
@@ -72,20 +73,20 @@ def mmd() -> str:
 
 
 def adni() -> str:
-    """In turns with PyTorch's."""
+    """Measures the step of the ADNI-size encoder, in turns with PyTorch's."""
     ours, torch = measure(("ours", *ADNI), ("pytorch", *ADNI))
     return f"{ours['median_ms'] / torch['median_ms']:.1f}x: {in_words(ours, 0)} against {in_words(torch, 0)}"
 
 
 def istn() -> str:
-    """Affine and B-spline."""
+    """Measures the step of an affine and of a B-spline ISTN."""
     sizes = [{"kind": kind, "side": 64, "batch": 2} for kind in ("affine", "bspline")]
     measured = measure(*(("ours", "istn", "step", size) for size in sizes))
     return "; ".join(f"{size['kind']} {in_words(one, 0)}" for size, one in zip(sizes, measured, strict=True))
 
 
 def limits() -> Iterator[tuple[str, str, Callable[[], str]]]:
-    """What is limited, to what, and how it is measured."""
+    """Yields the name of each limited computation, its limit and the function that measures it."""
     yield "Adult stage one, a step of 128", "1.5 ms (aim 1.0)", lambda: stage_step("stage_one")
     yield "Adult stage two, a step of 128", "0.5 ms", lambda: stage_step("stage_two")
     yield "German, 501 + 501 epochs", "10 s", german
@@ -101,7 +102,7 @@ def as_line(row: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """The command."""
+    """Runs the command and returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="a regular expression; limits whose name it is found in")
     parser.add_argument("--output", default="benchmarks/results/limits", help="path without suffix")

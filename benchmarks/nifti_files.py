@@ -1,15 +1,15 @@
-"""Random NIfTI files that lie on the 2 mm template grid, gzip-compressed as BIDS has them."""
+"""Random NIfTI files on the 2 mm template grid, gzip-compressed as in BIDS."""
 
 import pathlib
 
 import nibabel
 import numpy as np
 
-from eqpool.data.grids import named_grid
+from eqpool.data.volumes.grids import named_grid
 
 
 def write_files(folder: pathlib.Path, count: int) -> list[pathlib.Path]:
-    """`count` volumes of noise inside the brain mask, int16."""
+    """Writes `count` int16 volumes of noise inside the brain mask, and returns their paths."""
     grid, paths = named_grid("mni_2mm"), []
     for index in range(count):
         noise = np.random.default_rng(index).integers(200, 1200, grid.shape).astype(np.int16)

@@ -1,11 +1,12 @@
-"""A roofline on paper: what an epoch over UK-Biobank's size asks of 1, 8 and 256 chips, and what binds.
+"""Estimates the time of an epoch at the size of UK Biobank on 1, 8 and 256 chips with a roofline model.
 
     python -m benchmarks.roofline [--output benchmarks/results/roofline.md]
 
-Counts by hand the floating-point operations and the least memory traffic of one training step of stage one's volume
-networks (encoder and decoder, the equivariance loss and the rest being small beside them), a volume of 182x218x182 at
-1 mm, and lays them over the chips' published peaks. XLA's cost analysis of the same step, lowered for a TPU, stands
-beside the operations; nothing is compiled or run, so it needs no accelerator.
+The script counts the floating-point operations and the least memory traffic of one training step of stage one's volume
+networks. It counts the encoder and the decoder for a volume of 182x218x182 at 1 mm, because the equivariance loss and
+the rest are small in comparison. The counts are divided by the chips' published peaks, which shows the bottleneck. The
+operations are compared with XLA's cost analysis of the same step, lowered for a TPU. Nothing is compiled or run, so no
+accelerator is needed.
 """
 
 import argparse
@@ -17,17 +18,17 @@ from typing import NamedTuple
 SUBJECTS, SHAPE_1MM = 100_000, (182, 218, 182)
 ENCODER_CHANNELS, ENCODER_BLOCKS = (16, 16, 32, 64), (2, 2, 2, 2)
 DECODER_CHANNELS, LATENT = (64, 32, 16, 8), 64
-INPUT_BYTES, ACTIVATION_BYTES = 4, 2  # the prepared volumes are float32; activations bfloat16 (model.compute_dtype)
+INPUT_BYTES, ACTIVATION_BYTES = 4, 2  # prepared volumes are float32, activations bfloat16 (model.compute_dtype)
 
 
 class Chip(NamedTuple):
-    """Published peaks of one chip, and how many of them a host feeds.
+    """Published peaks of one chip, and the number of chips per host.
 
     Attributes:
-      flops_a_second: dense bfloat16.
-      bytes_a_second: of its high-bandwidth memory.
-      lanes: features a matrix unit computes at once; narrower layers leave the others idle.
-      host: chips a host.
+      flops_a_second: peak of dense bfloat16 operations.
+      bytes_a_second: peak of its high-bandwidth memory.
+      lanes: features that a matrix unit computes at once. Narrower layers leave some lanes idle.
+      host: chips per host.
     """
 
     flops_a_second: float
@@ -36,24 +37,24 @@ class Chip(NamedTuple):
     host: int
 
 
-# Google Cloud TPU's system architecture pages (v5e, v5p); NVIDIA H100 SXM data sheet, without sparsity.
+# Sources: Google Cloud TPU's system architecture pages (v5e, v5p), NVIDIA H100 SXM data sheet (without sparsity).
 CHIPS = {
     "v5e": Chip(197e12, 819e9, 128, 8),
     "v5p": Chip(459e12, 2765e9, 128, 4),
     "H100": Chip(989e12, 3350e9, 8, 8),
 }
-HOST_INPUT_BYTES_A_SECOND = 12.5e9  # an assumption: one 100 Gbit/s link a host, to a bucket or a file system
+HOST_INPUT_BYTES_A_SECOND = 12.5e9  # assumes one 100 Gbit/s link per host, to a bucket or a file system
 
 
 class Layer(NamedTuple):
-    """A convolution or dense layer of one volume.
+    """A convolution or dense layer, counted for one volume.
 
     Attributes:
-      flops: of its forward pass.
-      products: 3 with both gradients, 2 where nobody asks for the input's.
-      features: out.
+      flops: operations of its forward pass.
+      products: 3 with both gradients, 2 if the gradient of the input is not needed.
+      features: output features.
       inputs, outputs: numbers read and written.
-      normed: numbers that a batch norm and swish in front of it reads.
+      normed: numbers read by a batch norm and swish in front of the layer.
     """
 
     flops: int
@@ -65,12 +66,12 @@ class Layer(NamedTuple):
 
 
 def step_layers(shape: Sequence[int]) -> list[Layer]:
-    """All layers of the encoder and the decoder for one volume."""
+    """Returns all layers of the encoder and the decoder for one volume."""
     return [*encoder_layers(shape), *decoder_layers(shape)]
 
 
 def encoder_layers(shape: Sequence[int]) -> list[Layer]:
-    """`ResNet3D`: stem, pool, residual blocks."""
+    """Returns the layers of `ResNet3D`, which has a stem, a pool and residual blocks."""
     channels = ENCODER_CHANNELS[0]
     layers = [_convolution(shape, 1, channels, taps=7, stride=2, padding=3, products=2)]
     grid = _after(_after(shape, 7, 2, 3), 3, 2, 0)
@@ -87,7 +88,11 @@ def encoder_layers(shape: Sequence[int]) -> list[Layer]:
 
 
 def decoder_layers(shape: Sequence[int]) -> list[Layer]:
-    """`Decoder3D`: a dense coarse grid, doubled by 3-tap kernels whose eightfold features are the finer voxels."""
+    """Returns the layers of `Decoder3D`.
+
+    A dense layer makes a coarse grid. Convolutions with 3 taps then double the grid, and the eightfold features of each
+    voxel become its eight finer voxels.
+    """
     doublings = len(DECODER_CHANNELS)
     grid = [math.ceil(size / 2**doublings) for size in shape]
     coarse = math.prod(grid) * DECODER_CHANNELS[0]
@@ -100,15 +105,16 @@ def decoder_layers(shape: Sequence[int]) -> list[Layer]:
 
 
 def flops(layers: Sequence[Layer]) -> int:
-    """Of a training step: every product forward, and its gradients."""
+    """Counts the operations of a training step: every product of the forward pass, and its gradients."""
     return sum(layer.flops * layer.products for layer in layers)
 
 
 def traffic_bytes(layers: Sequence[Layer]) -> int:
-    """The least that a training step moves: nothing is kept on the chip between layers, all else is fused.
+    """Counts the least memory traffic of a training step, if nothing stays on the chip between layers.
 
-    A layer reads its input and writes its output; backward it reads the output's cotangent once a gradient and its
-    input, and writes the input's cotangent. A norm reads its input twice and once more backward.
+    Everything but the products is assumed to be fused. Forward, a layer reads its input and writes its output.
+    Backward, it reads its input, reads the output's cotangent once per gradient, and writes the input's cotangent. A
+    norm reads its input twice forward and once backward.
     """
     numbers = sum(
         2 * layer.inputs + layer.outputs * layer.products + layer.inputs * (layer.products - 2) + 3 * layer.normed
@@ -118,7 +124,10 @@ def traffic_bytes(layers: Sequence[Layer]) -> int:
 
 
 def seconds_a_volume(layers: Sequence[Layer], chip: Chip) -> tuple[float, float]:
-    """On one chip: by its matrix units, as far as the layers' widths fill them, and by its memory."""
+    """Returns the seconds per volume on one chip by its matrix units and by its memory.
+
+    Layers with fewer features than lanes use only part of a matrix unit.
+    """
     compute = sum(
         layer.flops * layer.products / chip.flops_a_second / min(1, layer.features / chip.lanes) for layer in layers
     )
@@ -126,7 +135,10 @@ def seconds_a_volume(layers: Sequence[Layer], chip: Chip) -> tuple[float, float]
 
 
 def xla_flops_and_bytes(shape: tuple[int, int, int]) -> tuple[float, float]:
-    """XLA's counts for a volume of the same step in float32, lowered for a TPU, not fused: a batch of two, halved."""
+    """Returns XLA's counts of operations and bytes for one volume of the same step.
+
+    The step is in float32, lowered for a TPU and not fused. The counts are half of those for a batch of two.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -156,7 +168,7 @@ def xla_flops_and_bytes(shape: tuple[int, int, int]) -> tuple[float, float]:
 
 
 def report() -> str:
-    """The Markdown."""
+    """Returns the report as Markdown."""
     layers = step_layers(SHAPE_1MM)
     by_hand, (by_xla, xla_bytes) = flops(layers), xla_flops_and_bytes(SHAPE_1MM)
     volume_bytes = math.prod(SHAPE_1MM) * INPUT_BYTES
@@ -199,7 +211,7 @@ def _convolution(
     grid: Sequence[int], channels: int, features: int, *,
     taps: int = 3, stride: int = 1, padding: int = 1, products: int = 3, normed: bool = False,
 ) -> Layer:  # fmt: skip
-    """Counts only the taps that meet the image and not its padding, as XLA does."""
+    """Returns a convolution. Only the taps inside the image are counted, and not those in its padding, as XLA does."""
     met = math.prod(_taps_met(size, taps, stride, padding) for size in grid)
     inputs, outputs = math.prod(grid) * channels, math.prod(_after(grid, taps, stride, padding)) * features
     return Layer(2 * met * channels * features, products, features, inputs, outputs, inputs if normed else 0)
@@ -215,7 +227,7 @@ def _after(grid: Sequence[int], taps: int, stride: int, padding: int) -> list[in
 
 
 def main() -> None:
-    """The command."""
+    """Writes the report and prints it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", default="benchmarks/results/roofline.md", help="Markdown file")
     output = pathlib.Path(parser.parse_args().output)

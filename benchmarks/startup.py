@@ -1,4 +1,4 @@
-"""How long until the first step: imports, and a command's second start beside its first.
+"""Measures the time until the first step: imports, and the first and second start of a command.
 
     python -m benchmarks.startup
 
@@ -20,15 +20,15 @@ COMMAND = [sys.executable, "-m", "eqpool.main", "--config=configs/adni.py", "--d
 
 
 def seconds_of(command: list[str]) -> float:
-    """Returns the wall seconds of a command that has to succeed."""
+    """Runs a command, which has to succeed, and returns its wall seconds."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     return seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment))
 
 
 def main() -> None:
-    """Prints a line for each."""
+    """Prints one line for the imports, and one for each start."""
     print(about())
-    imports = ("import jax", "import eqpool; eqpool.mmd")  # whose names are imported when they are first used
+    imports = ("import jax", "import eqpool; eqpool.mmd")  # eqpool imports its names when they are first used
     pairs = [[seconds_of([sys.executable, "-c", code]) for code in imports] for _ in range(REPEATS)]
     jax, eqpool = (statistics.median(times) for times in zip(*pairs, strict=True))
     print(f"import jax {jax:.2f} s, import eqpool {eqpool:.2f} s: {eqpool - jax:.2f} s beyond (median of {REPEATS})")

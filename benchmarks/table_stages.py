@@ -1,6 +1,6 @@
-"""Both stages on tables of German's and Adult's shape, as the paper's protocol trains them (`configs/*.py:paper`).
+"""Both stages of the paper's protocol (`configs/*.py:paper`) on tables with the shapes of German and Adult.
 
-The rows are random: the time does not depend on their values, and no data is needed.
+The rows are random, because the time does not depend on their values. So no data are needed.
 """
 
 import importlib
@@ -9,20 +9,21 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from eqpool import parallel
-from eqpool.checked_config import from_config_dict
 from eqpool.config import RunConfig
-from eqpool.data.batches import batch_sizes
-from eqpool.train.stage_one import make_stage_one
-from eqpool.train.stage_two import make_stage_two
-from eqpool.train.state import Batch, Stage, TrainState, create_state, make_optimizer
-from eqpool.train.table import make_table_epoch
+from eqpool.config.check import from_config_dict
+from eqpool.data.shape import DataShape
+from eqpool.data.volumes.batches import batch_sizes
+from eqpool.engine import data_parallel
+from eqpool.engine.state import Batch, Stage, TrainState, create_state, make_optimizer
+from eqpool.engine.table import make_table_epoch
+from eqpool.objectives.stage_one import make_stage_one
+from eqpool.objectives.stage_two import make_stage_two
 
 NUM_SITES = NUM_CLASSES = 2
 
 
 class TableSize(NamedTuple):
-    """Rows to train on and to validate on, and features of a row."""
+    """The numbers of training rows, validation rows and features of a table."""
 
     train: int
     validation: int
@@ -33,19 +34,20 @@ SIZES = {"german": TableSize(640, 160, 58), "adult": TableSize(26_049, 6_512, 10
 
 
 def paper_config(dataset: str) -> RunConfig:
-    """The paper's protocol on "german" or "adult"."""
+    """Returns the config of the paper's protocol on "german" or "adult"."""
     return from_config_dict(importlib.import_module(f"configs.{dataset}").get_config("paper"))
 
 
 def make_stage(config: RunConfig, name: str, features: int) -> Stage:
-    """The stage called `name`."""
+    """Returns the stage `name`."""
+    shape = DataShape((features,), 1, NUM_SITES, NUM_CLASSES)
     if name == "stage_one":
-        return make_stage_one(config, (features,), 1, NUM_SITES, NUM_CLASSES)
-    return make_stage_two(config, NUM_SITES, NUM_CLASSES)
+        return make_stage_one(config, shape)
+    return make_stage_two(config, shape)
 
 
 def random_rows(name: str, count: int, features: int, latent_dim: int) -> dict[str, np.ndarray]:
-    """The columns that the stage called `name` reads, for `count` rows."""
+    """Returns the columns that the stage `name` reads, for `count` rows."""
     generator = np.random.default_rng(0)
     labels = {
         "covariate": generator.random((count, 1)).astype(np.float32),
@@ -64,23 +66,23 @@ def random_rows(name: str, count: int, features: int, latent_dim: int) -> dict[s
 
 
 class Epochs:
-    """A compiled epoch with its state and tables; `run` goes on from where it stopped."""
+    """A compiled epoch with its state and tables. Each `run` continues from the state of the last one."""
 
     def __init__(self, dataset: str, name: str):
         size, config = SIZES[dataset], paper_config(dataset)
         settings = getattr(config, name)
         self.epochs: int = settings.epochs
         self.steps = len(batch_sizes(size.train, settings.batch_size))
-        stage, mesh = make_stage(config, name, size.features), parallel.make_mesh(1)
+        stage, mesh = make_stage(config, name, size.features), data_parallel.make_mesh(1)
         optimizer = make_optimizer(settings, self.steps)
         self._epoch = make_table_epoch(stage, optimizer, settings.batch_size, mesh)
         rows = [random_rows(name, count, size.features, config.model.latent_dim) for count in size[:2]]
-        self._tables: list[Batch] = parallel.put_replicated(rows, mesh)
+        self._tables: list[Batch] = data_parallel.put_replicated(rows, mesh)
         state = create_state(stage, optimizer, jax.random.key(0))
-        self._state: TrainState = parallel.put_replicated(state, mesh)
-        self.run()  # compiles
+        self._state: TrainState = data_parallel.put_replicated(state, mesh)
+        self.run()  # the first run compiles
 
     def run(self) -> None:
-        """One epoch with its validation; its terms and scores come to the host, as the log has them."""
+        """Runs one epoch with its validation, and moves its terms and scores to the host, as for the log."""
         self._state, terms, scores, _ = self._epoch(self._state, *self._tables, jax.random.key(1))
         jax.device_get((terms, scores))

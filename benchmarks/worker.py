@@ -1,10 +1,11 @@
-"""One side of one comparison in a process of its own: builds the work, then runs it as often as standard input says.
+"""Runs one side of a comparison in a process of its own, controlled by standard input.
 
     python -m benchmarks.worker ours group_maps group_map '{"name": "cayley", "n": 30, "batch": 128, "gradient": true}'
 
-Standard output has a line of JSON when the work is built and run once, one for every line `SECONDS` read (the seconds
-of each run, for at least as long), and one with memory and a step's processor time at the end. Memory is the highest
-resident size while the runs are timed, over the size after importing the framework.
+The worker builds the work and runs it once. For every number of seconds on a line of standard input, it repeats the
+work for at least that long. Standard output has one line of JSON after the first run, one with the seconds of each run
+for every line read, and one with memory and a step's processor time at the end. Memory is the highest resident size
+during the timed runs, minus the size after importing the framework.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ import time
 
 
 def main(side: str, module: str, function: str, sizes: str) -> None:
-    """Talks over standard input and output until the former ends."""
+    """Builds the work and runs it until standard input ends."""
     factory = getattr(importlib.import_module(f"benchmarks.{side}.{module}"), function)
     if side == "pytorch":
         import torch
@@ -30,7 +31,7 @@ def main(side: str, module: str, function: str, sizes: str) -> None:
     work = factory(**json.loads(sizes))
     _answer({"value": work.run(), "steps": work.steps, "first_seconds": time.perf_counter() - started})
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what compiling took and freed
+    ctypes.CDLL(None).malloc_trim(0)  # returns the memory that compiling used and freed
     highest, runs, processor = _HighestResident(), 0, time.process_time()
     for line in sys.stdin:
         seconds, until = [], time.perf_counter() + float(line)
@@ -45,14 +46,14 @@ def main(side: str, module: str, function: str, sizes: str) -> None:
 
 
 class _HighestResident:
-    """The kernel's own record of the peak, started anew where it lets one."""
+    """The kernel's record of the peak memory, which is reset here if the kernel allows it."""
 
     def __init__(self):
-        with contextlib.suppress(OSError):  # then the peak counts building and compiling too
+        with contextlib.suppress(OSError):  # without a reset, the peak includes building and compiling
             pathlib.Path("/proc/self/clear_refs").write_text("5")
 
     def bytes(self) -> int:
-        """VmHWM."""
+        """Returns VmHWM in bytes."""
         return _status("VmHWM")
 
 

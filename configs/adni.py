@@ -15,7 +15,7 @@ Variant:  configs/adni.py:paper carries the paper's protocol: 91x109x91 at 2 mm,
 from ml_collections import ConfigDict
 
 from eqpool.config import default_config
-from eqpool.presets import check_variant, use_volume_pooling
+from eqpool.config.presets import check_variant, use_volume_pooling
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -1,4 +1,4 @@
-"""Age from T1 volumes of two sites, the one harmonised to the other by an ISTN (paper B, Table 3).
+"""Age from T1 volumes of two sites, the one harmonised to the other by an ISTN (Robinson et al. 2020, Table 3).
 
 Command:  python -m eqpool.main --config=configs/brain_age.py
 Needs:    nothing: a SIMULATED cohort shaped like UK Biobank and Cam-CAN with matched ages, or your own by
@@ -14,7 +14,7 @@ Variants: configs/brain_age.py:paper is 64^3 voxels and the paper's 50 epochs, f
 from ml_collections import ConfigDict
 
 from eqpool.config import default_config
-from eqpool.presets import check_variant, use_brain_istn
+from eqpool.config.presets import check_variant, use_brain_istn
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -12,7 +12,7 @@ Variant:  configs/fcon1000.py:paper carries the paper's weights and kernel, a fr
 from ml_collections import ConfigDict
 
 from eqpool.config import default_config
-from eqpool.presets import check_variant, use_freesurfer_pooling
+from eqpool.config.presets import check_variant, use_freesurfer_pooling
 
 
 def get_config(variant: str = "") -> ConfigDict:

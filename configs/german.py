@@ -12,7 +12,7 @@ Variants: configs/german.py:paper carries the paper's weights, kernel and free P
 from ml_collections import ConfigDict
 
 from eqpool.config import default_config
-from eqpool.presets import check_variant, use_published_form
+from eqpool.config.presets import check_variant, use_published_form
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -1,4 +1,4 @@
-"""Morpho-MNIST: harmonise digits of two domains so that a classifier of the one works on the other (paper B, Table 1).
+"""Morpho-MNIST: harmonise the digits of two domains for a classifier trained on one (Robinson et al. 2020, Table 1).
 
 Command:  python -m eqpool.main --config=configs/morpho_mnist.py
 Needs:    MNIST's four files, downloaded on first use, or --config.data.raw_dir=FOLDER
@@ -13,7 +13,7 @@ Variants: configs/morpho_mnist.py:paper is the full setting (70 000 digits, 100 
 from ml_collections import ConfigDict
 
 from eqpool.config import default_config
-from eqpool.presets import check_variant
+from eqpool.config.presets import check_variant
 
 
 def get_config(variant: str = "") -> ConfigDict:

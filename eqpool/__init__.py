@@ -9,6 +9,8 @@ Names are imported when they are first used: a command that refuses its argument
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from eqpool.commands.moved import keep_old_names
+
 if TYPE_CHECKING:
     from eqpool import geometry
     from eqpool.evaluate.metrics import equivariance_gap, mmd_permutation_test
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from eqpool.losses.mmd import conditional_mmd, mmd
 
 __version__ = "0.1.0"
+
+keep_old_names()
 
 __all__ = [
     "__version__",

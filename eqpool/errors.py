@@ -1,9 +1,14 @@
 """The exceptions that a command tells in one line, bad input and work that was stopped; and what a path may be."""
 
+import errno
 import pathlib
 import re
+import sys
 
 LONGEST_LINE = 1500
+
+# Full, read-only, over the quota, not permitted, too large: the user's to mend, and no bug.
+DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EFBIG)
 
 
 class InputError(ValueError):
@@ -54,3 +59,9 @@ def check_is_path(text: str) -> None:
     """
     if re.search(r"\b[a-z][a-z0-9+.-]*://", text):
         raise InputError(f"{text}: an address, expected a path; mount the bucket and name its folder")
+
+
+def complain(message: object, code: int = 2) -> int:
+    """Says on stderr in one line why a command stops; returns its exit code, 2 for bad input."""
+    print(f"eqpool: {message}", file=sys.stderr)
+    return code

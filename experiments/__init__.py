@@ -1,1 +1,1 @@
-"""The papers' tables and what was measured beside them: `python -m experiments` lists the experiments."""
+"""Experiments that reproduce the papers' tables and more. `python -m experiments` lists them."""

@@ -1,9 +1,9 @@
-"""Runs an experiment: `python -m experiments NAME`; `python -m experiments` lists the names.
+"""Runs an experiment with `python -m experiments NAME`. `python -m experiments` lists the names.
 
 Example: python -m experiments table2_german --raw_dir=UCI
 
-The same command goes on where it was stopped: runs that are finished are only read. It writes results/NAME.json with
-the provenance of its numbers, and the table in pages/NAME.md. `python -m experiments NAME --help` has the flags.
+The same command resumes an experiment that was stopped. Finished runs are only read. It writes results/NAME.json with
+the provenance of its numbers, and the table in pages/NAME.md. `python -m experiments NAME --help` lists the flags.
 """
 
 import argparse
@@ -14,14 +14,15 @@ import sys
 import time
 from collections.abc import Sequence
 
-from eqpool.commandline import GOES_ON, attempt, complain, make_parser, path_argument, show
-from eqpool.files import write_json
+from eqpool.commands.shell import GOES_ON, attempt, make_parser, path_argument, show
+from eqpool.errors import complain
+from eqpool.storage.files import write_json
 from experiments.registry import EXPERIMENTS, HERE, Experiment
 from experiments.tables import Module, put_table, results_path
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit code."""
+    """Runs the command and returns its exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
         show("usage: python -m experiments NAME [flags]\n\n" + "\n".join(_overview()))
         return 0
@@ -66,9 +67,9 @@ def _carry_out(experiment: Experiment, module: Module, options: argparse.Namespa
 
 
 def without_paths(arguments: Sequence[str], options: argparse.Namespace) -> list[str]:
-    """Returns the arguments with "..." for every path, so that no table names a folder of the machine.
+    """Replaces every path in the arguments by "...", so that no table names a folder of the machine.
 
-    --runs and --output, which change no number, are left out.
+    --runs and --output are left out, because they change no number.
     """
     paths = {f"--{name}" for name, value in vars(options).items() if isinstance(value, pathlib.Path)}
     kept, rest = [], list(arguments)
@@ -76,7 +77,7 @@ def without_paths(arguments: Sequence[str], options: argparse.Namespace) -> list
         name, separator, value = rest.pop(0).partition("=")
         if name in paths:
             if not separator and rest:
-                rest.pop(0)  # the path, as an argument of its own
+                rest.pop(0)  # the path is a separate argument
             if name not in ("--runs", "--output"):
                 kept.append(f"{name}=...")
         else:

@@ -1,9 +1,9 @@
-"""Several methods on one cohort, over several seeds or splits: Table 2 of Lokhande et al. 2022 and its kin.
+"""Compares methods on one cohort over several seeds or splits, as in Table 2 of Lokhande et al. 2022.
 
 Every run has a work directory of its own. The setting of each method is chosen on the validation rows of the first
 seed or split by the paper's rule: the most invariant setting (by the strongest site probe) among those within five
-points of the best validation accuracy. Test rows choose nothing. On volumes a validation row of the first split may be
-a test row of a later one, the same for every method.
+points of the best validation accuracy. Test rows are never used to choose a setting. With volumes, a validation row of
+the first split may be a test row of a later split. This holds for every method alike.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from eqpool.data.participants import read_participants
+from eqpool.data.tables.participants import read_participants
 from eqpool.errors import InputError
 from experiments.comparison_specs import METHODS, SPECS, Comparison
 from experiments.flags import add_folder, add_jobs, add_set, count, parse_settings, some_of
@@ -28,7 +28,13 @@ SELECTED_BY = ("selection_accuracy", "selection_probe")
 
 
 class Part(NamedTuple):
-    """A part of the table: its name ("" where there is one part), the folder of its runs, its config keys."""
+    """A part of the table.
+
+    Attributes:
+      name: name of the part, or "" if there is only one.
+      folder: folder of its runs.
+      setting: config keys of its runs.
+    """
 
     name: str
     folder: pathlib.Path
@@ -36,7 +42,7 @@ class Part(NamedTuple):
 
 
 def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
-    """Adds the flags of tables or those of volumes."""
+    """Adds the flags for tables, or those for volumes."""
     spec = SPECS[experiment.name]
     if spec.volumes:
         of_data = "participants.tsv of " + ("the cohort" if spec.own else "a real cohort; default: simulated")
@@ -55,7 +61,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
     """Runs every setting on the first seed or split, and the chosen ones on the others.
 
     Raises:
-      InputError: bad data, or a table whose own split every run would share.
+      InputError: bad data, or a table with a column "split", which every run would share.
     """
     spec = SPECS[experiment.name]
     repeats: Sequence[int] = SEEDS
@@ -71,7 +77,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
 
 
 def parts_of(name: str, spec: Comparison, options: argparse.Namespace) -> list[Part]:
-    """Returns the parts of the table called `name`. Runs of other data or settings have other folders."""
+    """Returns the parts of the table `name`. The folders depend on the data and the settings."""
     shared = {"cache_dir": str(options.runs / "cache")} | spec.fixed | parse_settings(options.set)
     if not spec.volumes:
         changed = _digest(sorted(options.set)) if options.set else ""
@@ -100,7 +106,7 @@ def _digest(changed: object) -> str:
 
 
 def check_splits(participants: pathlib.Path | None, splits: int) -> None:
-    """Raises `InputError` where a table has a split of its own, of which several runs would be one and the same."""
+    """Raises `InputError` if several splits are asked for and the table has a column "split" of its own."""
     if participants and splits > 1 and "split" in read_participants(participants).frame:
         raise InputError(f"{participants}, column split: every run would have this one split; expected --splits=1")
 
@@ -108,7 +114,7 @@ def check_splits(participants: pathlib.Path | None, splits: int) -> None:
 def compute(
     experiment: Experiment, spec: Comparison, options: argparse.Namespace, repeats: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Returns a row for each part and method: the settings tried, the chosen one, and its results over the repeats."""
+    """Returns a row per part and method, with the settings tried, the chosen one and its results over the repeats."""
     parts = {part.name: part for part in parts_of(experiment.name, spec, options)}
     cells = [(name, method) for name in parts for method in options.methods]
     variant = "paper" if spec.volumes and options.paper else ""
@@ -143,12 +149,12 @@ def _tried(setting: Setting, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def select(tried: list[tuple[Setting, dict[str, Any]]]) -> tuple[Setting, dict[str, Any]]:
-    """Returns the most invariant of the settings within five points of the best validation accuracy.
+    """Returns the most invariant setting among those within five points of the best validation accuracy.
 
-    Where validation rows are of one site, none is more invariant than another, and the first of them is chosen.
+    If all validation rows come from one site, invariance is not measured, and the first of these settings is chosen.
 
     Raises:
-      InputError: a target without accuracy.
+      InputError: the target is a number, so there is no accuracy.
     """
     if any("selection_accuracy" not in results["metrics"] for _, results in tried):
         raise InputError("config.data.target: a number, expected classes: settings are chosen by their accuracy")
@@ -193,7 +199,7 @@ def _cells(spec: Comparison, row: dict[str, Any]) -> list[str]:
 
 
 def _values(row: dict[str, Any], key: str) -> list[float | None]:
-    """Returns a metric or count of every run of a row. Files of before `results` were kept have lists of metrics."""
+    """Returns a metric or count of every run of a row. Older files hold lists of metrics instead of `results`."""
     if "results" not in row:
         return row["metrics"][key]
     return [run["metrics"].get(key, run.get("counts", {}).get(key)) for run in row["results"]]

@@ -1,4 +1,4 @@
-"""What the experiments of comparison.py compare: data, methods, settings and the paper's numbers."""
+"""Data, methods, settings and published numbers of the experiments in comparison.py."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ SITE_WEIGHTS = (0.1, 1.0, 10.0)
 
 
 class Column(NamedTuple):
-    """Label, key of results.json, digits."""
+    """A column of the table, with its label, key in results.json and number of digits."""
 
     label: str
     key: str
@@ -17,17 +17,17 @@ class Column(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What is compared.
+    """Specification of one comparison.
 
     Attributes:
       config: name of a file in configs/.
-      paper: method to the paper's cells as printed; a method that the paper lacks is absent.
-      columns: of the table.
-      mmd_weights: of stage two, to choose from for our method; the baselines choose from `SITE_WEIGHTS`.
-      volumes: random splits of a cohort of volumes; else three seeds of a table with a split of its own.
+      paper: the paper's cells as printed, by method. Methods that the paper lacks are absent.
+      columns: columns of the table.
+      mmd_weights: candidate MMD weights of stage two for our method. The baselines choose from `SITE_WEIGHTS`.
+      volumes: True for random splits of a cohort of volumes, False for three seeds of a table with its own split.
       fixed: dotted config keys that every run shares.
-      methods: compared by default.
-      own: what the data are, where the user has to give a table; "": simulated by default.
+      methods: methods that are compared by default.
+      own: description of the data if the user has to provide a table, or "" if simulated data are the default.
     """
 
     config: str
@@ -40,7 +40,7 @@ class Comparison:
     own: str = ""
 
     def settings(self, method: str) -> list[dict[str, Any]]:
-        """Returns the settings of a method to choose from, as dotted config keys; naive has but one."""
+        """Returns the candidate settings of a method, as dotted config keys. The method naive has only one."""
         if method == "naive":
             return [{}]
         if method == "ours":
@@ -80,7 +80,8 @@ VOLUME_COLUMNS = (
 )
 VOLUME_WEIGHTS = (5.0, 20.0, 80.0)
 
-# Some tens of people: as many steps as elsewhere take more epochs, and a dozen validation rows cannot choose one.
+# The cohort has only some tens of subjects. More epochs give the usual number of steps, and a dozen validation rows are
+# too few to choose an epoch.
 _LONGER = {"epochs": 42, "decay_every_epochs": 12, "checkpoint_every_epochs": 6, "keep_epoch": "last"}
 _LONGER_RUNS = {f"{stage}.{key}": value for stage in ("stage_one", "baseline") for key, value in _LONGER.items()}
 
@@ -139,7 +140,7 @@ SPECS = {
             "ours": "7.5 (1.2), 49 (7.3), 70 (22.3), 81 (1.8)",
         },
     ),
-    # Counts and scanners as ADNI's, ages cut so that two scanners share three years at most.
+    # Counts and scanners are those of ADNI. Ages are cut so that two scanners overlap by at most three years.
     "small_support": Comparison(
         config="adni",
         columns=VOLUME_COLUMNS,
@@ -148,7 +149,7 @@ SPECS = {
         fixed={"data.dataset": "adni_small_support"},
         methods=("naive", "ours"),
     ),
-    # `python -m eqpool.data.rescanned` writes the table; the volumes are aligned to the template (the extra "align").
+    # `python -m eqpool.commands.rescan` writes the table. Aligning the volumes to the template needs the extra "align".
     "rescanned": Comparison(
         config="adni",
         columns=VOLUME_COLUMNS,

@@ -1,16 +1,16 @@
-"""Flags that several experiments share, and the types of flags."""
+"""Flags that several experiments share, and parsers of flag values."""
 
 import argparse
 import math
 import os
 from collections.abc import Callable, Iterable
 
-from eqpool.commandline import path_argument
+from eqpool.commands.shell import path_argument
 from eqpool.errors import InputError
 
 
 def add_jobs(parser: argparse.ArgumentParser, jobs: int | None = None) -> None:
-    """Adds --jobs; by default a run for each core, or `jobs` where a run uses every core by itself."""
+    """Adds --jobs. The default is one run per core, or `jobs` for runs that use every core by themselves."""
     said = "one a core" if jobs is None else f"{jobs}: a run uses every core by itself"
     default = os.cpu_count() if jobs is None else jobs
     parser.add_argument("--jobs", type=count, default=default, help=f"runs side by side; default: {said}")
@@ -22,7 +22,7 @@ def add_set(parser: argparse.ArgumentParser) -> None:
 
 
 def add_folder(parser: argparse.ArgumentParser, flag: str, help: str, required: bool = False) -> None:
-    """Adds a flag that names a file or folder of the user's; None where it is not given."""
+    """Adds a flag for a file or folder of the user. Its value is None if it is not given."""
     parser.add_argument(flag, type=path_argument, required=required, help=help)
 
 
@@ -52,7 +52,7 @@ def numbers(text: str) -> tuple[float, ...]:
 
 
 def some_of(known: Iterable[object]) -> Callable[[str], list[str]]:
-    """Returns a parser of comma-separated names, each of them `known`."""
+    """Returns a parser of comma-separated names, which all have to be `known`."""
     names = [str(name) for name in known]
 
     def parse(text: str) -> list[str]:
@@ -65,7 +65,7 @@ def some_of(known: Iterable[object]) -> Callable[[str], list[str]]:
 
 
 def parse_settings(texts: Iterable[str]) -> dict[str, str]:
-    """Returns the config keys that --set gave, each with the text of its value, which `config_of` reads.
+    """Parses the values of --set. Returns config keys and the texts of their values, which `config_of` interprets.
 
     Raises:
       InputError: a text without "=".

@@ -1,9 +1,9 @@
-"""Settings of a table's config compared by folds within its training and validation rows; test rows are never seen.
+"""Compares settings of a table's config by cross-validation on its training and validation rows, never on test rows.
 
-Each --set is a comma-separated list of config keys; an empty one is the config as it stands. Every fold in turn is held
-out from training, with a sixth of the rest for validation. Shown are the held-out accuracy with its standard error over
-the folds, and how well a logistic regression and boosted trees predict the site of held-out rows from Phi (AUC). Rows
-of an earlier table stay in it.
+Each --set is a comma-separated list of config keys. An empty one is the unchanged config. Each fold in turn is held out
+from training, and a sixth of the remaining rows is used for validation. The table shows the held-out accuracy with its
+standard error over the folds, and the AUC with which a logistic regression and boosted trees predict the site of
+held-out rows from Phi. Rows of an earlier table stay in it.
 """
 
 import argparse
@@ -21,14 +21,14 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from eqpool import parallel
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.fingerprint import data_hash
-from eqpool.data.pipeline import load_cohort
-from eqpool.run import train
-from eqpool.train.stages import Session
-from eqpool.workdir import MemoryLog
+from eqpool.data.load import load_cohort
+from eqpool.engine import data_parallel
+from eqpool.engine.session import Session
+from eqpool.methods.latent import train_latents
+from eqpool.storage.logs import MemoryLog
 from experiments.flags import add_folder, parse_settings, whole_numbers
 from experiments.provenance import ROOT, config_hash, made_here, written_by
 from experiments.registry import Experiment
@@ -54,7 +54,10 @@ def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
 
 
 def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
-    """Trains every setting on every fold; folds that were trained before with the same config and data are read."""
+    """Trains every setting on every fold. Results of folds that were trained before are read.
+
+    They are identified by the config and the data.
+    """
     rows = [_row(experiment, options, text) for text in options.set or [""]]
     variant = f"_{options.config}"
     path = results_path(options.output, experiment, variant)
@@ -90,7 +93,7 @@ def _row(experiment: Experiment, options: argparse.Namespace, text: str) -> dict
 
 
 def folds(cohort: Cohort) -> Iterator[Cohort]:
-    """Yields the cohort `FOLDS` times, another part of it as its test split, balanced by site and target."""
+    """Yields the cohort once per fold, with that fold as its test split. Folds are balanced by site and target."""
     strata = cohort.site * (cohort.target.max() + 1) + cohort.target
     dealt = StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(strata, strata)
     for number, (rest, test) in enumerate(dealt):
@@ -101,9 +104,9 @@ def folds(cohort: Cohort) -> Iterator[Cohort]:
 
 
 def held_out(config: RunConfig, cohort: Cohort) -> dict[str, np.ndarray]:
-    """Trains; returns the accuracy on test rows, and each probe's scores of the last site there."""
-    session = Session(config, parallel.make_mesh(1), None, MemoryLog(), jax.random.key(config.seed))
-    made, _ = train(session, cohort, Scaling.fit(cohort))
+    """Trains on the cohort and returns the accuracy on test rows, and each probe's scores for the last site there."""
+    session = Session(config, data_parallel.make_mesh(1), None, MemoryLog(), jax.random.key(config.seed))
+    made, _ = train_latents(session, cohort, Scaling.fit(cohort))
     train_rows, test = cohort.rows("train"), cohort.rows("test")
     accuracy = np.mean(made.prediction[test].argmax(axis=1) == cohort.target[test])
     fitted = {name: probe().fit(made.phi[train_rows], cohort.site[train_rows]) for name, probe in PROBES.items()}
@@ -112,7 +115,7 @@ def held_out(config: RunConfig, cohort: Cohort) -> dict[str, np.ndarray]:
 
 
 def markdown(experiment: Experiment, content: dict[str, Any]) -> str:
-    """Returns the table as text: a row for each setting."""
+    """Returns the table as text, with a row for each setting."""
     rows = []
     for row in content["rows"]:
         correct = np.asarray(row["accuracy"])

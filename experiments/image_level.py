@@ -1,9 +1,10 @@
-"""Image-level against feature-level pooling on one cohort, which Robinson et al. 2020 name as future work.
+"""Compares image-level and feature-level pooling on one cohort, which Robinson et al. 2020 name as future work.
 
-An ISTN makes the images of one site look like the other's. Our method makes latents that do not show the site. Both end
-in the same metrics on the same held-out subjects: naive and ours are trained on the images as they are, and once more
-on what the ISTN made of them (the reference's images stay as they are). SIMULATED brains of two sites by default
-(configs/brain_sex.py), or a table of volumes of one's own.
+An ISTN makes the images of one site look like those of the other. Our method learns latents from which the site is not
+predictable. Both are evaluated by the same metrics on the same held-out subjects. The methods naive and ours are
+trained on the original images, and again on the images harmonised by the ISTN, which leaves the reference site's images
+unchanged. The data are SIMULATED brains of two sites by default (configs/brain_sex.py), or the user's own table of
+volumes.
 """
 
 import argparse
@@ -12,21 +13,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eqpool.apply.derivatives import FOLDER, derivative_paths
+from eqpool.commands.run import pooled_table
 from eqpool.config import DataConfig
 from eqpool.data.cohort import Cohort
-from eqpool.data.pipeline import load_cohort
+from eqpool.data.load import load_cohort
 from eqpool.errors import InputError
-from eqpool.files import write_text
-from eqpool.harmonise import reference_site
-from eqpool.run import pooled_table
+from eqpool.methods.derivatives import derivative_paths
+from eqpool.methods.istn import reference_site
+from eqpool.storage.files import write_text
+from eqpool.storage.run_folder import RunFolder
 from experiments.flags import add_folder, add_jobs, add_set, parse_settings
 from experiments.provenance import written_by
 from experiments.registry import Experiment
 from experiments.runner import Setting, Task, config_of, run_all
 from experiments.tables import Measured, beside_the_config, table, with_interval
 
-# Label, key of results.json, digits.
+# (label, key in results.json, digits)
 COLUMNS = (
     ("site from Phi", "strongest_probe", 3),
     ("site floor", "site_floor", 3),
@@ -38,7 +40,7 @@ COLUMNS = (
 
 
 class Row(NamedTuple):
-    """A row of the table: which images, and which method on them."""
+    """A row of the table, which is one method on the original or the harmonised images."""
 
     label: str
     images: str
@@ -63,7 +65,7 @@ def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
 
 
 def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
-    """Runs the ISTN and the four runs after it, or goes on where they were stopped."""
+    """Runs the ISTN and the four runs after it, or resumes them."""
     own = "own" if options.participants else "simulated"
     folder = options.runs / experiment.name / f"{own}_{options.fraction:g}_{options.shape}"
     cache = options.runs / "cache"
@@ -79,7 +81,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
     config = config_of(first)
     cohort = load_cohort(config.data, cache)
     tables = write_tables(cohort, reference_site(config, cohort), first.folder, folder)
-    shared |= changed  # before the keys of the row's own table, which win
+    shared |= changed  # the keys of a row's own table override these
     tasks = [Task("adni", "", shared | setting(row, tables, config.data), folder / _name(row)) for row in ROWS]
     results = run_all(tasks, options.jobs, experiment.name)
     rows = [{"row": row._asdict(), "results": result} for row, result in zip(ROWS, results, strict=True)]
@@ -89,14 +91,14 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
 
 
 def write_tables(cohort: Cohort, reference: int, istn: pathlib.Path, folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Writes participants.tsv of the original and of the harmonised images, with the ISTN's own split in both.
+    """Writes one participants table for the original and one for the harmonised images, both with the ISTN's split.
 
     Raises:
-      InputError: a scan of the other site without a harmonised volume.
+      InputError: a scan of the other site has no harmonised volume.
     """
     frame = pooled_table(cohort).assign(path=[str(pathlib.Path(path).absolute()) for path in cohort.image_path])
-    made = derivative_paths(istn / FOLDER, cohort.scan_name.tolist())
-    other = (cohort.site >= 0) & (cohort.site != reference)  # scans of no known site have been left as they are
+    made = derivative_paths(RunFolder(istn).derivatives, cohort.scan_name.tolist())
+    other = (cohort.site >= 0) & (cohort.site != reference)  # the ISTN leaves scans of an unknown site unchanged
     missing = [path for path, is_other in zip(made, other, strict=True) if is_other and not path.is_file()]
     if missing:
         raise InputError(f"{missing[0]}: not found; expected what the run in {istn} harmonised")
@@ -108,7 +110,7 @@ def write_tables(cohort: Cohort, reference: int, istn: pathlib.Path, folder: pat
 
 
 def setting(row: Row, tables: dict[str, pathlib.Path], data: DataConfig) -> Setting:
-    """Returns the config keys of a run on the volumes of the row's table, on the ISTN's grid."""
+    """Returns the config keys of a run on the volumes of a row's table, on the ISTN's grid."""
     return {
         "method": row.method,
         "data.dataset": "participants",
@@ -122,7 +124,7 @@ def setting(row: Row, tables: dict[str, pathlib.Path], data: DataConfig) -> Sett
 
 
 def markdown(experiment: Experiment, content: dict[str, Any]) -> str:
-    """Returns the table as text, a row for each of `ROWS`, with 95% intervals."""
+    """Returns the table as text, with a row for each of `ROWS` and 95% intervals."""
     istn, results = content["istn"], [row["results"] for row in content["rows"]]
     held_out = results[0]["counts"]["by_split"]["test"]
     rows = [

@@ -1,9 +1,9 @@
-"""Tables 2 and 3 of Robinson et al. 2020: sex classification and age regression between two sites.
+"""Runs Tables 2 and 3 of Robinson et al. 2020: sex classification and age regression between two sites.
 
-Sex goes one way and both ways, age one way, either site as the source, by every row of the tables: on the SIMULATED
-cohorts of configs/brain_sex.py and configs/brain_age.py, or on a table of one's own volumes, such as real ones with a
-known second scanner (`python -m eqpool.data.rescanned`). Without --full at 32^3 voxels, which a CPU can do; with it the
-paper's 64^3. Rows that are run apart join one table.
+Sex is run one way and two ways, and age one way, with either site as the source and for every row of the tables. The
+data are the SIMULATED cohorts of configs/brain_sex.py and configs/brain_age.py, or a table of the user's own volumes,
+such as real ones with a known second scanner (`python -m eqpool.commands.rescan`). Without --full the volumes have 32^3
+voxels, which a CPU can handle. With it they have the paper's 64^3. Rows that are run separately join one table.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from eqpool.data.participants import parse_classes, read_participants
+from eqpool.data.tables.participants import parse_classes, read_participants
 from eqpool.errors import InputError
 from experiments.flags import add_folder, add_jobs, add_set, parse_settings, some_of
 from experiments.provenance import written_by
@@ -29,13 +29,13 @@ from experiments.tables import (
     with_interval,
 )
 
-# Appearance, shape, spacing at 64^3. At 32^3 half the spacing is as many control points.
+# (appearance, shape, spacing at 64^3). At 32^3 half the spacing gives the same number of control points.
 ROWS = (("itn", "none", 8), ("itn", "affine", 8), ("itn", "bspline", 8), ("itn", "bspline", 16))
 DIRECTIONS = {"brain_sex": ("one_way", "two_way"), "brain_age": ("one_way",)}
-SITES = ("UKBB", "CamCAN")  # of the simulated cohorts, in the order of the paper's columns
+SITES = ("UKBB", "CamCAN")  # sites of the simulated cohorts, in the order of the paper's columns
 SCORES = ("source", "before", "scratch", "finetuned")
 HEADER = ["ITN", "STN", "single site", "before", "scratch", "fine-tuned", "constant", "100 MMD²", "seconds", "paper"]
-# (config, direction, index of the source) -> the paper's cells for no ITN and then for ROWS, as printed.
+# (config, direction, index of the source) -> the paper's cells as printed, without an ITN and then for ROWS
 PAPER = {
     ("brain_sex", "one_way", 0): ("54.8", "79.1 / 72.2", "80.9 / 75.7", "78.3 / 76.5", "80.0 / 78.3"),
     ("brain_sex", "two_way", 0): ("54.8", "80.0 / 80.8", "70.4 / 82.4", "79.1 / 78.7", "73.0 / 67.8"),
@@ -61,10 +61,10 @@ def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
 
 
 def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
-    """Runs the cells, or goes on where they were stopped; cells of an earlier table of the same facts stay in it.
+    """Runs the cells, or resumes them. Cells of an earlier table with the same facts stay in it.
 
     Raises:
-      InputError: not two sites, a source that is none of them, or flags that leave no cell.
+      InputError: there are not two sites, a source is not one of them, or the flags leave no cell.
     """
     sites = _sites(options.participants)
     sources = _sources(options.sources, sites)
@@ -141,7 +141,7 @@ def _task(
 
 
 def markdown(experiment: Experiment, content: dict[str, Any]) -> str:
-    """Returns the tables as text: one for each config, direction and source."""
+    """Returns the tables as text, one for each config, direction and source."""
     return "\n".join(_lines(experiment, content))
 
 
@@ -156,7 +156,7 @@ def _lines(experiment: Experiment, content: dict[str, Any]) -> Iterator[str]:
     yield "the distance of the sites' images, before to after, with the p value after."
     yield from beside_the_config(content["set"])
     if not content.get("full"):
-        yield "Not the paper's objective: see `eqpool.presets.use_brain_istn`. `--full` is the paper's."
+        yield "Not the paper's objective: see `eqpool.config.presets.use_brain_istn`. `--full` is the paper's."
     for config, direction, source in dict.fromkeys(tuple(row["cell"][:3]) for row in content["rows"]):
         yield from ("", f"{config}, {direction.replace('_', ' ')}, from {sites[source]} to {sites[1 - source]}:", "")
         rows = [row for row in content["rows"] if tuple(row["cell"][:3]) == (config, direction, source)]
@@ -178,12 +178,12 @@ def _cells(results: dict[str, Any], row: int) -> list[str]:
 
 
 def score_of(metrics: dict[str, Any]) -> tuple[str, int]:
-    """Returns what a task model is scored by, and how many digits it is shown with."""
+    """Returns the name of a task model's score, and the number of digits to show."""
     return ("accuracy", 1) if "accuracy" in metrics else ("mae", 2)
 
 
 def image_distance(metrics: dict[str, Any]) -> str:
-    """Returns 100 MMD^2 between the images of both sites, before to after, "" where it was not measured."""
+    """Returns 100 MMD^2 between the images of both sites before and after, or "" if it was not measured."""
     if "image_mmd_after" not in metrics:
         return ""
     before, after, p_value = (metrics[f"image_mmd_{name}"] for name in ("before", "after", "after_p_value"))

@@ -1,8 +1,8 @@
-"""What the first row of Table 1 of Robinson et al. 2020 depends on.
+"""Examines the dependence of the first row of Table 1 of Robinson et al. 2020 on details that the paper leaves open.
 
-The source's classifier, without any harmonisation, on held-out digits that were thickened and sheared in ways that the
-paper's text leaves open: how thick, which way, and about which point of the image. It is judged after several lengths
-of training, since the paper's classifier may have been trained for longer or shorter.
+The source's classifier is tested without any harmonisation on held-out digits. The digits are thickened and sheared in
+several ways, because the paper does not give the thickness, the direction of the shear and its fixed point. The
+classifier is tested after several lengths of training, because the paper does not give that either.
 """
 
 import argparse
@@ -15,22 +15,24 @@ import numpy as np
 
 from eqpool.config import RunConfig, to_dict
 from eqpool.data.cohort import Cohort
-from eqpool.data.morpho_digits import DOMAINS, Domain, random_digits, sheared
-from eqpool.data.morpho_mnist import read_mnist
-from eqpool.data.pipeline import load_cohort
-from eqpool.harmonise import fit_scaling, rows_of_sides
-from eqpool.run import use_compilation_cache
-from eqpool.train.stages import Session, forward_on_images, train_on_images
-from eqpool.train.task import make_task
+from eqpool.data.load import load_cohort
+from eqpool.data.shape import DataShape
+from eqpool.data.sources.morpho_digits import DOMAINS, Domain, random_digits, sheared
+from eqpool.data.sources.morpho_mnist import read_mnist
+from eqpool.engine.compilation import use_compilation_cache
+from eqpool.engine.session import Session, forward_on_images, train_on_images
+from eqpool.methods.istn import Istn, rows_of_sides
+from eqpool.objectives.task import make_task
+from eqpool.storage.run_folder import RunFolder
 from experiments.flags import add_folder, count
 from experiments.provenance import config_hash, made_here, written_by
 from experiments.registry import Experiment
 from experiments.runner import Task, config_of, stored
 from experiments.tables import Measured, table
 
-THICKNESSES_PIXELS = (3.0, 3.5, 4.0, 4.5)  # beside the paper's 5
+THICKNESSES_PIXELS = (3.0, 3.5, 4.0, 4.5)  # in addition to the paper's 5
 EPOCHS = (5, 20, 60)
-# Name; times the angle, leaning right where it is negative; the row that stays, of 28; the splines' order.
+# (name, factor of the angle (negative leans right), fixed row of the 28, order of the splines)
 SHEARS = (
     ("about the middle, leaning right", -1.0, 13.5, 1),
     ("about the middle, leaning left", 1.0, 13.5, 1),
@@ -49,11 +51,11 @@ def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
 
 
 def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
-    """Trains the classifiers and judges them on every kind of digit; a classifier that was judged before is read."""
+    """Trains the classifiers and tests them on every kind of digit. Results of earlier calls are read."""
     setting = {"data.raw_dir": str(options.raw_dir or ""), "data.train_digits": options.digits}
     setting |= {"data.target_domain": "slanted", "cache_dir": str(options.runs / "cache")}
     config = config_of(Task("morpho_mnist", "", setting, options.runs))
-    cache = use_compilation_cache(config, options.runs)
+    cache = use_compilation_cache(config, RunFolder(options.runs))
     cohort = load_cohort(config.data, cache)
     kinds = dict(kinds_of_digits(config, cohort, cache))
     shares, commits = [], set()
@@ -72,7 +74,10 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
 
 
 def kinds_of_digits(config: RunConfig, cohort: Cohort, cache: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (name, the source's held-out digits drawn so), each (N, 28, 28) in [-1, 1], with the same diseases."""
+    """Yields (name, images) for every kind of digit.
+
+    The images (N, 28, 28) in [-1, 1] are the source's held-out digits, with the same diseases for every kind.
+    """
     rows = np.flatnonzero((cohort.site == 0) & (cohort.split == "test"))
     indices = np.array([int(name.removeprefix("test-")) for name in cohort.participant_id[rows]])
     digits = read_mnist(config.data.raw_dir, cache)["test"][indices]
@@ -96,11 +101,11 @@ def kinds_of_digits(config: RunConfig, cohort: Cohort, cache: pathlib.Path) -> I
 
 
 def accuracies(config: RunConfig, cohort: Cohort, kinds: dict[str, np.ndarray], epochs: int) -> dict[str, float]:
-    """Returns the accuracy (%) of the source's classifier on each kind of digits after its last epoch, not its best."""
+    """Returns the accuracy (%) of the source's classifier after its last epoch on each kind of digits."""
     config = dataclasses.replace(config, task=dataclasses.replace(config.task, epochs=epochs, patience=0))
     session, rows = Session.start(config), rows_of_sides(config, cohort)
-    columns = fit_scaling(config, cohort).columns(cohort) | {"inputs": np.asarray(cohort.inputs)}
-    task = make_task(config, cohort.inputs.shape[1:], len(cohort.target_classes))
+    columns = Istn().scaling(config, cohort).columns(cohort) | {"inputs": np.asarray(cohort.inputs)}
+    task = make_task(config, DataShape.of(cohort))
     state = train_on_images(session, task, columns, rows["source", "train"], rows["source", "validation"])
     target = cohort.target[rows["source", "test"]]
 

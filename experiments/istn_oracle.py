@@ -1,8 +1,9 @@
-"""What a perfect harmonisation of the simulated brains could recover.
+"""Measures the accuracy that a perfect harmonisation of the simulated brains could recover.
 
-The SIMULATED cohorts of `experiments istn_brain` once more, the source's own brains scanned by the reference's scanner
-from the start. The source's task model is trained on them and judged on the reference's held-out brains, as after a
-harmonisation without a flaw. What an ISTN loses against this is the ISTN's doing; the rest is due to the few brains.
+The data are the SIMULATED cohorts of `experiments istn_brain`, but the source's brains are scanned by the reference's
+scanner. The source's task model is trained on them and tested on the reference's held-out brains, as after a perfect
+harmonisation. The gap between an ISTN and this result is due to the ISTN. The remaining error is due to the small
+number of brains.
 """
 
 import argparse
@@ -10,8 +11,8 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from eqpool.data.grids import named_grid
-from eqpool.data.simulated import SPECIFICATIONS, build_simulated_cohort
+from eqpool.data.sources.simulated import SPECIFICATIONS, build_simulated_cohort
+from eqpool.data.volumes.grids import named_grid
 from experiments.flags import add_jobs, some_of
 from experiments.istn_brain import DIRECTIONS, score_of
 from experiments.provenance import written_by
@@ -19,7 +20,7 @@ from experiments.registry import Experiment
 from experiments.runner import Task, config_of, run_all
 from experiments.tables import Measured, table, with_interval
 
-COLUMNS = ("source", "before")  # the task model on its own site, and on the reference
+COLUMNS = ("source", "before")  # accuracy of the task model on its own site, and on the reference
 
 
 def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
@@ -31,7 +32,7 @@ def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
 
 
 def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
-    """Simulates the cohorts and trains the task models, or goes on where it was stopped."""
+    """Simulates the cohorts and trains the task models, or resumes this."""
     tasks = [_task(name, options.fraction, options.runs) for name in options.configs]
     results = run_all(tasks, options.jobs, experiment.name)
     rows = [{"config": name, "results": one} for name, one in zip(options.configs, results, strict=True)]

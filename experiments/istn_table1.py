@@ -1,9 +1,9 @@
-"""Table 1 of Robinson et al. 2020: digits of one domain harmonised to another, by every network of the table.
+"""Runs Table 1 of Robinson et al. 2020: digits of one domain harmonised to another, by every network of the table.
 
-For every row of the table and every target domain, both ways: Acc_s and Acc_f on T. Where several learning rates or
-lambdas are given, the setting with the lowest validation score is kept (the MMD between S2T and T, which needs no label
-of T). Without --full the small setting of configs/morpho_mnist.py with its one rate and lambda, which a CPU can do;
-with it, the paper's protocol and a grid of both.
+The tables show Acc_s and Acc_f on T for every row of the table and every target domain, in both directions. If several
+learning rates or lambdas are given, the setting with the lowest validation score is kept. The score is the MMD between
+S2T and T, which needs no label of T. Without --full the experiment uses the small setting of configs/morpho_mnist.py
+with one learning rate and one lambda, which a CPU can handle. With it, it uses the paper's protocol and a grid of both.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from experiments.registry import Experiment
 from experiments.runner import Setting, Task, config_of, folder_name, run_all
 from experiments.tables import TASK_MODELS_KEPT, Measured, joined, results_path, table, with_interval
 
-# Appearance, shape, spacing; and the paper's Acc_s / Acc_f for thick, slanted and thick slanted digits.
+# (appearance, shape, spacing, the paper's Acc_s / Acc_f for thick, slanted and thick slanted digits)
 ROWS = (
     ("itn", "none", 8, ("79.0 / 83.3", "83.4 / 83.3", "82.4 / 84.6")),
     ("none", "affine", 8, ("52.4 / 68.9", "92.4 / 93.0", "54.8 / 64.8")),
@@ -32,7 +32,7 @@ ROWS = (
 )
 TARGETS = ("thick", "slanted", "thick_slanted")
 BEFORE = ("41.2", "45.7", "32.8")
-FULL_GRID = ((1e-4, 3e-4), (1.0, 10.0, 50.0))  # learning rates, lambdas; 1e-4 and 50 are the published ones
+FULL_GRID = ((1e-4, 3e-4), (1.0, 10.0, 50.0))  # learning rates and lambdas, including the published 1e-4 and 50
 
 
 def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
@@ -51,7 +51,7 @@ def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
 
 
 def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
-    """Runs the cells, or goes on where they were stopped; cells of an earlier table of the same facts stay in it.
+    """Runs the cells, or resumes them. Cells of an earlier table with the same facts stay in it.
 
     Raises:
       InputError: every setting of every cell diverged, and there is no earlier table.
@@ -97,9 +97,9 @@ def _task(options: argparse.Namespace, way: tuple[str, str], row: int, rate: flo
 
 
 def choose(grid: Sequence[tuple[float, float]], tried: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Returns the setting whose images came nearest on validation digits, its results, and how many settings diverged.
+    """Returns the setting with the lowest validation score, its results, and the number of settings that diverged.
 
-    None where all of them did; the table then lacks the cell.
+    Returns None if all of them diverged, so that the table lacks the cell.
     """
     ended = [(setting, results) for setting, results in zip(grid, tried, strict=True) if "diverged" not in results]
     if not ended:
@@ -109,7 +109,7 @@ def choose(grid: Sequence[tuple[float, float]], tried: Sequence[dict[str, Any]])
 
 
 def _place(row: dict[str, Any]) -> tuple[Any, ...]:
-    """Returns what rows are sorted by: from thin first, then by target and network."""
+    """Returns the sort key of a row. Rows from thin come first, ordered by target and network."""
     source, target = row["way"]
     return source != "thin", TARGETS.index(target if source == "thin" else source), row["row"]
 
@@ -121,7 +121,7 @@ def _names(row: int) -> tuple[str, str]:
 
 
 def markdown(experiment: Experiment, content: dict[str, Any]) -> str:
-    """Returns the tables as text: one for each direction."""
+    """Returns the tables as text, one for each direction."""
     return "\n".join(_lines(experiment, content))
 
 

@@ -1,4 +1,4 @@
-"""Where an experiment's numbers come from: commit, config, date, device, versions, seeds and seconds."""
+"""Provenance of an experiment's numbers: commit, config, date, device, versions, seeds and seconds."""
 
 import functools
 import hashlib
@@ -8,19 +8,19 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from eqpool.commands.run import made_with
 from eqpool.config import RunConfig, to_dict
-from eqpool.run import made_with
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-CODE = ("*.py", "pyproject.toml", "constraints.txt")  # what a table depends on; tables and pages are no change of it
-PLACES = (("cache_dir",), ("data", "raw_dir"), ("data", "participants"))  # config keys that name folders of a machine
+CODE = ("*.py", "pyproject.toml", "constraints.txt")  # files that tables depend on; other changes are not "-dirty"
+PLACES = (("cache_dir",), ("data", "raw_dir"), ("data", "participants"))  # config keys that name a machine's folders
 
 
 @functools.cache
 def commit() -> str | None:
-    """Returns the commit of this checkout, followed by "-dirty" where the code differs from it.
+    """Returns the commit of this checkout, followed by "-dirty" if the code differs from it.
 
-    None where this is no git checkout, such as an unpacked archive.
+    Returns None if this is not a git checkout, for example an unpacked archive.
     """
     if _git("rev-parse", "--show-toplevel") != str(ROOT):
         return None
@@ -47,12 +47,13 @@ def config_hash(config: RunConfig | Mapping[str, Any]) -> str:
 
 
 def made_here(config: RunConfig | Mapping[str, Any], seed: int, commits: Iterable[str] = ()) -> dict[str, Any]:
-    """Returns the record of what this process computes by itself, with the keys that `stamp` reads of a run.
+    """Returns the record of a computation in this process, with the keys that `stamp` reads from a run.
 
     Args:
-      config: of the computation.
-      seed: likewise.
-      commits: of the files that it was read from, "" where one is not known; none where nothing was read.
+      config: config of the computation.
+      seed: seed of the computation.
+      commits: commits of the files from which results were read. An unknown commit is "". It is empty if nothing was
+        read.
     """
     known = {one or "not recorded" for one in commits} or {commit() or "not recorded"}
     return {"seed": seed, "commit": _all_of(known), "config_hash": config_hash(config), **made_with()}
@@ -62,9 +63,9 @@ def stamp(experiment: str, runs: Sequence[Mapping[str, Any]], wall_seconds: floa
     """Returns the provenance that opens an experiment's JSON.
 
     Args:
-      experiment: its name.
-      runs: of which the file holds numbers. Runs that another command finished earlier keep their own records.
-      wall_seconds: of the command that writes the file. Runs hold their own seconds.
+      experiment: name of the experiment.
+      runs: runs that contribute numbers to the file. Runs that another command finished earlier keep their own records.
+      wall_seconds: seconds of the command that writes the file. Runs hold their own seconds.
     """
     hashes = sorted({str(run.get("config_hash")) for run in runs})
     packages = sorted({name for run in runs for name in run["versions"]})
@@ -89,8 +90,8 @@ def written_by(name: str, content: Mapping[str, Any], run: Mapping[str, Any] | N
     """Returns "Written by <command> on <date>, <commit>, <device>, <versions>." for the head of a table.
 
     Args:
-      name: of the experiment.
-      content: of its JSON. Files of before `stamp` lack some of it, which `run` may have.
+      name: name of the experiment.
+      content: content of its JSON. Files older than `stamp` lack some facts, which `run` may have.
       run: one run that the file holds.
     """
     facts = {**(run or {}), **content}

@@ -1,8 +1,9 @@
-"""The simulated cohort measured against its own truth.
+"""Compares results on the simulated cohort with its known truth.
 
-Calibration: how well a logistic probe predicts the scanner from raw voxels, and how well a naive encoder predicts the
-diagnosis and age. Recovery: how far volumes are from the scanner-free ones, and what of the true effect the t-map
-finds, before and after pooling, on cross-fitted decodes. Trains a naive run and K + 1 runs of ours.
+Calibration measures the accuracy of a logistic probe for the scanner from raw voxels, and of a naive encoder for the
+diagnosis and age. Recovery measures the distance of volumes to the scanner-free ones, and the share of the true effect
+that the t-map finds, before and after pooling, on cross-fitted decodes. The experiment trains a naive run and K + 1
+runs of ours.
 """
 
 import argparse
@@ -14,18 +15,18 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
+from eqpool.commands.maps import make_maps
 from eqpool.config import DataConfig
 from eqpool.data.cohort import Cohort
-from eqpool.data.pipeline import load_cohort
+from eqpool.data.load import load_cohort
 from eqpool.evaluate.intervals import balanced_accuracy, bootstrap_interval
-from eqpool.maps import make_maps
 from experiments.flags import count
 from experiments.provenance import written_by
 from experiments.registry import Experiment
 from experiments.runner import Task, run_all
 from experiments.tables import Measured, table, with_interval
 
-# What is asked of the simulated cohort, so that it is as hard as real ones: label, lowest and highest value.
+# Accepted ranges (label, lowest, highest) for which the simulated cohort is as hard as real ones.
 TARGETS = {
     "scanner_from_voxels": ("scanner from raw voxels, logistic, balanced accuracy %", 90.0, 100.0),
     "naive_accuracy": ("AD or CN by a naive encoder, accuracy %", 75.0, 90.0),
@@ -48,10 +49,10 @@ ROWS = (
 
 
 def scanner_from_voxels(cohort: Cohort, seed: int = 0) -> dict[str, Any]:
-    """Returns the balanced accuracy (percent) of a logistic probe of the site on z-scored voxels, 5-fold over subjects.
+    """Returns the balanced accuracy (percent) of a logistic probe for the site, with 5 folds over subjects.
 
-    The probe sees all principal components of its training rows: fewer rows than voxels lose nothing by that, and an
-    L2-penalised logistic regression on them is the one on the voxels.
+    The probe is fitted on all principal components of the z-scored voxels of its training rows. This loses nothing,
+    because there are fewer rows than voxels. L2-penalised logistic regression gives the same predictions on both.
     """
     assert cohort.grid is not None
     rows = np.flatnonzero(cohort.site >= 0)
@@ -76,7 +77,7 @@ def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
 
 
 def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
-    """Trains or goes on where it was stopped, and measures."""
+    """Trains the runs, or resumes them, and computes the measurements."""
     runs, cache = options.runs / f"{experiment.name}_{options.config}", options.runs / "cache"
     fixed = {"cache_dir": str(cache), "data.simulated_fraction": options.fraction, "output.harmonised": "none"}
     tasks = [Task(options.config, "", fixed | {"method": method}, runs / method) for method in ("naive", "ours")]
@@ -92,7 +93,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
 
 
 def markdown(experiment: Experiment, content: dict[str, Any]) -> str:
-    """Returns the tables: calibration against what is asked, and recovery before and after."""
+    """Returns the tables of calibration, with its accepted ranges, and of recovery before and after pooling."""
     ours, maps, measured = content["ours"], content["maps"], content["calibration"]
     forms = maps["forms"]
     first = next(iter(forms.values()))

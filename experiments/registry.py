@@ -1,4 +1,4 @@
-"""Lists every experiment once. The command, the index in README.md and the tests read this list."""
+"""Registry of all experiments. The command, the index in README.md and the tests read this list."""
 
 import dataclasses
 import pathlib
@@ -12,11 +12,11 @@ class Experiment:
     """One experiment.
 
     Attributes:
-      name: `python -m experiments NAME` runs it, pages/NAME.md describes it, results/NAME*.json holds its numbers.
-      module: the module under experiments/ that has its `add_flags`, `run` and `markdown`.
-      question: what the experiment asks, in one line.
-      flags: of the usual command. Names in capitals stand for a user's own folders.
-      time: on two CPU cores.
+      name: name in `python -m experiments NAME`, of the page pages/NAME.md and of the numbers results/NAME*.json.
+      module: module under experiments/ with the functions `add_flags`, `run` and `markdown`.
+      question: question that the experiment asks, in one line.
+      flags: flags of the usual command. Names in capitals stand for the user's own folders.
+      time: duration on two CPU cores.
     """
 
     name: str
@@ -107,10 +107,10 @@ def index() -> Iterator[str]:
 
 
 def experiment_of(results: pathlib.Path) -> Experiment:
-    """Returns the experiment that wrote a file: the one whose name is the longest beginning of the file's name.
+    """Returns the experiment that wrote a file, which has the longest name that the file's name begins with.
 
     Raises:
-      KeyError: no experiment writes files of that name.
+      KeyError: no experiment writes files with this name.
     """
     names = [name for name in EXPERIMENTS if f"{results.stem}_".startswith(f"{name}_")]
     return EXPERIMENTS[max(names, key=len, default=results.stem)]

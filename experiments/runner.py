@@ -1,4 +1,4 @@
-"""Runs of an experiment side by side, each in a work directory of its own, so that the same command resumes."""
+"""Parallel execution of an experiment's runs. Each has its own work directory, so the same command resumes them."""
 
 import ast
 import contextlib
@@ -19,30 +19,30 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from eqpool.checked_config import from_config_dict
+from eqpool.commands.run import run
 from eqpool.config import RunConfig
+from eqpool.config.check import from_config_dict
+from eqpool.engine.loop import Preempted, TrainingDiverged
 from eqpool.errors import InputError
-from eqpool.files import read_arrays, read_json, write_arrays, write_json, write_text
-from eqpool.progress import track
-from eqpool.run import run
-from eqpool.train.loop import Preempted, TrainingDiverged
-from eqpool.workdir import MetricsLog
+from eqpool.storage.files import read_arrays, read_json, write_arrays, write_json, write_text
+from eqpool.storage.logs import MetricsLog
+from eqpool.storage.progress import track
 from experiments.provenance import ROOT, commit, config_hash
 
 Setting = dict[str, Any]
-PROVENANCE_FILE = "provenance.json"  # of a work directory: the commit that finished the run
+PROVENANCE_FILE = "provenance.json"  # file in a work directory with the commit that finished the run
 _AFTER_STAGE_ONE = ("stage_two.", "evaluate.", "output.")  # groups of keys that stage one does not read
 _STAGE = "stage_one"
 
 
 class Task(NamedTuple):
-    """One run, in a form that another process takes.
+    """One run, in a form that can be sent to another process.
 
     Attributes:
       config: name of a file in configs/.
-      variant: of that config.
-      setting: dotted config keys and their values, or the text of one.
-      folder: the work directory.
+      variant: variant of that config.
+      setting: dotted config keys with their values. A value may also be given as text.
+      folder: work directory.
     """
 
     config: str
@@ -52,26 +52,27 @@ class Task(NamedTuple):
 
 
 def run_all(tasks: Sequence[Task], jobs: int, label: str, *, keep_diverged: bool = False) -> list[dict[str, Any]]:
-    """Returns the results of every task, in order. `jobs` tasks run at a time; finished ones are only read.
+    """Runs the tasks in parallel and returns their results, in order. Finished runs are only read.
 
-    Of tasks that differ only after stage one the first trains it for all, and the others wait for it. Each result has
-    the keys `commit` and `config_hash` beside those of results.json.
+    If several tasks share stage one, the first of them trains it and the others wait for it. Each result has the keys
+    `commit` and `config_hash` in addition to those of results.json.
 
     Args:
-      tasks: each with a folder of its own.
-      jobs: processes.
-      label: of the progress bar.
-      keep_diverged: a task whose training diverges has the results `{"diverged": reason}`. It would diverge again.
+      tasks: tasks with different folders.
+      jobs: number of processes.
+      label: label of the progress bar.
+      keep_diverged: True gives a task with diverging training the results `{"diverged": reason}` instead of an error,
+        because it would diverge again.
 
     Raises:
-      InputError: of the first task that fails, with its folder; no other task starts after it.
+      InputError: a task failed. The message names its folder. No other task starts after the first failure.
     """
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), prepare_worker, (jobs > 1,)) as pool:
         try:
             done = track(_in_waves(pool, tasks, keep_diverged), label, unit="run", total=len(tasks), leave=True)
             results = {task.folder: result for task, result in done}
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # or the error would appear only after all the others
+            pool.shutdown(cancel_futures=True)  # otherwise the error would appear only after all other tasks
             raise
     return [results[task.folder] for task in tasks]
 
@@ -79,7 +80,7 @@ def run_all(tasks: Sequence[Task], jobs: int, label: str, *, keep_diverged: bool
 def _in_waves(
     pool: ProcessPoolExecutor, tasks: Sequence[Task], keep_diverged: bool
 ) -> Iterator[tuple[Task, dict[str, Any]]]:
-    """Yields tasks with their results: first those that train a stage one, then those that take it from one of them."""
+    """Yields tasks with their results, first the tasks that train stage one and then those that copy it from them."""
     first: dict[object, Task] = {}
     leader = [first.setdefault((*task[:2], before_stage_two(task.setting)), task) for task in tasks]
     run_one = functools.partial(_run, keep_diverged=keep_diverged)
@@ -91,36 +92,39 @@ def _in_waves(
 
 
 def folder_name(setting: Setting) -> str:
-    """Returns a work directory's name that shows the setting: `mmd_weight=5.0`; `default` where it is empty."""
+    """Returns a folder name that shows the setting, such as `mmd_weight=5.0`, or `default` for an empty setting."""
     return "_".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in setting.items()) or "default"
 
 
 def prepare_worker(one_thread: bool) -> None:
-    """Prepares a process of the pool before jax starts: it ends with its parent, and computes on one thread if asked.
+    """Prepares a process of the pool before jax starts, so that it ends with its parent.
 
-    Runs side by side gain more from the cores than one run does.
+    With `one_thread` it computes on one thread, because parallel runs use the cores better than one run does.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if one_thread:
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
-    # Importing this module has imported jax, but only its first computation reads the flags.
+    # This module has imported jax already, but jax reads the flags only at its first computation.
 
 
 def _end_with_parent() -> None:
-    """Ends a pool's process after its parent, or it would wait for work for ever. SIGTERM lets a run save first."""
+    """Ends a process of the pool after its parent, because it would otherwise wait for work forever.
+
+    SIGTERM lets a run save its state first.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     while True:
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(1)  # the run takes the first one to save; the next one finds no handler
+        time.sleep(1)  # the run handles the first signal by saving, and the next one ends the process
 
 
 def config_of(task: Task) -> RunConfig:
-    """Returns the task's config, checked.
+    """Returns the checked config of a task.
 
     Raises:
-      InputError: a key that does not exist, or a value that its key does not take.
+      InputError: a key does not exist, or a value is not valid for its key.
     """
     path = ROOT / "configs" / f"{task.config}.py"
     spec = importlib.util.spec_from_file_location(task.config, path)
@@ -134,14 +138,14 @@ def config_of(task: Task) -> RunConfig:
 
 
 def _put(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Sets one key; a text becomes what Python reads in it, unless the key takes texts."""
+    """Sets one key. A text is evaluated as a Python literal, unless the key takes texts."""
     *sections, name = key.split(".")
     for section in sections:
         if not isinstance(tree.get(section), dict):
             raise InputError(f"config.{key}: no such key")
         tree = tree[section]
     if isinstance(value, str) and not isinstance(tree.get(name), str):
-        with contextlib.suppress(ValueError, SyntaxError):  # a text after all, which the config's own check names
+        with contextlib.suppress(ValueError, SyntaxError):  # not a literal; the config's own check reports it
             value = ast.literal_eval(value)
     tree[name] = value
 
@@ -153,9 +157,9 @@ def _run_after(task_and_leader: tuple[Task, pathlib.Path], keep_diverged: bool) 
 
 
 def _run(task: Task, keep_diverged: bool) -> dict[str, Any]:
-    """Returns the results of a run with its commit, which is None where it was finished before commits were kept."""
+    """Returns the results of a run with its commit, which is None for runs from before commits were recorded."""
     config, record = config_of(task), task.folder / PROVENANCE_FILE
-    now = {"commit": commit(), "config_hash": config_hash(config)}  # before a run, during which HEAD may move
+    now = {"commit": commit(), "config_hash": config_hash(config)}  # read before the run, because HEAD may move
     finished = (task.folder / "results.json").exists()
     try:
         results = run(config, task.folder, quiet=True)
@@ -166,19 +170,19 @@ def _run(task: Task, keep_diverged: bool) -> dict[str, Any]:
     if not finished:
         write_json(record, now)
     made = read_json(record) if record.is_file() else now | {"commit": None}
-    return {key: value for key, value in results.items() if key != "notes"} | made  # notes name folders of this machine
+    return {key: value for key, value in results.items() if key != "notes"} | made  # notes name this machine's folders
 
 
 def before_stage_two(setting: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
-    """Returns the part of a setting that its stage one depends on, hashable."""
+    """Returns the part of a setting on which stage one depends, in hashable form."""
     return tuple(sorted((key, repr(value)) for key, value in setting.items() if not key.startswith(_AFTER_STAGE_ONE)))
 
 
 def take_stage_one(finished: pathlib.Path, folder: pathlib.Path) -> None:
-    """Copies stage one, its log and the data that it is of from a finished work directory to `folder`.
+    """Copies stage one, its log and the description of its data from a finished work directory to `folder`.
 
-    Copies nothing where `folder` has a stage one, nor from a run without one. The checkpoints come last and whole: a
-    copy that was cut short is made again.
+    Does nothing if `folder` already has a stage one, or if the finished run has none. The checkpoints are put in place
+    last and atomically, so an interrupted copy is repeated.
     """
     source, target = finished / "checkpoints" / _STAGE, folder / "checkpoints" / _STAGE
     if not source.is_dir() or target.exists():
@@ -195,9 +199,9 @@ def take_stage_one(finished: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def stored(path: pathlib.Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Returns the arrays in a file, which are computed and written first where it is not there.
+    """Returns the arrays in a file. If the file does not exist, they are computed and written first.
 
-    The key "commit" is beside those of `compute`: the commit that computed them, "" where it is not known.
+    The key "commit" is added to the keys of `compute`. It holds the commit that computed them, or "" if it is unknown.
     """
     if not path.exists():
         write_arrays(path, compute() | {"commit": np.array(commit() or "")})

@@ -1,4 +1,4 @@
-"""The experiments' results: what an experiment hands to the command, its cells, and its block of a page."""
+"""Results of the experiments, the text of table cells, and the blocks of tables in pages."""
 
 import argparse
 import pathlib
@@ -8,20 +8,20 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from eqpool.files import read_json, write_text
+from eqpool.storage.files import read_json, write_text
 from experiments.registry import Experiment
 
-TASK_MODELS_KEPT = "each at its own epoch"  # a fact of an ISTN's tables: they were kept at the ISTN's own once
+TASK_MODELS_KEPT = "each at its own epoch"  # fact of an ISTN's tables; older ones kept all at the ISTN's epoch
 _BLOCK = re.compile(r"<!-- table of results/(\S+)\.json, written by the command -->\n(.*?)\n<!-- end -->\n", re.DOTALL)
 
 
 class Measured(NamedTuple):
-    """What an experiment measured.
+    """The results of an experiment.
 
     Attributes:
-      content: of its JSON, beside the provenance.
-      runs: the runs that the content holds, each with the keys that `provenance.stamp` reads.
-      variant: what follows the experiment's name in the file's name, such as "_own".
+      content: content of its JSON without the provenance.
+      runs: runs that the content holds, each with the keys that `provenance.stamp` reads.
+      variant: suffix of the experiment's name in the file's name, such as "_own".
     """
 
     content: dict[str, Any]
@@ -30,16 +30,16 @@ class Measured(NamedTuple):
 
 
 class Module(Protocol):
-    """The functions that a module of the registry has."""
+    """The functions of a module of the registry."""
 
     def add_flags(self, parser: argparse.ArgumentParser, experiment: Experiment) -> None:
         """Adds the experiment's own flags."""
 
     def run(self, experiment: Experiment, options: argparse.Namespace) -> Measured:
-        """Runs the experiment, or goes on where it was stopped. Raises `InputError` for bad input."""
+        """Runs the experiment, or resumes it. Raises `InputError` for bad input."""
 
     def markdown(self, experiment: Experiment, content: dict[str, Any]) -> str:
-        """Returns the table that the page shows: a function of the JSON alone."""
+        """Returns the table that the page shows, which depends on the JSON alone."""
 
 
 def results_path(output: pathlib.Path, experiment: Experiment, variant: str) -> pathlib.Path:
@@ -48,13 +48,13 @@ def results_path(output: pathlib.Path, experiment: Experiment, variant: str) -> 
 
 
 def put_table(page: pathlib.Path, experiment: Experiment, results: str, text: str) -> None:
-    """Writes a table into its block of the page, or appends the block where the page has none.
+    """Writes a table into its block of the page, or appends the block if the page has none.
 
     Args:
-      page: Markdown file, which may not be there yet.
-      experiment: whose question heads a new page.
-      results: name of the JSON, without suffix.
-      text: the table.
+      page: Markdown file, which need not exist.
+      experiment: experiment. Its question is the heading of a new page.
+      results: name of the JSON without suffix.
+      text: text of the table.
     """
     before = page.read_text() if page.is_file() else f"# {experiment.question}\n"
     block = f"<!-- table of results/{results}.json, written by the command -->\n{text}\n<!-- end -->\n"
@@ -84,7 +84,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]
 def mean_and_deviation(values: Sequence[float | None], digits: int) -> str:
     """Returns the mean (standard deviation) of the values that are defined.
 
-    One value, and counts (0 digits), have no deviation.
+    A single value, and counts (0 digits), have no deviation.
     """
     numbers = [value for value in values if value is not None]
     if not numbers:
@@ -94,7 +94,7 @@ def mean_and_deviation(values: Sequence[float | None], digits: int) -> str:
 
 
 def with_interval(metrics: Mapping[str, Any], key: str, digits: int) -> str:
-    """Returns "81.3 [70.0, 90.0]", without brackets where there is no interval, "" where there is no value."""
+    """Returns a text such as "81.3 [70.0, 90.0]", without brackets if there is no interval, or "" without a value."""
     if metrics.get(key) is None:
         return ""
     interval = metrics.get(f"{key}_interval")
@@ -103,28 +103,28 @@ def with_interval(metrics: Mapping[str, Any], key: str, digits: int) -> str:
 
 
 def in_words(setting: Mapping[str, Any]) -> str:
-    """Returns "stage_two.mmd_weight 5.0, seed 1", or "default" for an empty setting."""
+    """Returns a text such as "stage_two.mmd_weight 5.0, seed 1", or "default" for an empty setting."""
     return ", ".join(f"{key} {value}" for key, value in setting.items()) or "default"
 
 
 def beside_the_config(changed: Sequence[str]) -> list[str]:
-    """Returns the line of a table's head that names what --set gave; no line where it gave nothing."""
+    """Returns the line of a table's head that names the values of --set, or no line if there are none."""
     return [f"Beside the config: {', '.join(changed)}."] if changed else []
 
 
 def joined(
     path: pathlib.Path, facts: Mapping[str, Any], rows: Sequence[dict[str, Any]], names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Returns the new rows of a table with those of an earlier one of the same `facts` that were not run again.
+    """Joins the new rows of a table with earlier rows that were not run again.
 
-    Rows of other facts cannot stand in one table with them. They are dropped, with a line on stderr that names the
-    fact that differs.
+    All rows of a table share the same `facts`. Earlier rows with other facts are dropped, and a line on stderr names
+    the facts that differ.
 
     Args:
-      path: of the table's JSON, which may not be there yet.
-      facts: what all rows of one table share, as the JSON holds it.
-      rows: the new ones.
-      names: the keys by which a row is the same as another.
+      path: path of the table's JSON, which need not exist.
+      facts: facts that all rows of the table share, as in the JSON.
+      rows: new rows.
+      names: keys that identify a row.
     """
     earlier = read_json(path) if path.is_file() else {}
     other = [key for key, value in facts.items() if earlier.get(key) != value]
@@ -136,4 +136,4 @@ def joined(
 
 
 def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value  # as it comes back from JSON
+    return list(value) if isinstance(value, tuple) else value  # JSON returns tuples as lists

@@ -1,10 +1,13 @@
 """Eight virtual CPU devices, strict promotion in our maths, and where the real data is."""
 
 import contextlib
+import functools
+import http.server
 import os
 import pathlib
 import resource
 import signal
+import threading
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests run side by side, one a core, so that none should start threads for every core.
@@ -111,9 +114,24 @@ def trained_volumes(tmp_path_factory) -> pathlib.Path:
 
 def train_quickly(config: RunConfig, folder: pathlib.Path) -> None:
     """A run without its probes and permutations, which take most of the time and have tests of their own."""
-    from eqpool.run import run  # the training stack: most tests do without it
+    from eqpool.commands.run import run  # the training stack: most tests do without it
 
     with pytest.MonkeyPatch.context() as patch, quickly_compiled():
-        patch.setattr("eqpool.run._site_floor", lambda *_: {})
-        patch.setattr("eqpool.run.evaluate", lambda *_: {})
+        patch.setattr("eqpool.methods.latent.cached_site_floor", lambda *_: {})
+        patch.setattr("eqpool.methods.latent.evaluate", lambda *_: {})
         run(config, folder, quiet=True)
+
+
+@pytest.fixture
+def serve():
+    """(folder) -> the address of a server on this machine that gives its files."""
+    with contextlib.ExitStack() as stack:
+
+        def start(folder: pathlib.Path) -> str:
+            handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+            serving = stack.enter_context(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
+            threading.Thread(target=serving.serve_forever, daemon=True).start()
+            stack.callback(serving.shutdown)
+            return f"http://127.0.0.1:{serving.server_port}"
+
+        yield start

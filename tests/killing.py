@@ -20,32 +20,34 @@ import numpy as np
 import pandas as pd
 
 from eqpool.config import RunConfig
-from eqpool.files import PART, read_arrays, read_json
+from eqpool.storage.files import PART, read_arrays, read_json
 
 PATIENCE_SECONDS = 300
 # Name -> what is called then, and the how many-th call does not return.
 MOMENTS = {
-    "while a brain is simulated": ("eqpool.data.simulated.scan", 5),
-    "while a volume is prepared": ("eqpool.data.store.prepare_volume", 7),
-    "before prepared data gets its name": ("eqpool.data.store.write_json", 1),
-    "before model.json": ("eqpool.apply.trained.ModelFacts.write", 1),
-    "between an epoch and its record": ("eqpool.workdir.MetricsLog.append", 1),
-    "before a checkpoint": ("eqpool.checkpointing.Checkpoints.save", 2),
-    "between file and name": ("eqpool.files._sync", 4),
-    "between file and name, later": ("eqpool.files._sync", 12),
-    "while evaluating": ("eqpool.run.evaluate", 1),
+    "while a brain is simulated": ("eqpool.data.sources.simulated.scan", 5),
+    "while a volume is prepared": ("eqpool.data.volumes.prepare.prepare_volume", 7),
+    "before prepared data gets its name": ("eqpool.data.volumes.prepare.write_json", 1),
+    "before model.json": ("eqpool.methods.facts.ModelFacts.write", 1),
+    "between an epoch and its record": ("eqpool.storage.logs.MetricsLog.append", 1),
+    "before a checkpoint": ("eqpool.storage.checkpoints.Checkpoints.save", 2),
+    "between file and name": ("eqpool.storage.files._sync", 4),
+    "between file and name, later": ("eqpool.storage.files._sync", 12),
+    "while evaluating": ("eqpool.methods.latent.evaluate", 1),
     "while the site is probed": ("eqpool.evaluate.evaluation.probe_metrics", 1),
-    "while the site floor is probed": ("eqpool.run.site_floor_metrics", 1),
-    "while the linear decoder is fitted": ("eqpool.apply.linear_decoder.fit_ridge", 1),
-    "while volumes are harmonised": ("eqpool.apply.decoding.measure", 2),
-    "before the report": ("eqpool.run.write_report", 1),
-    "while predictions are written": ("eqpool.harmonise._write_predictions", 1),
-    "while examples are written": ("eqpool.harmonise.istn_steps", 1),
-    "while looks are compared": ("eqpool.harmonise.look_metrics", 1),
+    "while the site floor is probed": ("eqpool.evaluate.site_floor.site_floor_metrics", 1),
+    "while the linear decoder is fitted": ("eqpool.methods.linear_decoder.fit_ridge", 1),
+    "while volumes are harmonised": ("eqpool.methods.decoding.measure", 2),
+    "before the report": ("eqpool.commands.run.write_report", 1),
+    "while predictions are written": ("eqpool.methods.istn._write_predictions", 1),
+    "while examples are written": ("eqpool.methods.istn.istn_steps", 1),
+    "while looks are compared": ("eqpool.methods.istn.look_metrics", 1),
 }
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.killing", "eqpool.run", "eqpool.report.page", "eqpool.data.morpho_mnist"])
+_context.set_forkserver_preload(
+    ["tests.killing", "eqpool.commands.run", "eqpool.report.page", "eqpool.data.sources.morpho_mnist"]
+)
 
 
 class Child:
@@ -83,8 +85,8 @@ def _run(config: RunConfig, folder: pathlib.Path, moment: str | None, quiet: boo
         os.dup2(file.fileno(), 2)
     import jax
 
-    from eqpool.run import run
-    from eqpool.train.loop import Preempted
+    from eqpool.commands.run import run
+    from eqpool.engine.loop import Preempted
 
     jax.config.update("jax_disable_most_optimizations", True)
     _keep_every_program()
@@ -101,7 +103,7 @@ def _keep_every_program() -> None:
     """Also those that compile in less than half a second: a child that is to be killed has hundreds of them."""
     import jax
 
-    from eqpool import run
+    from eqpool.commands import run
 
     use = run.use_compilation_cache
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eqpool.geometry import so
-from tests.train.test_stages import columns, stages
+from tests.engine.test_session import columns, stages
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 ROWS = 16

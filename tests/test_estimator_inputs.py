@@ -16,12 +16,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
+from eqpool.commands.preflight import preflight
 from eqpool.config import DataConfig
 from eqpool.errors import InputError
 from eqpool.estimator import DesignWarning, EquivariantPooling, LabelWarning
 from eqpool.estimator.parameters import Parameters
-from eqpool.files import read_arrays, write_arrays
-from eqpool.preflight import preflight
+from eqpool.storage.files import read_arrays, write_arrays
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 ROWS = 60

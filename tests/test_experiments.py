@@ -18,10 +18,10 @@ import pandas as pd
 import pytest
 
 from eqpool.data.cohort import SPLITS, Cohort
-from eqpool.data.grids import named_grid
-from eqpool.data.simulated import SPECIFICATIONS, build_simulated_cohort, scanner_free_path
+from eqpool.data.sources.simulated import SPECIFICATIONS, build_simulated_cohort, scanner_free_path
+from eqpool.data.volumes.grids import named_grid
+from eqpool.engine.loop import TrainingDiverged
 from eqpool.errors import InputError
-from eqpool.train.loop import TrainingDiverged
 from experiments import (
     comparison,
     folds,

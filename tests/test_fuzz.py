@@ -9,20 +9,20 @@ import nibabel
 import numpy as np
 import pytest
 
-from eqpool import workdir
-from eqpool.apply.trained import ModelFacts, read_config
-from eqpool.checked_config import from_config_dict
+from eqpool.commands.preflight import main as preflight
 from eqpool.config import DataConfig, RunConfig, to_dict
-from eqpool.data.covariates import parse_specs
-from eqpool.data.grids import named_grid
-from eqpool.data.image_checks import BadVolumeError
-from eqpool.data.pipeline import load_cohort
-from eqpool.data.store import Preparation, prepare_volumes
-from eqpool.data.volumes import prepare_volume
+from eqpool.config.check import from_config_dict
+from eqpool.data.load import load_cohort
+from eqpool.data.tables.covariates import parse_specs
+from eqpool.data.volumes.grids import named_grid
+from eqpool.data.volumes.image_checks import BadVolumeError
+from eqpool.data.volumes.prepare import Preparation, prepare_volumes
+from eqpool.data.volumes.read import prepare_volume
 from eqpool.errors import InputError
-from eqpool.preflight import main as preflight
+from eqpool.methods.facts import ModelFacts
+from eqpool.storage.run_folder import RunFolder
 from tests import mutations
-from tests.test_config import CONFIGS, load
+from tests.config.test_schema import CONFIGS, load
 
 GRID = named_grid("16x18x16")
 ROUNDS = 24  # of each kind; each of them mutates many times
@@ -245,9 +245,9 @@ def test_records_of_a_work_directory(tmp_path, seed, trained_table):
     prepare_volumes([tmp_path / "0.nii"], Preparation(GRID), cache, progress=False)
     (facts,) = (cache / "volumes" / "shards").glob("*.json")
     readers = {
-        "config.json": lambda: read_config(tmp_path),
-        "claimed": lambda: workdir.claim(tmp_path, RunConfig()),
-        "model.json": lambda: ModelFacts.read(tmp_path),
+        "config.json": lambda: RunFolder(tmp_path).read_config(),
+        "claimed": lambda: RunFolder(tmp_path).claim(RunConfig()),
+        "model.json": lambda: ModelFacts.read(RunFolder(tmp_path)),
         "facts": lambda: prepare_volumes([tmp_path / "0.nii"], Preparation(GRID), cache, progress=False),
     }
     for number in range(16):

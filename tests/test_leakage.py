@@ -8,13 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from eqpool import parallel
 from eqpool.config import BaselineConfig, DataConfig, ModelConfig, RunConfig, StageOneConfig, StageTwoConfig
 from eqpool.data.cohort import Cohort, Scaling
-from eqpool.data.pipeline import load_cohort
-from eqpool.run import train
-from eqpool.train.stages import Session
-from eqpool.workdir import MemoryLog
+from eqpool.data.load import load_cohort
+from eqpool.engine import data_parallel
+from eqpool.engine.session import Session
+from eqpool.methods.latent import train_latents
+from eqpool.storage.logs import MemoryLog
 from tests.conftest import quickly_compiled
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -64,10 +64,10 @@ SETTINGS = RunConfig(
 def trained(cohort: Cohort, folder: pathlib.Path, method: str = "ours") -> dict[str, str]:
     """The digest of each stage's whole last state: parameters, optimizer, and the selected epoch."""
     config = dataclasses.replace(SETTINGS, method=method)
-    session = Session(config, parallel.make_mesh(1), folder / "checkpoints", MemoryLog(), jax.random.key(0))
+    session = Session(config, data_parallel.make_mesh(1), folder / "checkpoints", MemoryLog(), jax.random.key(0))
     if method != "ours":
         cohort = dataclasses.replace(cohort, nuisance=None, nuisance_names=(), nuisance_levels=())
-    train(session, cohort, Scaling.fit(cohort))
+    train_latents(session, cohort, Scaling.fit(cohort))
     records = (folder / "checkpoints").glob("*/3/_CHECKPOINT_METADATA")
     return {path.parts[-3]: json.loads(path.read_text())["custom_metadata"]["sha256"] for path in records}
 

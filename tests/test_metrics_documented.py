@@ -11,18 +11,18 @@ import types
 import numpy as np
 import pytest
 
-from eqpool import files
-from eqpool.apply.decoding import Pooled, measure, summarise
+from eqpool.commands.make_maps import make_maps
 from eqpool.config import EvaluateConfig, RunConfig, TaskConfig, to_dict
-from eqpool.crossfit import Decodes, deal_folds
 from eqpool.data.cohort import Cohort, Scaling
-from eqpool.data.pipeline import load_cohort
+from eqpool.data.load import load_cohort
 from eqpool.evaluate.evaluation import Embeddings, evaluate, site_floor_metrics
 from eqpool.evaluate.probes import ProbeScore
 from eqpool.geometry import so
-from eqpool.harmonise import harmonise
-from eqpool.maps.making import make_maps
-from eqpool.train.istn import TASK_MODELS
+from eqpool.methods.crossfit import Decodes, deal_folds
+from eqpool.methods.decoding import Pooled, measure, summarise
+from eqpool.methods.istn import Istn
+from eqpool.objectives.istn import TASK_MODELS
+from eqpool.storage import files
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -122,11 +122,11 @@ def test_every_metric_of_a_pooling_run(volumes, monkeypatch):
 
 
 def of_istn(classes: tuple[str, ...], folder: pathlib.Path) -> set[str]:
-    """What `harmonise` says of networks that are never trained; its stages are stubs by then."""
+    """What `Istn.fit` says of networks that are never trained; its stages are stubs by then."""
     few = cohort(classes)
     config = RunConfig(method="istn", task=TaskConfig(model="sex_classifier" if classes else "age_regressor"))
     config = dataclasses.replace(config, evaluate=QUICK, istn=dataclasses.replace(config.istn, discriminator=(4, 4)))
-    return set(harmonise(types.SimpleNamespace(config=config), folder, few, Scaling.fit(few))[0])
+    return set(Istn().fit(types.SimpleNamespace(config=config), few, Scaling.fit(few), folder).metrics)
 
 
 def test_every_metric_of_an_istn(monkeypatch, tmp_path):
@@ -140,9 +140,9 @@ def test_every_metric_of_an_istn(monkeypatch, tmp_path):
         return {"prediction": outputs, "image": columns["inputs"]} | summary
 
     for name in ("train_on_images", "train_on_pairs"):
-        monkeypatch.setattr(f"eqpool.harmonise.{name}", lambda *_: state)
-    monkeypatch.setattr("eqpool.harmonise.forward_on_images", forward)
-    monkeypatch.setattr("eqpool.harmonise.istn_steps", lambda *_: {})
+        monkeypatch.setattr(f"eqpool.methods.istn.{name}", lambda *_: state)
+    monkeypatch.setattr("eqpool.methods.istn.forward_on_images", forward)
+    monkeypatch.setattr("eqpool.methods.istn.istn_steps", lambda *_: {})
     compare(of_istn(("a", "b"), tmp_path) | of_istn((), tmp_path), ISTN)
 
 
@@ -152,7 +152,7 @@ def test_every_number_of_the_maps(volumes, monkeypatch, tmp_path):
     inputs = np.stack([np.asarray(scans.inputs[row])[mask] for row in range(len(scans.site))])
     noise = np.random.default_rng(3).normal(0, 0.1, (2, *inputs.shape))
     decodes = Decodes(np.concatenate([inputs[None], inputs + noise]).astype(np.float32), deal_folds(config, scans, 2))
-    monkeypatch.setattr("eqpool.maps.making.cross_fitted_decodes", lambda *_: decodes)
+    monkeypatch.setattr("eqpool.commands.make_maps.cross_fitted_decodes", lambda *_: decodes)
     files.write_json(tmp_path / "config.json", to_dict(config))
     facts = make_maps(tmp_path, folds=2)
     forms = {key for form in facts.pop("forms").values() for key in form}

@@ -13,7 +13,7 @@ import eqpool
 from eqpool.geometry import so, sphere
 from eqpool.losses.mmd import conditional_mmd
 from eqpool.models.invariant import StageTwo
-from eqpool.numerics import masked_mean, safe_norm
+from eqpool.ops.numerics import masked_mean, safe_norm
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 # Few shapes, so that few programs are compiled; the same examples every time, so that a failure is met again.
@@ -118,7 +118,9 @@ def stage_two():
 @often
 @given(seeds, st.permutations(range(N)))
 def test_phi_turns_with_tau(stage_two, seed, order):
-    """A rotation R of both the latent and tau turns Phi by R and leaves the covariate-free latent (paper A, eq. 4)."""
+    """A rotation R of both the latent and tau turns Phi by R and leaves the covariate-free latent
+    (Lokhande et al. 2022, eq. (4)).
+    """
     model, variables = stage_two
     latent = np.asarray(sphere.normalize(rows(seed, 4)))
     tau = np.asarray(so.expm(so.skew(rows(seed + 1, 6))))

@@ -6,15 +6,16 @@ import pathlib
 import numpy as np
 import pytest
 
-from eqpool import workdir
-from eqpool.apply.decoding import pool_volumes
-from eqpool.apply.linear_decoder import complete_decoder
+from eqpool.commands.make_maps import FORMS, form_tiles
 from eqpool.config import RunConfig, StageOneConfig, StageTwoConfig
-from eqpool.crossfit import Decodes, _train, cross_fitted_decodes
 from eqpool.data.cohort import Cohort
-from eqpool.data.pipeline import load_cohort
+from eqpool.data.load import load_cohort
 from eqpool.evaluate.statistics import indicators, t_map
-from eqpool.maps.making import FORMS, form_tiles
+from eqpool.methods.crossfit import Decodes, _train, cross_fitted_decodes
+from eqpool.methods.decoding import pool_volumes
+from eqpool.methods.linear_decoder import complete_decoder
+from eqpool.methods.pooling import Pooling
+from eqpool.storage.run_folder import RunFolder
 from tests.conftest import tiny_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
@@ -39,9 +40,12 @@ def decodes_of_all(config: RunConfig, cohort: Cohort, folder: pathlib.Path) -> D
     split = np.full(len(cohort.site), "train", "<U10")
     split[:: len(split) // 4] = "validation"
     seen = dataclasses.replace(cohort, split=split)
-    workdir.claim(folder, config)
-    _train(config, seen, folder)
-    stream = pool_volumes(complete_decoder(folder, seen), ((row, seen.inputs[row]) for row in range(len(split))))
+    run = RunFolder(folder)
+    run.claim(config)
+    _train(config, seen, run)
+    stream = pool_volumes(
+        complete_decoder(run, Pooling().load(run), seen), ((row, seen.inputs[row]) for row in range(len(split)))
+    )
     mask, values = cohort.grid.mask, np.zeros((3, len(split), int(cohort.grid.mask.sum())), np.float32)
     for pooled in stream:
         values[:, pooled.row] = pooled.inputs[mask], pooled.original[mask], pooled.pooled[mask]
@@ -62,7 +66,7 @@ def test_a_shuffled_diagnosis_shows_where_networks_saw_it_and_nowhere_else(tmp_p
     seen, unseen = [], []
     for number in range(SHUFFLES):
         shuffled = dataclasses.replace(cohort, target=generator.permutation(cohort.target))
-        cross_fitted = cross_fitted_decodes(config, shuffled, tmp_path / f"folds-{number}", folds=2)
+        cross_fitted = cross_fitted_decodes(config, shuffled, RunFolder(tmp_path / f"folds-{number}"), folds=2)
         unseen.append([found(shuffled, cross_fitted, form) for form in FORMS])
         in_sample = decodes_of_all(config, shuffled, tmp_path / f"all-{number}")
         seen.append(found(shuffled, in_sample, "before_decoded"))

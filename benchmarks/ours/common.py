@@ -1,4 +1,4 @@
-"""Shared by our side: weights by the common rule, and a function compiled and waited for."""
+"""Functions that our side shares: initial weights, and works that run a compiled function."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from benchmarks.inputs import Work, initial_weight
 
 
 def with_initial_weights(variables: Any) -> Any:
-    """Flax's variables with every parameter as `inputs.initial_weight` has it."""
+    """Replaces every parameter in Flax's variables by `inputs.initial_weight`."""
 
     def value(path, leaf):
         return jnp.asarray(initial_weight("/".join(key.key for key in path), leaf.shape))
@@ -20,7 +20,7 @@ def with_initial_weights(variables: Any) -> Any:
 
 
 def function(function: Callable[..., jax.Array], x: Any, gradient: bool) -> Work:
-    """The scalar `function` of an array, with its gradient where that is asked for."""
+    """Returns the work of computing a scalar `function` of an array, with its gradient if `gradient` is set."""
     x = jnp.asarray(x)
     compiled = jax.jit(jax.value_and_grad(function) if gradient else function)
 
@@ -32,7 +32,10 @@ def function(function: Callable[..., jax.Array], x: Any, gradient: bool) -> Work
 
 
 def training(loss: Callable[..., tuple[jax.Array, Any]], variables: Any, batch: Any, learning_rate: float) -> Work:
-    """Adam on `loss` (variables, batch, key) -> (scalar, updated batch statistics), always on one batch."""
+    """Returns the work of a training step with Adam, always on the same batch.
+
+    `loss` maps (variables, batch, key) to (scalar, updated batch statistics).
+    """
     optimizer = optax.adam(learning_rate)
 
     def step(variables: Any, moments: Any, key: jax.Array):

@@ -1,4 +1,4 @@
-"""The equivariance loss with its gradient, ours: O(N), and the reference over pairs."""
+"""Our equivariance loss with its gradient, in O(N), and as the reference over pairs."""
 
 from benchmarks import inputs
 from benchmarks.ours import common
@@ -7,7 +7,11 @@ from eqpool.geometry import so
 
 
 def loss(rows: int, n: int, form: str = "linear") -> inputs.Work:
-    """Over `rows` rotations of n dimensions. `form` "reference" is ours over pairs, the others are PyTorch's choice."""
+    """Returns the work of the loss over `rows` rotations of n dimensions.
+
+    `form` "reference" is our loss over pairs. All other values, between which the PyTorch side distinguishes, are our
+    O(N) loss.
+    """
     chosen = equivariance_loss_pairwise if form == "reference" else equivariance_loss
     covariate, generator = inputs.uniform(rows), so.generator(n, rotation_range=3.0)
     return common.function(

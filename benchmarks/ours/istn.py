@@ -1,4 +1,4 @@
-"""A training step of the ISTN and its discriminator (paper B, eqs. 1 and 2; Table 6), ours."""
+"""Our training step of the ISTN and its discriminator (Robinson et al. 2020, eqs. (1) and (2), Table 6)."""
 
 from typing import Literal
 
@@ -14,7 +14,10 @@ from eqpool.models.istn import ISTN
 
 
 def step(kind: Literal["affine", "bspline"], side: int, batch: int, dropout: float = 0.5) -> inputs.Work:
-    """`batch` images of each site, `side`^3 voxels; the judge sees S2T as given, the ISTN the judge's weights."""
+    """Returns the work of a training step on `batch` images of each site, with `side`^3 voxels.
+
+    S2T is a constant for the discriminator, and the discriminator's weights are constants for the ISTN.
+    """
     transformer = ISTN(
         shape=kind, encoder=ENCODER, bottleneck=BOTTLENECK, decoder=DECODER, dropout=dropout,
         widths=STN_WIDTHS, spacing=SPACING,

@@ -1,4 +1,7 @@
-"""From NIfTI files to batches on the device, ours: prepared once into records, then read by grain's threads."""
+"""Our loader from NIfTI files to batches on the device.
+
+Volumes are prepared once into records, which grain's threads then read.
+"""
 
 import pathlib
 import tempfile
@@ -8,13 +11,13 @@ import numpy as np
 
 from benchmarks.inputs import Work
 from benchmarks.nifti_files import write_files
-from eqpool.data.batches import volume_batches
-from eqpool.data.grids import named_grid
-from eqpool.data.store import Preparation, prepare_volumes
+from eqpool.data.volumes.batches import volume_batches
+from eqpool.data.volumes.grids import named_grid
+from eqpool.data.volumes.prepare import Preparation, prepare_volumes
 
 
 def epochs(files: int, batch: int, first: bool) -> Work:
-    """One epoch over `files` volumes at 2 mm; `first` with the preparing that a first epoch waits for."""
+    """Returns the work of an epoch over `files` volumes at 2 mm. A `first` epoch includes their preparation."""
     from absl import flags
 
     flags.FLAGS(["benchmark"])  # grain reads absl flags

@@ -1,4 +1,4 @@
-"""A training step of the ADNI-size encoder, ours."""
+"""Our training step of the ADNI-size encoder."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from eqpool.models.resnet3d import ResNet3D
 
 
 def step(shape: tuple[int, int, int], batch: int) -> inputs.Work:
-    """Encoder, mean square of its features, Adam; float32."""
+    """Returns the work of a step of Adam on the mean square of the encoder's features, in float32."""
     model = ResNet3D()
     volume = jnp.asarray(inputs.normal(batch, *shape))
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), volume, train=True))

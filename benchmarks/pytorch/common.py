@@ -1,4 +1,4 @@
-"""Shared by the PyTorch side: weights by the common rule, and a training step as it is usually written."""
+"""Functions that the PyTorch side shares: initial weights, and a training step as it is usually written."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,18 +10,21 @@ from benchmarks.inputs import Work, initial_weight
 
 
 def tensor(array: Any) -> torch.Tensor:
-    """A NumPy array as a tensor."""
+    """Converts a NumPy array to a tensor."""
     return torch.from_numpy(array)
 
 
 def set_initial_weights(module: nn.Module) -> nn.Module:
-    """Every parameter as `inputs.initial_weight` has it; modules bear Flax's names, weights PyTorch's order of axes."""
+    """Sets every parameter to `inputs.initial_weight`, for modules with Flax's names.
+
+    The values are transposed to PyTorch's order of axes.
+    """
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            *path, leaf = name.replace("parameters_", "parameters").split(".")  # a module has a method of that name
+            *path, leaf = name.replace("parameters_", "parameters").split(".")  # modules have a method "parameters"
             kernel = leaf == "weight" and parameter.ndim > 1
             flax_leaf = {"weight": "kernel" if kernel else "scale"}.get(leaf, leaf)
-            # (out, in, *taps) here, (*taps, in, out) there
+            # Kernels are (out, in, *taps) in PyTorch and (*taps, in, out) in Flax.
             order = (*range(2, parameter.ndim), 1, 0) if kernel else tuple(range(parameter.ndim))
             shape = tuple(parameter.shape[axis] for axis in order)
             value = initial_weight("/".join([*path, flax_leaf]), shape)
@@ -31,7 +34,7 @@ def set_initial_weights(module: nn.Module) -> nn.Module:
 
 
 def function(function: Callable[[torch.Tensor], torch.Tensor], x: Any, gradient: bool, compiled: bool) -> Work:
-    """The scalar `function` of an array, with its gradient where that is asked for."""
+    """Returns the work of computing a scalar `function` of an array, with its gradient if `gradient` is set."""
     x = tensor(x)
     function = torch.compile(function) if compiled else function
 
@@ -51,7 +54,7 @@ def training(
     loss: Callable[..., torch.Tensor], module: nn.Module, batches: Callable[[], Any], learning_rate: float,
     compiled: bool, steps: int = 1,
 ) -> Work:  # fmt: skip
-    """Fused Adam on `loss` of what each of `batches()` holds; `steps` batches a run."""
+    """Returns the work of training with fused Adam on all `batches()`, which have `steps` batches per run."""
     optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate, fused=True)
     loss = torch.compile(loss) if compiled else loss
 

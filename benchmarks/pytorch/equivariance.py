@@ -1,4 +1,4 @@
-"""The equivariance loss in two forms: over pairs, as eq. (3) reads, and O(N), as a variance in the eigenbasis of B."""
+"""The equivariance loss in two forms: over pairs, as in eq. (3), and in O(N), as a variance in the eigenbasis of B."""
 
 import numpy as np
 import torch
@@ -11,15 +11,18 @@ _MOST_ROWS_AT_ONCE = 64
 
 
 def uniform_generator(n: int, rotation_range: float = 3.0) -> np.ndarray:
-    """B of paper A with all its planes at one speed (float64, host)."""
+    """Returns B of Lokhande et al. 2022 with one speed in all planes (float64, on the host)."""
     upper = np.triu(np.ones((n, n)), 1)
     planes = invariant_planes(upper - upper.T)
     return assemble(planes._replace(speeds=np.full_like(planes.speeds, rotation_range)))[0]
 
 
 class EquivarianceLoss:
-    """O(N): with B = V diag(i w) V^H found once, sum_ij |G tau_i - tau_j|^2 = 2 N sum_i |z_i - mean z|^2, where
-    z_i = exp(i w c_i) V^H tau_i; complex64."""
+    """The loss in O(N), computed in complex64.
+
+    B = V diag(i w) V^H is computed once. Then sum_ij |G tau_i - tau_j|^2 = 2 N sum_i |z_i - mean z|^2 with
+    z_i = exp(i w c_i) V^H tau_i.
+    """
 
     def __init__(self, generator: np.ndarray):
         speeds, vectors = np.linalg.eigh(-1j * generator)
@@ -33,9 +36,10 @@ class EquivarianceLoss:
 
 
 def pairwise(tau: torch.Tensor, covariate: torch.Tensor, generator: torch.Tensor) -> torch.Tensor:
-    """The mean over ordered pairs of one term (the other is equal), some rows i against all j at once.
+    """Computes twice the mean of one term over ordered pairs, because the other term is equal.
 
-    The N^2 relative rotations are products R(c_j)^T R(c_i), which spares N^2 matrix exponentials.
+    Some rows i are compared with all rows j at once. The N^2 relative rotations are products R(c_j)^T R(c_i), which
+    avoids N^2 matrix exponentials.
     """
     rotation = torch.linalg.matrix_exp(covariate[:, None, None] * generator)
     total = tau.new_zeros(())
@@ -53,7 +57,7 @@ def _pairs(tau_i, rotation_i, tau, rotation):
 
 
 def loss(rows: int, n: int, form: str = "linear", compiled: bool = False) -> inputs.Work:
-    """Over `rows` rotations of n dimensions; `form` is "linear" or "pairwise"."""
+    """Returns the work of the loss over `rows` rotations of n dimensions. `form` is "linear" or "pairwise"."""
     covariate, generator = common.tensor(inputs.uniform(rows)), uniform_generator(n)
     if form == "pairwise":
         matrix = torch.tensor(generator, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""From NIfTI files to batches: a Dataset that reads and prepares with nibabel, and a DataLoader with two workers."""
+"""A loader from NIfTI files to batches: a Dataset that reads with nibabel, and a DataLoader with two workers."""
 
 import pathlib
 import tempfile
@@ -10,11 +10,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.inputs import Work
 from benchmarks.nifti_files import write_files
-from eqpool.data.grids import named_grid
+from eqpool.data.volumes.grids import named_grid
 
 
 class Volumes(Dataset):
-    """z-scored inside the brain mask, read anew every epoch."""
+    """Volumes that are z-scored inside the brain mask, and read again in every epoch."""
 
     def __init__(self, paths: list[pathlib.Path]):
         self._paths, self._mask = paths, named_grid("mni_2mm").mask
@@ -30,7 +30,7 @@ class Volumes(Dataset):
 
 
 def epochs(files: int, batch: int, first: bool, compiled: bool = False) -> Work:
-    """One epoch over `files` volumes at 2 mm; the first costs as much as any."""
+    """Returns the work of an epoch over `files` volumes at 2 mm. The first epoch costs the same as later ones."""
     del first, compiled
     paths = write_files(pathlib.Path(tempfile.mkdtemp()), files)
     loader = DataLoader(Volumes(paths), batch, shuffle=True, num_workers=2, persistent_workers=True)

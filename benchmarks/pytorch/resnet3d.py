@@ -1,4 +1,4 @@
-"""A training step of the ADNI-size encoder; modules bear the names they have in Flax."""
+"""A training step of the ADNI-size encoder. Modules have the same names as in Flax."""
 
 import torch
 from torch import nn
@@ -11,19 +11,22 @@ CHANNELS, BLOCKS = (16, 16, 32, 64), (2, 2, 2, 2)
 
 
 class NormSwish(nn.Module):
-    """Batch norm, then swish."""
+    """Batch norm, followed by swish."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.norm = nn.BatchNorm3d(channels, eps=1e-8)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Keeps the shape."""
+        """Applies both, which keep the shape."""
         return functional.silu(self.norm(x))
 
 
 class ResidualBlock(nn.Module):
-    """x + f(x), f = norm, swish, convolution, twice; a convolution on the shortcut where shapes change."""
+    """A residual block x + f(x), with f as norm, swish and convolution, twice.
+
+    The shortcut has a convolution if the shape changes.
+    """
 
     def __init__(self, channels: int, features: int, stride: int):
         super().__init__()
@@ -34,12 +37,12 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Conv3d(channels, features, 3, stride, 1) if changes else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, D, H, W) to (N, features, D', H', W')."""
+        """Maps (N, C, D, H, W) to (N, features, D', H', W')."""
         return self.shortcut(x) + self.conv2(self.norm2(self.conv1(self.norm1(x))))
 
 
 class ResNet3D(nn.Module):
-    """Volumes (N, D, H, W) to features."""
+    """The encoder, from volumes (N, D, H, W) to features."""
 
     def __init__(self):
         super().__init__()
@@ -53,7 +56,7 @@ class ResNet3D(nn.Module):
                 channels = features
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
-        """The features (N, C)."""
+        """Returns the features (N, C)."""
         x = functional.max_pool3d(self.stem(volume[:, None]), 3, 2)
         for name in self.names:
             x = getattr(self, name)(x)
@@ -61,7 +64,7 @@ class ResNet3D(nn.Module):
 
 
 def step(shape: tuple[int, int, int], batch: int, compiled: bool = False, channels_last: bool = False) -> inputs.Work:
-    """Encoder, mean square of its features, fused Adam; float32."""
+    """Returns the work of a step of fused Adam on the mean square of the encoder's features, in float32."""
     module = common.set_initial_weights(ResNet3D()).train()
     if channels_last:
         module = module.to(memory_format=torch.channels_last_3d)

@@ -1,4 +1,4 @@
-"""Stage one and two of the paper's protocol on tables; modules bear the names they have in Flax."""
+"""Stages one and two of the paper's protocol on tables. Modules have the same names as in Flax."""
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ class MLP(nn.Sequential):
 
 
 class Head(nn.Sequential):
-    """Linear, batch norm, swish, linear, without biases."""
+    """A linear layer, batch norm, swish and a linear layer, without biases."""
 
     def __init__(self, width: int, outputs: int):
         super().__init__()
@@ -37,7 +37,7 @@ class Head(nn.Sequential):
 
 
 class Tau(nn.Module):
-    """l to cayley(skew(net(l)))."""
+    """The map from l to cayley(skew(net(l)))."""
 
     def __init__(self):
         super().__init__()
@@ -46,14 +46,14 @@ class Tau(nn.Module):
         self.register_buffer("upper", torch.triu_indices(LATENT, LATENT, 1))
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
-        """(N, n) to (N, n, n)."""
+        """Maps (N, n) to (N, n, n)."""
         A = latent.new_zeros(len(latent), LATENT, LATENT)
         A[:, self.upper[0], self.upper[1]] = self.scale * self.MLP_0(latent)
         return cayley(A - A.transpose(1, 2))
 
 
 class StageOne(nn.Module):
-    """E, tau, D and the head, with the paper's loss."""
+    """The networks E, tau, D and the head, with the paper's loss."""
 
     def __init__(self, features: int):
         super().__init__()
@@ -65,7 +65,7 @@ class StageOne(nn.Module):
         self._weights = paper_config("adult").stage_one
 
     def forward(self, inputs: torch.Tensor, covariate: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The loss of a batch."""
+        """Returns the loss of a batch."""
         weights, latent = self._weights, functional.normalize(self.encoder["trunk"](inputs))
         return (
             weights.equivariance_weight * self._equivariance(self.tau(latent), covariate)
@@ -75,7 +75,7 @@ class StageOne(nn.Module):
 
 
 class StageTwo(nn.Module):
-    """b, h and Psi, with the paper's loss in its first epoch."""
+    """The networks b, h and Psi, with the paper's loss in its first epoch."""
 
     def __init__(self):
         super().__init__()
@@ -86,7 +86,7 @@ class StageTwo(nn.Module):
     def forward(
         self, latent: torch.Tensor, tau: torch.Tensor, site: torch.Tensor, target: torch.Tensor
     ) -> torch.Tensor:
-        """The loss of a batch."""
+        """Returns the loss of a batch."""
         free = self.b["network"]((latent[:, None] @ tau)[:, 0])
         phi = (tau @ free[..., None])[..., 0]
         weights = self._weights
@@ -98,7 +98,7 @@ class StageTwo(nn.Module):
 
 
 def make(name: str, rows: int, features: int) -> tuple[nn.Module, list[torch.Tensor]]:
-    """The network of the stage called `name`, and the columns that its loss reads."""
+    """Returns the network of the stage `name`, and the columns that its loss reads."""
     module = StageOne(features) if name == "stage_one" else StageTwo()
     columns = {key: common.tensor(value) for key, value in random_rows(name, rows, features, LATENT).items()}
     columns |= {"covariate": columns["covariate"][:, 0], "site": columns["site"].long()}
@@ -108,14 +108,17 @@ def make(name: str, rows: int, features: int) -> tuple[nn.Module, list[torch.Ten
 
 
 def first_loss(dataset: str, name: str, rows: int, features: int) -> float:
-    """The loss of one batch before training."""
+    """Returns the loss of one batch before training."""
     del dataset
     module, columns = make(name, rows, features)
     return float(module(*columns).detach())
 
 
 def epoch(dataset: str, name: str, compiled: bool = False) -> Work:
-    """One epoch over a table in memory, without validation; like ours the last, ragged batch included."""
+    """Returns the work of one epoch over a table in memory, without validation.
+
+    As on our side, the last, smaller batch is included.
+    """
     size, batch = SIZES[dataset], paper_config(dataset).stage_one.batch_size
     module, columns = make(name, size.train, size.features)
 

@@ -1,1 +1,1 @@
-"""From files to arrays in host memory: numpy, pandas, nibabel, nilearn, grain and tfds; never jax."""
+"""Reads files into arrays in host memory with numpy, pandas, nibabel, nilearn, grain and tfds, never with jax."""

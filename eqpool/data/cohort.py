@@ -1,18 +1,16 @@
-"""The pooled cohort: what every source of data becomes before training."""
+"""The pooled cohort, the common form of every source of data before training."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from eqpool.data.calibration import SiteCalibration
-from eqpool.data.records import Inputs
-from eqpool.data.tables import FeatureEncoding
-
-if TYPE_CHECKING:  # findings are about a cohort and import this module
-    from eqpool.data.findings import Finding
+from eqpool.data.preflight.finding import Finding
+from eqpool.data.tables.calibration import SiteCalibration
+from eqpool.data.tables.encoding import FeatureEncoding
+from eqpool.data.volumes.records import Inputs
 
 SPLITS = ("train", "validation", "test")
 
@@ -26,9 +24,9 @@ class Grid:
     """A voxel grid in template space.
 
     Attributes:
-      name: as the user gave it, for messages.
-      shape: voxels along x, y, z (RAS+).
-      affine: (4, 4) float64, voxel indices to millimetres.
+      name: name that the user gave, for messages.
+      shape: number of voxels along x, y, z (RAS+).
+      affine: (4, 4) float64 map from voxel indices to millimetres.
       mask: bool array of `shape`, True inside the brain.
     """
 
@@ -43,34 +41,38 @@ class Cohort:
     """N scans (or table rows) of several sites.
 
     Attributes:
-      name: of the data set, for results.json.
-      simulated: True where the images are made up; said wherever the cohort is shown.
-      participant_id: (N,) str, not unique where a subject has several scans.
-      inputs: (N, F) float32 features, (N, height, width) float32 images, or (N, *grid.shape) float32 prepared volumes,
-        which are read from their records when asked for: take them row by row. Scaled with training rows only; never
-        holds site or covariate.
-      input_names: the F feature names; empty for images and volumes.
-      site: (N,) int32, index into `site_names`; -1 where unknown.
-      covariates: (N, C) float64 in their own units (years); C is 0 where there are none.
-      target: (N,) int32 class index, -1 where unknown; if `target_classes` is empty (N,) float32, NaN where unknown.
+      name: name of the data set, for results.json.
+      simulated: whether the images are simulated, which is said wherever the cohort is shown.
+      participant_id: (N,) str, not unique if a subject has several scans.
+      inputs: (N, F) float32 features, (N, height, width) float32 images, or (N, *grid.shape) float32 prepared volumes.
+        Volumes are read from their records when indexed, so take them row by row. Scaled with training rows only. Never
+        contains site or covariate.
+      input_names: names of the F features, empty for images and volumes.
+      site: (N,) int32, index into `site_names`, -1 if unknown.
+      site_names: names of the sites.
+      covariates: (N, C) float64 in their own units (years), with C = 0 if there are none.
+      covariate_names: names of the C covariates.
+      target: (N,) int32 class index, -1 if unknown. If `target_classes` is empty, (N,) float32, NaN if unknown.
+      target_name: name of the target.
+      target_classes: names of the classes, empty for a numeric target.
       split: (N,) str, each one of `SPLITS`.
-      grid: of the volumes; None for a table and for images.
-      notes: lines for the run's log: what was read, left out and assumed.
-      nuisance: (N, Q) int32, further labels to be invariant to, such as sex; -1 where unknown. None without any.
-      nuisance_names: the Q names.
-      nuisance_levels: the names of each one's levels.
-      described: (N, D) float64, columns that the report shows by site, NaN where missing; never trained on.
-      described_names: the D names.
-      encoding: how a participants table's features became `inputs`; None for volumes and public data.
-      calibration: of a table's features, which `inputs` have gone through; None where they have not.
-      findings: what the pre-flight check found in the features or volumes when they were read.
-      image_path: (N,) str, the file of each volume; (0,) for tables and digits.
-      image_root: the folder of the data set that they belong to; "" for tables and digits.
-      scan_name: (N,) str, what derivatives of each volume are called, by `eqpool.data.scan_names`; (0,) as above.
-      mask_overlap: (N,) float64, Dice coefficient of each volume's non-zero voxels and the template's brain mask; (0,)
-        where there are no volumes.
-      session: (N,) str, "" where a table tells no sessions apart; (0,) for digits and published tables.
-      alignment: (N, 4, 4) float64, each image's millimetres to the template's; (0, 4, 4) where they are the same.
+      grid: voxel grid of the volumes, None for a table and for images.
+      notes: lines for the run's log on rows that were read or left out, and on assumptions.
+      nuisance: (N, Q) int32, further labels to be invariant to, such as sex, -1 if unknown. None without any.
+      nuisance_names: names of the Q nuisances.
+      nuisance_levels: names of the levels of each nuisance.
+      described: (N, D) float64, columns that the report shows by site, NaN if missing. Never trained on.
+      described_names: names of the D columns.
+      encoding: encoding of a participants table's features as `inputs`, None for volumes and public data.
+      calibration: site calibration that was applied to a table's `inputs`, None if there was none.
+      findings: findings of the pre-flight check on the features or volumes when they were read.
+      image_path: (N,) str, file of each volume, or (0,) for tables and digits.
+      image_root: folder of the images' data set, "" for tables and digits.
+      scan_name: (N,) str, name of each volume's derivatives from `eqpool.data.volumes.bids_names`, or (0,) as above.
+      mask_overlap: (N,) float64, Dice coefficient of each volume's non-zero voxels and the template's brain mask, or
+        (0,) without volumes.
+      session: (N,) str, "" if a table has no sessions, or (0,) for digits and published tables.
+      alignment: (N, 4, 4) float64, map from each image's millimetres to the template's, or (0, 4, 4) if they agree.
     """
 
     name: str
@@ -105,15 +107,15 @@ class Cohort:
 
     @property
     def target_known(self) -> np.ndarray:
-        """(N,) bool."""
+        """Returns which rows have a known target, (N,) bool."""
         return self.target >= 0 if self.target_classes else np.isfinite(self.target)
 
     def alignment_of(self, row: int) -> np.ndarray | None:
-        """(4, 4), from the row's image's millimetres to the template's; None where they are the same."""
+        """Returns the (4, 4) map from a row's image millimetres to the template's, or None if they are the same."""
         return self.alignment[row] if len(self.alignment) else None
 
     def take(self, rows: np.ndarray) -> Cohort:
-        """Some rows of every column, in the order of their indices; volumes that lie in records are read."""
+        """Returns a cohort of some rows, in the order of `rows`. Volumes in records are read into memory."""
         count = len(self.site)
         columns: dict[str, Any] = {
             name: value[rows]
@@ -123,16 +125,16 @@ class Cohort:
         return dataclasses.replace(self, **columns)
 
     def rows(self, split: str) -> np.ndarray:
-        """The row indices of one split, int64, in order."""
+        """Returns the row indices of one split, int64, in order."""
         return np.flatnonzero(self.split == split)
 
 
 @dataclasses.dataclass(frozen=True)
 class CovariateScaling:
-    """Covariates to [0, 1] over the training range; outside it c extrapolates.
+    """A scaling of covariates to [0, 1] over the training range. Values outside the range extrapolate.
 
     Attributes:
-      minimum, maximum: (C,) float64, over training rows, in the covariates' own units.
+      minimum, maximum: (C,) float64 limits over training rows, in the covariates' own units.
     """
 
     minimum: np.ndarray
@@ -140,22 +142,22 @@ class CovariateScaling:
 
     @classmethod
     def fit(cls, covariates: np.ndarray) -> CovariateScaling:
-        """From the (N, C) covariates of training rows."""
+        """Fits the limits on the (N, C) covariates of training rows."""
         return cls(covariates.min(axis=0), covariates.max(axis=0))
 
     def apply(self, covariates: np.ndarray) -> np.ndarray:
-        """(N, C) covariates in their own units to (N, C) float32 in [0, 1]; one that is constant to 0."""
+        """Scales (N, C) covariates in their own units to (N, C) float32 in [0, 1], and a constant covariate to 0."""
         span = np.where(self.maximum > self.minimum, self.maximum - self.minimum, 1)
         return ((covariates - self.minimum) / span).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
-    """How covariates and target were scaled for training; kept with the model.
+    """The scaling of covariates and target for training, which is saved with the model.
 
     Attributes:
-      covariates: to [0, 1] over the training range.
-      target_mean, target_deviation: of a numeric target over training rows; 0 and 1 for classes.
+      covariates: scaling of the covariates to [0, 1] over the training range.
+      target_mean, target_deviation: mean and deviation of a numeric target over training rows, 0 and 1 for classes.
     """
 
     covariates: CovariateScaling
@@ -164,7 +166,12 @@ class Scaling:
 
     @classmethod
     def fit(cls, cohort: Cohort, labelled: np.ndarray | None = None) -> Scaling:
-        """From a cohort's training rows alone; the target's of the rows `labelled`, where not all may be looked at."""
+        """Fits the scaling on a cohort's training rows.
+
+        Args:
+          cohort: cohort to fit on.
+          labelled: rows whose targets may be used, by default all training rows.
+        """
         rows = cohort.rows("train")
         covariates = CovariateScaling.fit(cohort.covariates[rows])
         if cohort.target_classes:
@@ -173,12 +180,15 @@ class Scaling:
         return cls(covariates, float(np.nanmean(target)), float(np.nanstd(target)) or 1.0)
 
     def columns(self, cohort: Cohort) -> dict[str, np.ndarray]:
-        """What training needs beside the inputs, one entry a row of the cohort.
+        """Returns the columns that training needs besides the inputs, with one entry for each row of the cohort.
 
         Returns:
-          `site` (N,) int32, -1 unknown; `covariate` (N, C) float32 in [0, 1]; `target` (N,), int32 classes or float32
-          standardised, 0 where unknown; `target_known` (N,) float32, 0 or 1; and `nuisance` (N, Q) int32 where there
-          are nuisances.
+          A dictionary with these arrays:
+            site: (N,) int32, -1 if unknown.
+            covariate: (N, C) float32 in [0, 1].
+            target: (N,) int32 classes or float32 standardised, 0 if unknown.
+            target_known: (N,) float32, 0 or 1.
+            nuisance: (N, Q) int32, only if there are nuisances.
         """
         known = cohort.target_known
         if cohort.target_classes:
@@ -195,7 +205,7 @@ class Scaling:
         }
 
     def to_dict(self) -> dict:
-        """As plain numbers, for JSON; `from_dict` is the inverse."""
+        """Returns the scaling as plain numbers for JSON. `from_dict` is the inverse."""
         return {
             "covariate_minimum": self.covariates.minimum.tolist(),
             "covariate_maximum": self.covariates.maximum.tolist(),
@@ -205,6 +215,6 @@ class Scaling:
 
     @classmethod
     def from_dict(cls, values: dict) -> Scaling:
-        """From what `to_dict` gave, also after a trip through JSON."""
+        """Returns the scaling from the values of `to_dict`, also if they were read from JSON."""
         minimum, maximum = (np.array(values[f"covariate_{name}"], np.float64) for name in ("minimum", "maximum"))
         return cls(CovariateScaling(minimum, maximum), values["target_mean"], values["target_deviation"])

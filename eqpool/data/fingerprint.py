@@ -1,17 +1,17 @@
-"""Hashes of a cohort: which rows and, for the report, which numbers a run was made from."""
+"""Hashes of a cohort that identify the rows and, for the report, the inputs of a run."""
 
 import hashlib
 
 import numpy as np
 
 from eqpool.data.cohort import Cohort
-from eqpool.progress import track
+from eqpool.storage.progress import track
 
 
 def rows_digest(cohort: Cohort) -> "hashlib._Hash":
-    """SHA-256, to be updated further, over who is in the cohort: names, split, site, covariates and target.
+    """Returns a SHA-256 over the cohort's names, split, site, covariates and target, to be updated further.
 
-    Sessions and nuisances join where there are any; a cohort without them hashes as it did before they were looked at.
+    Sessions and nuisances are included only if there are any, so that cohorts without them keep their earlier hashes.
     """
     digest = hashlib.sha256(repr((cohort.site_names, cohort.covariate_names, cohort.target_classes)).encode())
     for column in (cohort.participant_id, cohort.split, cohort.site, cohort.covariates, cohort.target):
@@ -24,10 +24,10 @@ def rows_digest(cohort: Cohort) -> "hashlib._Hash":
 
 
 def data_hash(cohort: Cohort) -> str:
-    """64 hexadecimal digits over `rows_digest` and every input as training sees it, read row by row.
+    """Returns 64 hexadecimal digits over `rows_digest` and every input as training sees it, read row by row.
 
-    Equal hashes: the same rows, split and inputs, bit by bit. Inputs are hashed after preparation, so another version
-    of the code that prepares them may change the hash.
+    Equal hashes mean the same rows, split and inputs, bit by bit. Inputs are hashed after preparation, so another
+    version of the preparation may change the hash.
     """
     digest = rows_digest(cohort)
     for row in track(cohort.inputs, "Hashing the data", unit="row"):

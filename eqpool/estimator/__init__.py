@@ -15,20 +15,23 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from eqpool.checked_config import plain
 from eqpool.config import RunConfig
-from eqpool.data.arrays import CovariateCoding, LabelWarning, as_features, as_names, as_nuisances, reordered
-from eqpool.data.calibration import SiteCalibration
-from eqpool.data.coding import LARGEST_NUMBER, UNKNOWN, code_labels
+from eqpool.config.check import plain
 from eqpool.data.cohort import CovariateScaling
-from eqpool.data.scaling import ColumnScaling, pooled_change
+from eqpool.data.shape import DataShape
 from eqpool.data.splits import assign_splits
-from eqpool.data.targets import TargetCoding
+from eqpool.data.tables.arrays import CovariateCoding, LabelWarning, as_features, as_names, as_nuisances, reordered
+from eqpool.data.tables.calibration import SiteCalibration
+from eqpool.data.tables.coding import LARGEST_NUMBER, UNKNOWN, code_labels
+from eqpool.data.tables.scaling import ColumnScaling, pooled_change
+from eqpool.data.tables.targets import TargetCoding
+from eqpool.engine.compilation import standard_promotion
+from eqpool.engine.session import Session, TrainingData
 from eqpool.errors import InputError
 from eqpool.estimator.archive import read_estimator, write_estimator
 from eqpool.estimator.design import DesignWarning, examine_fit
 from eqpool.estimator.parameters import Parameters
-from eqpool.train.table_pooling import TableShape, fit_table
+from eqpool.methods.networks import train_networks
 
 __all__ = ["DesignWarning", "EquivariantPooling", "LabelWarning", "UnseenSiteWarning"]
 
@@ -41,12 +44,12 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     """Pools features of several sites into a latent that turns with the covariates and is invariant to the site.
 
     Fitting has three steps, all on the rows given to `fit`: every site's features are moved, and with `prior_rows`
-    finite turned, onto those of the average scanner (`eqpool.data.calibration`); stage one learns the equivariant
-    latent; stage two the invariant Phi (Lokhande et al. 2022). `transform` returns Phi, (N, latent_dim) on the unit
-    sphere.
+    finite turned, onto those of the average scanner (`eqpool.data.tables.calibration`); stage one learns the
+    equivariant latent; stage two the invariant Phi (Lokhande et al. 2022). `transform` returns Phi, (N, latent_dim) on
+    the unit sphere.
 
-    Labels and numbers are read as `eqpool.data.coding` says, and so as out of a table: 1, 1.0 and "1" are one site, and
-    text that is a number is a number. A categorical column of pandas is always one of categories.
+    Labels and numbers are read as `eqpool.data.tables.coding` says, and so as out of a table: 1, 1.0 and "1" are one
+    site, and text that is a number is a number. A categorical column of pandas is always one of categories.
 
     Args:
       latent_dim: n; a covariate needs two dimensions at least.
@@ -169,17 +172,19 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         values = values if values.shape[1] else np.zeros((count, 1))
         self.covariate_scaling_ = CovariateScaling.fit(values)
         columns = {
-            "inputs": self._calibrated(inputs, names),
             "site": code_labels(names, self.sites_)[0],
             "covariate": self.covariate_scaling_.apply(values),
             "target": target,
             "target_known": known,
         } | ({} if nuisance is None else {"nuisance": nuisance})
         train, validation = self._split(parameters, names, target)
-        shape = TableShape(
-            X.shape[1], values.shape[1], max(len(self.sites_), 1), self.target_.num_classes, tuple(map(len, levels))
+        shape = DataShape(
+            X.shape[1:], values.shape[1], max(len(self.sites_), 1), self.target_.num_classes, tuple(map(len, levels))
         )
-        self.pooling_ = fit_table(parameters.to_config(), shape, columns, train, validation)
+        data = TrainingData(self._calibrated(inputs, names), columns, train, validation)
+        with standard_promotion():
+            networks, _ = train_networks(Session.start(parameters.to_config()), shape, data)
+        self.pooling_ = networks.on_host()
         self.parameters_ = parameters
         self._n_features_out = parameters.latent_dim
         self.unseen_sites_: tuple[str, ...] = ()
@@ -224,7 +229,8 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         check_is_fitted(self)
         if y is None:
             inputs = self._prepared(X, site)[1]
-            error = np.mean((self.pooling_.apply(inputs, decode=True)["pooled"] - inputs) ** 2)
+            decoded = self.pooling_.decode(self.pooling_.apply(inputs)["pooled_latent"])
+            error = np.mean((decoded - inputs) ** 2)
             return float(1 - error / max(float(np.mean((inputs - inputs.mean(axis=0)) ** 2)), 1e-12))
         if self.target_.kind == "none":
             raise InputError("y: given to score, but fit had none; expected None")
@@ -233,14 +239,15 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     def harmonise(self, X: Any, site: Any = None) -> Any:
         """(N, F) features in their own units, as the average scanner would have shown them, a frame for a frame.
 
-        Each is the feature plus the change that calibration and pooling make (`eqpool.data.scaling.pooled_change`), as
-        `python -m eqpool.transform` computes it. A missing value becomes the mean, constant features stay as they are.
+        Each is the feature plus the change that calibration and pooling make
+        (`eqpool.data.tables.scaling.pooled_change`), as `python -m eqpool.transform` computes it. A missing value
+        becomes the mean, constant features stay as they are.
         """
         check_is_fitted(self)
         features, inputs = self._prepared(X, site)
-        outputs = self.pooling_.apply(inputs, decode=True)
-        before = self.scaling_.apply(features)
-        change = pooled_change(before, inputs, outputs["decoded"], outputs["pooled"])
+        outputs = self.pooling_.apply(inputs)
+        decoded, pooled = (self.pooling_.decode(outputs[name]) for name in ("latent", "pooled_latent"))
+        change = pooled_change(self.scaling_.apply(features), inputs, decoded, pooled)
         known = np.where(np.isfinite(features), features, self.scaling_.mean)
         return self._as_given(self.scaling_.with_change(known, change), X)
 
@@ -253,7 +260,7 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         phi = check_array(X)
         if phi.shape[1] != self._n_features_out:
             raise InputError(f"X has {phi.shape[1]} columns, expected the {self._n_features_out} of Phi")
-        return self._as_given(self.scaling_.mean + self.scaling_.deviation * self.pooling_.decode(phi), None)
+        return self._as_given(self.scaling_.mean + self.scaling_.deviation * self.pooling_.decode_phi(phi), None)
 
     def calibrate(self, X: Any, site: Any, covariates: Any = None, y: Any = None) -> "EquivariantPooling":
         """Learns the scanner effect of one new site from a few of its rows; the networks stay as they are.

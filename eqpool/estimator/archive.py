@@ -3,30 +3,30 @@
 import dataclasses
 import json
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from eqpool.data.arrays import CovariateCoding
-from eqpool.data.calibration import SiteCalibration
-from eqpool.data.coding import same_labels
 from eqpool.data.cohort import CovariateScaling
-from eqpool.data.scaling import ColumnScaling
-from eqpool.data.targets import TargetCoding
+from eqpool.data.shape import DataShape
+from eqpool.data.tables.arrays import CovariateCoding
+from eqpool.data.tables.calibration import SiteCalibration
+from eqpool.data.tables.coding import same_labels
+from eqpool.data.tables.scaling import ColumnScaling
+from eqpool.data.tables.targets import TargetCoding
 from eqpool.errors import InputError
 from eqpool.estimator.parameters import Parameters
-from eqpool.files import read_arrays, write_arrays
-from eqpool.train.table_pooling import TablePooling, TableShape
-
-if TYPE_CHECKING:  # the estimator imports this module
-    from eqpool.estimator import EquivariantPooling
+from eqpool.methods.networks import PoolingNetworks
+from eqpool.storage.files import read_arrays, write_arrays
 
 _FORMAT = 2
+_STAGES = ("stage_one", "stage_two")
 _READABLE = (1, 2)  # 1 lacks the categories' reference levels, which features are constant, and their signs
 
 
-def write_estimator(estimator: "EquivariantPooling", path: pathlib.Path) -> None:
-    """Writes a fitted estimator."""
+def write_estimator(estimator: Any, path: pathlib.Path) -> None:
+    """Writes a fitted `eqpool.estimator.EquivariantPooling`."""
     pooling, target, scaling = estimator.pooling_, estimator.target_, estimator.scaling_
     header = {
         "format": _FORMAT,
@@ -34,7 +34,7 @@ def write_estimator(estimator: "EquivariantPooling", path: pathlib.Path) -> None
         "covariates": estimator.covariates_.levels,
         "nuisance_names": estimator.nuisance_names_,
         "target": {"kind": target.kind, "mean": target.mean, "deviation": target.deviation},
-        "shape": dataclasses.asdict(pooling.shape),
+        "shape": _plain_shape(pooling.shape),
         "columns": estimator._columns,
         "feature_names": list(getattr(estimator, "feature_names_in_", [])),
         "findings": estimator.findings_,
@@ -51,7 +51,7 @@ def write_estimator(estimator: "EquivariantPooling", path: pathlib.Path) -> None
     arrays |= {} if scaling.nonnegative is None else {"feature_nonnegative": scaling.nonnegative}
     calibration = estimator.calibration_
     arrays |= {} if calibration is None else _prefixed("calibration", calibration.to_arrays())
-    arrays |= _prefixed("stage_one", _flat(pooling.stage_one)) | _prefixed("stage_two", _flat(pooling.stage_two))
+    arrays |= _stage_arrays("stage_one", pooling.stage_one) | _stage_arrays("stage_two", pooling.stage_two)
     write_arrays(path, arrays | {"header": np.array(json.dumps(header))})
 
 
@@ -79,10 +79,10 @@ def read_estimator(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _attributes(
     path: pathlib.Path, header: dict[str, Any], arrays: dict[str, np.ndarray], parameters: Parameters
 ) -> dict[str, Any]:
-    shape = TableShape(**header["shape"] | {"nuisances": tuple(header["shape"]["nuisances"])})
-    stage_one, stage_two = (_nested(_under(stage, arrays)) for stage in ("stage_one", "stage_two"))
+    shape = _read_shape(header["shape"])
+    stage_one, stage_two = (unflatten_dict(_under(stage, arrays), sep="/") for stage in _STAGES)
     calibration, names = _under("calibration", arrays), tuple(header["feature_names"])
-    constant = arrays.get("feature_constant", np.zeros(shape.features, bool))
+    constant = arrays.get("feature_constant", np.zeros(shape.inputs, bool))
     sites = np.array(same_labels(arrays["sites"], f"{path}, sites"), np.str_)
     attributes = {
         "parameters_": parameters,
@@ -97,8 +97,8 @@ def _attributes(
         ),
         "covariate_scaling_": CovariateScaling(arrays["covariate_minimum"], arrays["covariate_maximum"]),
         "calibration_": SiteCalibration.from_arrays(calibration) if calibration else None,
-        "pooling_": TablePooling(parameters.to_config(), shape, stage_one, stage_two),
-        "n_features_in_": shape.features,
+        "pooling_": PoolingNetworks(parameters.to_config(), shape, stage_one, stage_two),
+        "n_features_in_": shape.inputs[0],
         "_n_features_out": parameters.latent_dim,
         "_columns": tuple(header.get("columns") or ()) or names or None,
     }
@@ -111,22 +111,19 @@ def _covariates(header: dict[str, Any]) -> CovariateCoding:
     return CovariateCoding({name: tuple(levels) for name, levels in header["covariates"].items()})
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
-    flat: dict[str, np.ndarray] = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": np.asarray(value)}
-    return flat
+def _plain_shape(shape: DataShape) -> dict[str, Any]:
+    """As every format of the file has it: a table's only axis by the name "features"."""
+    plain = dataclasses.asdict(shape)
+    return {"features": plain.pop("inputs")[0]} | plain
 
 
-def _nested(flat: dict[str, np.ndarray]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *folders, name = path.split("/")
-        node = tree
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[name] = value
-    return tree
+def _read_shape(plain: dict[str, Any]) -> DataShape:
+    inputs, nuisances = (plain["features"],), tuple(plain["nuisances"])
+    return DataShape(inputs, plain["covariates"], plain["sites"], plain["classes"], nuisances)
+
+
+def _stage_arrays(stage: str, variables: dict[str, Any]) -> dict[str, np.ndarray]:
+    return _prefixed(stage, flatten_dict(variables, sep="/"))
 
 
 def _prefixed(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eqpool.data.coding import code_labels
 from eqpool.data.cohort import Cohort
-from eqpool.data.findings import examine_design, examine_features, refuse
-from eqpool.data.targets import TargetCoding
+from eqpool.data.preflight.finding import refuse
+from eqpool.data.preflight.findings import examine_design, examine_features
+from eqpool.data.tables.coding import code_labels
+from eqpool.data.tables.targets import TargetCoding
 
 
 class DesignWarning(UserWarning):

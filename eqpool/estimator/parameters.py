@@ -8,8 +8,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from sklearn.utils import check_random_state
 
-from eqpool.checked_config import build, from_config_dict, plain
 from eqpool.config import RunConfig, default_config
+from eqpool.config.check import build, from_config_dict, plain
 from eqpool.errors import InputError
 
 _NAME = "EquivariantPooling"

@@ -1,1 +1,1 @@
-"""Metrics, probes and statistics of a trained run; never imports training."""
+"""Metrics, probes and statistics of a trained run. This package never imports training."""

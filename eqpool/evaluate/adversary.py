@@ -1,4 +1,6 @@
-"""Adv: how well a network trained from scratch on frozen features tells the site (paper A, A.2)."""
+"""Adv: how well a network trained from scratch on frozen features tells the site
+(Lokhande et al. 2022, appendix A.2).
+"""
 
 import functools
 
@@ -7,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from eqpool.arguments import check_count, check_positive, check_shape
-from eqpool.finite import check_finite
 from eqpool.losses.task import task_loss
-from eqpool.models.probe import Adversary
+from eqpool.models.adversary import Adversary
+from eqpool.ops.arguments import check_count, check_positive, check_shape
+from eqpool.ops.finite import check_finite
 
 # Deviations from the mean beyond which a held-out feature goes no further: float32 would overflow in the network.
 _FARTHEST = 1e6

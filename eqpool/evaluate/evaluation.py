@@ -1,4 +1,4 @@
-"""Every metric of a run, on its held-out split (method.md section 5)."""
+"""Computation of all metrics of a run on its held-out split (docs/method.md, section 6)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,24 +23,25 @@ from eqpool.evaluate.intervals import (
 )
 from eqpool.evaluate.probes import ProbeScore, probe_panel, site_floor_features, strongest, strongest_by_chance
 from eqpool.evaluate.readout import read_covariate
-from eqpool.finite import check_finite
 from eqpool.geometry.so import GroupMap
 from eqpool.losses.equivariance import equivariance_error
 from eqpool.losses.mmd import mmd
-from eqpool.progress import track
+from eqpool.ops.finite import check_finite
+from eqpool.storage.progress import track
+from eqpool.storage.run_folder import NON_FINITE_ROWS
 
 Metrics = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Embeddings:
-    """What the trained stages make of all N rows of a cohort, on the host, float32.
+    """Outputs of the trained stages for all N rows of a cohort, as float32 arrays on the host.
 
     Attributes:
-      latent: (N, n), l.
-      tau: (N, n, n); None for a baseline, which has no such map.
-      phi: (N, n).
-      covariate_free: (N, n), tau^-1 Phi; None for a baseline.
+      latent: (N, n), the latents l.
+      tau: (N, n, n), or None for a baseline, which has no such map.
+      phi: (N, n), the pooled latents.
+      covariate_free: (N, n), tau^-1 Phi, or None for a baseline.
       prediction: (N, outputs), logits, or the standardised target.
     """
 
@@ -60,23 +61,27 @@ def evaluate(
     config: EvaluateConfig,
     seed: int,
 ) -> Metrics:
-    """All metrics of the test split but the site floor; an estimate `x` has `x_interval`, 95% over subjects, beside it.
+    """Computes all metrics of the test split except the site floor.
 
-    Where rows have latents or predictions that are not finite there is one metric, `non_finite_rows`, which counts
-    them: any other would be of the rows that are left.
+    An estimate `x` comes with `x_interval`, its 95% interval over subjects. If some rows have outputs that are not
+    finite, the only metric is `non_finite_rows`, the number of these rows, because any other metric would cover the
+    remaining rows only.
 
     Args:
-      cohort: with its split.
-      scaling: fitted on its training rows.
-      embeddings: of all its rows.
-      generators: (C, n, n) of the covariates.
+      cohort: cohort with its split.
+      scaling: scaling fitted on the cohort's training rows.
+      embeddings: outputs for all rows of the cohort.
+      generators: (C, n, n), generators of the covariates.
       group_map: "expm" or "cayley".
-      config: of the metrics.
-      seed: of bootstraps, permutations and probes.
+      config: configuration of the metrics.
+      seed: seed of bootstraps, jackknife groups and permutations.
+
+    Returns:
+      The metrics by name. A metric that is not defined on the held-out rows is None.
     """
     broken = non_finite_rows(embeddings)
     if broken:
-        return {"non_finite_rows": broken}
+        return {NON_FINITE_ROWS: broken}
     test = cohort.rows("test")
     parts = (
         lambda: equivariance_metrics(cohort, scaling, embeddings, generators, group_map, seed),
@@ -93,7 +98,7 @@ def evaluate(
 
 
 def non_finite_rows(embeddings: Embeddings) -> int:
-    """How many of the N rows have a latent, a rotation or a prediction with a value that is not finite."""
+    """Counts the rows with a latent, a rotation or a prediction that has a value that is not finite."""
     columns = [value for value in vars(embeddings).values() if value is not None]
     return int(np.sum(~np.all([np.isfinite(value.reshape(len(value), -1)).all(axis=1) for value in columns], axis=0)))
 
@@ -106,11 +111,11 @@ def equivariance_metrics(
     group_map: GroupMap,
     seed: int,
 ) -> Metrics:
-    """Delta_eq on the first covariate, its ratio to permuted covariates, and the equivariance error.
+    """Computes delta_eq on the first covariate, its ratio to permuted covariates, and the equivariance error.
 
-    Their intervals are jackknife ones: they are means over pairs, and a bootstrap would pair a row with its own copies.
-
-    A baseline has no tau: its delta_eq is that of the latent vector, and it has no equivariance error.
+    These metrics are means over pairs of rows. Their intervals use the jackknife, because a bootstrap would pair a row
+    with its own copies. A baseline has no tau, so its delta_eq is computed from the latent vector, and it has no
+    equivariance error.
     """
     test = cohort.rows("test")
     vectors = jnp.asarray((embeddings.latent if embeddings.tau is None else embeddings.tau)[test])
@@ -136,9 +141,10 @@ def equivariance_metrics(
 
 
 def site_distance_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig, seed: int) -> Metrics:
-    """M of Phi, and of tau^-1 Phi: where ages of sites differ, Phi's own M is large because it tells the age.
+    """Computes M = 100 MMD^2 between the sites, from Phi and from tau^-1 Phi.
 
-    Sites that differ in the target differ in tau^-1 Phi too, which tells it: there p is of permutations within it.
+    Age is predictable from Phi, so M of Phi is large if the ages of the sites differ. The target is predictable from
+    tau^-1 Phi, so its p-value uses permutations within the levels of the target.
     """
     result = _site_distance("mmd", cohort, embeddings.phi, None, config, seed)
     if embeddings.covariate_free is not None:
@@ -150,9 +156,11 @@ def site_distance_metrics(cohort: Cohort, embeddings: Embeddings, config: Evalua
 def _site_distance(
     name: str, cohort: Cohort, features: np.ndarray, level: np.ndarray | None, config: EvaluateConfig, seed: int
 ) -> Metrics:
-    """M = 100 MMD^2 two ways, with the permutation p-value, over subjects, of the normalised, unbiased one.
+    """Computes M = 100 MMD^2 by two estimators.
 
-    Nothing where held-out rows are of one site, or of none that is known.
+    `<name>` is the unbiased estimate on normalised features, with a p-value from permutations over subjects.
+    `<name>_published` is the biased estimate on the features as they are. The result is empty if the held-out rows have
+    fewer than two known sites.
     """
     rows = np.flatnonzero((cohort.split == "test") & (cohort.site >= 0))
     if len(np.unique(cohort.site[rows])) < 2:
@@ -183,9 +191,9 @@ def distance_metrics(name: str, test: metrics.TwoSampleTest) -> Metrics:
 
 
 def probe_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig) -> Metrics:
-    """The paper's adversary and the strongest probe on Phi, on tau^-1 Phi and on the raw latent.
+    """Computes the accuracy of the paper's adversary on Phi, and of the strongest probe on Phi, tau^-1 Phi and l.
 
-    `selection_*` are those of the validation split, for choosing among settings.
+    `selection_probe` is the strongest probe on the validation split, for choosing among settings.
     """
     of_phi = _panel(cohort, embeddings.phi, config)
     if not of_phi:
@@ -210,7 +218,7 @@ def probe_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig
 
 
 def nuisance_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig) -> Metrics:
-    """The strongest probe for each nuisance, from tau^-1 Phi, with its chance level: `nuisance_<name>`."""
+    """Computes `nuisance_<name>`, the accuracy of the strongest probe from tau^-1 Phi, with its chance level."""
     result: Metrics = {}
     for index, name in enumerate(cohort.nuisance_names):
         assert cohort.nuisance is not None and embeddings.covariate_free is not None
@@ -237,7 +245,10 @@ def nuisance_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateCon
 
 
 def site_floor_metrics(cohort: Cohort, config: EvaluateConfig) -> Metrics:
-    """The strongest probe on covariates and target alone, where both are known; of one cohort, whatever the method."""
+    """Computes the accuracy of the strongest probe for the site from covariates and target alone.
+
+    Only rows with a known site and target are used. The result depends on the cohort, but not on the method.
+    """
     known = (cohort.site >= 0) & cohort.target_known
     floor = np.zeros((len(known), cohort.covariates.shape[1] + max(len(cohort.target_classes), 1)), np.float32)
     floor[known] = site_floor_features(cohort.covariates[known], cohort.target[known], cohort.target_classes)
@@ -260,8 +271,11 @@ def _panel(
 
 
 def _chance_metrics(cohort: Cohort, covariate_free: np.ndarray, config: EvaluateConfig, told: float) -> Metrics:
-    """What the strongest probe reads where sites are shuffled within the target, and how often as much as it told."""
-    quick = dataclasses.replace(config, bootstraps=1)  # of an interval that nobody reads
+    """Computes the accuracy of the strongest probe after shuffling the sites within the levels of the target.
+
+    The p-value is the share of accuracies, including the observed one, that are at least as high as the observed one.
+    """
+    quick = dataclasses.replace(config, bootstraps=1)  # the intervals of the shuffled probes are not used
 
     def panel(site: np.ndarray) -> list[ProbeScore]:
         return _panel(dataclasses.replace(cohort, site=site), covariate_free, quick)
@@ -278,13 +292,13 @@ def _chance_metrics(cohort: Cohort, covariate_free: np.ndarray, config: Evaluate
 
 
 def _rows_for_probes(cohort: Cohort, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """(training rows, rows of `split`) whose site is known."""
+    """Returns the training rows and the rows of `split` with a known site."""
     known = cohort.site >= 0
     return np.flatnonzero((cohort.split == "train") & known), np.flatnonzero((cohort.split == split) & known)
 
 
 def _chance(labels: np.ndarray) -> float:
-    """Balanced accuracy of any guess: one over the labels that occur, which is what it averages over."""
+    """Returns the balanced accuracy of a guess, which is one over the number of labels that occur."""
     return 1 / max(1, len(np.unique(labels)))
 
 
@@ -303,10 +317,12 @@ def _strongest_metrics(name: str, scores: list[ProbeScore]) -> Metrics:
 def target_metrics(
     cohort: Cohort, scaling: Scaling, prediction: np.ndarray, test: np.ndarray, config: EvaluateConfig, seed: int
 ) -> Metrics:
-    """Accuracy (percent) and balanced accuracy for classes; MAE and R^2 in the target's units for a number.
+    """Computes the accuracy of the predicted target, with levels that need no features.
 
-    Beside them what needs no features: `majority_accuracy`, that of always saying the most common class, with
-    `target_chance`, the balanced accuracy of any guess; or `constant_mae`, that of always saying the median.
+    For classes these are accuracy and balanced accuracy (percent). Their levels are `majority_accuracy`, that of always
+    predicting the most common class, and `target_chance`, the balanced accuracy of a guess. For a numeric target they
+    are MAE, in the target's units, and R^2. The level of the MAE is `constant_mae`, that of always predicting the
+    median.
     """
     known = cohort.target_known[test]
     truth, prediction = cohort.target[test][known], prediction[known]
@@ -331,9 +347,10 @@ def target_metrics(
 
 
 def kept_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig, seed: int) -> Metrics:
-    """How well a ridge regression still reads each covariate from Phi on the test split, with the cohort's range.
+    """Computes how well a ridge regression predicts each covariate from Phi on the test split.
 
-    `kept_<covariate>_r_squared_before` is read from the latent l; a baseline has nothing before.
+    `kept_<covariate>_r_squared_before` is the same R^2 from the latent l. A baseline lacks it. `<covariate>_range` is
+    the covariate's range in the whole cohort.
     """
     train, test = cohort.rows("train"), cohort.rows("test")
     subject = cohort.participant_id[test]
@@ -360,7 +377,7 @@ def _with_interval(
     config: EvaluateConfig,
     seed: int,
 ) -> Metrics:
-    """`name` and `name_interval` of score(truth, predicted), by the bootstrap over subjects."""
+    """Returns score(truth, predicted) as `name`, and its bootstrap interval over subjects as `name_interval`."""
 
     def drawn(rows: np.ndarray) -> float:
         return score(truth[rows], predicted[rows])
@@ -370,7 +387,10 @@ def _with_interval(
 
 
 def selection_metrics(cohort: Cohort, prediction: np.ndarray) -> Metrics:
-    """Accuracy (percent) on the validation split, by which settings are compared; nothing for a numeric target."""
+    """Computes the accuracy (percent) on the validation split, for comparing settings.
+
+    The result is empty for a numeric target.
+    """
     if not cohort.target_classes:
         return {}
     rows = np.flatnonzero((cohort.split == "validation") & cohort.target_known)
@@ -378,7 +398,10 @@ def selection_metrics(cohort: Cohort, prediction: np.ndarray) -> Metrics:
 
 
 def only_finite(values: Metrics) -> Metrics:
-    """What is not finite, which JSON lacks, as None: a metric or interval that is not defined on these rows."""
+    """Replaces numbers and intervals that are not finite by None, because JSON cannot represent them.
+
+    Such a metric is not defined on these rows.
+    """
     numbers = {name: value for name, value in values.items() if isinstance(value, float | tuple)}
     undefined = {name for name, value in numbers.items() if not np.isfinite(value).all()}
     return {name: None if name in undefined else value for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""What an ISTN is worth: the task model on the reference site before and after, and what was done to the images."""
+"""Metrics of an ISTN: accuracy of the task models on the reference site, and MMD between the sites' images."""
 
 from typing import Any
 
@@ -23,21 +23,22 @@ def task_metrics(
     config: EvaluateConfig,
     seed: int,
 ) -> Metrics:
-    """Accuracy (percent) or MAE of each task model on the rows it is judged by (paper B, section 2, Downstream Tasks).
+    """Computes the accuracy (percent) or MAE of each task model (Robinson et al. 2020, section 2, Downstream Tasks).
 
     Args:
-      cohort: with its targets.
-      scaling: of a numeric target.
-      predictions: name -> (len(rows[name]), outputs): "source" is T_S on the source, "before" T_S on the reference,
-        "scratch" and "finetuned" T_S2T on the reference, whose images are never altered.
-      rows: name -> row indices of the cohort.
-      config: of the intervals.
-      seed: of the bootstrap.
+      cohort: cohort with its targets.
+      scaling: scaling of a numeric target.
+      predictions: (len(rows[name]), outputs) by name. "source" is T_S on the source site, "before" is T_S on the
+        reference site, and "scratch" and "finetuned" are T_S2T on the reference site. The images of the reference site
+        are never altered.
+      rows: row indices of the cohort by name.
+      config: configuration of the intervals.
+      seed: seed of the bootstrap.
 
     Returns:
-      `<name>_accuracy` or `<name>_mae` and so on, each with `_interval`; `accuracy` (`mae`) is that of "scratch", and
-      `gain_scratch`, `gain_finetuned` are what it is better by than "before". `majority_accuracy` and the like are
-      those of the reference's rows.
+      `<name>_accuracy`, `<name>_mae` and so on, each with `_interval`. `accuracy` (or `mae`) is that of "scratch".
+      `gain_scratch` and `gain_finetuned` are the improvements over "before". `majority_accuracy`, `target_chance` and
+      `constant_mae` are those of the reference site's rows.
     """
     result: Metrics = {}
     for name, prediction in predictions.items():
@@ -58,14 +59,15 @@ def look_metrics(
     config: EvaluateConfig,
     seed: int,
 ) -> Metrics:
-    """100 MMD^2 between the images of both sites, before and after, each with its permutation p-value.
+    """Computes 100 MMD^2 between the images of both sites before and after the ISTN, with permutation p-values.
 
     Args:
-      source, transformed: (N, *shape), the source's held-out images and what the ISTN makes of them.
-      reference: (M, *shape), the reference's held-out images.
-      subject: (N + M,), whose each image is.
-      config: of the permutations.
-      seed: of the permutations.
+      source: (N, *shape), held-out images of the source site.
+      transformed: (N, *shape), the same images transformed by the ISTN.
+      reference: (M, *shape), held-out images of the reference site.
+      subject: (N + M,), subject of each image, first of the source site and then of the reference site.
+      config: configuration of the permutations.
+      seed: seed of the permutations.
     """
     result: Metrics = {}
     for name, images in (("before", source), ("after", transformed)):

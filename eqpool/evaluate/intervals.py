@@ -1,4 +1,7 @@
-"""Scores of predictions, and 95% intervals over subjects: bootstrap for means, jackknife for means over pairs."""
+"""Scores of predictions, and their 95% intervals over subjects.
+
+Means use the bootstrap, and means over pairs use the jackknife.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -6,7 +9,7 @@ import numpy as np
 from scipy.stats import t as student_t
 from sklearn.metrics import roc_auc_score
 
-Interval = tuple[float, float] | None  # None where the score is not defined
+Interval = tuple[float, float] | None  # None if the score is not defined
 
 
 def bootstrap_interval(
@@ -16,16 +19,21 @@ def bootstrap_interval(
     seed: int,
     subject: np.ndarray | None = None,
 ) -> Interval:
-    """The percentile interval of `score(rows)` over resampled subjects; undefined draws are skipped.
+    """Computes the percentile interval of `score(rows)` over resampled subjects.
+
+    Draws with a score that is not finite are skipped.
 
     None where there are no rows, or no draw is defined.
 
     Args:
-      score: of row indices, in which a row stands as often as its subject was drawn.
-      num_rows: how many rows there are.
-      bootstraps: draws.
-      seed: of the draws.
-      subject: (num_rows,) whose each row is; None: each is of its own.
+      score: function of row indices, in which a row occurs as often as its subject was drawn.
+      num_rows: number of rows.
+      bootstraps: number of draws.
+      seed: seed of the draws.
+      subject: (num_rows,), subject of each row. `None` treats every row as a separate subject.
+
+    Returns:
+      The 95% interval, or None if no draw has a finite score.
     """
     if num_rows == 0:
         return None
@@ -37,7 +45,7 @@ def bootstrap_interval(
 def bootstrap_draws(
     num_rows: int, bootstraps: int, seed: int, subject: np.ndarray | None = None
 ) -> Iterator[np.ndarray]:
-    """The row indices of each draw of `bootstrap_interval`, whose arguments it takes."""
+    """Yields the row indices of each draw of `bootstrap_interval`. The arguments are the same."""
     generator = np.random.default_rng(seed)
     of_row = _subject_of_row(num_rows, subject)
     by_subject, count = np.argsort(of_row, kind="stable"), np.bincount(of_row)
@@ -48,19 +56,23 @@ def bootstrap_draws(
 
 
 def number_subjects(subject: np.ndarray) -> np.ndarray | None:
-    """(N,) subjects as numbers from 0; None where each row is of another one, so that rows may pass for subjects."""
+    """Numbers the subjects (N,) from 0.
+
+    Returns:
+      The number of each row's subject, (N,) int, or None if every row belongs to a different subject.
+    """
     people, of_row = np.unique(subject, return_inverse=True)
     return None if len(people) == len(subject) else of_row
 
 
 def _subject_of_row(num_rows: int, subject: np.ndarray | None) -> np.ndarray:
-    """(num_rows,) subjects as numbers from 0; the rows' own where each is of another subject."""
+    """Returns the number of each row's subject, (num_rows,) int, which is the row's index if no subject repeats."""
     numbers = None if subject is None else number_subjects(subject)
     return np.arange(num_rows) if numbers is None else numbers
 
 
 def percentile_interval(draws: np.ndarray) -> Interval:
-    """The 2.5th and 97.5th percentile of the draws (B,) that are finite."""
+    """Computes the 2.5th and 97.5th percentiles of the finite draws among (B,), or None if there are none."""
     finite = draws[np.isfinite(draws)]
     if not len(finite):
         return None
@@ -69,9 +81,10 @@ def percentile_interval(draws: np.ndarray) -> Interval:
 
 
 def jackknife_masks(num_rows: int, seed: int, groups: int = 50, subject: np.ndarray | None = None) -> np.ndarray:
-    """(1 + G, num_rows) bool: all rows, then all rows but one random group of subjects, for each of G groups at most.
+    """Returns masks (1 + G, num_rows) for the grouped jackknife, with G <= `groups` random groups of subjects.
 
-    `subject` (num_rows,) says whose each row is; None: each is of its own.
+    The first mask keeps all rows. Each of the others leaves out one group. `subject` (num_rows,) is the subject of each
+    row, and `None` treats every row as a separate subject.
     """
     of_row = _subject_of_row(num_rows, subject)
     subjects = int(of_row.max(initial=-1)) + 1
@@ -81,7 +94,15 @@ def jackknife_masks(num_rows: int, seed: int, groups: int = 50, subject: np.ndar
 
 
 def jackknife_interval(whole: float, without_group: np.ndarray) -> Interval:
-    """95%, by the grouped jackknife: t times the standard error from the estimates (G,) that leave one group out."""
+    """Computes the 95% interval by the grouped jackknife, `whole` plus and minus t times the standard error.
+
+    Args:
+      whole: estimate from all rows.
+      without_group: (G,), estimates that each leave out one group.
+
+    Returns:
+      The interval, or None if there are fewer than two groups or an estimate is not finite.
+    """
     groups = len(without_group)
     if groups < 2 or not np.isfinite(whole) or not np.isfinite(without_group).all():
         return None
@@ -91,9 +112,9 @@ def jackknife_interval(whole: float, without_group: np.ndarray) -> Interval:
 
 
 def balanced_accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean recall over the classes that occur in `truth`; chance is one over their number. NaN where there are no rows.
+    """Computes the mean recall over the classes in `truth`; NaN without rows. Chance is one over their number.
 
-    scikit-learn's warns at every bootstrap draw that misses a class.
+    scikit-learn's function would warn at every bootstrap draw that misses a class.
     """
     if not len(truth):
         return float("nan")
@@ -101,7 +122,7 @@ def balanced_accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def area_under_curve(truth: np.ndarray, score: np.ndarray) -> float:
-    """max(AUC, 1 - AUC) of a score for label 1 against label 0; NaN where only one of them occurs or a score is NaN."""
+    """Computes max(AUC, 1 - AUC) of a score for label 1 against 0; NaN if only one occurs, or a score is NaN."""
     if len(np.unique(truth)) < 2 or not np.isfinite(score).all():
         return float("nan")
     area = roc_auc_score(truth, score)

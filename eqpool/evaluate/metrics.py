@@ -1,4 +1,6 @@
-"""Metrics of equivariance and of the distance between sites (paper A, A.2; method.md section 5)."""
+"""Metrics of equivariance and of the distance between sites (Lokhande et al. 2022, appendix A.2; docs/method.md,
+section 6).
+"""
 
 import warnings
 from functools import partial
@@ -10,11 +12,11 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.arguments import check_count, check_integers, check_positive, check_shape
-from eqpool.finite import non_finite_rows
 from eqpool.losses.kernels import Bandwidth, Kernel, kernel_matrix
 from eqpool.losses.mmd import Estimator, global_bandwidths, rows_of_sites, weighted_mmd
-from eqpool.numerics import Points, as_float, einsum, flat_rows, power_of_two_below, row_weight, zero_masked_rows
+from eqpool.ops.arguments import check_count, check_integers, check_positive, check_shape
+from eqpool.ops.finite import non_finite_rows
+from eqpool.ops.numerics import Points, as_float, einsum, flat_rows, power_of_two_below, row_weight, zero_masked_rows
 
 # i = floor(10 c) for c in [0, 1]: ten levels and the largest covariate itself.
 _LEVELS = 11
@@ -32,7 +34,8 @@ class TwoSampleTest(NamedTuple):
 
 
 def minmax_normalize(vectors: ArrayLike, *, axis: int = -1) -> Array:
-    """(z - min z) / (max z - min z) over the coordinates of each vector (paper A, eq. 10); 0 where all are equal.
+    """(z - min z) / (max z - min z) over the coordinates of each vector (Lokhande et al. 2022, eq. (10)); 0 where all
+    are equal.
 
     NaN where a coordinate is not finite. The result does not depend on the scale, which may be any.
     """
@@ -48,7 +51,8 @@ def minmax_normalize(vectors: ArrayLike, *, axis: int = -1) -> Array:
 def equivariance_gap(
     vectors: ArrayLike, covariate: ArrayLike, *, maximum: ArrayLike | None = None, mask: ArrayLike | None = None
 ) -> Array:
-    """Delta_eq (paper A, eq. 8): the mean over ordered pairs i != j of |level_i - level_j| |t_i - t_j|^2.
+    """Delta_eq (Lokhande et al. 2022, eq. (8)): the mean over ordered pairs i != j of |level_i - level_j|
+    |t_i - t_j|^2.
 
     level = floor(10 c / max c), clipped to 0..10; t is min-max normalised over its own coordinates (eq. 10). For
     rotations every column is such a vector and the result is the mean over the columns. Larger is better, but noise is

@@ -17,8 +17,8 @@ from eqpool.config import EvaluateConfig
 from eqpool.evaluate.adversary import adversary_scores
 from eqpool.evaluate.intervals import Interval, area_under_curve, balanced_accuracy, bootstrap_interval
 from eqpool.evaluate.metrics import permute_subjects
-from eqpool.finite import check_finite
-from eqpool.progress import track
+from eqpool.ops.finite import check_finite
+from eqpool.storage.progress import track
 
 # (training features, training site, held-out features) -> (seeds, held-out rows, sites) scores
 Probe = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]

@@ -1,4 +1,4 @@
-"""How well a map finds a known effect: simulated cohorts carry the truth."""
+"""Accuracy with which a statistical map finds the known effect of a simulated cohort."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,38 +10,41 @@ from eqpool.evaluate.intervals import bootstrap_draws, percentile_interval
 from eqpool.evaluate.statistics import is_estimable, t_map
 
 MATCHED_RATE = 0.05
-STRENGTHS = 2**25  # |t| of so many voxels, over several draws, are kept at once: 256 MB
-UNAFFECTED = 1.0  # thousandths of white matter: less than a twentieth of the simulated scanners' noise
+STRENGTHS = 2**25  # |t| values in memory at once, over all draws (256 MB)
+UNAFFECTED = 1.0  # thousandths of white matter; less than a twentieth of the simulated scanners' noise
 
 Tiles = Callable[[], Iterable[np.ndarray]]
 
 
 def is_unaffected(effect: np.ndarray) -> np.ndarray:
-    """(V,) bool: where an effect (V,), in thousandths of white matter, is none to speak of; a tenth of it at least."""
+    """Returns a mask (V,) of the voxels with a negligible effect (V,), which is in thousandths of white matter.
+
+    The mask includes at least the tenth of the voxels with the smallest effects.
+    """
     least_tenth = np.quantile(np.abs(effect), 0.1) if effect.size else UNAFFECTED
     return np.abs(effect) <= max(UNAFFECTED, float(least_tenth))
 
 
 def detection_scores(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Sensitivity and specificity of found voxels against truly affected ones, both (V,) bool; the others have none.
+    """Computes sensitivity and specificity of the found voxels, (V,) bool; NaN if no voxel is affected, or every one.
 
-    NaN where no voxel is affected, or where all are.
+    `truth`, (V,) bool, marks the affected voxels. All other voxels count as unaffected.
     """
     return {"sensitivity": _share(found[truth]), "specificity": _share(~found[~truth])}
 
 
 def matched_detection(strength: np.ndarray, truth: np.ndarray, rate: float = MATCHED_RATE) -> dict[str, float]:
-    """What a map ranks highest against the truth, whatever its own threshold.
+    """Scores a map by the order of its voxels, independently of any significance threshold.
 
     Args:
-      strength: (V,), such as |t|.
-      truth: (V,) bool, truly affected.
-      rate: share of unaffected voxels that may be found.
+      strength: (V,), strength of the effect in each voxel, such as |t|.
+      truth: (V,) bool, mask of the affected voxels.
+      rate: share of the unaffected voxels that may be found.
 
     Returns:
-      `sensitivity_at_matched_rate`, the share of affected voxels above the threshold at which `rate` of the others
-      are, and `auc`, the area under the whole curve; NaN where no voxel or every voxel is affected, or a strength is
-      NaN.
+      `sensitivity_at_matched_rate`, the share of affected voxels above the threshold that a share `rate` of the
+      unaffected voxels exceeds, and `auc`, the area under the ROC curve. Both are NaN if no voxel or every voxel is
+      affected, or a strength is NaN.
     """
     return {
         "sensitivity_at_matched_rate": _matched_sensitivity(strength, truth, rate),
@@ -59,25 +62,25 @@ def detection_gain(
     bootstraps: int = 200,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """By how much `matched_detection` finds more in the t-map of one form of the volumes than in that of another.
+    """Computes the gain in sensitivity at the matched rate from the t-map `before` to the t-map `after`.
 
-    The volumes never stand in memory together: their tiles are read again for every few draws.
+    The volumes are never in memory all at once. Their tiles are read again for every few draws.
 
     Args:
-      before, after: give, each time they are called, the same people's voxels in both forms: (N, T) tiles, whose voxels
-        together are V.
-      of_interest, nuisance: (N,) and (N, C), as for `t_map`.
-      truth: (V,) bool, truly affected.
-      bootstraps: draws of people, the same ones for both forms.
-      seed: of the draws.
+      before, after: functions that return the tiles (N, T) of the same subjects in one form of the volumes. The tiles
+        cover V voxels together. Each function is called several times.
+      of_interest, nuisance: (N,) and (N, C), regressors of `t_map`.
+      truth: (V,) bool, mask of the affected voxels.
+      bootstraps: number of draws of subjects, which both forms share.
+      seed: seed of the draws.
 
     Returns:
-      `sensitivity_gain`, of the sensitivity at the matched rate, and `sensitivity_gain_interval`, 95% over people.
+      `sensitivity_gain`, and `sensitivity_gain_interval`, its 95% interval over subjects.
     """
     count = len(of_interest)
     draws = [np.arange(count), *bootstrap_draws(count, bootstraps, seed)]
     estimable = np.array([is_estimable(of_interest[rows][:, None], nuisance[rows]) for rows in draws])
-    gains = np.full(len(draws), np.nan)  # of a draw in which the target is not to be told, undefined
+    gains = np.full(len(draws), np.nan)  # stays NaN for draws in which the target's effect is not estimable
     kept = [rows for rows, usable in zip(draws, estimable, strict=True) if usable]
     found = [_sensitivities(tiles, kept, of_interest, nuisance, truth) for tiles in (before, after)]
     gains[estimable] = found[1] - found[0]
@@ -87,7 +90,7 @@ def detection_gain(
 def _sensitivities(
     tiles: Tiles, draws: list[np.ndarray], of_interest: np.ndarray, nuisance: np.ndarray, truth: np.ndarray
 ) -> np.ndarray:
-    """(B,) at the matched rate, of the t-map of each of B draws of rows; each t-map as `t_map` makes it."""
+    """Computes the sensitivity at the matched rate for the t-map of each of B draws of rows, (B,)."""
     together, found = max(1, STRENGTHS // len(truth)), []
     for start in range(0, len(draws), together):
         some, strength = draws[start : start + together], []

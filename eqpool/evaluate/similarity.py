@@ -1,21 +1,22 @@
-"""How like its input a harmonised volume still is: PSNR and SSIM inside the brain mask."""
+"""Similarity of a harmonised volume to its input, by PSNR and SSIM inside the brain mask."""
 
 import numpy as np
 from skimage.metrics import structural_similarity
 
 
 def peak_signal_to_noise(image: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:
-    """10 log10(range^2 / mean squared error) in decibels, range and error taken inside the mask; inf where equal.
+    """Computes 10 log10(range^2 / mean squared error) inside the mask, in decibels.
 
     Args:
-      image, reference: arrays of one shape.
-      mask: bool, of that shape.
+      image, reference: arrays of one shape. The range is that of the reference.
+      mask: bool array of the same shape.
 
     Returns:
-      Decibels; NaN where a voxel inside is not finite, or where the reference is constant and the image another.
+      Decibels, or inf if both are equal inside the mask. NaN if a voxel inside is not finite, or the reference is
+      constant and the image another.
 
     Raises:
-      ValueError: shapes that do not go together, or an empty mask.
+      ValueError: the shapes differ, or the mask is empty.
     """
     inside, span = _inside_and_range(image, reference, mask)
     difference = image[mask] - inside
@@ -25,22 +26,22 @@ def peak_signal_to_noise(image: np.ndarray, reference: np.ndarray, mask: np.ndar
 
 
 def structural_similarity_inside(image: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:
-    """SSIM (Wang et al. 2004, 7^3 windows, the reference's range inside the mask), its mean inside the mask.
+    """Computes the mean SSIM inside the mask (Wang et al. 2004), with 7^3 windows and the reference's range there.
 
     Args:
-      image, reference: volumes of one shape, at least seven voxels a side.
-      mask: bool, of that shape.
+      image, reference: volumes of one shape, with at least seven voxels per side.
+      mask: bool array of the same shape.
 
     Returns:
-      From -1 to 1; NaN where a voxel inside is not finite, or where the reference is constant there.
+      From -1 to 1; NaN if a voxel inside is not finite, or the reference is constant there.
 
     Raises:
-      ValueError: shapes that do not go together, or an empty mask.
+      ValueError: the shapes differ, or the mask is empty.
     """
     _, span = _inside_and_range(image, reference, mask)
     if not span > 0:
         return float("nan")
-    # Outside the mask both are 0: a decoder's leftovers there must not count.
+    # Both are set to 0 outside the mask, because a decoder's residual output there must not count.
     image, reference = (np.where(mask, values, 0).astype(np.float64) for values in (image, reference))
     _, each = structural_similarity(image, reference, data_range=span, full=True)
     return float(each[mask].mean())

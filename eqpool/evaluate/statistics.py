@@ -1,7 +1,7 @@
 """Voxelwise statistics: t-maps and partial R^2 of a linear model, corrected for the number of voxels.
 
-Voxels come in tiles, so that a cohort's volumes never stand in memory together: a tile is all N rows of as many voxels
-as keep it of one size. Everything is float64 on the host.
+Voxels are processed in tiles, so that a cohort's volumes are never in memory all at once. A tile holds all N rows of
+some voxels, and its number of voxels is chosen to limit its size. All computations are float64 on the host.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,8 +11,8 @@ import numpy as np
 from scipy import stats
 
 TILE_VALUES = 2**22  # 32 MB in float64
-_LARGEST = 1e150  # whose squares, and their sums, are finite
-_NEGLIGIBLE = 1e-12  # of a voxel's own scale: variance below it is rounding
+_LARGEST = 1e150  # its squares, and their sums, are finite
+_NEGLIGIBLE = 1e-12  # relative to a voxel's scale; a smaller deviation is rounding error
 
 Correction = Literal["none", "bonferroni", "fdr"]
 
@@ -21,10 +21,10 @@ class TMap(NamedTuple):
     """A voxelwise t-test of one regressor.
 
     Attributes:
-      effect: (V,) float64, the regressor's coefficient, in the voxel's units per the regressor's.
-      t: (V,) float64; 0 where a voxel is constant.
-      p: (V,) float64, two-sided, uncorrected; 1 where a voxel is constant.
-      degrees_of_freedom: of the residual.
+      effect: (V,) float64, coefficient of the regressor, in units of the voxel per unit of the regressor.
+      t: (V,) float64, t-values, 0 if a voxel is constant.
+      p: (V,) float64, two-sided uncorrected p-values, 1 if a voxel is constant.
+      degrees_of_freedom: degrees of freedom of the residual.
     """
 
     effect: np.ndarray
@@ -37,9 +37,9 @@ class PartialR2(NamedTuple):
     """The share of variance that some regressors explain beyond others.
 
     Attributes:
-      r_squared: (V,) float64 in [0, 1]; 0 where a voxel is constant.
-      p: (V,) float64, of the F-test, uncorrected.
-      by_chance: its mean over voxels that the regressors have nothing to do with.
+      r_squared: (V,) float64 in [0, 1], 0 if a voxel is constant.
+      p: (V,) float64, uncorrected p-values of the F-test.
+      by_chance: expected partial R^2 of a voxel that is unrelated to the regressors.
     """
 
     r_squared: np.ndarray
@@ -48,28 +48,31 @@ class PartialR2(NamedTuple):
 
 
 def tile_width(rows: int) -> int:
-    """How many voxels of so many rows make a tile."""
+    """Returns the number of voxels in a tile with this number of rows."""
     return max(1, TILE_VALUES // max(1, rows))
 
 
 def voxel_tiles(volumes: Sequence[np.ndarray] | np.ndarray, tile_voxels: int = 0) -> Iterator[np.ndarray]:
-    """(N, V) rows, such as a memory map, in (N, T) float64 tiles, in order; T by `tile_width` where it is 0."""
+    """Yields rows (N, V), such as a memory map, as float64 tiles (N, T) in the order of the voxels.
+
+    T is `tile_voxels`, or `tile_width` if that is 0. The last tile may be narrower.
+    """
     count, tile_voxels = volumes[0].shape[-1], tile_voxels or tile_width(len(volumes))
     for start in range(0, count, tile_voxels):
         yield np.stack([row[start : start + tile_voxels] for row in volumes]).astype(np.float64)
 
 
 def t_map(tiles: Iterable[np.ndarray], of_interest: np.ndarray, nuisance: np.ndarray) -> TMap:
-    """Ordinary least squares at every voxel: the t-test of one regressor beside others and an intercept.
+    """Fits ordinary least squares at every voxel, and tests one regressor with nuisance regressors and an intercept.
 
     Args:
-      tiles: (N, T) each; their voxels together are the map's V.
-      of_interest: (N,), such as 1 for AD and 0 for CN.
-      nuisance: (N, C), without the intercept; C may be 0.
+      tiles: arrays (N, T), which cover the V voxels of the map together.
+      of_interest: (N,), regressor, such as 1 for AD and 0 for CN.
+      nuisance: (N, C), nuisance regressors without the intercept. C may be 0.
 
     Raises:
-      ValueError: rows that do not fit or are not finite, a regressor that the others explain, or no degree of freedom
-        left.
+      ValueError: the numbers of rows differ, a value is not finite, the regressor is collinear with the nuisance
+        regressors, or no degree of freedom is left.
     """
     basis = _nuisance_basis(nuisance, len(of_interest))
     regressor = of_interest.astype(np.float64)[:, None]
@@ -91,16 +94,18 @@ def t_map(tiles: Iterable[np.ndarray], of_interest: np.ndarray, nuisance: np.nda
 
 
 def partial_r_squared(tiles: Iterable[np.ndarray], of_interest: np.ndarray, nuisance: np.ndarray) -> PartialR2:
-    """1 - RSS(with both) / RSS(nuisance alone) at every voxel, both with an intercept, and its F-test.
+    """Computes 1 - RSS(with both) / RSS(nuisance alone) at every voxel, and its F-test.
+
+    Both models have an intercept.
 
     Args:
-      tiles: (N, T) each; their voxels together are the map's V.
-      of_interest: (N, K), such as the indicators of K + 1 sites without one.
-      nuisance: (N, C), without the intercept; C may be 0.
+      tiles: arrays (N, T), which cover the V voxels of the map together.
+      of_interest: (N, K), regressors, such as the indicators of K + 1 sites without the first site.
+      nuisance: (N, C), nuisance regressors without the intercept. C may be 0.
 
     Raises:
-      ValueError: rows that do not fit or are not finite, regressors that the others explain, or no degree of freedom
-        left.
+      ValueError: the numbers of rows differ, a value is not finite, the regressors are collinear with each other or
+        with the nuisance regressors, or no degree of freedom is left.
     """
     basis = _nuisance_basis(nuisance, len(of_interest))
     regressors = of_interest.astype(np.float64)
@@ -122,10 +127,10 @@ def partial_r_squared(tiles: Iterable[np.ndarray], of_interest: np.ndarray, nuis
 
 
 def significant(p: np.ndarray, correction: Correction = "bonferroni", threshold: float = 1e-3) -> np.ndarray:
-    """Which of V voxels pass: bool (V,), by p < threshold after a correction for all V.
+    """Returns a mask (V,) of the voxels with p < threshold after a correction for all V voxels.
 
-    "bonferroni" bounds the chance of any false voxel, "fdr" (Benjamini and Hochberg 1995) the expected share of false
-    ones among those found.
+    "bonferroni" bounds the probability of any false voxel. "fdr" (Benjamini and Hochberg 1995) bounds the expected
+    share of false voxels among those found.
 
     Raises:
       ValueError: another correction.
@@ -136,25 +141,21 @@ def significant(p: np.ndarray, correction: Correction = "bonferroni", threshold:
         return p < threshold
     if correction == "bonferroni":
         return p * p.size < threshold
-    order = np.argsort(p)
-    below = np.flatnonzero(p[order] < threshold * np.arange(1, p.size + 1) / p.size)
-    passed = np.zeros(p.shape, bool)
-    passed[order[: below[-1] + 1 if below.size else 0]] = True
-    return passed
+    return stats.false_discovery_control(p) < threshold
 
 
 def t_threshold(voxels: int, freedom: int, threshold: float = 1e-3) -> float:
-    """|t| beyond which a voxel of so many passes by Bonferroni; NaN where there are no voxels or degrees of freedom."""
+    """Returns the |t| above which a voxel passes Bonferroni correction; NaN without voxels or degrees of freedom."""
     return float(stats.t.isf(threshold / voxels / 2, freedom)) if voxels > 0 and freedom > 0 else float("nan")
 
 
 def indicators(labels: np.ndarray) -> np.ndarray:
-    """(N,) labels with K values to (N, K - 1) float64, the first value being the baseline."""
+    """Encodes labels (N,) with K values as indicators (N, K - 1) float64. The first value is the baseline."""
     return (labels[:, None] == np.unique(labels)[None, 1:]).astype(np.float64)
 
 
 def is_estimable(of_interest: np.ndarray, nuisance: np.ndarray) -> bool:
-    """Whether `t_map` and `partial_r_squared` can take these regressors: (N, K) beside (N, C) and an intercept."""
+    """Returns True if `partial_r_squared`, or `t_map` for K = 1, can fit the regressors (N, K) with nuisance (N, C)."""
     basis = _nuisance_basis(nuisance, len(of_interest))
     residual = _beyond(basis, of_interest.astype(np.float64))
     parameters = basis.shape[1] + of_interest.shape[1]
@@ -162,20 +163,20 @@ def is_estimable(of_interest: np.ndarray, nuisance: np.ndarray) -> bool:
 
 
 def _nuisance_basis(nuisance: np.ndarray, rows: int) -> np.ndarray:
-    """Orthonormal columns that span the intercept and the nuisance regressors, (N, rank)."""
+    """Returns orthonormal columns (N, rank) that span the intercept and the nuisance regressors."""
     if nuisance.ndim != 2 or len(nuisance) != rows or not rows:
         raise ValueError(f"nuisance is {nuisance.shape}, expected ({rows}, C) with at least one row")
     if not np.isfinite(nuisance).all():
         raise ValueError("nuisance has values that are not finite")
     centred = nuisance.astype(np.float64) - nuisance.mean(axis=0)
     spread = np.sqrt((centred**2).sum(axis=0))
-    scaled = centred[:, spread > 0] / spread[spread > 0]  # a constant column is the intercept again
+    scaled = centred[:, spread > 0] / spread[spread > 0]  # a constant column duplicates the intercept
     left, values, _ = np.linalg.svd(np.column_stack([np.full(rows, rows**-0.5), scaled]), full_matrices=False)
     return left[:, values > 1e-9 * values[0]]
 
 
 def _beyond(basis: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """What of each column the basis does not explain."""
+    """Returns the residual of each column after projection on the basis."""
     return values - basis @ (basis.T @ values)
 
 

@@ -12,9 +12,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.arguments import check_shape
 from eqpool.geometry.resample import voxel_grid
-from eqpool.numerics import as_float, einsum, matmul
+from eqpool.ops.arguments import check_shape
+from eqpool.ops.numerics import as_float, einsum, matmul
 
 
 def rotation_matrix(angles: ArrayLike) -> Array:
@@ -48,9 +48,9 @@ def affine_matrix(translation: ArrayLike, rotation: ArrayLike, log_scale: ArrayL
     """The map x -> S exp(log_scale) S^T R (x + translation), R the rotation by `rotation` and S that by `shear`.
 
     So `log_scale` stretches along orthogonal axes that `shear` turns away from the array's: the affine transformer of
-    ISTN (MICCAI 2020; method.md section 7), shear . scale . shear^T . rotation . translation. A warp reads it as a
-    pull-back: output(x) = image(matrix x), so that the image itself moves by the inverse. All zero gives exactly the
-    identity, and so does `shear` alone.
+    ISTN (Robinson et al. 2020; docs/method.md, section 9), shear . scale . shear^T . rotation . translation. A warp
+    reads it as a pull-back: output(x) = image(matrix x), so that the image itself moves by the inverse. All zero gives
+    exactly the identity, and so does `shear` alone.
 
     Args:
       translation: (..., D), D = 2 or 3, in normalised units: 2 is the distance between the outermost voxel centres.

@@ -11,8 +11,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.arguments import check_shape
-from eqpool.numerics import as_float, einsum
+from eqpool.ops.arguments import check_shape
+from eqpool.ops.numerics import as_float, einsum
 
 
 def bspline_control_shape(shape: Sequence[int], spacing: int | Sequence[int]) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.numerics import as_float, einsum, matmul
+from eqpool.ops.numerics import as_float, einsum, matmul
 
 # Wide enough for a generator that went through float32, far below any real asymmetry.
 _TOLERANCE = 1e-5

@@ -12,8 +12,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.arguments import check_shape
-from eqpool.numerics import as_float
+from eqpool.ops.arguments import check_shape
+from eqpool.ops.numerics import as_float
 
 
 def resample(images: ArrayLike, coordinates: ArrayLike, *, fill: ArrayLike = 0.0) -> Array:

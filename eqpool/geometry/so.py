@@ -14,9 +14,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.arguments import check_count, check_one_of
 from eqpool.geometry import planes as planes_
-from eqpool.numerics import as_float, einsum, matmul
+from eqpool.ops.arguments import check_count, check_one_of
+from eqpool.ops.numerics import as_float, einsum, matmul
 
 GroupMap = Literal["expm", "cayley"]
 
@@ -56,13 +56,13 @@ def coordinates(A: ArrayLike) -> Array:
 def cayley(A: ArrayLike) -> Array:
     """The Cayley map (I - A/2)^-1 (I + A/2), a rotation that agrees with expm(A) to second order in A.
 
-    It turns a plane of speed mu by 2 atan(mu / 2), so pi is never reached. The form printed in paper A,
+    It turns a plane of speed mu by 2 atan(mu / 2), so pi is never reached. The form printed by Lokhande et al. 2022,
     (I - A)(I + A)^-1, is cayley(-2A).
 
     With W = (I - A/2)^-1 the map is 2W - I and its derivative W dA W: one inverse forward, two products backward, in
     both modes and to any order. W is found by elimination without pivoting, which is stable because the symmetric part
-    of I - A/2 is I (method.md section 2); that runs on vector units where a batched LAPACK solve does not, and the
-    latter can deadlock XLA's CPU thread pool for large batches.
+    of I - A/2 is I (docs/method.md, section 2); that runs on vector units where a batched LAPACK solve does not, and
+    the latter can deadlock XLA's CPU thread pool for large batches.
 
     Args:
       A: (..., n, n), skew. That it is skew is not checked, and other matrices may need the pivoting that is left out.
@@ -98,11 +98,12 @@ def expm(A: ArrayLike) -> Array:
 def generator(
     n: int, *, rotation_range: float | Sequence[float], spectrum: Literal["uniform", "paper"] = "uniform"
 ) -> np.ndarray:
-    """The Lie generator of the covariate, or one for each of several covariates (method.md section 2).
+    """The Lie generator of the covariate, or one for each of several covariates (docs/method.md, section 2).
 
-    Paper A takes B = skew(1, ..., 1), whose planes turn at very different speeds, the fastest by cot(pi / 2n) radians
-    over the covariate range: 19.1 for n = 30, which no network learns. `uniform` keeps its planes and turns them all
-    at `rotation_range`: the polar factor B (-B^2)^(-1/2) times that. For odd n one direction stays fixed.
+    Lokhande et al. (2022) take B = skew(1, ..., 1), whose planes turn at very different speeds, the fastest by
+    cot(pi / 2n) radians over the covariate range: 19.1 for n = 30, which no network learns. `uniform` keeps its planes
+    and turns them all at `rotation_range`: the polar factor B (-B^2)^(-1/2) times that. For odd n one direction stays
+    fixed.
 
     Args:
       n: the latent dimension, at least 2.
@@ -135,7 +136,7 @@ def generator(
 def relative_rotation(
     covariate_i: ArrayLike, covariate_j: ArrayLike, *, generator: ArrayLike, group_map: GroupMap = "expm"
 ) -> Array:
-    """G(i, j) = map((c_i - c_j) B): the rotation that shall take tau_i to tau_j (paper A, eq. 3).
+    """G(i, j) = map((c_i - c_j) B): the rotation that shall take tau_i to tau_j (Lokhande et al. 2022, eq. (3)).
 
     Args:
       covariate_i: (...,) for one generator, (..., C) for C of them; scaled to [0, 1] on the training set.

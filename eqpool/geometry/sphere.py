@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.arguments import check_shape
-from eqpool.numerics import as_float, power_of_two_below, safe_norm
+from eqpool.ops.arguments import check_shape
+from eqpool.ops.numerics import as_float, power_of_two_below, safe_norm
 
 
 def from_plane(x: ArrayLike, dimension: int) -> Array:
@@ -40,7 +40,8 @@ def from_plane(x: ArrayLike, dimension: int) -> Array:
 
 
 def normalize(x: ArrayLike) -> Array:
-    """Projects vectors onto the unit sphere: l = x / |x| (paper A, section 3.1; method.md section 1).
+    """Projects vectors onto the unit sphere: l = x / |x| (Lokhande et al. 2022, section 3.1; docs/method.md,
+    section 1).
 
     The zero vector has no direction. It goes to the first basis vector, with gradient 0, so that every result lies on
     the sphere and no padded row spoils a gradient. Vectors whose squares would under- or overflow are safe. A vector

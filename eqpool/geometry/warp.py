@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.arguments import check_shape
 from eqpool.geometry.affine import (
     affine_displacement,
     affine_matrix,
@@ -21,7 +20,8 @@ from eqpool.geometry.affine import (
 )
 from eqpool.geometry.bspline import bspline_control_shape, bspline_displacement
 from eqpool.geometry.resample import resample, voxel_grid
-from eqpool.numerics import as_float
+from eqpool.ops.arguments import check_shape
+from eqpool.ops.numerics import as_float
 
 __all__ = [
     "affine_displacement",

@@ -1,4 +1,4 @@
-"""The adversarial losses of paper B: discriminator (eq. 1), generator (eq. 2), soft labels."""
+"""The adversarial losses of Robinson et al. 2020: discriminator, eq. (1), generator, eq. (2), soft labels."""
 
 from collections.abc import Callable
 
@@ -8,8 +8,8 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.arguments import check_count, check_shape
-from eqpool.numerics import AxisName, as_float, masked_mean, row_weight, zero_masked_rows
+from eqpool.ops.arguments import check_count, check_shape
+from eqpool.ops.numerics import AxisName, as_float, masked_mean, row_weight, zero_masked_rows
 
 SOFTNESS = 0.03
 

@@ -1,4 +1,6 @@
-"""The equivariance loss of stage one: G(i, j) tau_i = tau_j (paper A, eq. 3; method.md section 3)."""
+"""The equivariance loss of stage one: G(i, j) tau_i = tau_j (Lokhande et al. 2022, eq. (3); docs/method.md,
+section 3).
+"""
 
 from functools import partial
 
@@ -8,10 +10,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.arguments import check_shape
 from eqpool.geometry import so
 from eqpool.geometry.planes import InvariantPlanes, as_host_generator, invariant_planes
-from eqpool.numerics import (
+from eqpool.ops.arguments import check_shape
+from eqpool.ops.numerics import (
     AxisName,
     as_float,
     einsum,

@@ -1,4 +1,4 @@
-"""Kernels between latents and their bandwidths, for the maximum mean discrepancy (method.md section 4)."""
+"""Kernels between latents and their bandwidths, for the maximum mean discrepancy (docs/method.md, section 5)."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -9,8 +9,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.arguments import check_one_of, check_positive
-from eqpool.numerics import Points, any_of_batch, as_points, matmul, safe_norm, safe_sqrt
+from eqpool.ops.arguments import check_one_of, check_positive
+from eqpool.ops.numerics import Points, any_of_batch, as_points, matmul, safe_norm, safe_sqrt
 
 Kernel = Literal["laplacian", "gaussian", "energy"]
 Bandwidth = float | Sequence[float] | Array | Literal["median"]
@@ -118,7 +118,7 @@ def _products_lose_digits(rows: Array, columns: Array) -> Array:
 def kernel_of(squared: Array, *, kernel: Kernel, bandwidths: Array) -> Array:
     """k - k(0) at squared distances of any shape, k the mean over `bandwidths` (B,); NaN where either is.
 
-    With the distance d and bandwidth p, k is: laplacian exp(-d / p) (paper A's code, p = 1), gaussian
+    With the distance d and bandwidth p, k is: laplacian exp(-d / p) (the published code, p = 1), gaussian
     exp(-d^2 / (2 p^2)), energy -d / p (its MMD^2 is the energy distance over p). A constant added to a kernel changes
     no MMD, and without k(0) = 1 the digits of distances far below the bandwidth are kept.
     """

@@ -1,4 +1,6 @@
-"""Site terms that compare only rows with a partner: sub-sampling (SS) and random matching (RM), paper A, section 4."""
+"""Site terms that compare only rows with a partner: sub-sampling (SS) and random matching (RM),
+Lokhande et al. 2022, section 4.
+"""
 
 from functools import partial
 
@@ -7,10 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.arguments import check_count, check_integers, check_shape
 from eqpool.losses.kernels import Bandwidth, Kernel, of_squared_distances
 from eqpool.losses.mmd import Estimator, SiteRows, global_bandwidths, rows_of_sites, weighted_mmd
-from eqpool.numerics import AxisName, gather_rows, hashable, matmul, sum_over
+from eqpool.ops.arguments import check_count, check_integers, check_shape
+from eqpool.ops.numerics import AxisName, gather_rows, hashable, matmul, sum_over
 
 
 def grouped_mmd(

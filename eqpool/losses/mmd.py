@@ -1,4 +1,6 @@
-"""Maximum mean discrepancy across sites, plain and at equal covariates (paper A, eq. 1; method.md section 4)."""
+"""Maximum mean discrepancy across sites, plain and at equal covariates (Lokhande et al. 2022, eq. (1);
+docs/method.md, section 5).
+"""
 
 from functools import partial
 from typing import Literal, NamedTuple
@@ -9,7 +11,6 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.arguments import check_count, check_integers, check_one_of, check_positive, check_shape
 from eqpool.losses.kernels import (
     Bandwidth,
     Kernel,
@@ -19,7 +20,8 @@ from eqpool.losses.kernels import (
     of_squared_distances,
     resolve_bandwidths,
 )
-from eqpool.numerics import (
+from eqpool.ops.arguments import check_count, check_integers, check_one_of, check_positive, check_shape
+from eqpool.ops.numerics import (
     AxisName,
     Points,
     as_float,
@@ -107,7 +109,7 @@ def conditional_mmd(
     mask: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
-    """Paper A's objective, eq. (1): the latents of two sites shall agree where their covariates do.
+    """The objective of Lokhande et al. 2022, eq. (1): the latents of two sites shall agree where their covariates do.
 
     Around an anchor a every row has the weight w_i(a) = exp(-sum_c (c_i - a)_c^2 / (2 h_c^2)), normalised within its
     site to omega_i(a). With M_a[k, l] = sum over i in k, j in l of omega_i omega_j k(x_i, x_j), the MMD^2 at a is

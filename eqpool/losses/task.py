@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from eqpool.arguments import check_count, check_integers, check_shape
-from eqpool.numerics import AxisName, as_float, row_weight, sum_over, zero_masked_rows
+from eqpool.ops.arguments import check_count, check_integers, check_shape
+from eqpool.ops.numerics import AxisName, as_float, row_weight, sum_over, zero_masked_rows
 
 
 def task_loss(

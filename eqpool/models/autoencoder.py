@@ -74,7 +74,7 @@ class StageOneOutput(NamedTuple):
 
 
 class StageOne(nn.Module):
-    """E, tau and D (paper A, Algorithm 1), and the published auxiliary head on the target.
+    """E, tau and D (Lokhande et al. 2022, Algorithm 1), and the published auxiliary head on the target.
 
     Attributes:
       config: sizes.

@@ -6,10 +6,10 @@ import jax
 from flax import linen as nn
 
 from eqpool.config import ModelConfig
+from eqpool.models.adversary import Adversary
 from eqpool.models.autoencoder import Decoder, Encoder
 from eqpool.models.mlp import MLP
-from eqpool.models.probe import Adversary
-from eqpool.numerics import reverse_gradient
+from eqpool.ops.numerics import reverse_gradient
 
 
 class BaselineOutput(NamedTuple):
@@ -29,7 +29,7 @@ class BaselineOutput(NamedTuple):
 
 
 class Baseline(nn.Module):
-    """Encoder, decoder and predictor of every baseline of paper A; the adversary learns in CAI only.
+    """Encoder, decoder and predictor of every baseline of Lokhande et al. 2022; the adversary learns in CAI only.
 
     Attributes:
       config: sizes.

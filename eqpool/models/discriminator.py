@@ -1,4 +1,4 @@
-"""The discriminator: is this image a real one of the target site? (paper B, Tables 5 and 6)."""
+"""The discriminator: is this image a real one of the target site? (Robinson et al. 2020, Tables 5 and 6)."""
 
 from collections.abc import Sequence
 

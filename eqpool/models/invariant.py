@@ -1,4 +1,6 @@
-"""Phi = tau . b(tau^-1 . l): invariant to the site by training, equivariant by construction (paper A, eq. 4)."""
+"""Phi = tau . b(tau^-1 . l): invariant to the site by training, equivariant by construction (Lokhande et al. 2022,
+eq. (4)).
+"""
 
 from typing import NamedTuple
 
@@ -6,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eqpool.arguments import check_shape
 from eqpool.geometry import sphere
+from eqpool.models.adversary import Adversary
 from eqpool.models.mlp import MLP
-from eqpool.models.probe import Adversary
-from eqpool.numerics import einsum, reverse_gradient, round_straight_through
+from eqpool.ops.arguments import check_shape
+from eqpool.ops.numerics import einsum, reverse_gradient, round_straight_through
 
 
 class StageTwoOutput(NamedTuple):

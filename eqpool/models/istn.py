@@ -1,4 +1,4 @@
-"""The image-and-spatial transformer network of paper B: appearance, then shape."""
+"""The image-and-spatial transformer network of Robinson et al. 2020: appearance, then shape."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple

@@ -1,4 +1,4 @@
-"""The image transformer network: appearance, voxel by voxel (paper B, section 2, Tables 5 and 6)."""
+"""The image transformer network: appearance, voxel by voxel (Robinson et al. 2020, section 2, Tables 5 and 6)."""
 
 from collections.abc import Sequence
 

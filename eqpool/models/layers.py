@@ -1,4 +1,6 @@
-"""Blocks that the networks of paper B share (Tables 5 and 6), for images (N, H, W, C) and volumes (N, D, H, W, C)."""
+"""Blocks that the networks of Robinson et al. 2020 share (Tables 5 and 6), for images (N, H, W, C) and volumes
+(N, D, H, W, C).
+"""
 
 from typing import Literal
 
@@ -6,9 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from eqpool.arguments import check_shape
 from eqpool.models.conv import Conv, kaiming_fan_in, lecun_fan_in
-from eqpool.models.pool import UpsampleConv
+from eqpool.models.resolution import UpsampleConv
+from eqpool.ops.arguments import check_shape
 
 Norm = Literal["batch", "instance", "none"]
 

@@ -1,4 +1,4 @@
-"""Fully connected blocks: the tabular encoder and decoder, and the heads of paper A (Listing 2)."""
+"""Fully connected blocks: the tabular encoder and decoder, and the heads of Lokhande et al. 2022 (Listing 2)."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,8 @@ class MLP(nn.Module):
 
 
 class Head(nn.Module):
-    """Paper A's fully connected block after pooling (Listing 2): dropout, linear, BN, swish, dropout, linear.
+    """The fully connected block after pooling of Lokhande et al. 2022 (Listing 2): dropout, linear, BN, swish, dropout,
+    linear.
 
     (N, features) to (N, outputs) float32. Linear layers have no bias, as published; hidden width 128 there.
     """

@@ -1,4 +1,4 @@
-"""The 3D residual encoder of paper A (appendix A.6, listing 1) and a decoder that is cheap on a CPU."""
+"""The 3D residual encoder of Lokhande et al. 2022 (appendix A.6, listing 1) and a decoder that is cheap on a CPU."""
 
 import math
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from eqpool.arguments import check_shape
 from eqpool.models.conv import Conv
-from eqpool.models.pool import UpsampleConv, depth_to_space, max_pool
+from eqpool.models.resolution import UpsampleConv, depth_to_space, max_pool
+from eqpool.ops.arguments import check_shape
 
 # The published code's settings; flax counts the momentum of the running average from the other end.
 _NORM_EPSILON = 1e-8

@@ -1,4 +1,6 @@
-"""Spatial transformer networks: shape, by an affine map or by a B-spline field (paper B, section 2; method.md 7)."""
+"""Spatial transformer networks: shape, by an affine map or by a B-spline field (Robinson et al. 2020, section 2;
+docs/method.md, section 9).
+"""
 
 import math
 from collections.abc import Sequence

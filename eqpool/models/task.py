@@ -1,4 +1,4 @@
-"""The task models of paper B, Tables 5 and 6: two classifiers and the age regressor."""
+"""The task models of Robinson et al. 2020, Tables 5 and 6: two classifiers and the age regressor."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from eqpool.models.conv import Conv, kaiming_fan_in
 from eqpool.models.layers import ConvBlock, LogitConv, check_images
-from eqpool.models.pool import max_pool
+from eqpool.models.resolution import max_pool
 
 TaskModelName = Literal["morpho_classifier", "sex_classifier", "age_regressor"]
 

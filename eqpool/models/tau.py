@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eqpool.arguments import check_shape
 from eqpool.geometry import so
 from eqpool.geometry.planes import invariant_planes, rotations
 from eqpool.models.mlp import MLP
-from eqpool.numerics import round_straight_through
+from eqpool.ops.arguments import check_shape
+from eqpool.ops.numerics import round_straight_through
 
 
 class Tau(nn.Module):
-    """l to tau(l) = cayley(skew(net(l))): (N, n) to (N, n, n) float32 rotations (paper A, section 3.1).
+    """l to tau(l) = cayley(skew(net(l))): (N, n) to (N, n, n) float32 rotations (Lokhande et al. 2022, section 3.1).
 
     The last layer starts small, so that training begins near the identity, where the Cayley map is best conditioned.
     """
@@ -33,9 +33,9 @@ class Tau(nn.Module):
 class CovariateTau(nn.Module):
     """l to tau(l) = expm(-sum_c s_c(l) B_c): (N, n) to (N, n, n) float32 rotations that carry the covariates alone.
 
-    It is the form that the equivariance loss has at its optimum, tau_i = expm(-c_i B) u (method.md section 3), with
-    the common frame u = I, which b can turn as it likes. A free tau has n(n-1)/2 numbers to tell the site by; this one
-    has as many as there are covariates.
+    It is the form that the equivariance loss has at its optimum, tau_i = expm(-c_i B) u (docs/method.md, section 3),
+    with the common frame u = I, which b can turn as it likes. A free tau has n(n-1)/2 numbers to tell the site by; this
+    one has as many as there are covariates.
 
     Attributes:
       rotation_ranges: one a covariate, C of them, of the generators B_c, as the equivariance loss has them.

@@ -1,1 +1,1 @@
-"""Figures and one self-contained page from a work directory. Never imports jax."""
+"""Figures and one self-contained HTML page from a work directory. This package never imports jax."""

@@ -1,33 +1,10 @@
-"""Draws the figures of a finished run and writes its report.html again.
-
-Example: python -m eqpool.report --workdir=runs/adni --compare runs/adni_naive runs/adni_mmd
-
-With --compare a table sets runs on the same data, such as those of the baselines, beside it.
-"""
+"""Entry point of `python -m eqpool.report`. The command itself is `eqpool.commands.report`."""
 
 import sys
 
-from eqpool.commandline import attempt, make_parser, path_argument
-from eqpool.given_paths import check_run
+from eqpool.commands.report import main
 
-
-def main(arguments: list[str]) -> int:
-    """Writes the report of a finished run; returns the exit code."""
-    parser = make_parser("eqpool.report", __doc__)
-    parser.add_argument("--workdir", type=path_argument, required=True, help="folder of a finished run")
-    parser.add_argument("--compare", type=path_argument, nargs="*", default=[], help="folders of runs on the same data")
-    options = parser.parse_args(arguments)
-
-    def work() -> None:
-        check_run(options.workdir)
-        for folder in options.compare:
-            check_run(folder, needed=("results.json",), flag="--compare")
-        from eqpool.report.page import write_report  # after the paths: it brings matplotlib and nilearn
-
-        print(write_report(options.workdir, options.compare))
-
-    return attempt(work, options.workdir, "draws every figure again")
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,5 @@
-"""Statistical maps on the template (paper A, Fig. 5), from maps/*.nii.gz."""
+"""Figures of the statistical maps in maps/*.nii.gz, drawn on the template (Lokhande et al. 2022, Fig. 5)."""
 
-import pathlib
 from typing import Any, Literal
 
 import nibabel
@@ -11,8 +10,9 @@ from matplotlib.colors import Normalize
 from nilearn.datasets import load_mni152_template
 from nilearn.plotting import plot_anat
 
-from eqpool.files import file_name_part, read_json
 from eqpool.report.lettering import Figure, drawn_name
+from eqpool.storage.files import file_name_part, read_json
+from eqpool.storage.run_folder import RunFolder
 
 FORM_TITLES = {
     "before": "before: input",
@@ -22,21 +22,22 @@ FORM_TITLES = {
 }
 Correction = Literal["bonferroni", "fdr"]
 CORRECTION_TITLES: dict[Correction, str] = {"bonferroni": "Bonferroni", "fdr": "FDR"}
-LABEL_WIDTH, BAR_LEFT, TOP = 0.14, 0.9, 0.95  # of the figure
-SMALLEST = 1e-6  # nilearn's threshold: 0 itself is not drawn
-CUTS_MM = (-24, -16, -8, 4, 16, 36)  # through hippocampi, temporal horns, ventricles and cortex
+LABEL_WIDTH, BAR_LEFT, TOP = 0.14, 0.9, 0.95  # fractions of the figure
+SMALLEST = 1e-6  # nilearn's threshold, so that voxels at 0 stay clear
+CUTS_MM = (-24, -16, -8, 4, 16, 36)  # slices through hippocampi, temporal horns, ventricles and cortex
 
 
-def read_maps(folder: pathlib.Path) -> dict[str, Any] | None:
-    """maps/maps.json of a work directory, or None where there are no maps."""
-    path = folder / "maps" / "maps.json"
+def read_maps(folder: RunFolder) -> dict[str, Any] | None:
+    """Returns maps/maps.json of a work directory, or None if there are no maps."""
+    path = folder.maps_file
     return read_json(path) if path.is_file() else None
 
 
-def draw_t_maps(folder: pathlib.Path, facts: dict[str, Any], correction: Correction) -> Figure:
-    """t of the target at voxels that pass a correction, one row a form, one column an axial slice.
+def draw_t_maps(folder: RunFolder, facts: dict[str, Any], correction: Correction) -> Figure:
+    """Draws the t-values of the target at the voxels that pass a correction.
 
-    The colours reach to the largest |t| of the whole maps, so that figures of both corrections have one scale.
+    Each row shows one form of the volumes, and each column one axial slice. The colour scale extends to the largest |t|
+    of the uncorrected maps, so the figures of both corrections share one scale.
     """
     contrast, part = facts["contrast"], file_name_part(facts["contrast"])
     forms = [form for form in FORM_TITLES if form in facts["forms"]]
@@ -47,10 +48,10 @@ def draw_t_maps(folder: pathlib.Path, facts: dict[str, Any], correction: Correct
     return _draw(passed, labels, most, "RdBu_r", title, signed=True)
 
 
-def draw_share_maps(folder: pathlib.Path, facts: dict[str, Any], name: str, title: str) -> Figure:
-    """Partial R^2 of site, target or covariate `name` beyond the others: how much of each voxel it explains.
+def draw_share_maps(folder: RunFolder, facts: dict[str, Any], name: str, title: str) -> Figure:
+    """Draws the partial R^2 of the site, target or covariate `name`, adjusted for the other regressors.
 
-    One colour scale for what is before and after pooling; `title` stands at it.
+    The panels before and after pooling share one colour scale, labelled with `title`.
     """
     forms = {form: facts["forms"][form] for form in FORM_TITLES if form in facts["forms"]}
     images = {form: _load(folder, f"{form}_r2_{file_name_part(name)}") for form in forms}
@@ -60,13 +61,16 @@ def draw_share_maps(folder: pathlib.Path, facts: dict[str, Any], name: str, titl
 
 
 def _mean_share(facts: dict[str, Any], name: str) -> str:
-    """A form's mean beside what it would be of nothing, which few rows make large; maps of older versions lack that."""
+    """Returns a form's mean partial R^2 and the mean expected by chance, which is large when there are few rows.
+
+    Maps written by older versions do not record the chance level, so only the mean is returned for them.
+    """
     mean, by_chance = f"mean {facts[f'r2_{name}_mean']:.3f}", facts.get(f"r2_{name}_by_chance")
     return mean if by_chance is None else f"{mean}\n(by chance {by_chance:.3f})"
 
 
-def _load(folder: pathlib.Path, name: str) -> nibabel.Nifti1Image:
-    return nibabel.load(folder / "maps" / f"{name}.nii.gz")  # type: ignore[return-value]
+def _load(folder: RunFolder, name: str) -> nibabel.Nifti1Image:
+    return nibabel.load(folder.maps / f"{name}.nii.gz")  # type: ignore[return-value]
 
 
 def _draw(
@@ -77,10 +81,10 @@ def _draw(
     title: str,
     signed: bool,
 ) -> Figure:
-    """One line of axial slices a form, by nilearn, with one colour bar for all; voxels that are 0 stay clear."""
+    """Draws one line of axial slices per form with nilearn, and one shared colour bar. Voxels at 0 stay clear."""
     scale = Normalize(-most if signed else 0, most)
     figure = Figure(figsize=(11, 1.75 * len(overlays) + 0.5))
-    FigureCanvasAgg(figure)  # nilearn measures its texts before anything is saved
+    FigureCanvasAgg(figure)  # nilearn needs a canvas to measure its labels before the figure is saved
     template = load_mni152_template(resolution=2)
     height = TOP / len(overlays)
     for line, (form, overlay) in enumerate(overlays.items()):
@@ -91,12 +95,12 @@ def _draw(
             cut_coords=CUTS_MM,
             figure=figure,
             axes=(LABEL_WIDTH, bottom, BAR_LEFT - LABEL_WIDTH, height),
-            annotate=line == 0,  # left, right and millimetres
+            annotate=line == 0,  # left and right, and the slice position in millimetres
             black_bg=False,
             threshold=SMALLEST,
             colorbar=False,
         )
-        if np.any(overlay.dataobj):  # where nothing passes there is nothing to lay over
+        if np.any(overlay.dataobj):  # skip the overlay if no voxel passes
             slices.add_overlay(overlay, threshold=SMALLEST, cmap=colours, vmin=scale.vmin, vmax=scale.vmax)
         figure.text(0.01, bottom + height / 2, labels[form], va="center", fontsize=9)
     bar = figure.add_axes((BAR_LEFT + 0.01, 0.15, 0.013, 0.7))

@@ -1,14 +1,15 @@
-"""Runs side by side: the table of methods that a reader of one report asks for next."""
+"""A table that compares several runs on the same data."""
 
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from eqpool.errors import InputError
-from eqpool.files import read_json
-from eqpool.formatting import format_metric
+from eqpool.report.formatting import format_metric
+from eqpool.storage.files import read_json
+from eqpool.storage.run_folder import RunFolder
 
-# (key, heading), those that any of the runs has
+# (key in results.json, heading). A column is shown if at least one run has its key.
 COLUMNS = (
     ("strongest_probe", "site from Phi"),
     ("strongest_probe_covariate_free", "site from tau^-1 Phi"),
@@ -24,11 +25,13 @@ COLUMNS = (
 
 
 def compare_runs(folder: pathlib.Path, others: Sequence[pathlib.Path]) -> dict[str, Any] | None:
-    """The comparison's `headings` and `rows`, each with `name` and `cells`; None where nothing is compared.
+    """Returns the `headings` and `rows` of the comparison table, or None if there are no other runs.
+
+    Each row has a `name`, a `folder` and `cells`.
 
     Raises:
-      InputError: a folder without results.json, or a run on other rows, inputs or another split: its numbers do not
-        compare.
+      InputError: a folder has no results.json, or a run used different rows, inputs or another split, so that its
+        numbers are not comparable.
     """
     if not others:
         return None
@@ -54,7 +57,7 @@ def _cells(results: dict[str, Any], shown: list[tuple[str, str]]) -> list[str]:
 
 
 def _read(folder: pathlib.Path) -> dict[str, Any]:
-    path = folder / "results.json"
+    path = RunFolder(folder).results_file
     if not path.is_file():
         raise InputError(f"--compare={folder}: results.json not found; expected the folder of a finished run")
     return read_json(path)

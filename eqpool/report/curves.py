@@ -1,4 +1,4 @@
-"""How training went: loss and validation score of every stage."""
+"""Training curves: the loss and the validation score of every stage."""
 
 from collections.abc import Collection
 
@@ -8,22 +8,24 @@ import pandas as pd
 from eqpool.report.lettering import Figure
 from eqpool.report.style import SITE_COLOURS
 
-# What an ISTN's retrained models are kept by, each at an epoch of its own (`eqpool.train.state.Stage`, followers).
+# Validation losses of an ISTN's retrained models. Each model has its own kept epoch (`eqpool.engine.state.Stage`).
 FOLLOWERS = {
     "validation_scratch": "loss on S2T, from scratch",
     "validation_finetuned": "loss on S2T, fine-tuned",
 }
-_KEPT = "{}_epoch"  # the column that says which one a follower is kept at by then
+_KEPT = "{}_epoch"  # column with the epoch at which a follower is kept so far
 PANELS = {"loss": "training loss", "validation_score": "validation score"}
 
 
 def draw_training_curves(metrics: pd.DataFrame, keeps_last: Collection[str] = ()) -> Figure:
-    """One panel a stage and quantity: loss terms differ in scale, and a stage may be validated at few epochs.
+    """Draws one panel per stage and quantity, because losses and validation scores differ in scale.
+
+    A ring marks the kept epoch of each validation score.
 
     Args:
-      metrics: one row an epoch, with `stage`, `epoch`, `loss` and, where it was validated, `validation_score`; of an
-        ISTN the validation losses of its retrained models too, which take a line of their own.
-      keeps_last: stages of which the last epoch was kept and not the best; a ring marks the epoch that was.
+      metrics: one row per epoch, with `stage`, `epoch`, `loss` and, at validated epochs, `validation_score`. For an
+        ISTN it also has the validation losses of the retrained models, which get a line of panels of their own.
+      keeps_last: stages that keep their last epoch instead of their best one.
     """
     stages = {stage: metrics[metrics["stage"] == stage] for stage in dict.fromkeys(metrics["stage"])}
     lines = [(stage, PANELS) for stage in stages]
@@ -46,10 +48,10 @@ def draw_training_curves(metrics: pd.DataFrame, keeps_last: Collection[str] = ()
 
 
 def kept_epochs(rows: pd.DataFrame, last: bool) -> dict[str, int]:
-    """By what a network is kept -> its epoch, of one stage's rows; without what was never validated.
+    """Returns the kept epoch for each validation score of one stage, without scores that were never validated.
 
-    The stage itself is kept at its lowest score, or at the `last` one; training says which epoch of a retrained model
-    has the lowest loss on what the kept ISTN makes.
+    The stage itself keeps the epoch of its lowest score, or its last validated epoch if `last` is set. The epochs of
+    the retrained models are read from the training log: they have the lowest loss on images made by the kept ISTN.
     """
     if not _has_values(rows, ["validation_score"]):
         return {}
@@ -60,7 +62,7 @@ def kept_epochs(rows: pd.DataFrame, last: bool) -> dict[str, int]:
 
 
 def _epoch_of_lowest(rows: pd.DataFrame, key: str) -> int:
-    """The first of them, as training keeps it."""
+    """Returns the first epoch with the lowest value, as training does."""
     return int(rows["epoch"].iloc[int(np.nanargmin(rows[key].to_numpy()))])
 
 

@@ -1,4 +1,7 @@
-"""Writes the figures of a run; one that fails is a line in the report and on the terminal, and no end of the run."""
+"""Writes the figures of a run.
+
+A figure that cannot be drawn does not stop the run. The report and the terminal show a line about it instead.
+"""
 
 import os
 import pathlib
@@ -6,30 +9,30 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, TypeVar
 
-from eqpool.commandline import DISK_ERRORS, complain
-from eqpool.errors import InputError
-from eqpool.files import write_atomically, write_json
-from eqpool.progress import track
+from eqpool.errors import DISK_ERRORS, InputError, complain
 from eqpool.report import figures
 from eqpool.report.figures import FigureKind
 from eqpool.report.lettering import Figure
 from eqpool.report.style import SIMULATED
 from eqpool.report.workfolder import WorkFolder
+from eqpool.storage.files import write_atomically, write_json
+from eqpool.storage.progress import track
+from eqpool.storage.run_folder import RunFolder
 
-STRICT = "EQPOOL_STRICT_FIGURES"  # set to 1, as the tests do: a figure that fails raises, so that a bug is seen
-_FAILED = pathlib.Path("figures", "failed.json")  # of a work directory: figures that the next run is to draw again
+STRICT = "EQPOOL_STRICT_FIGURES"  # the tests set it to 1, so that a failing figure raises and bugs are noticed
 Result = TypeVar("Result")
-_LONGEST_ERROR = 300  # characters; a formula that matplotlib cannot read has a page
+_LONGEST_ERROR = 300  # characters, because matplotlib's message about an invalid formula fills a page
 
 
 class Drawn(NamedTuple):
     """A figure of the report.
 
     Attributes:
-      kind: which one.
-      path: its PNG; None where it was left out or failed.
-      caption, alt: what stands below it and in its place for those who cannot see it.
-      absent: why there is no picture, in one line; "" where there is one.
+      kind: kind of the figure.
+      path: path of its PNG, or None if the figure was left out or failed.
+      caption: text below the picture.
+      alt: alternative text for readers who cannot see the picture.
+      absent: one line with the reason why there is no picture, or "" if there is one.
     """
 
     kind: FigureKind
@@ -40,14 +43,15 @@ class Drawn(NamedTuple):
 
 
 class FigureFailed(Exception):
-    """A figure could not be drawn; the message is one line with the error's name and text."""
+    """Error for a figure that could not be drawn. Its message is one line with the original error's name and text."""
 
 
 def write_figures(work: WorkFolder) -> list[Drawn]:
     """Draws every figure that this run's files allow, as PNG and SVG under figures/.
 
-    What is left out because rows are too few, and what fails, has a line that says so in place of a picture; the
-    picture of an earlier call is removed. What fails is also said on stderr and kept for `has_failed`.
+    A figure that fails, or that is left out because there are too few rows, gets a line with the reason in place of its
+    picture. The picture of an earlier call is removed. Failures are also reported on stderr and recorded for
+    `has_failed`.
     """
     drawn: list[Drawn] = []
     failed: dict[str, str] = {}
@@ -72,9 +76,10 @@ def write_figures(work: WorkFolder) -> list[Drawn]:
 
 
 def protected(draw: Callable[[], Result]) -> Result:
-    """What `draw` returns; whatever it raises comes as `FigureFailed`, but a full disk, which is the user's to mend.
+    """Calls `draw` and returns its result.
 
-    Under `EQPOOL_STRICT_FIGURES=1` the error itself goes on up.
+    Errors are raised again as `FigureFailed`. Errors of the disk, such as a full one, are raised unchanged, because
+    only the user can fix them. Under `EQPOOL_STRICT_FIGURES=1` every error is raised unchanged.
     """
     try:
         return draw()
@@ -88,13 +93,13 @@ def protected(draw: Callable[[], Result]) -> Result:
         raise FigureFailed(f"{type(error).__name__}: {text[:_LONGEST_ERROR]}") from error
 
 
-def has_failed(folder: pathlib.Path) -> bool:
-    """Whether a figure of this work directory failed when its report was written."""
-    return (folder / _FAILED).exists()
+def has_failed(folder: RunFolder) -> bool:
+    """Returns True if a figure of this work directory failed when its report was written."""
+    return folder.failed_figures_file.exists()
 
 
 def _write(work: WorkFolder, kind: FigureKind) -> tuple[Drawn | None, frozenset[str]]:
-    """One figure, None where the run has none of this kind; and the characters that no font has."""
+    """Writes one figure and returns it, or None if the run has no such figure, with the characters that no font has."""
     if not kind.exists(work):
         return None, frozenset()
     absent = kind.too_little(work)
@@ -103,7 +108,7 @@ def _write(work: WorkFolder, kind: FigureKind) -> tuple[Drawn | None, frozenset[
     figure = kind.draw(work)
     if work.results["simulated"]:
         figure.suptitle("SIMULATED DATA", x=0.995, ha="right", fontsize=9, color=SIMULATED, weight="bold")
-    path = work.folder / "figures" / f"{kind.name}.png"
+    path = work.folder.figures / f"{kind.name}.png"
     save(figure, path.with_suffix(".svg"))
     save(figure, path)
     caption = f"{kind.caption} {kind.remark(work)}".rstrip()
@@ -111,20 +116,20 @@ def _write(work: WorkFolder, kind: FigureKind) -> tuple[Drawn | None, frozenset[
 
 
 def save(figure: Figure, path: pathlib.Path) -> None:
-    """Writes a figure whole or not at all, in the format that the end of its name says."""
+    """Writes a figure atomically, in the format given by the file's suffix."""
     write_atomically(path, partial(figure.savefig, dpi=150) if path.suffix == ".png" else figure.savefig)
 
 
 def _remove(work: WorkFolder, kind: FigureKind) -> None:
     for suffix in (".png", ".svg"):
-        (work.folder / "figures" / f"{kind.name}{suffix}").unlink(missing_ok=True)
+        (work.folder.figures / f"{kind.name}{suffix}").unlink(missing_ok=True)
 
 
-def _keep_failures(folder: pathlib.Path, failed: dict[str, str]) -> None:
+def _keep_failures(folder: RunFolder, failed: dict[str, str]) -> None:
     if failed:
-        write_json(folder / _FAILED, failed)
+        write_json(folder.failed_figures_file, failed)
     else:
-        (folder / _FAILED).unlink(missing_ok=True)
+        folder.failed_figures_file.unlink(missing_ok=True)
 
 
 def _listed(characters: set[str], most: int = 5) -> str:

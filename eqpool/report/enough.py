@@ -1,13 +1,13 @@
-"""Whether a run's rows are enough for a picture; each answer is "" or the line that stands in the picture's place.
+"""Minimum sample sizes of the figures. Each check returns "" or one line that replaces the picture.
 
-A picture of too few rows is read as a result all the same. So each kind has a least number of rows, with its reason:
+Readers take a figure as a result even if it is drawn from too few rows. Each kind of figure therefore has a minimum:
 
-- t-SNE: 21 rows. Its perplexity, the number of neighbours that it keeps, is a quarter of the rows here, and van der
-  Maaten and Hinton (2008, section 2) recommend at least 5.
-- A curve (a density, a trend with its R²): 10 rows. Below, a density's kernel is wider than 0.6 deviations of the data
-  (Scott's rule, N^(-1/5)), so that its shape is the kernel's.
-- A t-map or a map of partial R²: 17 degrees of freedom. Below, a voxel has to share more than half of its variance with
-  the target to reach even an uncorrected p < 0.001, R² = t² / (t² + degrees of freedom).
+- t-SNE: 21 rows. The perplexity (the effective number of neighbours) is a quarter of the number of rows here, and van
+  der Maaten and Hinton (2008, section 2) recommend at least 5.
+- A curve (a density, or a trend with its R²): 10 rows. With fewer rows the kernel of a density is wider than 0.6
+  standard deviations of the data (Scott's rule, N^(-1/5)), so the curve shows the shape of the kernel.
+- A t-map or a map of partial R²: 17 degrees of freedom. With fewer, a voxel has to share more than half of its variance
+  with the target to reach even an uncorrected p < 0.001, because R² = t² / (t² + degrees of freedom).
 """
 
 import numpy as np
@@ -18,11 +18,11 @@ from eqpool.report.workfolder import WorkFolder
 FEWEST_TO_EMBED = 21
 FEWEST_FOR_A_CURVE = 10
 UNCORRECTED = 1e-3
-LARGEST_SHARE = 0.5  # of a voxel's variance
+LARGEST_SHARE = 0.5  # fraction of a voxel's variance
 
 
 def enough_to_embed(work: WorkFolder) -> str:
-    """For a t-SNE of held-out rows."""
+    """Checks that there are enough held-out rows for a t-SNE."""
     rows = len(work.rows("test"))
     if work.non_finite_rows:
         return _not_finite(work)
@@ -32,7 +32,7 @@ def enough_to_embed(work: WorkFolder) -> str:
 
 
 def enough_for_trend(work: WorkFolder) -> str:
-    """For a regression's predictions against the truth, on held-out rows."""
+    """Checks that there are enough held-out rows for a plot of predicted against true values."""
     rows = len(work.rows("test"))
     if work.non_finite_rows:
         return _not_finite(work)
@@ -42,7 +42,7 @@ def enough_for_trend(work: WorkFolder) -> str:
 
 
 def few_for_density(work: WorkFolder) -> str:
-    """What the caption says of sites whose rows are marks without a density."""
+    """Returns the caption's remark about sites that have too few rows for a density, or "" if there are none."""
     assert work.pooled is not None
     rows = work.pooled["site"].value_counts()
     few = int((rows < FEWEST_FOR_A_CURVE).sum())
@@ -52,7 +52,10 @@ def few_for_density(work: WorkFolder) -> str:
 
 
 def enough_for_maps(work: WorkFolder) -> str:
-    """For maps of t or partial R² over voxels; maps of an older version, without degrees of freedom, are drawn."""
+    """Checks that maps of t or partial R² have enough degrees of freedom.
+
+    Maps written by older versions have no degrees of freedom and are always drawn.
+    """
     assert work.maps is not None
     degrees = min((facts.get("degrees_of_freedom", np.inf) for facts in work.maps["forms"].values()), default=np.inf)
     few = too_few_degrees(degrees)
@@ -60,7 +63,7 @@ def enough_for_maps(work: WorkFolder) -> str:
 
 
 def too_few_degrees(degrees_of_freedom: float) -> str:
-    """Why maps of so many degrees of freedom mean nothing; "" where they may."""
+    """Returns the reason why maps with so few degrees of freedom are not informative, or "" if there are enough."""
     share = share_needed(degrees_of_freedom)
     if share <= LARGEST_SHARE:
         return ""
@@ -72,7 +75,10 @@ def too_few_degrees(degrees_of_freedom: float) -> str:
 
 
 def share_needed(degrees_of_freedom: float) -> float:
-    """The partial R² at which a two-sided t-test reaches p = 0.001, uncorrected: t² / (t² + degrees of freedom)."""
+    """Computes the partial R² at which a two-sided t-test reaches an uncorrected p = 0.001.
+
+    It is t² / (t² + degrees of freedom).
+    """
     if degrees_of_freedom < 1:
         return 1.0
     if np.isinf(degrees_of_freedom):

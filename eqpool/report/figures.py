@@ -1,6 +1,6 @@
-"""The figures of a run: which there are, where they stand in the report, and what they say to who cannot see them.
+"""The figures of a run, with their sections in the report, their captions and their alternative texts.
 
-Drawn with matplotlib's object interface: no display, no global state.
+The figures are drawn with matplotlib's object interface, which needs no display and has no global state.
 """
 
 from collections.abc import Callable
@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eqpool.formatting import format_metric, format_number
 from eqpool.report.brain_maps import CORRECTION_TITLES, Correction, draw_share_maps, draw_t_maps
 from eqpool.report.curves import FOLLOWERS, draw_training_curves
 from eqpool.report.enough import enough_for_maps, enough_for_trend, enough_to_embed, few_for_density
+from eqpool.report.formatting import format_metric, format_number
 from eqpool.report.lettering import Figure, drawn_name
 from eqpool.report.people import draw_groups, draw_samples
 from eqpool.report.sites import PROBES, draw_by_site, draw_embeddings, draw_probes, embed
@@ -20,21 +20,22 @@ from eqpool.report.transformations import draw_transformations
 from eqpool.report.trend import draw_covariate_trend
 from eqpool.report.workfolder import WorkFolder
 
-MOST_POINTS = 1500  # t-SNE's time, and more points than this hide each other
+MOST_POINTS = 1500  # limits the time of t-SNE, and more points would hide each other
 
 
 class FigureKind(NamedTuple):
-    """One figure of the report.
+    """One kind of figure of the report.
 
     Attributes:
-      name: of its files in figures/.
-      section: of the report: pooled, removed, kept, images or training.
-      exists: whether a run's files allow it.
-      draw: draws it.
-      caption: what to look for.
-      alt: what it shows, in words, for this run.
-      remark: what the caption adds for this run; "" for nothing.
-      too_little: why this run's rows are too few for it, in one line (`eqpool.report.enough`); "" where they are not.
+      name: stem of its file names in figures/.
+      section: section of the report: pooled, removed, kept, images or training.
+      exists: function that returns True if a run's files allow this figure.
+      draw: function that draws the figure.
+      caption: text below the figure.
+      alt: function that describes the figure of a run in words.
+      remark: function that returns an addition to the caption for a run, or "".
+      too_little: function that returns one line if a run has too few rows for this figure, or "" if it has enough
+        (`eqpool.report.enough`).
     """
 
     name: str

@@ -1,4 +1,7 @@
-"""Names in figures, drawn as they are written: no mathematics, no dropped legend entry, a font for every script."""
+"""Text in figures, drawn exactly as written.
+
+Dollar signs do not start a formula, legends drop no entry, and every script gets a font if one is installed.
+"""
 
 import functools
 import logging
@@ -14,7 +17,8 @@ from matplotlib.artist import Artist
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 
-# Of wide coverage, those that are installed; matplotlib's own, which has no Chinese, Japanese or Korean, comes first.
+# Fonts with wide coverage, in order of preference. The first is matplotlib's own, which lacks Chinese, Japanese and
+# Korean.
 FONTS = (
     "DejaVu Sans",
     "Noto Sans CJK JP",
@@ -38,18 +42,19 @@ FONTS = (
     "Noto Emoji",
     "Symbola",
 )
-LONGEST_NAME = 30  # characters of a drawn name, of which a Chinese one counts as two; the page has the whole name
+LONGEST_NAME = 30  # width of a drawn name, in characters; a Chinese one counts as two. The page shows the whole name.
 _MISSING_GLYPH = re.compile(r"Glyph (\d+) .*missing from")
 
 
 class Figure(figure.Figure):
-    """A matplotlib figure of which every text is drawn letter by letter.
+    """A matplotlib figure that never reads its text as formulas.
 
-    Matplotlib reads what stands between two dollar signs as a formula, and fails where it is none. Sites, columns and
-    classes have any name, so no text of this figure is ever a formula; labels of our own use Unicode ("R²", "τ⁻¹Φ").
+    Matplotlib parses the text between two dollar signs as a formula, and fails if it is not one. Names of sites,
+    columns and classes may hold any character, so this figure draws all text literally. eqpool's own labels use Unicode
+    instead ("R²", "τ⁻¹Φ").
 
     Attributes:
-      missing: the characters that no installed font had when the figure was last drawn; boxes stand in their place.
+      missing: characters that no installed font had when the figure was last drawn, so that boxes replace them.
     """
 
     def __init__(self, *arguments: Any, **options: Any):
@@ -57,7 +62,10 @@ class Figure(figure.Figure):
         super().__init__(*arguments, **options)
 
     def draw(self, renderer: Any) -> None:
-        """Draws on a renderer; ticks make their texts only here, hence the settings for as long as it takes."""
+        """Draws the figure on a renderer.
+
+        Ticks create their text only while the figure is drawn, so the settings have to hold during this call.
+        """
         fonts = list(installed_fonts())
         with rc_context({"text.parse_math": False, "font.family": fonts}), _noting_missing_glyphs() as missing:
             for text in self.findobj(Text):
@@ -70,13 +78,13 @@ class Figure(figure.Figure):
 
 @functools.cache
 def installed_fonts() -> tuple[str, ...]:
-    """Those of `FONTS` that are here, in their order; matplotlib would log each one that is not, at each text.
+    """Returns the installed ones of `FONTS`, in order. Matplotlib would log every missing font for every text.
 
-    Matplotlib keeps a list of fonts from when it first ran, so those that were installed since are added to it.
+    Matplotlib caches its list of fonts when it first runs, so fonts that were installed later are added here.
     """
     manager = font_manager.fontManager
     for path in set(font_manager.findSystemFonts()) - {entry.fname for entry in manager.ttflist}:
-        with suppress(Exception):  # bitmaps and colour fonts, which it cannot read
+        with suppress(Exception):  # matplotlib cannot read bitmap and colour fonts
             manager.addfont(path)
     here = {entry.name for entry in manager.ttflist}
     return tuple(name for name in FONTS if name in here) or ("sans-serif",)
@@ -84,7 +92,7 @@ def installed_fonts() -> tuple[str, ...]:
 
 @contextmanager
 def _noting_missing_glyphs() -> Iterator[set[str]]:
-    """Collects the characters that matplotlib warns of, once for each text, and lets other warnings through."""
+    """Collects the characters that matplotlib reports as missing, and passes all other warnings on."""
     missing: set[str] = set()
     logger = logging.getLogger("matplotlib.font_manager")
     with warnings.catch_warnings(record=True) as caught:
@@ -104,10 +112,10 @@ def _noting_missing_glyphs() -> Iterator[set[str]]:
 
 
 def drawn_name(name: str, most: int = LONGEST_NAME) -> str:
-    """A name on one line of at most `most` characters, its middle left out where it has more ("Siemens…Prisma 2").
+    """Shortens a name to one line of at most `most` characters by cutting out its middle ("Siemens…Prisma 2").
 
-    Line breaks and other control characters become spaces. A name of wide characters (Chinese, emoji) has half as many,
-    and accents that combine with a letter count as nothing.
+    Line breaks and other control characters become spaces. A wide character (Chinese, emoji) counts as two, and a
+    combining accent counts as none.
     """
     letters = [" " if unicodedata.category(letter) == "Cc" else letter for letter in str(name)]
     if sum(map(_width, letters)) <= most:
@@ -117,7 +125,7 @@ def drawn_name(name: str, most: int = LONGEST_NAME) -> str:
 
 
 def drawn_names(names: Sequence[str], most: int = LONGEST_NAME) -> list[str]:
-    """`drawn_name` of each; names that would look alike get their number in the row, so that none stands for two."""
+    """Applies `drawn_name` to each name. Names that would look alike get their position appended ("Siemens… [3]")."""
     drawn = [drawn_name(name, most) for name in names]
     return [
         f"{drawn_name(name, most - 6)} [{place + 1}]" if drawn.count(short) > 1 else short
@@ -132,7 +140,7 @@ def _width(letter: str) -> int:
 
 
 def _fitting(letters: Sequence[str], room: int) -> list[str]:
-    """The first letters that have `room` together."""
+    """Returns as many of the first letters as fit into the width `room`."""
     taken: list[str] = []
     for letter in letters:
         room -= _width(letter)
@@ -143,7 +151,7 @@ def _fitting(letters: Sequence[str], room: int) -> list[str]:
 
 
 def legend_of(axes_or_figure: Any, handles: Sequence[Artist], names: Sequence[str], **options: Any) -> Legend:
-    """A legend with a line a name; matplotlib's own leaves out names that begin with an underscore."""
+    """Adds a legend with one line per name. Matplotlib's own legend drops names that begin with an underscore."""
     legend = axes_or_figure.legend(handles, [f"name {number}" for number in range(len(names))], **options)
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_text(name)

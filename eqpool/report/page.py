@@ -1,4 +1,4 @@
-"""report.html: one file with its pictures, style and words inside; it loads nothing from anywhere."""
+"""The page report.html: a single file that contains its pictures and style, and loads nothing else."""
 
 import base64
 import dataclasses
@@ -9,20 +9,22 @@ from typing import Any
 
 import jinja2
 
-from eqpool.files import write_text
-from eqpool.readings import NON_FINITE_ROWS, Reading, read_metrics
+from eqpool.config.methods import makes_images
 from eqpool.report.comparison import compare_runs
 from eqpool.report.drawing import Drawn, write_figures
+from eqpool.report.summary import ON_TOP
+from eqpool.report.verdicts import Reading, read_metrics
 from eqpool.report.workfolder import WorkFolder, read_workfolder
-from eqpool.summary import ON_TOP
+from eqpool.storage.files import write_text
+from eqpool.storage.run_folder import NON_FINITE_ROWS, RunFolder
 
-# Of these, those that a run has open its report.
+# The report begins with these metrics, as far as the run has them.
 HEADLINES = (
     NON_FINITE_ROWS,
     "strongest_probe_before",
     "strongest_probe_covariate_free",
     "strongest_probe",
-    "kept_{}_r_squared",  # of the first covariate
+    "kept_{}_r_squared",  # {} is the first covariate
     "accuracy",
     "mae",
     "before_accuracy",
@@ -37,19 +39,22 @@ SEVERITIES = ("refusal", "warning", "info")
 
 
 def write_report(folder: pathlib.Path, compared: Sequence[pathlib.Path] = ()) -> pathlib.Path:
-    """Draws the figures of a finished work directory and writes its report.html; returns the page's path.
+    """Draws the figures of a finished work directory and writes its report.html.
 
     Args:
-      folder: the work directory.
-      compared: those of other runs on the same data, which a table sets beside it; of baselines among them the latent
-        is drawn beside tau.
+      folder: work directory of the run.
+      compared: work directories of other runs on the same data. A table compares them with this run, and the latents of
+        the baselines among them are drawn beside tau.
+
+    Returns:
+      The path of the page.
 
     Raises:
-      InputError: if a run is not finished, or one that is compared was made from other data.
+      InputError: a run is not finished, or a compared run used other data.
     """
     comparison = compare_runs(folder, compared)
     work = dataclasses.replace(read_workfolder(folder), compared=tuple(map(read_workfolder, compared)))
-    path = folder / "report.html"
+    path = RunFolder(folder).report_file
     write_text(path, _render(work, write_figures(work), comparison))
     return path
 
@@ -70,6 +75,7 @@ def _render(work: WorkFolder, drawn: Sequence[Drawn], comparison: dict[str, Any]
         name=study_name(work),
         top=_top(work.metrics, found),
         results=work.results,
+        makes_images=makes_images(work.results["method"]),
         config=json.dumps(work.config, indent=2),
         headlines=_headlines(readings, work.facts.get("covariate_names", ["age"])),
         readings={section: [r for r in readings if r.section == section] for section in ("removed", "kept", "images")},
@@ -86,19 +92,19 @@ def _render(work: WorkFolder, drawn: Sequence[Drawn], comparison: dict[str, Any]
 
 
 def study_name(work: WorkFolder) -> str:
-    """What was pooled: the config's name of data that it brings along, else the folder of one's own table.
+    """Returns the name of the study that was pooled.
 
-    A table of one's own that is not called participants.* gives its own name; one that lies nowhere in particular, that
-    of the work directory.
+    It is the config's name for a dataset that comes with eqpool. For the user's own table it is the table's folder if
+    the file is called participants.*, else the stem of the file. The work directory's name is used if that is empty.
     """
     if work.results.get("dataset") != "participants":
         return work.config["name"]
     table = pathlib.PurePath(work.config["data"]["participants"])
-    return (table.parent.name if table.stem == "participants" else table.stem) or work.folder.resolve().name
+    return (table.parent.name if table.stem == "participants" else table.stem) or work.folder.path.resolve().name
 
 
 def _top(metrics: dict[str, Any], findings: Sequence[dict[str, Any]]) -> list[str]:
-    """The warnings that stand above everything else: latents that are no numbers, too few held-out people."""
+    """Returns the warnings at the top of the page: latents that are not finite, and too few held-out subjects."""
     broken = metrics.get(NON_FINITE_ROWS)
     not_finite = f"The latents of {broken} rows are not finite: no pooling result can be read from this run"
     shown = [finding for finding in findings if _is_on_top(finding)]
@@ -116,7 +122,7 @@ def _headlines(readings: list[Reading], covariates: Sequence[str]) -> list[Readi
 
 
 def _pictures(drawn: Sequence[Drawn], section: str) -> list[dict[str, str]]:
-    """What the template shows of each figure: its picture, or `absent`, the line that says why there is none."""
+    """Returns the template's fields of each figure. `absent` holds the reason if a figure has no picture."""
     return [
         {
             "source": base64.b64encode(one.path.read_bytes()).decode() if one.path else "",
@@ -131,9 +137,10 @@ def _pictures(drawn: Sequence[Drawn], section: str) -> list[dict[str, str]]:
 
 
 def _sites(by_site: dict[str, dict[str, Any]]) -> list[tuple[str, int, dict[str, int]]]:
-    """Each site with its rows and how many each class of the target has; none for a number.
+    """Returns each site with its number of rows and the rows of each class, which is empty for a numeric target.
 
-    Runs of before 2026-12 have the classes beside `rows`, where one called "rows" took its place.
+    Runs from before 2026-12 store the classes next to `rows` instead of under `classes`. There, a class with the name
+    "rows" replaced the number of rows.
     """
     return [
         (site, counts["rows"], counts.get("classes", {name: n for name, n in counts.items() if name != "rows"}))

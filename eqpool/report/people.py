@@ -1,27 +1,27 @@
-"""Pictures of people: what tau knows of their age, and what scanners and pooling make of their scans."""
+"""Figures of subjects: embeddings by age group, and slices of their scans before and after pooling."""
 
 import numpy as np
 
 from eqpool.report.lettering import Figure, drawn_name, drawn_names
 
 AGE_COLOURS = ("#440154", "#3B528B", "#21918C", "#5EC962", "#FDE725")
-GROUPS = 4  # of the covariate, each with as many rows
+GROUPS = 4  # quantile groups of the covariate
 
 
 def covariate_groups(values: np.ndarray, groups: int = GROUPS) -> tuple[np.ndarray, list[str]]:
-    """(N,) which quantile group each value is in, and each group's range as text."""
+    """Returns the quantile group of each value, (N,) int, and the range of each group as text."""
     edges = np.unique(np.quantile(values, np.linspace(0, 1, groups + 1)))
     group = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(len(edges) - 2, 0))
     return group, [f"{low:.0f} to {high:.0f}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
 
 
 def draw_groups(points: dict[str, np.ndarray], values: np.ndarray, covariate: str) -> Figure:
-    """One panel an embedding, coloured by the group of the covariate (paper A, Figs. 4 and 9).
+    """Draws one panel per embedding, coloured by covariate group (Lokhande et al. 2022, Figs. 4 and 9).
 
     Args:
-      points: title to (N, 2) places.
-      values: (N,) of the covariate.
-      covariate: its name.
+      points: (N, 2) coordinates by title.
+      values: (N,) covariate.
+      covariate: name of the covariate.
     """
     group, labels = covariate_groups(values)
     figure = Figure(figsize=(4.2 * len(points), 4.2), layout="constrained")
@@ -35,12 +35,14 @@ def draw_groups(points: dict[str, np.ndarray], values: np.ndarray, covariate: st
 
 
 def draw_samples(samples: dict[str, np.ndarray], covariate: str) -> Figure:
-    """Axial slices of held-out people by scanner (rows) and covariate (columns): input, harmonised, what changed.
+    """Draws axial slices of held-out subjects, with one row per scanner and one column per subject and image.
+
+    The images of a subject are the input, the harmonised scan and the change.
 
     Args:
-      samples: `site` (S,) names, `covariate` (S,), and `input`, `harmonised`, `change` (S, x, y) in z-scores; rows of
-        one site lie together, as many for each, in the order of the covariate.
-      covariate: its name.
+      samples: `site` (S,) names, `covariate` (S,), and `input`, `harmonised`, `change` (S, x, y) in z-scores. Every
+        site has the same number of samples, which are consecutive and sorted by the covariate.
+      covariate: name of the covariate.
     """
     sites = list(dict.fromkeys(samples["site"].tolist()))
     labels = drawn_names(sites, 18)

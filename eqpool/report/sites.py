@@ -1,4 +1,4 @@
-"""What was pooled and what was removed: the covariate of each site, the probes for it, and where its rows lie."""
+"""Figures by site: densities of the covariates, site classification accuracy, and scatter plots of the embeddings."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from scipy.stats import gaussian_kde
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from eqpool.formatting import is_defined
 from eqpool.report.enough import FEWEST_FOR_A_CURVE
+from eqpool.report.formatting import is_defined
 from eqpool.report.lettering import Figure, drawn_name, drawn_names
 from eqpool.report.style import INK, legend_below, scatter_sites, site_style
 
 PANELS_A_LINE = 3
-SHORT_NAME = 12  # characters that leave room for more under a panel
+SHORT_NAME = 12  # characters; a longer name gets a line of its own under the panel
 PROBES = (
     ("strongest_probe_before", "latent l, before"),
     ("strongest_probe", "Φ, after"),
@@ -24,12 +24,13 @@ PROBES = (
 
 
 def draw_by_site(table: pd.DataFrame, sites: np.ndarray) -> Figure:
-    """A panel a column, three side by side; in it one line a site: the density (paper A, Figs. 6 and 10) over a mark
-    for every row.
+    """Draws one panel per column, three side by side, with one line per site (Lokhande et al. 2022, Figs. 6 and 10).
+
+    A line shows the density of the site's values above a mark for every row.
 
     Args:
-      table: (N, C) numbers, NaN where missing.
-      sites: (N,) names.
+      table: (N, C) numbers, NaN if missing.
+      sites: (N,) site names.
     """
     names, count = sorted(set(sites)), table.shape[1]
     lines = -(-count // PANELS_A_LINE)
@@ -46,7 +47,7 @@ def draw_by_site(table: pd.DataFrame, sites: np.ndarray) -> Figure:
         axes.tick_params(axis="y", length=0)
     drawn = zip(names, drawn_names(names), strict=True)
     labels = [f"{short} (n = {np.sum(sites == name)})" for name, short in drawn][::-1]
-    grid[0, 0].set_yticks(range(len(names)), labels)  # of all panels, which share them
+    grid[0, 0].set_yticks(range(len(names)), labels)  # all panels share these ticks
     return figure
 
 
@@ -65,7 +66,7 @@ def _draw_lines(axes: Axes, values: np.ndarray, sites: np.ndarray, names: list[s
 
 
 def draw_probes(metrics: dict[str, Any]) -> Figure:
-    """The strongest probe for the site, before and after, with intervals, chance and the site floor."""
+    """Draws the accuracy of the strongest probe for the site before and after pooling, with chance and site floor."""
     metrics = {key: value for key, value in metrics.items() if is_defined(value)}
     shown = [(key, label) for key, label in PROBES if key in metrics][::-1]
     figure = Figure(figsize=(6.8, 0.55 * len(shown) + 1.6), layout="constrained")
@@ -98,13 +99,14 @@ def draw_probes(metrics: dict[str, Any]) -> Figure:
 def draw_embeddings(
     points: dict[str, np.ndarray], sites: np.ndarray, names: list[str], values: np.ndarray, covariate: str
 ):
-    """Each embedding by site above, and by the covariate below.
+    """Draws each embedding twice, coloured by site (above) and by the covariate (below).
 
     Args:
-      points: title to (N, 2) places.
-      sites: (N,) names of the rows' sites; `names` are all there are, in the order of their styles.
-      values: (N,) the covariate.
-      covariate: its name.
+      points: (N, 2) coordinates by title.
+      sites: (N,) site name of each row.
+      names: names of all sites, in the order of their styles.
+      values: (N,) covariate.
+      covariate: name of the covariate.
     """
     figure = Figure(figsize=(8, 8), layout="constrained")
     grid = figure.subplots(2, len(points))
@@ -122,11 +124,11 @@ def draw_embeddings(
 
 
 def embed(vectors: np.ndarray) -> np.ndarray:
-    """(N, 2) places of (N, n) vectors by t-SNE; of three at most, on a line, as there is no neighbourhood to keep."""
+    """Returns (N, 2) coordinates of (N, n) vectors by t-SNE. Up to three vectors are placed on a line instead."""
     if len(vectors) < 4:
         return np.stack([np.arange(len(vectors)), np.zeros(len(vectors))], axis=1)
     perplexity = min(30, max(2, (len(vectors) - 1) // 4))
-    with threadpool_limits(limits=1):  # OpenMP's busy waiting: 57 s instead of 13 s where two cores are shared
+    with threadpool_limits(limits=1):  # on two shared cores, OpenMP's busy waiting takes 57 s instead of 13 s
         return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(vectors.astype(np.float32))
 
 

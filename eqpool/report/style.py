@@ -1,4 +1,4 @@
-"""How sites are told apart in every figure: by colour and by mark, so that no colour has to be told alone."""
+"""The style of the sites in every figure. Both colour and marker distinguish the sites."""
 
 from typing import NamedTuple
 
@@ -8,27 +8,31 @@ from matplotlib.figure import Figure
 
 from eqpool.report.lettering import drawn_names, legend_of
 
-# At least 3:1 against white, and told apart with red- or green-deficient sight too (tests/report/test_style.py).
+# The contrast to white is at least 3:1. The colours stay distinct for readers with red- or green-deficient sight
+# (tests/report/test_style.py).
 SITE_COLOURS = ("#0072B2", "#D55E00", "#009988", "#882255", "#000000", "#5B3A1E")
-SITE_MARKERS = ("o", "^", "s", "D", "v")  # as many as share no divisor with the colours: 30 pairs
+SITE_MARKERS = ("o", "^", "s", "D", "v")  # 5 markers and 6 colours are coprime, which gives 30 pairs
 INK, SIMULATED = "#1A1A1A", "#B00020"
 MOST_LEGEND_COLUMNS = 6
 
 
 class SiteStyle(NamedTuple):
-    """A site's colour and mark."""
+    """A site's colour and marker."""
 
     colour: str
     marker: str
 
 
 def site_style(index: int) -> SiteStyle:
-    """Of the site with this number."""
+    """Returns the style of the site with this index."""
     return SiteStyle(SITE_COLOURS[index % len(SITE_COLOURS)], SITE_MARKERS[index % len(SITE_MARKERS)])
 
 
 def scatter_sites(axes: Axes, points: np.ndarray, sites: np.ndarray, names: list[str], size: float = 16) -> None:
-    """Draws points (N, 2), each in the style of its site (N,); `names` are all sites, in order."""
+    """Draws points (N, 2), each in the style of its site (N,).
+
+    `names` holds the names of all sites, in the order of their styles.
+    """
     for index, name in enumerate(names):
         here = points[sites == name]
         colour, marker = site_style(index)
@@ -36,9 +40,9 @@ def scatter_sites(axes: Axes, points: np.ndarray, sites: np.ndarray, names: list
 
 
 def legend_below(figure: Figure, axes: Axes, names: list[str]) -> None:
-    """Adds one legend of the sites for the whole figure, under its panels, in as many lines as it needs.
+    """Adds one legend of the sites under the panels of a figure, in as many lines as it needs.
 
-    The first collections of `axes` are those that `scatter_sites` drew for `names`.
+    `axes` are axes on which `scatter_sites` drew the sites `names` first.
     """
     drawn = drawn_names(names)
     columns = max(1, min(MOST_LEGEND_COLUMNS, len(names), int(10 * figure.get_figwidth() / (max(map(len, drawn)) + 5))))

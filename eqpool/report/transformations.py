@@ -1,20 +1,22 @@
-"""What the ISTN does to images: before, after appearance, after shape, and how (paper B, Figs. 3 and 4)."""
+"""Figures of the steps of an ISTN: appearance, shape and deformation (Robinson et al. 2020, Figs. 3 and 4)."""
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from eqpool.report.lettering import Figure, drawn_name
 
-GRID_LINES = 14  # of the warped grid, across the image
+GRID_LINES = 14  # lines of the warped grid across the image
 
 
 def draw_transformations(examples: dict[str, np.ndarray]) -> Figure:
-    """One column a subject, one row a step; each difference on a scale of its own, which its row's label says.
+    """Draws one column per subject and one row per step.
+
+    Each row of differences has a scale of its own, given in the row's label. Volumes are drawn as their middle axial
+    slice, with the front of the head up.
 
     Args:
-      examples: of `eqpool.apply.istn_steps`; `name` (N,) where subjects have names; `reference` (M, *shape), other
-        people's images of the reference site, where there are any. Of volumes the middle axial slice is drawn, the
-        front of the head up.
+      examples: arrays of `eqpool.methods.istn_steps`. `name` (N,), the subjects' names, and `reference` (M, *shape),
+        images of other subjects from the reference site, are optional.
     """
     source, appearance, image = (examples[name] for name in ("source", "appearance", "image"))
     rows = [("source S", source, "gray", 1.0)]
@@ -53,12 +55,13 @@ def _draw(axes: Axes, volume: np.ndarray, kind: str, most: float) -> None:
 
 
 def _draw_grid(axes: Axes, displacement: np.ndarray) -> None:
-    """Lines of constant x and y, drawn where the STN reads them: a bend shows where tissue comes from."""
+    """Draws lines of constant x and y at the positions that the STN samples, so bends show the origin of the tissue."""
     plane = displacement if displacement.ndim == 3 else displacement[:, :, displacement.shape[2] // 2, :2]
     first, second = np.meshgrid(*(np.arange(size) for size in plane.shape[:2]), indexing="ij")
     read = np.stack([first, second], axis=-1) + plane
     step = max(1, plane.shape[0] // GRID_LINES)
-    # A digit's axes are (row, column) from the top; a brain's first axis runs to the right, its second to the front.
+    # The axes of a digit are (row, column) from the top. A brain's first axis runs to the right, its second to the
+    # front.
     across, up = (1, 0) if displacement.ndim == 3 else (0, 1)
     for line in [*read[::step], *read.swapaxes(0, 1)[::step]]:
         axes.plot(line[:, across], line[:, up], color="#0072B2", linewidth=0.6)

@@ -1,4 +1,4 @@
-"""What was kept: how well the covariate can still be read."""
+"""Figure of the covariate as predicted from the embeddings before and after pooling."""
 
 import numpy as np
 from sklearn.metrics import r2_score
@@ -17,14 +17,17 @@ def draw_covariate_trend(
     test: np.ndarray,
     covariate: str,
 ) -> Figure:
-    """The covariate that a ridge regression reads from each embedding's held-out rows, against the true one.
+    """Draws the covariate that a ridge regression predicts from each embedding against its true value.
+
+    The regression is fitted on the training rows and applied to the test rows.
 
     Args:
-      vectors: title to (N, n) embeddings.
-      values: (N,) the covariate.
-      sites: (N,) names; `names` are all there are, in the order of their styles.
+      vectors: (N, n) embeddings by title.
+      values: (N,) covariate.
+      sites: (N,) site name of each row.
+      names: names of all sites, in the order of their styles.
       train, test: row indices.
-      covariate: its name.
+      covariate: name of the covariate.
     """
     figure = Figure(figsize=(8, 4.4), layout="constrained")
     panels = figure.subplots(1, len(vectors), sharex=True, sharey=True, squeeze=False)[0]

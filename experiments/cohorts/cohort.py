@@ -6,8 +6,8 @@ import pathlib
 import numpy as np
 from sklearn.model_selection import StratifiedKFold
 
-from eqpool.data.covariates import parse_specs, read_covariates
-from eqpool.data.participants import parse_classes, read_participants, select_features
+from eqpool.data.tables.covariates import parse_specs, read_covariates
+from eqpool.data.tables.participants import parse_classes, read_participants, select_features
 from eqpool.errors import InputError
 
 COHORTS = ("ixi_thickness", "abide1", "fcon1000")

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from eqpool.errors import InputError
 from eqpool.estimator import EquivariantPooling
-from eqpool.files import read_json
+from eqpool.storage.files import read_json
 from experiments.cohorts.cohort import Table, load_table
 from experiments.cohorts.protocol import evaluate, scores
 from experiments.cohorts.unseen import describe_unseen, evaluate_unseen

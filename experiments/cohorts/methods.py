@@ -4,14 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from eqpool.checked_config import from_config_dict
 from eqpool.config import default_config
+from eqpool.config.check import from_config_dict
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.splits import assign_splits
+from eqpool.engine.session import Session
 from eqpool.errors import InputError
 from eqpool.estimator import EquivariantPooling
-from eqpool.run import train
-from eqpool.train.stages import Session
+from eqpool.methods.latent import train_latents
 from experiments.cohorts.cohort import Table, standardised
 from experiments.cohorts.selection import select_prior_rows
 
@@ -100,7 +100,7 @@ def _baseline(method: str, table: Table, inputs: np.ndarray, rows: np.ndarray, e
         decay_every_epochs=max(1, epochs // 8), checkpoint_every_epochs=epochs,
     )  # fmt: skip
     session = Session.start(from_config_dict(config))
-    return train(session, cohort, Scaling.fit(cohort))[0].phi
+    return train_latents(session, cohort, Scaling.fit(cohort))[0].phi
 
 
 def _as_cohort(table: Table, inputs: np.ndarray, rows: np.ndarray) -> Cohort:

@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR
 
-from eqpool.data.splines import CovariateDesign
+from eqpool.data.tables.splines import CovariateDesign
 
 SITE_PROBES = ("logistic", "svm", "mlp", "forest")
 AGE_MACHINES = ((10.0, 0.1), (10.0, 0.4), (30.0, 0.1), (30.0, 0.4), (100.0, 0.1))  # C, and gamma times the features

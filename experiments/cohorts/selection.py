@@ -7,7 +7,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
-from eqpool.data.calibration import SiteCalibration
+from eqpool.data.tables.calibration import SiteCalibration
 from experiments.cohorts.cohort import Table
 from experiments.cohorts.probes import site_probe, without_covariates
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from benchmarks.host_memory import write_manifest
-from eqpool.data.pipeline import load_cohort
+from eqpool.data.load import load_cohort
 
 
 def test_every_row_of_the_manifest_is_read(tmp_path):

@@ -5,12 +5,12 @@ import hashlib
 import numpy as np
 import pytest
 
-from eqpool import workdir
 from eqpool.data.cohort import Cohort
 from eqpool.data.fingerprint import data_hash
-from eqpool.data.pipeline import load_cohort
+from eqpool.data.load import load_cohort
 from eqpool.errors import InputError
-from tests.data.test_participants import HEADER, config, rows, write
+from eqpool.storage.run_folder import RunFolder
+from tests.data.tables.test_participants import HEADER, config, rows, write
 
 
 def cohort_of(folder, *, sex: str = "", session: str = "") -> Cohort:
@@ -48,8 +48,8 @@ def test_a_cohort_without_them_hashes_as_it_always_did(tmp_path):
 
 def test_a_run_does_not_go_on_with_an_edited_nuisance(tmp_path):
     folder = tmp_path / "run"
-    workdir.claim_data(folder, data_hash(cohort_of(tmp_path, sex="FM")), "participant_id\nsub-00\n")
+    RunFolder(folder).claim_data(data_hash(cohort_of(tmp_path, sex="FM")), "participant_id\nsub-00\n")
     (folder / "metrics.jsonl").touch()
-    workdir.claim_data(folder, data_hash(cohort_of(tmp_path, sex="FM")), "participant_id\nsub-00\n")
+    RunFolder(folder).claim_data(data_hash(cohort_of(tmp_path, sex="FM")), "participant_id\nsub-00\n")
     with pytest.raises(InputError, match="made with other data: the same rows, but other .*nuisances"):
-        workdir.claim_data(folder, data_hash(cohort_of(tmp_path, sex="FMM")), "participant_id\nsub-00\n")
+        RunFolder(folder).claim_data(data_hash(cohort_of(tmp_path, sex="FMM")), "participant_id\nsub-00\n")

@@ -7,9 +7,9 @@ import pytest
 
 from eqpool.config import DataConfig, EvaluateConfig
 from eqpool.data.cohort import Scaling
-from eqpool.data.own import load_design
+from eqpool.data.sources.participants_folder import load_design
 from eqpool.evaluate.evaluation import Embeddings, evaluate, non_finite_rows
-from tests.data.test_findings import sound
+from tests.data.preflight.test_findings import sound
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from eqpool.evaluate.evaluation import (
 )
 from eqpool.evaluate.metrics import TwoSampleTest
 from eqpool.geometry import so
-from eqpool.readings import read_metrics
-from eqpool.summary import describe_results
+from eqpool.report.summary import describe_results
+from eqpool.report.verdicts import read_metrics
 from tests.test_metrics_documented import ROWS, cohort
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

@@ -103,7 +103,7 @@ def test_group_axioms():
     np.testing.assert_allclose(so.expm(0.3 * generator) @ so.expm(0.9 * generator), so.expm(1.2 * generator), atol=2e-6)
 
 
-def test_the_form_printed_in_paper_a_is_cayley_of_minus_two_a():
+def test_the_printed_form_is_cayley_of_minus_two_a():
     A = skew_matrices(5, 12, norm=2.0)
     identity, A64 = np.eye(12), A.astype(np.float64)
     np.testing.assert_allclose(so.cayley(-2 * A), (identity - A64) @ np.linalg.inv(identity + A64), atol=3e-6)

@@ -8,7 +8,7 @@ from jax import lax
 
 from eqpool.models import conv_planes
 from eqpool.models.conv import Conv, conv, kaiming_fan_in, lecun_fan_in
-from eqpool.models.pool import max_pool
+from eqpool.models.resolution import max_pool
 
 # shape with channels, features, kernel, strides, padding
 CASES = [

@@ -1,4 +1,4 @@
-"""Phi is equivariant wherever tau is (method.md section 3), and tau sees the latent alone."""
+"""Phi is equivariant wherever tau is (docs/method.md, section 3), and tau sees the latent alone."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,6 @@
-"""The spatial transformers: the identity at first, the caps of method.md section 7, gradients that let them leave."""
+"""The spatial transformers: the identity at first, the caps (docs/method.md, section 9), gradients that let them
+leave.
+"""
 
 import functools
 import math

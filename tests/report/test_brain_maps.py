@@ -6,11 +6,12 @@ import nibabel
 import numpy as np
 import pytest
 
-from eqpool.files import file_name_part, write_json
 from eqpool.report.brain_maps import CUTS_MM, FORM_TITLES, draw_share_maps, draw_t_maps
 from eqpool.report.drawing import write_figures
 from eqpool.report.figures import FIGURES
 from eqpool.report.workfolder import read_workfolder
+from eqpool.storage.files import file_name_part, write_json
+from eqpool.storage.run_folder import RunFolder
 
 AFFINE = np.array([[8.0, 0, 0, -90], [0, 8, 0, -126], [0, 0, 8, -72], [0, 0, 0, 1]])  # the template's box, 8 mm voxels
 CONTRAST = "AD-Control"
@@ -68,7 +69,7 @@ def bar(figure):
 
 def test_bonferroni_shows_fewer_voxels_in_the_colours_of_fdr(mapped):
     folder, facts = mapped
-    strict, lenient = (draw_t_maps(folder, facts, correction) for correction in ("bonferroni", "fdr"))
+    strict, lenient = (draw_t_maps(RunFolder(folder), facts, correction) for correction in ("bonferroni", "fdr"))
     for figure, correction in ((strict, "bonferroni"), (lenient, "fdr")):
         counts = [own[f"voxels_{correction}"] for own in facts["forms"].values()]
         assert [text.split("\n")[1] for text in texts(figure)] == [f"{count} voxels" for count in counts]
@@ -85,7 +86,7 @@ def test_bonferroni_shows_fewer_voxels_in_the_colours_of_fdr(mapped):
 
 def test_the_covariate_has_one_scale_before_and_after_and_says_so(mapped):
     folder, facts = mapped
-    figure = draw_share_maps(folder, facts, "age", "partial R² of age")
+    figure = draw_share_maps(RunFolder(folder), facts, "age", "partial R² of age")
     assert [text.split("\n")[0] for text in texts(figure)] == list(FORM_TITLES.values())
     assert all(text.endswith("(by chance 0.010)") for text in texts(figure))
     slices = [axes for axes in figure.axes if len(axes.get_images()) > 1]
@@ -111,7 +112,7 @@ def test_names_that_no_file_can_have_are_mapped_and_drawn(tmp_path):
 def test_maps_of_an_older_version_have_no_chance_to_tell(mapped):
     folder, facts = mapped
     older = {form: {k: v for k, v in own.items() if "by_chance" not in k} for form, own in facts["forms"].items()}
-    figure = draw_share_maps(folder, facts | {"forms": older}, "site", "site")
+    figure = draw_share_maps(RunFolder(folder), facts | {"forms": older}, "site", "site")
     assert all(text.count("\n") == 1 for text in texts(figure))
 
 

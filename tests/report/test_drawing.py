@@ -63,8 +63,9 @@ def test_a_figure_that_fails_is_a_line_and_is_drawn_by_the_next_call(
 
 
 def test_the_same_command_draws_again_what_failed(run_folder, monkeypatch, capsys, as_users_run_it):
-    from eqpool.apply.trained import read_config
-    from eqpool.run import run
+    from eqpool.methods.trained import read_config
+
+    from eqpool.commands.run import run
 
     only(monkeypatch, "training_curves", draw=failing(RuntimeError("no")))
     config = read_config(run_folder)

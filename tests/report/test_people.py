@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eqpool.files import write_json
 from eqpool.report.curves import draw_training_curves, kept_epochs
 from eqpool.report.drawing import write_figures
 from eqpool.report.figures import FIGURES
 from eqpool.report.people import covariate_groups, draw_samples
 from eqpool.report.sites import draw_by_site, embed
 from eqpool.report.workfolder import read_workfolder
+from eqpool.storage.files import write_json
 
 
 def test_groups_are_equally_large_and_in_order():

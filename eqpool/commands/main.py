@@ -1,0 +1,166 @@
+"""Trains and evaluates one run, and writes its work directory.
+
+Example: python -m eqpool.main --config=configs/adni.py --workdir=runs/adni --config.seed=1
+
+The same command on the same work directory resumes; with --distributed the processes of several hosts train together
+(docs/cloud_tpu.md). Any key of a config is set by --config.KEY=VALUE, such as
+--config.method=naive or --config.stage_one.epochs=20; --help beside --config=... names every key with its value.
+Exit code 0 on success, 2 with one line on stderr for bad config, bad input or a full disk, 1 if training diverges.
+"""
+
+import ast
+import difflib
+import pathlib
+import shlex
+import sys
+from collections.abc import Sequence
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from eqpool.commands.given_paths import check_config_paths, check_workdir
+from eqpool.commands.shell import GOES_ON, attempt, show
+from eqpool.config import default_config
+from eqpool.config.check import from_config_dict
+from eqpool.config.recipes import config_folder, find_config
+from eqpool.errors import InputError, check_is_path, complain, to_path
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, such as configs/adni.py[:paper].")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Train together with the processes of other hosts.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Show data, parameters, memory and expected time, and train nothing.")
+_LIST = flags.DEFINE_bool("list", False, "Name the configs that came with eqpool, each in a line.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config name>.")
+_HELP = flags.DEFINE_bool("help", False, "Show this; beside --config=... every key with its value there.")
+
+
+def main(arguments: list[str]) -> int:
+    """Parses `arguments` (without the program's name), runs, and returns the exit code."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        _parse(arguments)
+        if _HELP.value:
+            show(_help(_CONFIG.value))
+            return 0
+        if _LIST.value:
+            show(_list_configs(config_folder()))
+            return 0
+        config = from_config_dict(_CONFIG.value)
+        workdir = to_path(_WORKDIR.value or f"runs/{config.name}")
+        check_is_path(f"--workdir={_WORKDIR.value}")
+        check_workdir(workdir, f"--workdir={workdir}")
+        check_config_paths(config)
+        # Imported here: --help, config errors and paths that are not there should not wait for the training stack.
+        from eqpool.commands.run import dry_run, run
+        from eqpool.engine.data_parallel import join_processes
+        from eqpool.storage.files import leave_to_another
+
+        first = join_processes() if _DISTRIBUTED.value else True
+        if not first:
+            leave_to_another(workdir)
+    except InputError as error:
+        return complain(error)
+
+    def work() -> None:
+        if _DRY_RUN.value:
+            dry_run(config, workdir)
+        else:
+            run(config, workdir, quiet=not first, command=shlex.join(["python", "-m", "eqpool.main", *arguments]))
+
+    return attempt(work, workdir, GOES_ON)
+
+
+def _parse(arguments: Sequence[str]) -> None:
+    """Fills the flags.
+
+    Raises:
+      InputError: in one line, with the nearest file, key or flag there is.
+    """
+    arguments = ["--help" if argument == "-h" else argument for argument in _joined(arguments)]
+    arguments = [_with_shipped_config(argument) for argument in arguments]
+    _check_keys(arguments)
+    try:
+        rest = flags.FLAGS(["eqpool.main", *arguments])[1:]
+        config = _CONFIG.value
+        if config is not None:
+            config.to_dict()  # a config file that failed to load says so only when it is used
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise InputError(" ".join(str(error).strip("'\"").split())) from None
+    if rest:
+        raise InputError(f"{rest[0]}: unexpected argument; flags start with --, keys with --config.")
+    if config is None and not (_LIST.value or _HELP.value):
+        raise InputError("--config: expected a config file, for example --config=configs/adni.py")
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """`--config FILE` as `--config=FILE`."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--config" and not argument.startswith("--"):
+            joined[-1] = f"--config={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _with_shipped_config(argument: str) -> str:
+    """--config=configs/NAME.py[:variant] with the path of the file; others as they are.
+
+    The flag's own message for a missing file runs over many lines.
+    """
+    if not argument.startswith("--config="):
+        return argument
+    name, colon, variant = argument.removeprefix("--config=").partition(":")
+    path = find_config(pathlib.Path(name))
+    if not path.is_file():
+        folder = path.parent if path.parent.is_dir() else config_folder() or path.parent
+        nearest = difflib.get_close_matches(path.name, [other.name for other in folder.glob("*.py")], n=1)
+        hint = f"; did you mean {path.parent / nearest[0]}?" if nearest else "; --list names those there are"
+        raise InputError(f"--config={name}: no such file{hint}")
+    return f"--config={path}{colon}{variant}"
+
+
+def _check_keys(arguments: Sequence[str]) -> None:
+    """Every --config.KEY against the keys there are: by its end, which several may share, or else by likeness."""
+    keys = list(_flat(default_config()))
+    for argument in arguments:
+        key = argument.split("=")[0].removeprefix("--config.")
+        if not argument.startswith("--config.") or key in keys:
+            continue
+        same_end = [known for known in keys if known.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+        nearest = difflib.get_close_matches(key, same_end or keys, n=1, cutoff=0.9 if same_end else 0.6) or same_end
+        hint = f"; did you mean {' or '.join(f'--config.{name}' for name in nearest)}?" if nearest else ""
+        raise InputError(f"--config.{key}: no such key{hint}")
+
+
+def _flat(config: ConfigDict, prefix: str = "") -> dict[str, object]:
+    """Dotted keys and their values."""
+    found: dict[str, object] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        found |= _flat(value, f"{name}.") if isinstance(value, ConfigDict) else {name: value}
+    return found
+
+
+def _help(config: ConfigDict | None) -> str:
+    named = (_CONFIG, _WORKDIR, _DRY_RUN, _LIST, _HELP)
+    lines = [(__doc__ or "").strip(), "", *(f"  --{flag.name:<10} {flags.FLAGS[flag.name].help}" for flag in named)]
+    if config is not None:
+        lines += ["", *(f"  --config.{key}={value!r}" for key, value in _flat(config).items())]
+    return "\n".join(lines)
+
+
+def _list_configs(folder: pathlib.Path | None) -> str:
+    """Every config with the first line of its head.
+
+    Raises:
+      InputError: there is no such folder.
+    """
+    if folder is None:
+        raise InputError("--list: no configs came with this eqpool, expected them beside its package")
+    paths = sorted(folder.glob("*.py"))
+    heads = [(ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0] for path in paths]
+    return "\n".join(f"{f'configs/{path.name}':<26} {head}" for path, head in zip(paths, heads, strict=True))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,46 @@
+"""The command: `python -m eqpool.maps --workdir=runs/adni [--folds=3]`: statistical maps before and after pooling.
+
+Trains the run of a work directory K more times, each without one fold of the subjects, and decodes that fold
+(`eqpool.methods.crossfit`); then tests every voxel. Writes maps/*.nii.gz, maps/maps.json and figures/. The same
+command goes on where it stopped; training takes K times as long as the run itself.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from eqpool.commands.given_paths import check_run
+from eqpool.commands.shell import GOES_ON, attempt, make_parser, path_argument
+from eqpool.storage.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from eqpool.commands.make_maps import FORMS, form_tiles, make_maps, map_form
+
+__all__ = ["FORMS", "form_tiles", "main", "make_maps", "map_form"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what makes maps when it is asked for: the command checks its paths first."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("eqpool.commands.make_maps"), name)
+
+
+def main(arguments: list[str]) -> int:
+    """Parses `arguments`, makes the maps and returns the exit code."""
+    parser = make_parser("eqpool.maps", __doc__)
+    parser.add_argument("--workdir", type=path_argument, required=True, help="folder of a run on volumes")
+    parser.add_argument("--folds", type=int, default=3, help="how many parts, and runs; default 3")
+    options = parser.parse_args(arguments)
+
+    def work() -> None:
+        run = RunFolder(options.workdir)
+        check_run(run, run.config_file)
+        from eqpool.commands import make_maps
+
+        print(make_maps.describe_maps(make_maps.make_maps(options.workdir, options.folds)))
+        if run.is_finished:
+            from eqpool.report.page import write_report
+
+            print(write_report(options.workdir))
+
+    return attempt(work, options.workdir, GOES_ON)

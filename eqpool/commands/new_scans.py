@@ -1,0 +1,183 @@
+"""Applies a finished run to new participants: `python -m eqpool.transform` (the package says what it writes)."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from eqpool.config import OutputConfig, RunConfig
+from eqpool.data.tables.participants import ParticipantsTable, check_duplicates, read_participants, who
+from eqpool.data.volumes.grids import named_grid
+from eqpool.data.volumes.locate import find_images
+from eqpool.data.volumes.prepare import Preparation, PreparedScan, alignments_folder, preparing
+from eqpool.engine.compilation import standard_promotion, use_compilation_cache
+from eqpool.errors import InputError, complain
+from eqpool.methods.base import NewScans, Say, method_named
+from eqpool.methods.derivatives import check_not_inputs
+from eqpool.methods.facts import ModelFacts
+from eqpool.storage.files import read_arrays, write_table
+from eqpool.storage.run_folder import OVERLAP_COLUMN, RunFolder
+
+
+@standard_promotion()
+def transform(
+    folder: pathlib.Path,
+    participants: pathlib.Path,
+    output: pathlib.Path,
+    *,
+    root: pathlib.Path | None = None,
+    outside_root: str = "refuse",
+    harmonised: str | None = None,
+    on_bad_volume: str | None = None,
+    keep_sign: str | None = None,
+    say: Say = print,
+) -> pd.DataFrame:
+    """Applies the run in `folder` to every row of `participants`; returns what embeddings.tsv holds.
+
+    Args:
+      folder: of a finished run.
+      participants: a table with participant_id, and for a run on a table its feature columns.
+      output: created where needed; nothing of the input is written over, and nothing of a run.
+      root: where the images are; by default the folder of `participants`.
+      outside_root: "allow" where paths in the table may lead out of `root`, whatever the run's config says of its own.
+      harmonised: "change", "decoded" or "none"; by default as in the run's config.output.harmonised.
+      on_bad_volume: "stop", or "skip" to leave bad volumes out; by default as in the run's config.data.on_bad_volume.
+      keep_sign: "auto", "on" or "off"; by default as in the run's config.output.keep_sign.
+      say: gets a line for each thing worth knowing.
+
+    Raises:
+      InputError: one line, naming the file, row and column; or the run was trained on volumes that another version of
+        eqpool prepared.
+    """
+    run_folder, written_to = RunFolder(folder), RunFolder(output)
+    config = _with_keep_sign(run_folder.read_config(), keep_sign)
+    run_folder.check_finished()
+    check_output(run_folder, output)
+    cache = use_compilation_cache(config, run_folder)
+    table = read_participants(participants)
+    check_duplicates(table)
+    facts = ModelFacts.read(run_folder)
+    on_volumes = len(facts.input_shape) == 3
+    facts.check_preparation(run_folder)
+    check_not_inputs(_written(written_to), [participants])
+    if on_bad_volume is not None and not on_volumes:
+        raise InputError(
+            f"--on_bad_volume={on_bad_volume}: the run is on {facts.dataset}, not on volumes; leave it out"
+        )
+    model = method_named(config.method).load(run_folder, config)
+    for note in _notes(config, facts, model.reference_site, table):
+        say(note)
+
+    image_root = root or participants.parent
+    sources = find_images(table, image_root, outside_root=outside_root) if on_volumes else []
+    left_out: dict[int, str] = {}
+    overlaps: list[float] = []
+
+    @contextlib.contextmanager
+    def prepare() -> Iterator[Iterator[PreparedScan]]:
+        data = config.data
+        preparation = Preparation(named_grid(data.grid), data.squash, data.align, _alignments(cache))
+        how = on_bad_volume or data.on_bad_volume
+        with preparing(sources, preparation, table.labels, how, data.workers, say, left_out.__setitem__) as scans:
+            yield _noting_overlap(scans, overlaps)
+
+    written = model.write(NewScans(table, sources, image_root, prepare), written_to, harmonised, say)
+    if on_volumes:
+        written.insert(list(written).index("site") + 1, OVERLAP_COLUMN, np.round(overlaps, 4))
+        _write_left_out(written_to.left_out_file, table, left_out, say)
+    write_table(model.table_file(written_to), written, missing="n/a")
+    _draw_steps(written_to)
+    return written
+
+
+def _with_keep_sign(config: RunConfig, keep_sign: str | None) -> RunConfig:
+    """The config with another `output.keep_sign`, where one is asked for."""
+    if keep_sign is None:
+        return config
+    output: OutputConfig = dataclasses.replace(config.output, keep_sign=keep_sign)  # type: ignore[arg-type]
+    return dataclasses.replace(config, output=output)
+
+
+def _noting_overlap(scans: Iterator[PreparedScan], overlaps: list[float]) -> Iterator[PreparedScan]:
+    """The scans as they come; how each lies on the template is appended to `overlaps`."""
+    for scan in scans:
+        overlaps.append(scan.overlap)
+        yield scan
+
+
+def _write_left_out(path: pathlib.Path, table: ParticipantsTable, reasons: dict[int, str], say: Say) -> None:
+    """left_out.tsv: who, and the reason; also where there are none, so that none of a former call stay behind."""
+    rows = sorted(reasons)
+    left_out = pd.DataFrame(who(table.take(np.array(rows, np.int64))))
+    write_table(path, left_out.assign(reason=[reasons[row] for row in rows]), missing="n/a")
+    if rows:
+        say(f"{len(rows)} of {len(table.frame)} volumes left out: {path} says why")
+
+
+def _alignments(cache: pathlib.Path) -> pathlib.Path | None:
+    """Where the run kept what registration found; None where it may be kept no longer, as in another user's folder."""
+    folder = alignments_folder(cache)
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    return folder if os.access(there, os.W_OK) else None
+
+
+def check_output(folder: RunFolder, output: pathlib.Path) -> None:
+    """Whether `output` leaves alone what runs have written: embeddings, figures and harmonised volumes have one name.
+
+    Raises:
+      InputError: it is a work directory, or lies in the derivatives of the run in `folder`.
+    """
+    place = output.resolve()  # `new/..` is the folder of `new`, before there is a `new` too
+    there = [path.name for path in RunFolder(place).inputs if path.exists()]
+    if there:
+        raise InputError(
+            f"--output={output}: a work directory ({there[0]} is there), expected another folder; what a run wrote is "
+            "never written over"
+        )
+    derivatives = folder.derivatives.parent
+    if place.is_relative_to(derivatives.resolve()):
+        raise InputError(f"--output={output}: in {derivatives}, the run's own; expected another folder")
+
+
+def _written(output: RunFolder) -> list[pathlib.Path]:
+    """Returns the tables that this command writes."""
+    tables = [output.embeddings_file, output.harmonised_file, output.harmonised_facts_file]
+    return [*tables, output.written_file, output.left_out_file]
+
+
+def _draw_steps(output: RunFolder) -> None:
+    """Writes figures/transformations.png, where the model kept the steps of a few scans; one that fails is a line."""
+    if not output.examples_file.is_file():
+        return
+    from eqpool.report.drawing import FigureFailed, protected, save
+    from eqpool.report.transformations import draw_transformations
+
+    def draw() -> None:
+        figure = draw_transformations(read_arrays(output.examples_file))
+        save(figure, output.figures / "transformations.png")
+
+    try:
+        protected(draw)
+    except FigureFailed as error:
+        complain(f"figure transformations was not drawn ({error}); every other file is written")
+
+
+def _notes(config: RunConfig, facts: ModelFacts, reference: str, table: ParticipantsTable) -> Iterator[str]:
+    column = config.data.site_column
+    if column not in table.frame:
+        yield f"no column {column}: not needed"
+        return
+    known, sites = facts.site_names, table.names_in(column)
+    for site, count in zip(*np.unique(sites, return_counts=True), strict=True):
+        if site and site not in known:
+            yield (
+                f"{column} {site}: not among those trained on ({', '.join(known)}); its {count} rows are transformed "
+                "all the same, and how well pooling carries over to it is not known"
+            )
+    rows = int((sites == reference).sum()) if reference else 0
+    if rows:
+        yield f"{column} {reference}: the reference, whose look its {rows} rows have; they are transformed all the same"

@@ -1,0 +1,86 @@
+"""What commands share: help that is a module's docstring, errors in one line, and output into a closed pipe."""
+
+import argparse
+import difflib
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from eqpool.errors import DISK_ERRORS, InputError, Stopped, check_is_path, complain, to_path
+
+GOES_ON = "goes on from the last checkpoint"  # what a command that trains does again
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line, with the nearest flag there is."""
+
+    def parse_args(self, arguments=None, namespace=None):  # type: ignore[override]
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        for argument in sys.argv[1:] if arguments is None else arguments:
+            try:
+                check_is_path(argument)
+            except InputError as error:
+                self.error(str(error))
+            name = argument.split("=")[0]
+            if name.startswith("--") and name not in flags:  # before it is said what is missing instead
+                nearest = difflib.get_close_matches(name, flags, n=1)
+                self.error(f"{name}: no such flag{f'; did you mean {nearest[0]}?' if nearest else ''}")
+        return super().parse_args(arguments, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        print(f"eqpool: {message} (see {self.prog} --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+def make_parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser for `python -m <module>`; `description` is shown as it stands, line by line."""
+    return _Parser(
+        prog=f"python -m {module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def path_argument(text: str) -> pathlib.Path:
+    """`eqpool.errors.to_path` as the `type` of a parser's argument."""
+    try:
+        return to_path(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def attempt(work: Callable[[], object], folder: pathlib.Path, again: str) -> int:
+    """Does the work of a command and returns its exit code; where it ends early, one line on stderr says why.
+
+    The code is 0, or 2 for bad input and a full disk, 130 for control-C, and that of `eqpool.errors.Stopped`. Any other
+    exception is a bug, and goes on up.
+
+    Args:
+      work: takes and returns nothing.
+      folder: that it writes in, for errors that name no file.
+      again: what the same command does after control-C, such as "goes on from the last checkpoint".
+    """
+    try:
+        work()
+    except InputError as error:
+        return complain(error)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        return complain(f"{error.filename or folder}: {error.strerror}; nothing that was finished is lost")
+    except Stopped as error:
+        return complain(f"{error}{error.advice}", error.exit_code)
+    except KeyboardInterrupt:
+        return complain(f"interrupted; the same command {again}", 130)
+    return 0
+
+
+def show(text: str) -> None:
+    """Prints, and says nothing where the reader has gone, as in `--list | head`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit's own flush fails again

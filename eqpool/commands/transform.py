@@ -1,0 +1,87 @@
+"""The command: `python -m eqpool.transform --workdir=runs/adni --participants=new/participants.tsv --output=out`.
+
+Applies a finished run to new participants, volumes or tables as the run had. Writes embeddings.tsv (participant_id,
+site, of volumes mask_overlap, what is predicted, l_*, phi_*) and, where the method decodes, the harmonised data:
+volumes under derivatives/eqpool, or harmonised.tsv with harmonised.json. Volumes that cannot be used stop it, or under
+--on_bad_volume=skip are left out and listed in left_out.tsv. Needs neither site nor target nor covariates: the networks
+see the image alone. Rows of a site that the run was not trained on are transformed with a notice; a category of a
+feature that it was not trained on is refused.
+
+A run of config.method = istn has no latent: it writes S2T (`eqpool.methods.istn_model`), in place of embeddings.tsv
+written.tsv, and figures/transformations.png, which shows step by step what was done to the first few scans.
+"""
+
+import argparse
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from eqpool.commands.given_paths import check_file, check_folder, check_new_folder, check_run
+from eqpool.commands.shell import attempt, make_parser, path_argument
+from eqpool.storage.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from eqpool.commands.new_scans import check_output, transform
+
+__all__ = ["check_output", "main", "transform"]
+
+HARMONISED = ("change", "decoded", "none")
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what transforms when it is asked for: the command checks its paths first."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("eqpool.commands.new_scans"), name)
+
+
+def main(arguments: list[str]) -> int:
+    """Parses `arguments`, transforms and returns the exit code."""
+    options = _parser().parse_args(arguments)
+
+    def work() -> None:
+        _check_paths(options)
+        from eqpool.commands.new_scans import transform
+        from eqpool.report.summary import describe_files
+
+        written = transform(
+            options.workdir,
+            options.participants,
+            options.output,
+            root=options.root,
+            outside_root=options.outside_root,
+            harmonised=options.harmonised,
+            on_bad_volume=options.on_bad_volume,
+            keep_sign=options.keep_sign,
+        )
+        print(f"{options.participants}: {len(written)} rows transformed by {options.workdir}")
+        print(describe_files(options.output))
+
+    return attempt(work, options.output, "writes every file again")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser("eqpool.transform", __doc__)
+    parser.add_argument("--workdir", type=path_argument, required=True, help="folder of a finished run")
+    parser.add_argument("--participants", type=path_argument, required=True, help="table of the new participants")
+    parser.add_argument("--output", type=path_argument, required=True, help="folder to write to; made where needed")
+    parser.add_argument("--root", type=path_argument, help="where the images are; default: the table's folder")
+    parser.add_argument(
+        "--outside_root", choices=("refuse", "allow"), default="refuse", help="paths in the table that leave the root"
+    )
+    parser.add_argument("--harmonised", choices=HARMONISED, help="default: as the run's config.output.harmonised")
+    parser.add_argument(
+        "--on_bad_volume", choices=("stop", "skip"), help="default: as the run's config.data.on_bad_volume"
+    )
+    parser.add_argument(
+        "--keep_sign", choices=("auto", "on", "off"), help="default: as the run's config.output.keep_sign"
+    )
+    return parser
+
+
+def _check_paths(options: argparse.Namespace) -> None:
+    """Raises `InputError` for the first path that is not there."""
+    check_run(RunFolder(options.workdir))
+    check_file(options.participants, f"--participants={options.participants}", "a participants.tsv or .csv")
+    if options.root is not None:
+        check_folder(options.root, f"--root={options.root}", "the folder that the images are in")
+    check_new_folder(options.output, f"--output={options.output}")

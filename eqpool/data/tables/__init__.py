@@ -1,0 +1,1 @@
+"""Tables of participants: rows, labels, covariates, features and their calibration."""

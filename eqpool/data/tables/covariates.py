@@ -1,0 +1,129 @@
+"""Covariates and nuisances out of a participants table: numbers, or categories where the configuration says so."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from eqpool.config.names import split_entries, split_quoted
+from eqpool.data.tables.coding import code_labels, holds_numbers, indicators, without_caps
+from eqpool.data.tables.participants import ParticipantsTable, parse_classes, parse_numbers
+from eqpool.errors import InputError
+
+_KINDS = ("", ":continuous", ":categorical")
+
+
+class ColumnSpec(NamedTuple):
+    """One entry of `data.covariates`: a column and whether its values are categories."""
+
+    name: str
+    categorical: bool
+
+
+class Covariates(NamedTuple):
+    """N rows of C covariates.
+
+    Attributes:
+      values: (N, C) float64, NaN where missing. A category of L levels becomes L - 1 columns of 0 and 1.
+      names: the C names: `age`, or `sex=M` for a category.
+      notes: lines for the log.
+    """
+
+    values: np.ndarray
+    names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def parse_specs(text: str, key: str = "config.data.covariates") -> tuple[ColumnSpec, ...]:
+    """Reads `'age, sex:categorical'`; a column is continuous unless it says otherwise.
+
+    A name that holds a comma or a colon stands in double quotes: `'"ratio a:b","scan, type":categorical'`.
+
+    Raises:
+      InputError: a quote that is not closed, or another word after the colon.
+    """
+    specs = []
+    for entry in split_entries(text):
+        name, behind = split_quoted(entry)
+        if not entry.startswith('"'):
+            name, colon, kind = entry.rpartition(":") if ":" in entry else (entry, "", "")
+            behind = colon + kind
+        if behind not in _KINDS:
+            raise InputError(
+                f'{key}: "{entry}", expected {name}, {name}:continuous or {name}:categorical; a name that holds a '
+                "colon stands in double quotes"
+            )
+        specs.append(ColumnSpec(name.strip(), behind == ":categorical"))
+    return tuple(specs)
+
+
+def read_covariates(table: ParticipantsTable, specs: tuple[ColumnSpec, ...]) -> Covariates:
+    """The covariates' columns, side by side; an age such as `89+` counts as 89 and is noted.
+
+    Raises:
+      InputError: a value that is no number in a continuous column, a category with a single level.
+    """
+    values, names, notes = [], [], []
+    for spec in specs:
+        if spec.categorical:
+            coded, levels = _categories(table, spec.name)
+            values.append(coded)
+            names += [f"{spec.name}={level}" for level in levels[1:]]
+            continue
+        uncapped, capped = _without_caps(table, spec.name)
+        values.append(_numbers(uncapped, spec.name)[:, None])
+        names.append(spec.name)
+        if capped:
+            notes.append(f"{capped} values of {spec.name} such as 89+ are read as the number before the plus")
+    return Covariates(np.concatenate(values, axis=1), tuple(names), tuple(notes))
+
+
+def read_nuisances(table: ParticipantsTable, names: tuple[str, ...]) -> tuple[np.ndarray, tuple[tuple[str, ...], ...]]:
+    """(N, Q) int32 level indices, -1 where missing, and each column's level names.
+
+    Raises:
+      InputError: a column with fewer than two levels.
+    """
+    columns, levels = [], []
+    for name in names:
+        index, present = parse_classes(table.require(name, "config.data.nuisances"))
+        _check_levels(table, name, present)
+        columns.append(index)
+        levels.append(present)
+    return np.stack(columns, axis=1), tuple(levels)
+
+
+def read_described(table: ParticipantsTable, names: tuple[str, ...]) -> np.ndarray:
+    """(N, D) float64 of numeric columns, NaN where missing.
+
+    Raises:
+      InputError: a column that is not there, or a value that is no number.
+    """
+    for name in names:
+        table.require(name, "config.data.described")
+    return np.stack([parse_numbers(table, name) for name in names], axis=1)
+
+
+def _categories(table: ParticipantsTable, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    codes, levels = code_labels(table.names_in(name))
+    _check_levels(table, name, levels)
+    return indicators(codes, len(levels)), levels
+
+
+def _check_levels(table: ParticipantsTable, name: str, levels: tuple[str, ...]) -> None:
+    if len(levels) < 2:
+        raise InputError(f"{table.path}, column {name}: {len(levels)} categories, expected at least two")
+
+
+def _without_caps(table: ParticipantsTable, name: str) -> tuple[ParticipantsTable, int]:
+    values, capped = without_caps(table.frame[name])
+    return dataclasses.replace(table, frame=table.frame.assign(**{name: values})), capped
+
+
+def _numbers(table: ParticipantsTable, name: str) -> np.ndarray:
+    try:
+        return parse_numbers(table, name)
+    except InputError as error:
+        if holds_numbers(table.frame[name]):
+            raise
+        raise InputError(f"{error}; write {name}:categorical in config.data.covariates for categories") from None

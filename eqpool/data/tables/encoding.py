@@ -1,0 +1,152 @@
+"""Feature columns to float32: categories to one-hot, numbers to z-scores, both learnt from training rows only."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from eqpool.data.tables.coding import check_seen, code_labels, same_labels, sort_labels, to_label
+from eqpool.data.tables.scaling import ColumnScaling
+
+MISSING_CATEGORY = "n/a"
+
+
+@dataclasses.dataclass(frozen=True)
+class NumberColumn:
+    """A numeric feature as `ColumnScaling` found it in training rows.
+
+    Attributes:
+      name: of the column.
+      mean, deviation: over training rows; the deviation of a constant column is 1.
+      constant: whether training rows differ by no more than rounding. False where a model of an earlier
+        version does not say it.
+      nonnegative: whether no training row is negative; None where a model of an earlier version does not say it.
+    """
+
+    name: str
+    mean: float
+    deviation: float
+    constant: bool = False
+    nonnegative: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class CategoryColumn:
+    """A categorical feature and the sorted values it takes in training rows."""
+
+    name: str
+    categories: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureEncoding:
+    """How a table's columns become the model's input; kept with a model so that new rows are encoded alike."""
+
+    columns: tuple[NumberColumn | CategoryColumn, ...]
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The F names of the encoded features: `age`, or `education=Masters` for a category."""
+        names: list[str] = []
+        for column in self.columns:
+            if isinstance(column, NumberColumn):
+                names.append(column.name)
+            else:
+                names.extend(f"{column.name}={category}" for category in column.categories)
+        return tuple(names)
+
+    def apply(self, frame: pd.DataFrame) -> np.ndarray:
+        """A frame of N rows with these columns to (N, F) float32.
+
+        A missing number becomes the training mean (0). A category that training rows lack becomes all zeros.
+        """
+        blocks = [_encode(frame[column.name], column) for column in self.columns]
+        return np.concatenate(blocks, axis=1).astype(np.float32) if blocks else np.zeros((len(frame), 0), np.float32)
+
+    def unlike_training(self, frame: pd.DataFrame) -> Iterator[str]:
+        """A line for each column of N rows in which something is missing that is present in all training rows."""
+        for column in self.columns:
+            values = frame[column.name]
+            if isinstance(column, NumberColumn):
+                missing = int((~np.isfinite(values.to_numpy(np.float64))).sum())
+                if missing:
+                    rows = f"{missing} of {len(frame)} rows"
+                    yield f"{column.name}: missing in {rows}, where the training rows' mean is taken"
+            elif MISSING_CATEGORY not in column.categories:
+                missing = int((_labels(values) == MISSING_CATEGORY).sum())
+                if missing:
+                    yield f"{column.name}: missing in {missing} of {len(frame)} rows, which are of no category"
+
+    def check_categories(self, frame: pd.DataFrame, rows: Sequence[str]) -> None:
+        """Checks that N new rows, whose names are `rows`, have no category that training rows lack.
+
+        Raises:
+          InputError: naming the column, the category, its rows and the categories of the training rows.
+        """
+        for column in self.columns:
+            if isinstance(column, CategoryColumn):
+                labels = np.array([to_label(value) for value in frame[column.name]], np.str_)
+                check_seen(labels, column.categories, f"column {column.name}", rows)
+
+    @property
+    def scaling(self) -> ColumnScaling:
+        """Of the number columns, in order."""
+        columns = self.numbers
+        mean, deviation = (np.array([getattr(c, name) for c in columns], np.float64) for name in ("mean", "deviation"))
+        signs = [column.nonnegative for column in columns]
+        nonnegative = None if None in signs else np.array(signs, bool)
+        return ColumnScaling(mean, deviation, np.array([column.constant for column in columns], bool), nonnegative)
+
+    @property
+    def numbers(self) -> tuple[NumberColumn, ...]:
+        """The columns that are numbers."""
+        return tuple(column for column in self.columns if isinstance(column, NumberColumn))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; `from_dict` is the inverse."""
+        return {"columns": [dataclasses.asdict(column) for column in self.columns]}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "FeatureEncoding":
+        """From what `to_dict` gave, also after a trip through JSON."""
+        return cls(
+            tuple(
+                NumberColumn(**column)
+                if "mean" in column
+                else CategoryColumn(column["name"], same_labels(column["categories"], f"feature {column['name']}"))
+                for column in values["columns"]
+            )
+        )
+
+
+def fit_encoding(frame: pd.DataFrame, training_rows: np.ndarray) -> FeatureEncoding:
+    """Learns scaling and vocabularies.
+
+    Args:
+      frame: N rows; float columns are numbers (NaN where missing), all others are categories.
+      training_rows: indices of the rows to learn from; no other row is looked at.
+    """
+    training = frame.iloc[training_rows]
+    return FeatureEncoding(tuple(_fit_column(str(name), training[name]) for name in frame.columns))
+
+
+def _fit_column(name: str, values: pd.Series) -> NumberColumn | CategoryColumn:
+    if not pd.api.types.is_float_dtype(values.dtype):
+        return CategoryColumn(name, sort_labels(_labels(values)))
+    scaling = ColumnScaling.fit(values.to_numpy(np.float64)[:, None])
+    (mean,), (deviation,), (constant,), (nonnegative,) = (part.tolist() for part in vars(scaling).values())
+    return NumberColumn(name, mean, deviation, constant, nonnegative)
+
+
+def _encode(values: pd.Series, column: NumberColumn | CategoryColumn) -> np.ndarray:
+    if isinstance(column, NumberColumn):
+        scaled = (values.to_numpy(np.float64) - column.mean) / column.deviation
+        return np.nan_to_num(scaled, nan=0.0)[:, None]
+    codes, _ = code_labels(_labels(values), column.categories)
+    return (codes[:, None] == np.arange(len(column.categories))[None, :]).astype(np.float64)
+
+
+def _labels(values: pd.Series) -> np.ndarray:
+    return np.array([to_label(value) or MISSING_CATEGORY for value in values], np.str_)

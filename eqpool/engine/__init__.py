@@ -1,0 +1,1 @@
+"""Training: devices, epochs, the loop, checkpoints and resuming. Knows no objective."""

@@ -1,0 +1,308 @@
+"""Trains a stage on rows in memory or in records, and applies it: tables on the device, volumes by a loader."""
+
+import dataclasses
+import functools
+import pathlib
+import warnings
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from eqpool.config import ImageTrainingConfig, RunConfig
+from eqpool.data.cohort import Cohort
+from eqpool.data.volumes.batches import FEWEST_ROWS, batch_slots, count_batches, volume_batches
+from eqpool.data.volumes.records import Inputs
+from eqpool.engine import data_parallel
+from eqpool.engine.divergence import check_steps
+from eqpool.engine.image_table import make_image_epoch, make_image_forward, pick_rows, rows_in_order
+from eqpool.engine.loop import fit
+from eqpool.engine.pairs import Pairs, pairs_in_order, pick_pairs
+from eqpool.engine.state import (
+    Stage,
+    TrainState,
+    Variables,
+    create_state,
+    finish_epoch,
+    keep_followers,
+    with_followers,
+)
+from eqpool.engine.stream import HostBatch, make_stream_forward, make_stream_step, run_stream_epoch, run_stream_forward
+from eqpool.engine.table import make_table_epoch, make_table_forward
+from eqpool.storage.logs import MemoryLog, MetricsLog
+from eqpool.storage.progress import track
+from eqpool.storage.run_folder import RunFolder
+from eqpool.storage.tensorboard import TensorBoardLog
+
+Columns = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """Where and how a run trains.
+
+    Attributes:
+      config: the run's.
+      mesh: the devices.
+      checkpoints: folder with one subfolder a stage; None saves none.
+      log: gets one record an epoch.
+      key: the run's; each stage folds its own from it.
+      names: (N,) who the cohort's rows are, for messages; None where they have no names.
+    """
+
+    config: RunConfig
+    mesh: Mesh
+    checkpoints: pathlib.Path | None
+    log: MetricsLog | MemoryLog
+    key: jax.Array
+    names: np.ndarray | None = None
+
+    @classmethod
+    def start(cls, config: RunConfig, folder: RunFolder | None = None, names: np.ndarray | None = None) -> "Session":
+        """On the config's devices, with checkpoints and metrics.jsonl in `folder`; without one they stay in memory.
+
+        Raises:
+          InputError: fewer devices than the config asks for, or no tensorboardX where it asks for that.
+        """
+        mesh, key = data_parallel.make_mesh(config.devices), jax.random.key(config.seed)
+        if folder is None:
+            return cls(config, mesh, None, MemoryLog(), key, names)
+        make_log = TensorBoardLog if config.output.tensorboard else MetricsLog
+        return cls(config, mesh, folder.checkpoints, make_log(folder.metrics_file), key, names)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """Rows to train a stage on.
+
+    Attributes:
+      inputs: (N, ...), in memory, or read from records row by row.
+      columns: further arrays with N rows each, by name.
+      train, validation: row indices; validation rows select the epoch.
+      streamed: whether inputs are read batch by batch, as volumes are; otherwise they go to the device as a whole.
+    """
+
+    inputs: Inputs
+    columns: Columns
+    train: np.ndarray
+    validation: np.ndarray
+    streamed: bool = False
+
+    @classmethod
+    def of(cls, cohort: Cohort, columns: Columns, train: np.ndarray | None = None) -> "TrainingData":
+        """Returns a cohort's rows; `train` are its training rows unless some are left out."""
+        train = cohort.rows("train") if train is None else train
+        return cls(cohort.inputs, columns, train, cohort.rows("validation"), cohort.grid is not None)
+
+
+def train_stage(session: Session, stage: Stage, data: TrainingData) -> tuple[Variables, Columns]:
+    """Trains a stage that reads the inputs; returns the variables of its best epoch, and their outputs for all rows."""
+    if data.streamed:
+        variables = train_on_volumes(session, stage, data).best_variables
+        return variables, forward_on_volumes(session, stage, variables, data)
+    table = data.columns | {"inputs": np.asarray(data.inputs)}
+    variables = train_on_table(session, stage, table, data.train, data.validation).best_variables
+    return variables, forward_on_table(session, stage, variables, table)
+
+
+def train_on_table(
+    session: Session, stage: Stage, columns: Columns, train: np.ndarray, validation: np.ndarray
+) -> TrainState:
+    """Trains a stage on columns (N, ...) that fit in device memory; `train` and `validation` are row indices."""
+    settings = stage.settings
+    optimizer = stage.make_optimizer(_count_steps(stage, train, settings.batch_size))
+    epoch_fn = make_table_epoch(stage, optimizer, settings.batch_size, session.mesh)
+    train_table, validation_table = data_parallel.put_replicated(
+        [_take(columns, train), _take(columns, validation)], session.mesh
+    )
+    init_key, epoch_key = _stage_keys(session, stage)
+
+    def run_epoch(state: TrainState, epoch: int):
+        number = int(state.step) + 1
+        state, terms, scores, each = epoch_fn(state, train_table, validation_table, epoch_key)
+        check_steps(each, number)
+        return state, terms, scores
+
+    state = data_parallel.put_replicated(create_state(stage, optimizer, init_key), session.mesh)
+    return _fit(session, stage, state, run_epoch, settings.epochs, train)
+
+
+def train_on_volumes(session: Session, stage: Stage, data: TrainingData) -> TrainState:
+    """Trains a stage on volumes read batch by batch."""
+    columns, train, validation = data.columns, data.train, data.validation
+    settings, initialise = stage.settings, stage.initialise
+    steps = _count_steps(stage, train, settings.batch_size)
+    optimizer = stage.make_optimizer(steps)
+    step = make_stream_step(stage, optimizer)
+    forward = make_stream_forward(stage)
+    validate = jax.jit(stage.validate)
+    finish = jax.jit(functools.partial(finish_epoch, stage), donate_argnums=0)
+    init_key, epoch_key = _stage_keys(session, stage)
+    validation_columns = data_parallel.put_replicated(_take(columns, validation), session.mesh)
+    position = np.zeros(len(data.inputs), np.int32)
+    position[train] = np.arange(len(train))
+
+    def run_epoch(state: TrainState, epoch: int):
+        shuffled = _batches(session, data, columns | {"row": position}, train, settings.batch_size, epoch)
+        batches = track(shuffled, f"epoch {epoch + 1}", unit="batch", total=steps)
+        state, terms = run_stream_epoch(step, state, batches, epoch_key, session.mesh)
+        in_order = _batches(session, data, columns, validation, settings.batch_size, None)
+        outputs = run_stream_forward(forward, state.judged, in_order, session.mesh)
+        scores = validate(data_parallel.put_replicated(outputs, session.mesh), validation_columns)
+        return finish(state, scores), terms, scores
+
+    stage = stage._replace(initialise=lambda key: with_mean_volume(initialise(key), mean_volume(data.inputs, train)))
+    state = data_parallel.put_replicated(create_state(stage, optimizer, init_key), session.mesh)
+    return _fit(session, stage, state, run_epoch, settings.epochs, train)
+
+
+def mean_volume(inputs: Inputs, rows: np.ndarray) -> np.ndarray:
+    """The mean of some rows, one read at a time."""
+    total = np.zeros(inputs.shape[1:], np.float64)
+    for row in track(rows, "Averaging", unit="volume"):
+        total += inputs[row]
+    return (total / len(rows)).astype(np.float32)
+
+
+def with_mean_volume(variables: Variables, mean: np.ndarray) -> Variables:
+    """A stage's variables, its decoder's constant set; D then learns how a volume differs from the mean one."""
+    constants = variables["constants"]
+    return variables | {"constants": constants | {"decoder": {"mean": jnp.asarray(mean)}}}
+
+
+def train_on_images(
+    session: Session, stage: Stage, columns: Columns, train: np.ndarray, validation: np.ndarray
+) -> TrainState:
+    """As `train_on_table`, for a convolutional stage on images that fit in device memory."""
+    settings = stage.settings
+    batch_size = min(settings.batch_size, len(train))
+    tables = data_parallel.put_replicated([_take(columns, train), _take(columns, validation)], session.mesh)
+    order = rows_in_order(len(train), batch_size, session.mesh)
+    optimizer = stage.make_optimizer(_count_steps(stage, train, batch_size))
+    epoch_fn = make_image_epoch(stage, optimizer, order, pick_rows, session.mesh)
+    return _train_images(session, stage, optimizer, epoch_fn, tables[0], tables[1], {}, train)
+
+
+def train_on_pairs(session: Session, stage: Stage, source: Columns, reference: Columns, splits: Pairs) -> TrainState:
+    """Trains the ISTN on two unpaired tables that fit in device memory; `splits` are the row indices of each."""
+    batch_size = min(stage.settings.batch_size, len(splits.source_train))
+    tables = (_take(source, splits.source_train), _take(reference, splits.reference_train))
+    held_out = (_take(source, splits.source_validation), _take(reference, splits.reference_validation))
+    tables, held_out = data_parallel.put_replicated((tables, held_out), session.mesh)
+    order = pairs_in_order(len(splits.source_train), len(splits.reference_train), batch_size, session.mesh)
+    optimizer = stage.make_optimizer(_count_steps(stage, splits.source_train, batch_size))
+    epoch_fn = make_image_epoch(stage, optimizer, order, pick_pairs, session.mesh)
+    beside = {"reference_inputs": held_out[1]["inputs"]}
+    return _train_images(session, stage, optimizer, epoch_fn, tables, held_out[0], beside, splits.source_train)
+
+
+def forward_on_images(session: Session, stage: Stage, variables, columns: Columns) -> Columns:
+    """A trained convolutional stage's outputs for all rows of `columns`, on the host."""
+    batch_size = stage.settings.batch_size
+    table = data_parallel.put_replicated(columns, session.mesh)
+    return make_image_forward(stage, batch_size, session.mesh)(variables, table)
+
+
+def _train_images(
+    session: Session, stage: Stage, optimizer, epoch_fn, tables, held_out, beside, train: np.ndarray
+) -> TrainState:
+    """Runs `epoch_fn` over `tables`; `held_out` rows, with the columns `beside`, are validated every few epochs."""
+    settings = stage.settings
+    assert isinstance(settings, ImageTrainingConfig)
+    forward = make_image_forward(stage, settings.batch_size, session.mesh)
+    validate = jax.jit(stage.validate)
+    finish = jax.jit(functools.partial(finish_epoch, stage), donate_argnums=0)
+    follow = jax.jit(functools.partial(keep_followers, stage), donate_argnums=0)
+    init_key, epoch_key = _stage_keys(session, stage)
+
+    def judge(variables: Variables) -> dict[str, jax.Array]:
+        outputs = data_parallel.put_replicated(forward(variables, held_out), session.mesh)
+        return validate(outputs, held_out | beside)
+
+    def run_epoch(state: TrainState, epoch: int):
+        state, terms = epoch_fn(state, tables, epoch_key)
+        if (epoch + 1) % settings.validate_every_epochs and epoch + 1 != settings.epochs:
+            return state._replace(epoch=state.epoch + 1), terms, {}
+        scores = judge(state.judged)
+        state = finish(state, scores)
+        if stage.followers:
+            beside_kept = judge(with_followers(stage, state))
+            scores |= {name: beside_kept[name] for name in stage.followers}
+            state = follow(state, scores)
+            scores |= {f"{name}_epoch": epoch for name, epoch in state.follower_epochs.items()}
+        return state, terms, scores
+
+    state = data_parallel.put_replicated(create_state(stage, optimizer, init_key), session.mesh)
+    patience = settings.patience * settings.validate_every_epochs
+    return _fit(session, stage, state, run_epoch, settings.epochs, train, patience)
+
+
+def forward_on_table(session: Session, stage: Stage, variables, columns: Columns) -> Columns:
+    """A trained stage's outputs for all rows of a table, on the host."""
+    batch_size = stage.settings.batch_size
+    table = data_parallel.put_replicated(columns, session.mesh)
+    compute = make_table_forward(stage, batch_size, session.mesh)
+    return data_parallel.to_host(compute(variables, table))
+
+
+def forward_on_volumes(session: Session, stage: Stage, variables: Variables, data: TrainingData) -> Columns:
+    """Returns a trained stage's outputs for all volumes, on the host."""
+    settings = stage.settings
+    rows = np.arange(len(data.inputs))
+    steps = count_batches(rows, min(settings.batch_size, len(rows)))
+    in_order = _batches(session, data, data.columns, rows, settings.batch_size, None)
+    batches = track(in_order, f"Encoding by {stage.name}", unit="batch", total=steps)
+    return run_stream_forward(make_stream_forward(stage), variables, batches, session.mesh)
+
+
+def _fit(
+    session: Session, stage: Stage, state: TrainState, run_epoch, epochs: int, train: np.ndarray, patience: int = 0
+) -> TrainState:
+    save_every = stage.settings.checkpoint_every_epochs
+    folder = session.checkpoints / stage.name if session.checkpoints else None
+    names = None if session.names is None else session.names[train]
+    return fit(stage.name, state, run_epoch, epochs, folder, save_every, session.log, patience, names)
+
+
+def _stage_keys(session: Session, stage: Stage) -> tuple[jax.Array, jax.Array]:
+    init_key, epoch_key = jax.random.split(stage.fold_in(session.key))
+    return init_key, epoch_key
+
+
+def _count_steps(stage: Stage, train: np.ndarray, batch_size: int) -> int:
+    """Counts an epoch's steps, and warns where there are too few rows for one step of enough of them."""
+    if len(train) < FEWEST_ROWS:
+        warnings.warn(
+            f"{stage.name} has {len(train)} training rows: batch statistics and losses of fewer than {FEWEST_ROWS} "
+            "rows are noise",
+            stacklevel=3,
+        )
+    return count_batches(train, batch_size)
+
+
+def _take(columns: Columns, rows: np.ndarray) -> Columns:
+    return {name: column[rows] for name, column in columns.items()}
+
+
+def _batches(
+    session: Session, data: TrainingData, columns: Columns, rows: np.ndarray, batch_size: int, epoch: int | None
+) -> Iterator[HostBatch]:
+    """This process's slots of the loader's batches with their columns; `epoch` None reads in order."""
+    size = min(batch_size, len(rows))
+    padded_size = data_parallel.padded_size(batch_slots(len(rows), size), session.mesh)
+    batches = volume_batches(
+        data.inputs,
+        rows,
+        batch_size=size,
+        padded_size=padded_size,
+        part=data_parallel.own_rows(padded_size),
+        columns=columns,
+        seed=session.config.seed,
+        epoch=epoch or 0,
+        shuffle=epoch is not None,
+    )
+    for batch in batches:
+        del batch["index"]
+        yield batch

@@ -1,0 +1,165 @@
+"""The contract of a method: how it is trained, read back and applied. Every command is a thin caller of it."""
+
+import dataclasses
+import importlib
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from eqpool.config import RunConfig
+from eqpool.config.methods import METHODS
+from eqpool.data.cohort import Cohort, Scaling
+from eqpool.data.shape import DataShape
+from eqpool.data.tables.participants import ParticipantsTable
+from eqpool.data.volumes.batches import batch_sizes, batch_slots
+from eqpool.data.volumes.prepare import PreparedScan
+from eqpool.engine.session import Session
+from eqpool.engine.state import Stage
+from eqpool.storage.run_folder import RunFolder
+
+Outputs = dict[str, np.ndarray]
+Say = Callable[[str], None]
+
+
+class Outcome(NamedTuple):
+    """What training came to.
+
+    Attributes:
+      metrics: of the held-out rows, ready for results.json.
+      dropped: training rows that the method could not use.
+    """
+
+    metrics: dict[str, Any]
+    dropped: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedStage:
+    """One stage of a run, before it is trained.
+
+    Attributes:
+      stage: with its initial values, loss and so on.
+      batch: shape and dtype of every column of a batch.
+      steps: updates an epoch.
+    """
+
+    stage: Stage
+    batch: dict[str, jax.ShapeDtypeStruct]
+    steps: int
+
+    @classmethod
+    def of(cls, stage: Stage, columns: Mapping[str, Any], rows: int) -> "PlannedStage":
+        """Returns the plan of a stage that is trained on so many rows of columns (N, ...)."""
+        batch_size = min(stage.settings.batch_size, rows)
+        size = batch_slots(rows, batch_size)
+        batch = {
+            name: jax.ShapeDtypeStruct((size, *column.shape[1:]), column.dtype) for name, column in columns.items()
+        }
+        count = len(batch_sizes(rows, batch_size))
+        return cls(stage, batch | {"mask": jax.ShapeDtypeStruct((size,), jnp.float32)}, count)
+
+
+@dataclasses.dataclass(frozen=True)
+class NewScans:
+    """Scans that a finished run is applied to.
+
+    Attributes:
+      table: their rows.
+      sources: the image of each row; empty for a run on a table.
+      root: folder of the images' data set.
+      prepare: opens the stream of prepared volumes; rows that it leaves out are not in the stream.
+    """
+
+    table: ParticipantsTable
+    sources: list[pathlib.Path]
+    root: pathlib.Path
+    prepare: Callable[[], AbstractContextManager[Iterator[PreparedScan]]]
+
+
+class TrainedModel(Protocol):
+    """A method's trained networks."""
+
+    def table_file(self, output: RunFolder) -> pathlib.Path:
+        """Returns the file of the table that `write` returns."""
+        ...
+
+    @property
+    def reference_site(self) -> str:
+        """The site that others are made to look like; "" for a method without a reference."""
+        ...
+
+    def write(self, scans: NewScans, output: RunFolder, harmonised: str | None, say: Say) -> pd.DataFrame:
+        """Applies the model to new scans and writes what it makes of them under `output`.
+
+        Args:
+          scans: volumes, or rows of a table.
+          output: created where needed.
+          harmonised: form of the harmonised data, as `config.output.harmonised` names it; None: as the run's config.
+          say: gets a line for each thing worth knowing.
+
+        Returns:
+          One row for each scan that was written, with participant_id and site.
+
+        Raises:
+          InputError: one line naming the file, row and column.
+        """
+        ...
+
+
+class Method(Protocol):
+    """One way to pool or to harmonise, from a checked config to a trained model. It holds no state."""
+
+    decodes: bool  # whether its latents can be decoded to volumes, as maps need
+
+    def scaling(self, config: RunConfig, cohort: Cohort) -> Scaling:
+        """Scales covariates and target by the rows that the method may look at.
+
+        Raises:
+          InputError: the method cannot be trained on this cohort.
+        """
+        ...
+
+    def stages(self, config: RunConfig, shape: DataShape) -> tuple[Stage, ...]:
+        """Returns the stages in the order in which they are trained."""
+        ...
+
+    def plan(self, config: RunConfig, cohort: Cohort) -> list[PlannedStage]:
+        """Returns what `fit` would train."""
+        ...
+
+    def fit(self, session: Session, cohort: Cohort, scaling: Scaling, folder: RunFolder) -> Outcome:
+        """Trains, evaluates on held-out rows and writes the method's own files to the run folder."""
+        ...
+
+    def load(self, folder: RunFolder, config: RunConfig | None = None) -> TrainedModel:
+        """Reads the selected epochs of a run that has finished training.
+
+        Args:
+          folder: of the run.
+          config: of the run, perhaps with other output settings; None reads it from the folder.
+
+        Raises:
+          InputError: a file that is missing, unreadable or of another version.
+        """
+        ...
+
+
+def method_named(name: str) -> Method:
+    """Returns the method that `config.method` names: the one place that picks the class."""
+    module, _, implementation = METHODS[name].path.partition(":")
+    return getattr(importlib.import_module(module), implementation)()
+
+
+def load_trained(folder: RunFolder) -> TrainedModel:
+    """Reads the model of a finished run, whatever its method.
+
+    Raises:
+      InputError: a file that is missing, unreadable or of another version.
+    """
+    return method_named(folder.read_config().method).load(folder)

@@ -1,0 +1,127 @@
+"""Cross-fitted decodes: every volume decoded by networks that never saw it, nor its target.
+
+A network that was trained on a volume has seen its diagnosis, and its decode would carry that into any map of the
+diagnosis. So the cohort's subjects are dealt into K folds, the whole run is trained K times, each time without one
+fold, and each fold is decoded by the run that went without it.
+"""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from eqpool.config import RunConfig
+from eqpool.data.cohort import Cohort, Scaling
+from eqpool.data.fingerprint import data_hash
+from eqpool.data.splits import assign_folds, assign_splits, balanced_strata
+from eqpool.engine.session import Session
+from eqpool.errors import InputError
+from eqpool.methods.decoding import pool_volumes
+from eqpool.methods.facts import ModelFacts
+from eqpool.methods.linear_decoder import complete_decoder
+from eqpool.methods.pooling import Pooling
+from eqpool.storage import files
+from eqpool.storage.progress import track
+from eqpool.storage.run_folder import RunFolder
+
+FEWEST_VALIDATION = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Decodes:
+    """What K runs make of N volumes, at the V voxels of the brain mask, in z-scores.
+
+    Attributes:
+      values: (3, N, V) float32 memory map: the input, D(l) and D(Psi(Phi(l))).
+      fold: (N,) which run decoded each.
+    """
+
+    values: np.ndarray
+    fold: np.ndarray
+
+
+def cross_fitted_decodes(config: RunConfig, cohort: Cohort, folder: RunFolder, folds: int) -> Decodes:
+    """Trains K times, or goes on where a killed call stopped, and decodes every volume of the cohort.
+
+    Args:
+      config: of the run; its method has to be "ours".
+      cohort: of volumes; its own split is not used.
+      folder: gets `fold-1` ... with their checkpoints, and decodes.npy.
+      folds: K, at least 2.
+
+    Raises:
+      InputError: what a stopped call left there was made of another cohort, whose folds and rows are others, or by
+        another config.
+    """
+    assert cohort.grid is not None
+    parts = [folder.fold(number) for number in range(folds)]
+    _claim(folder, data_hash(cohort))
+    for part in parts:  # all of them, and those that are decoded too, before hours of training
+        with part.locked():
+            part.claim(config)
+    fold = deal_folds(config, cohort, folds)
+    decodes = _open_decodes(folder.decodes_file, (3, len(fold), int(cohort.grid.mask.sum())), parts)
+    for number, part in enumerate(track(parts, "Folds", unit="fold", leave=True)):
+        with part.locked():
+            if not part.decoded_file.exists():
+                held_out = _hold_out(cohort, fold, number, config)
+                _train(config, held_out, part)
+                _decode(held_out, part, decodes)
+                decodes.flush()
+                files.write_json(part.decoded_file, {"volumes": int((fold == number).sum())})
+    return Decodes(decodes, fold)
+
+
+def deal_folds(config: RunConfig, cohort: Cohort, folds: int) -> np.ndarray:
+    """(N,) which of `folds` each scan is in: whole subjects, balanced over sites and classes."""
+    strata = balanced_strata(cohort.site, cohort.target, cohort.target_classes)
+    return assign_folds(cohort.participant_id, strata, folds=folds, seed=config.data.split_seed)
+
+
+def _claim(folder: RunFolder, fingerprint: str) -> None:
+    if folder.is_of_other_data(fingerprint):
+        raise InputError(f"{folder.path}: made with other data; remove it, and the folds are trained again")
+    folder.write_data_hash(fingerprint)
+
+
+def _open_decodes(path: pathlib.Path, shape: tuple[int, ...], parts: list[RunFolder]) -> np.memmap:
+    """The memory map to write decodes into; where it is made anew, it is of zeros and no fold has been decoded yet."""
+    if not path.exists():
+        for part in parts:
+            part.decoded_file.unlink(missing_ok=True)
+        files.write_atomically(path, lambda made: files.allocate_array(made, shape).flush())
+    return np.lib.format.open_memmap(path, mode="r+")
+
+
+def _hold_out(cohort: Cohort, fold: np.ndarray, number: int, config: RunConfig) -> Cohort:
+    """The cohort with one fold as its test split, and validation rows out of the others."""
+    rest = np.flatnonzero(fold != number)
+    strata = balanced_strata(cohort.site[rest], cohort.target[rest], cohort.target_classes)
+    split = np.full(len(fold), "test", "<U10")
+    split[rest] = assign_splits(
+        cohort.participant_id[rest],
+        strata,
+        # Scores of pairs need a few rows.
+        validation_fraction=max(config.data.validation_fraction, FEWEST_VALIDATION / len(rest)),
+        test_fraction=0.0,
+        seed=config.data.split_seed,
+    )
+    return dataclasses.replace(cohort, split=split)
+
+
+def _train(config: RunConfig, cohort: Cohort, folder: RunFolder) -> None:
+    scaling = Scaling.fit(cohort)
+    ModelFacts.of(cohort, scaling).write(folder)
+    Pooling().train(Session.start(config, folder, cohort.participant_id), cohort, scaling)
+
+
+def _decode(cohort: Cohort, folder: RunFolder, decodes: np.ndarray) -> None:
+    assert cohort.grid is not None
+    mask = cohort.grid.mask
+    rows = cohort.rows("test")
+    stream = pool_volumes(
+        complete_decoder(folder, Pooling().load(folder), cohort), ((row, cohort.inputs[row]) for row in rows.tolist())
+    )
+    for pooled in track(stream, "Decoding", unit="volume", total=len(rows)):
+        assert pooled.original is not None and pooled.pooled is not None
+        decodes[:, pooled.row] = pooled.inputs[mask], pooled.original[mask], pooled.pooled[mask]

@@ -1,0 +1,254 @@
+"""The decoder chain on volumes, streamed: encode, pool, decode both, write the harmonised volume, measure it."""
+
+import itertools
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from eqpool import __version__
+from eqpool.config import EvaluateConfig, RunConfig, keeps_sign
+from eqpool.data.cohort import Cohort, Grid
+from eqpool.data.sources.simulated import scanner_free_path
+from eqpool.data.volumes.prepare import in_parallel
+from eqpool.data.volumes.read import prepare_volume
+from eqpool.evaluate.intervals import bootstrap_interval
+from eqpool.evaluate.similarity import peak_signal_to_noise, structural_similarity_inside
+from eqpool.methods.base import Outputs
+from eqpool.methods.derivatives import (
+    Clipped,
+    check_not_inputs,
+    derivative_paths,
+    say_clipped,
+    to_z_scores,
+    write_change,
+    write_decoded,
+    write_description,
+)
+from eqpool.storage.files import write_arrays
+from eqpool.storage.run_folder import RunFolder
+
+SAMPLES_A_SITE, MOST_SITES = 3, 6  # that the report draws
+Metrics = dict[str, Any]
+
+
+class EncoderDecoder(Protocol):
+    """The chain from a volume to its latents and back; `eqpool.methods.latent_model.LatentModel` is one."""
+
+    @property
+    def config(self) -> RunConfig:
+        """Of the run."""
+        ...
+
+    @property
+    def grid(self) -> Grid | None:
+        """Of the volumes."""
+        ...
+
+    @property
+    def encode(self) -> Callable[[np.ndarray], Outputs]:
+        """Volumes to `latent`, `phi`, `prediction`, and `pooled_latent` where the chain decodes."""
+        ...
+
+    @property
+    def decode(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        """Latents to volumes; None where there is no way back from Phi."""
+        ...
+
+
+class Pooled(NamedTuple):
+    """One row on its way through the chain; volumes in z-scores of its own tissue.
+
+    Attributes:
+      row: its number in the caller's table.
+      inputs: the prepared volume.
+      outputs: of `EncoderDecoder.encode`, this row's.
+      original, pooled: D(l) and D(Psi(Phi(l))); None for a baseline.
+    """
+
+    row: int
+    inputs: np.ndarray
+    outputs: Outputs
+    original: np.ndarray | None
+    pooled: np.ndarray | None
+
+    @property
+    def change(self) -> np.ndarray:
+        """What pooling changes in the decode."""
+        assert self.original is not None and self.pooled is not None
+        return self.pooled - self.original
+
+
+def padded_batches(volumes: Iterable[tuple[int, np.ndarray]], size: int = 8) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Gathers (row, volume) into (rows, inputs (`size`, *shape) float32), in order.
+
+    The last batch is filled up with zeros, so that a network is compiled once; memory holds a few times `size` volumes.
+    """
+    remaining = iter(volumes)
+    while batch := list(itertools.islice(remaining, size)):
+        inputs = np.zeros((size, *batch[0][1].shape), np.float32)
+        for place, (_, volume) in enumerate(batch):
+            inputs[place] = volume
+        yield [row for row, _ in batch], inputs
+
+
+def decoded_change(decode: Callable[[np.ndarray], np.ndarray], outputs: Outputs) -> np.ndarray:
+    """Computes D(Psi(Phi)) - D(l) of (N, n) latents: what pooling changes in what the decoder makes of them."""
+    return decode(outputs["pooled_latent"]) - decode(outputs["latent"])
+
+
+def pool_volumes(trained: EncoderDecoder, volumes: Iterable[tuple[int, np.ndarray]]) -> Iterator[Pooled]:
+    """Takes (row, prepared volume) through encoder and decoder, a batch at a time, in order."""
+    squash = trained.config.data.squash
+    for rows, inputs in padded_batches(volumes):
+        outputs = trained.encode(inputs)
+        decoded: list[Any] = [None, None]
+        if trained.decode is not None:
+            decoded = [to_z_scores(trained.decode(outputs[name]), squash) for name in ("latent", "pooled_latent")]
+        for place, row in enumerate(rows):
+            original, pooled = (None if volumes is None else volumes[place] for volumes in decoded)
+            own = {name: values[place] for name, values in outputs.items()}
+            yield Pooled(row, to_z_scores(inputs[place], squash), own, original, pooled)
+
+
+def volume_writer(
+    trained: EncoderDecoder,
+    sources: list[pathlib.Path],
+    paths: list[pathlib.Path],
+    harmonised: str,
+    alignment_of: Callable[[int], np.ndarray | None],
+    root: pathlib.Path,
+) -> Callable[[Pooled], Clipped]:
+    """Returns the function that writes one `Pooled` row in the form that `config.output.harmonised` names.
+
+    Its values keep the input's sign where `config.output.keep_sign` asks for that; it returns how many were set to 0.
+    `alignment_of` gives a row's map from its image's millimetres to the template's; `root` is the sources' data set.
+
+    Raises:
+      InputError: an output is an input.
+    """
+    grid = trained.grid
+    assert grid is not None
+    check_not_inputs(paths, sources)
+
+    keep_sign = keeps_sign(trained.config.output, on_volumes=True)
+
+    def write(pooled: Pooled) -> Clipped:
+        source, path, alignment = sources[pooled.row], paths[pooled.row], alignment_of(pooled.row)
+        if harmonised == "change":
+            return write_change(source, pooled.change, grid, path, alignment, root=root, keep_sign=keep_sign)
+        assert pooled.pooled is not None
+        return write_decoded(source, pooled.pooled, grid, path, alignment, root=root, keep_sign=keep_sign)
+
+    return write
+
+
+def harmonise_cohort(
+    trained: EncoderDecoder,
+    cohort: Cohort,
+    folder: RunFolder,
+    harmonised: str,
+    say: Callable[[str], None] = lambda text: None,
+) -> Metrics:
+    """Writes every row's harmonised volume under `folder`/derivatives/eqpool and measures the held-out rows' ones.
+
+    `say` gets a line on the voxels that were set to 0, if any.
+
+    Returns:
+      `psnr_*` (dB) and `ssim_*` of `change` and `decoded` against the input, inside the brain mask; for a simulated
+      cohort also `recovery_error_*`: root-mean-square error to the scanner-free truth, in z-scores, of the input and
+      of both. Each is a mean over held-out volumes, with its interval.
+    """
+    test = set(cohort.rows("test").tolist())
+    rows = sorted(test) if harmonised == "none" else list(range(len(cohort.site)))
+    write: Callable[[Pooled], Clipped | None] = lambda pooled: None  # noqa: E731
+    clipped: list[Clipped | None] = []
+    if harmonised != "none":
+        output = folder.derivatives
+        paths = derivative_paths(output, cohort.scan_name.tolist())
+        sources = [pathlib.Path(path) for path in cohort.image_path]
+        root = pathlib.Path(cohort.image_root)
+        write = volume_writer(trained, sources, paths, harmonised, cohort.alignment_of, root)
+        origin = ": SIMULATED images" if cohort.simulated else ""
+        write_description(output, __version__, harmonised=harmonised, origin=origin)
+
+    chosen = sample_rows(cohort)
+    drawn: dict[int, Pooled] = {}
+
+    def work(pooled: Pooled) -> Metrics | None:
+        clipped.append(write(pooled))
+        if pooled.row in chosen:
+            drawn[pooled.row] = pooled
+        return measure(cohort, pooled) if pooled.row in test else None
+
+    stream = pool_volumes(trained, ((row, cohort.inputs[row]) for row in rows))
+    label = "Harmonising"
+    with in_parallel(
+        work, stream, workers=trained.config.data.workers, progress=True, label=label, total=len(rows)
+    ) as r:
+        measured = [metrics for metrics in r if metrics is not None]
+    say_clipped([one for one in clipped if one is not None], say)
+    _write_samples(cohort, [drawn[row] for row in chosen], folder)
+    subject = cohort.participant_id[[row for row in rows if row in test]]
+    return summarise(measured, subject, trained.config.evaluate, trained.config.seed)
+
+
+def sample_rows(cohort: Cohort) -> list[int]:
+    """A few held-out rows to draw: of each site the same number, from low to high first covariate."""
+    here = [cohort.rows("test")[cohort.site[cohort.rows("test")] == site] for site in range(len(cohort.site_names))]
+    here = [rows[np.argsort(cohort.covariates[rows, 0], kind="stable")] for rows in here if len(rows)][:MOST_SITES]
+    each = min([SAMPLES_A_SITE, *map(len, here)])
+    return [int(rows[round(place)]) for rows in here for place in np.linspace(0, len(rows) - 1, each)]
+
+
+def _write_samples(cohort: Cohort, drawn: list[Pooled], folder: RunFolder) -> None:
+    """images/samples.npz: the axial slice through the middle of the brain mask; none where none is drawn."""
+    assert cohort.grid is not None
+    if not drawn:  # no held-out volume is of a known site
+        return
+    mask = cohort.grid.mask
+    middle = round(float(np.average(np.arange(mask.shape[2]), weights=mask.sum(axis=(0, 1)))))
+    rows = [pooled.row for pooled in drawn]
+    change = np.stack([np.where(mask, pooled.change, 0)[:, :, middle] for pooled in drawn])
+    inputs = np.stack([pooled.inputs[:, :, middle] for pooled in drawn])
+    write_arrays(
+        folder.samples_file,
+        {
+            "site": np.array(cohort.site_names)[cohort.site[rows]],
+            "covariate": cohort.covariates[rows, 0],
+            "input": inputs,
+            "harmonised": inputs + change,
+            "change": change,
+        },
+    )
+
+
+def measure(cohort: Cohort, pooled: Pooled) -> Metrics:
+    """One volume's similarity to its input and, where the truth is known, its error to it, of both forms."""
+    assert cohort.grid is not None and pooled.pooled is not None
+    mask = cohort.grid.mask
+    forms = {"change": pooled.inputs + pooled.change, "decoded": pooled.pooled}
+    result: Metrics = {}
+    for name, volume in forms.items():
+        result[f"psnr_{name}"] = peak_signal_to_noise(volume, pooled.inputs, mask)
+        result[f"ssim_{name}"] = structural_similarity_inside(volume, pooled.inputs, mask)
+    if cohort.simulated:
+        truth, _ = prepare_volume(scanner_free_path(pathlib.Path(cohort.image_path[pooled.row])), cohort.grid)
+        for name, volume in ({"input": pooled.inputs} | forms).items():
+            result[f"recovery_error_{name}"] = float(np.sqrt(np.mean((volume - truth)[mask] ** 2)))
+    return result
+
+
+def summarise(measured: list[Metrics], subject: np.ndarray, config: EvaluateConfig, seed: int) -> Metrics:
+    """Means over volumes, each with its bootstrap interval over subjects."""
+    result: Metrics = {}
+    for name in measured[0] if measured else ():
+        values = np.array([metrics[name] for metrics in measured])
+        interval = bootstrap_interval(_mean_of(values), len(values), config.bootstraps, seed, subject)
+        result |= {name: float(values.mean()), f"{name}_interval": interval}
+    return result
+
+
+def _mean_of(values: np.ndarray) -> Callable[[np.ndarray], float]:
+    return lambda rows: float(values[rows].mean())

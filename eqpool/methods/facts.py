@@ -1,0 +1,99 @@
+"""What a trained model needs to know of the cohort that it was trained on; model.json."""
+
+import dataclasses
+
+from eqpool.data.cohort import Cohort, Scaling
+from eqpool.data.shape import DataShape
+from eqpool.data.tables.coding import same_labels
+from eqpool.data.tables.encoding import FeatureEncoding
+from eqpool.data.volumes.read import VERSION as PREPARATION
+from eqpool.errors import InputError
+from eqpool.storage import files
+from eqpool.storage.run_folder import RunFolder
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFacts:
+    """The training cohort, as far as the networks depend on it.
+
+    Attributes:
+      dataset, simulated: of the cohort.
+      input_shape: shape of one input.
+      site_names, covariate_names, target_name, target_classes: as in `Cohort`.
+      scaling: of covariates and target.
+      features: how a table's columns were encoded; None for volumes and public tables.
+      preparation: `eqpool.data.volumes.read.VERSION` by which the volumes were prepared; 0 where none were, or before
+        it was recorded.
+    """
+
+    dataset: str
+    simulated: bool
+    input_shape: tuple[int, ...]
+    site_names: tuple[str, ...]
+    covariate_names: tuple[str, ...]
+    target_name: str
+    target_classes: tuple[str, ...]
+    scaling: Scaling
+    features: FeatureEncoding | None
+    preparation: int = 0
+
+    @classmethod
+    def of(cls, cohort: Cohort, scaling: Scaling) -> "ModelFacts":
+        """Returns those of a cohort."""
+        return cls(
+            cohort.name,
+            cohort.simulated,
+            cohort.inputs.shape[1:],
+            cohort.site_names,
+            cohort.covariate_names,
+            cohort.target_name,
+            cohort.target_classes,
+            scaling,
+            cohort.encoding,
+            PREPARATION if cohort.grid is not None else 0,
+        )
+
+    @property
+    def shape(self) -> DataShape:
+        """The shape that the networks were built for; nuisances shape no network and are left out."""
+        return DataShape(self.input_shape, len(self.covariate_names), len(self.site_names), len(self.target_classes))
+
+    def check_preparation(self, folder: RunFolder) -> None:
+        """Raises `InputError` where the run's volumes were prepared by another version; `folder` is named."""
+        if len(self.input_shape) == 3 and self.preparation != PREPARATION:
+            before = f"version {self.preparation}" if self.preparation else "an earlier version"
+            raise InputError(
+                f"--workdir={folder.path}: trained on volumes prepared by {before} of the preparation, and this eqpool "
+                f"has version {PREPARATION}, which smooths volumes finer than the grid, so that its networks would see "
+                "new volumes otherwise than those they learnt from; train the run again, or use the eqpool that "
+                "trained it"
+            )
+
+    def write(self, folder: RunFolder) -> None:
+        """Writes model.json."""
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain["scaling"] = self.scaling.to_dict()
+        plain["features"] = None if self.features is None else self.features.to_dict()
+        files.write_json(folder.model_file, plain)
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> "ModelFacts":
+        """Reads model.json.
+
+        Raises:
+          InputError: the file is missing, or is not what `write` makes.
+        """
+        path = folder.model_file
+        if not path.is_file():
+            raise InputError(f"--workdir={folder.path}: model.json not found; expected the folder of a finished run")
+        values = files.read_json(path)
+        try:
+            values["scaling"] = Scaling.from_dict(values["scaling"])
+            values["features"] = values["features"] and FeatureEncoding.from_dict(values["features"])
+            values |= {name: tuple(values[name]) for name in ("input_shape", "covariate_names")}
+            values |= {name: same_labels(values[name], f"{path}, {name}") for name in ("site_names", "target_classes")}
+            return cls(**values)
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise InputError(f"{path}: expected what eqpool wrote; it lacks or misnames {error}") from None

@@ -1,0 +1,108 @@
+"""A trained ISTN at work on new volumes: S2T, which has the reference site's look, and shape where an STN acts."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pandas as pd
+
+from eqpool.config import RunConfig
+from eqpool.data.tables.participants import ID_COLUMN, ParticipantsTable, named_sites, who
+from eqpool.data.volumes.bids_names import names_in_table
+from eqpool.data.volumes.prepare import PreparedScan
+from eqpool.engine.state import Variables
+from eqpool.errors import InputError
+from eqpool.methods.base import NewScans, Say
+from eqpool.methods.facts import ModelFacts
+from eqpool.methods.istn_steps import EXAMPLES, istn_steps
+from eqpool.methods.istn_volumes import make_harmonise, write_harmonised
+from eqpool.storage.files import write_arrays
+from eqpool.storage.run_folder import RunFolder
+
+
+@dataclasses.dataclass(frozen=True)
+class IstnModel:
+    """The trained networks of a run.
+
+    Attributes:
+      config, facts: of the run.
+      variables: of all networks, at the selected epoch.
+    """
+
+    config: RunConfig
+    facts: ModelFacts
+    variables: Variables
+
+    def table_file(self, output: RunFolder) -> pathlib.Path:
+        """Returns the file of the table that `write` returns."""
+        return output.written_file
+
+    @property
+    def reference_site(self) -> str:
+        """The site that others are made to look like."""
+        return self.config.istn.reference or self.facts.site_names[-1]
+
+    def write(self, scans: NewScans, output: RunFolder, harmonised: str | None, say: Say) -> pd.DataFrame:
+        """Writes S2T of every scan, as `eqpool.methods.istn_volumes.write_harmonised` does.
+
+        `output`/images/examples.npz holds the steps of the first few. Between two sites the ISTN needs no site of a
+        scan. With more sites every scan needs one.
+
+        Returns:
+          participant_id, session and site of the rows that were written.
+
+        Raises:
+          InputError: a run on digits, a bad volume, a site that is needed and not known, or a form of output: an ISTN
+            has one, which its shape decides.
+        """
+        if harmonised is not None:
+            raise InputError(f"--harmonised={harmonised}: an ISTN has one form, which its shape decides; leave it out")
+        facts, table = self.facts, scans.table
+        if len(facts.input_shape) != 3:
+            raise InputError(f"the run was trained on {facts.dataset}, expected one on volumes")
+        sites, num_sites = _sites(table, self.config.data.site_column, facts.site_names), len(facts.site_names)
+        shown: list[PreparedScan] = []
+
+        def noting_the_first(prepared: Iterable[PreparedScan]) -> Iterator[PreparedScan]:
+            for scan in prepared:
+                if len(shown) < EXAMPLES:
+                    shown.append(scan)
+                yield scan
+
+        with scans.prepare() as prepared:
+            kept = write_harmonised(
+                output,
+                self.config,
+                make_harmonise(self.config, self.variables, num_sites),
+                noting_the_first(prepared),
+                len(scans.sources),
+                sites,
+                scans.sources,
+                scans.root,
+                names_in_table(table, scans.sources),
+                facts.simulated,
+                say,
+            )
+        rows = [scan.row for scan in shown]
+        images = np.stack([scan.volume for scan in shown])
+        steps = istn_steps(self.config, self.variables, images, sites[rows], num_sites)
+        names = np.array([table.frame[ID_COLUMN].iloc[row] for row in rows], np.str_)
+        write_arrays(output.examples_file, steps | {"name": names})
+        written = table.take(np.array(kept, np.int64))
+        return pd.DataFrame(who(written) | {"site": named_sites(written, self.config.data.site_column)})
+
+
+def _sites(table: ParticipantsTable, column: str, known: tuple[str, ...]) -> np.ndarray:
+    """Returns the index of each row's site; zeros where there are two sites, as the network takes none then."""
+    if len(known) == 2:
+        return np.zeros(len(table.frame), np.int64)
+    table.require(column, f"an ISTN of {len(known)} sites needs each scan's site")
+    names = table.names_in(column).tolist()
+    for row, name in enumerate(names):
+        if name not in known:
+            raise InputError(
+                f'{table.where(row, column)}: "{name or "n/a"}", expected one of {", ".join(known)}: an ISTN of more '
+                "than two sites has to know which one a scan is of"
+            )
+    return np.array([known.index(name) for name in names])

@@ -1,0 +1,124 @@
+"""What methods share that make one latent a scan: training, evaluation, and reading a run back."""
+
+import abc
+import pathlib
+from typing import ClassVar
+
+import numpy as np
+
+from eqpool.config import RunConfig
+from eqpool.data.cohort import Cohort, Scaling
+from eqpool.data.shape import DataShape
+from eqpool.data.tables.calibration import SiteCalibration
+from eqpool.engine.selected import selected_variables
+from eqpool.engine.session import Columns, Session, TrainingData
+from eqpool.engine.state import Stage, Variables
+from eqpool.errors import InputError
+from eqpool.evaluate.evaluation import Embeddings, evaluate, only_finite
+from eqpool.evaluate.site_floor import cached_site_floor
+from eqpool.methods.base import Outcome, PlannedStage, method_named
+from eqpool.methods.facts import ModelFacts
+from eqpool.methods.latent_model import Decode, Encode, LatentModel
+from eqpool.methods.run_tables import embeddings_table
+from eqpool.objectives.stage_one import covariate_generators
+from eqpool.storage import files
+from eqpool.storage.run_folder import NON_FINITE_ROWS, RunFolder
+
+MOST_DRAWN = 1000  # rows whose tau is kept for the report
+
+
+class LatentMethod(abc.ABC):
+    """A method that makes one latent a scan. Subclasses say which stages there are and how they are trained."""
+
+    decodes: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def stages(self, config: RunConfig, shape: DataShape) -> tuple[Stage, ...]:
+        """Returns the stages in the order in which they are trained."""
+
+    @abc.abstractmethod
+    def train_stages(self, session: Session, shape: DataShape, data: TrainingData) -> Embeddings:
+        """Trains the stages; returns what their selected epochs make of every row."""
+
+    @abc.abstractmethod
+    def networks(
+        self, config: RunConfig, shape: DataShape, variables: tuple[Variables, ...]
+    ) -> tuple[Encode, Decode | None]:
+        """Returns the encoder of trained stages, and their decoder where there is one.
+
+        `variables` are those of `stages`, in their order.
+        """
+
+    def scaling(self, config: RunConfig, cohort: Cohort) -> Scaling:
+        """Scales covariates and target by all training rows."""
+        return Scaling.fit(cohort)
+
+    def columns(self, cohort: Cohort, scaling: Scaling) -> Columns:
+        """Returns what training reads beside the inputs, one entry a row."""
+        return scaling.columns(cohort)
+
+    def training_rows(self, config: RunConfig, cohort: Cohort) -> np.ndarray:
+        """Returns the training rows that the method can use."""
+        return cohort.rows("train")
+
+    def plan(self, config: RunConfig, cohort: Cohort) -> list[PlannedStage]:
+        """Returns what `fit` would train: by default stages that all read the inputs."""
+        columns = self.columns(cohort, self.scaling(config, cohort)) | {"inputs": cohort.inputs}
+        rows = len(self.training_rows(config, cohort))
+        return [PlannedStage.of(stage, columns, rows) for stage in self.stages(config, DataShape.of(cohort))]
+
+    def train(self, session: Session, cohort: Cohort, scaling: Scaling) -> tuple[Embeddings, np.ndarray]:
+        """Trains; returns what the selected epochs make of every row, and the rows that were trained on."""
+        rows = self.training_rows(session.config, cohort)
+        data = TrainingData.of(cohort, self.columns(cohort, scaling), rows)
+        return self.train_stages(session, DataShape.of(cohort), data), rows
+
+    def fit(self, session: Session, cohort: Cohort, scaling: Scaling, folder: RunFolder) -> Outcome:
+        """Trains, writes embeddings.tsv and images/tau.npz, and evaluates the held-out rows."""
+        config = session.config
+        embeddings, train_rows = self.train(session, cohort, scaling)
+        table = embeddings_table(cohort, embeddings)
+        files.write_table(folder.embeddings_file, table)
+        if embeddings.tau is not None:
+            rows = cohort.rows("test")[:MOST_DRAWN]
+            files.write_arrays(folder.tau_file, {"rows": rows, "tau": embeddings.tau[rows]})
+        generators = covariate_generators(config.model, cohort.covariates.shape[1])
+        metrics = evaluate(
+            cohort, scaling, embeddings, generators, config.model.group_map, config.evaluate, config.seed
+        )
+        metrics |= cached_site_floor(cohort, config.evaluate, folder.cache(config))
+        if NON_FINITE_ROWS not in metrics:
+            metrics |= only_finite(self.harmonise(cohort, folder))
+        return Outcome(metrics, len(cohort.rows("train")) - len(train_rows))
+
+    def harmonise(self, cohort: Cohort, folder: RunFolder) -> dict:
+        """Writes and measures the harmonised data of a run; by default none is made."""
+        return {}
+
+    def load(self, folder: RunFolder, config: RunConfig | None = None) -> LatentModel:
+        """Reads the selected epochs of a run that has finished training.
+
+        Raises:
+          InputError: a file that is missing, unreadable or of another version.
+        """
+        facts, config = ModelFacts.read(folder), config or folder.read_config()
+        stages = self.stages(config, facts.shape)
+        variables = tuple(selected_variables(stage, folder.checkpoints, config.seed) for stage in stages)
+        encode, decode = self.networks(config, facts.shape, variables)
+        return LatentModel(config, facts, encode, decode, _read_calibration(folder.calibration_file))
+
+
+def train_latents(session: Session, cohort: Cohort, scaling: Scaling) -> tuple[Embeddings, np.ndarray]:
+    """Trains `config.method`; returns the embeddings of every row, and the rows that were trained on.
+
+    Raises:
+      InputError: the method makes no latents.
+    """
+    method = method_named(session.config.method)
+    if not isinstance(method, LatentMethod):
+        raise InputError(f'config.method = "{session.config.method}": makes no latents, expected a method that does')
+    return method.train(session, cohort, scaling)
+
+
+def _read_calibration(path: pathlib.Path) -> SiteCalibration | None:
+    return SiteCalibration.from_arrays(files.read_arrays(path)) if path.is_file() else None

@@ -1,0 +1,159 @@
+"""A trained method that makes latents, at work on new scans: encode, decode and write."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pandas as pd
+
+from eqpool import __version__
+from eqpool.config import RunConfig, keeps_sign
+from eqpool.data.cohort import Grid
+from eqpool.data.tables.calibration import SiteCalibration
+from eqpool.data.tables.coding import UNKNOWN
+from eqpool.data.tables.encoding import NumberColumn
+from eqpool.data.tables.participants import ID_COLUMN, ParticipantsTable, named_sites, parse_numbers, who
+from eqpool.data.tables.scaling import pooled_change
+from eqpool.data.volumes.bids_names import names_in_table
+from eqpool.data.volumes.grids import named_grid
+from eqpool.data.volumes.prepare import PreparedScan, in_parallel
+from eqpool.errors import InputError
+from eqpool.methods.base import NewScans, Outputs, Say
+from eqpool.methods.decoding import Pooled, pool_volumes, volume_writer
+from eqpool.methods.derivatives import Clipped, derivative_paths, say_clipped, write_description
+from eqpool.methods.facts import ModelFacts
+from eqpool.methods.harmonised_table import write_harmonised_table
+from eqpool.storage.run_folder import RunFolder
+
+TABLE_BATCH = 4096
+Encode = Callable[[np.ndarray], Outputs]
+Decode = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentModel:
+    """The trained networks of a run.
+
+    Attributes:
+      config, facts: of the run.
+      encode: (B, *input_shape) float32 -> `latent`, `phi` and `prediction`, each with B rows; a model that decodes has
+        `pooled_latent` (B, n) too, the pooled latent on the unit sphere, where D has learnt to decode.
+      decode: latents (B, n) -> (B, *input_shape) float32, for volumes with the linear part where it is fitted
+        (`eqpool.methods.linear_decoder`); None for a method without a way back from Phi.
+      calibration: of a table's features, through which they went before training; None where they did not.
+    """
+
+    config: RunConfig
+    facts: ModelFacts
+    encode: Encode
+    decode: Decode | None
+    calibration: SiteCalibration | None = None
+    reference_site = ""
+
+    def table_file(self, output: RunFolder) -> pathlib.Path:
+        """Returns the file of the table that `write` returns."""
+        return output.embeddings_file
+
+    @property
+    def grid(self) -> Grid | None:
+        """The grid of volumes; None for tables."""
+        return named_grid(self.config.data.grid) if len(self.facts.input_shape) == 3 else None
+
+    def write(self, scans: NewScans, output: RunFolder, harmonised: str | None, say: Say) -> pd.DataFrame:
+        """Writes the harmonised data of new scans; see `eqpool.methods.base.TrainedModel`.
+
+        Volumes go under derivatives/eqpool, features to harmonised.tsv. The table that is returned has participant_id,
+        the session where there is one, site, the prediction, l_* and phi_*.
+        """
+        form = (harmonised or self.config.output.harmonised) if self.decode else "none"
+        if self.grid is not None:
+            return self._write_volumes(scans, output, form, say)
+        return self._write_table(scans.table, output, form, say)
+
+    def _write_volumes(self, scans: NewScans, output: RunFolder, form: str, say: Say) -> pd.DataFrame:
+        """Prepares, encodes, decodes and writes volume by volume."""
+        write: Callable[[Pooled], Clipped | None] = lambda pooled: None  # noqa: E731
+        clipped: list[Clipped | None] = []
+        alignments: dict[int, np.ndarray | None] = {}
+        if form != "none":
+            paths = derivative_paths(output.derivatives, names_in_table(scans.table, scans.sources))
+            write = volume_writer(self, scans.sources, paths, form, alignments.get, scans.root)
+            origin = ", by networks trained on SIMULATED images" if self.facts.simulated else ""
+            write_description(output.derivatives, __version__, harmonised=form, origin=origin)
+
+        def volumes(prepared: Iterator[PreparedScan]) -> Iterator[tuple[int, np.ndarray]]:
+            for scan in prepared:
+                alignments[scan.row] = scan.alignment
+                yield scan.row, scan.volume
+
+        def work(pooled: Pooled) -> tuple[int, Outputs]:
+            clipped.append(write(pooled))
+            return pooled.row, pooled.outputs
+
+        with (
+            scans.prepare() as prepared,
+            in_parallel(
+                work,
+                pool_volumes(self, volumes(prepared)),
+                workers=self.config.data.workers,
+                progress=True,
+                label="Transforming",
+                total=len(scans.sources),
+            ) as results,
+        ):
+            done = list(results)
+        say_clipped([one for one in clipped if one is not None], say)
+        kept = np.array([row for row, _ in done])
+        outputs = {name: np.stack([one[name] for _, one in done]) for name in done[0][1]}
+        return self._embeddings(scans.table.take(kept), outputs)
+
+    def _write_table(self, table: ParticipantsTable, output: RunFolder, form: str, say: Say) -> pd.DataFrame:
+        encoding, dataset = self.facts.features, self.facts.dataset
+        if encoding is None:
+            raise InputError(f"the run was trained on {dataset}; expected one on a participants table or on volumes")
+        frame = pd.DataFrame({column.name: _feature(table, column.name, column) for column in encoding.columns})
+        encoding.check_categories(frame, table.frame[ID_COLUMN].tolist())
+        for note in encoding.unlike_training(frame):
+            say(note)
+        uncalibrated = encoding.apply(frame)
+        inputs = self._calibrated(table, uncalibrated)
+        parts, changes = [], []
+        for start in range(0, len(inputs), TABLE_BATCH):
+            here = slice(start, start + TABLE_BATCH)
+            parts.append(self.encode(inputs[here]))
+            if form != "none" and self.decode is not None:
+                pooled = self.decode(parts[-1]["pooled_latent"])
+                before = self.decode(parts[-1]["latent"]) if form == "change" else inputs[here]
+                changes.append(pooled_change(uncalibrated[here], inputs[here], before, pooled))
+        outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        if changes:
+            keep_sign = keeps_sign(self.config.output, on_volumes=False)
+            write_harmonised_table(output, table, frame, encoding, np.concatenate(changes), keep_sign, say)
+        return self._embeddings(table, outputs)
+
+    def _calibrated(self, table: ParticipantsTable, inputs: np.ndarray) -> np.ndarray:
+        """Removes each site's effect; a row of no known site is treated as one of the site that it looks most like."""
+        if self.calibration is None:
+            return inputs
+        column = self.config.data.site_column
+        known = column in table.frame
+        return self.calibration.apply(inputs, table.names_in(column) if known else np.full(len(inputs), UNKNOWN))
+
+    def _embeddings(self, table: ParticipantsTable, outputs: Outputs) -> pd.DataFrame:
+        facts, first = self.facts, pd.DataFrame(who(table))
+        first["site"] = named_sites(table, self.config.data.site_column)
+        name = f"predicted_{facts.target_name}"
+        if facts.target_classes:
+            first[name] = np.array(facts.target_classes)[outputs["prediction"].argmax(axis=1)]
+        else:
+            scaled = outputs["prediction"][:, 0].astype(np.float64)
+            first[name] = scaled * facts.scaling.target_deviation + facts.scaling.target_mean
+        latent = pd.DataFrame(outputs["latent"]).add_prefix("l_")
+        phi = pd.DataFrame(outputs["phi"]).add_prefix("phi_")
+        return pd.concat([first, latent, phi], axis=1)
+
+
+def _feature(table: ParticipantsTable, name: str, column: object) -> np.ndarray:
+    table.require(name, "a feature of the run")
+    return parse_numbers(table, name) if isinstance(column, NumberColumn) else table.names_in(name).astype(object)

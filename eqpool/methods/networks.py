@@ -1,0 +1,138 @@
+"""Both trained stages as one model: encode, pool and decode. Every door to a trained model comes through here."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from eqpool.config import RunConfig
+from eqpool.data.shape import DataShape
+from eqpool.engine.compilation import standard_promotion
+from eqpool.engine.session import Session, TrainingData, forward_on_table, train_on_table, train_stage
+from eqpool.engine.state import Stage, Variables
+from eqpool.evaluate.evaluation import Embeddings
+from eqpool.geometry.sphere import normalize
+from eqpool.methods.base import Outputs
+from eqpool.objectives.stage_one import make_decoder, make_stage_one
+from eqpool.objectives.stage_two import make_psi, make_stage_two
+
+CHUNK = 4096  # rows whose rotations (n x n each) are in memory at once
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolingNetworks:
+    """The networks of both stages.
+
+    Attributes:
+      config: `model` says how the networks are built.
+      shape: of the data that they were trained on.
+      stage_one, stage_two: their variables, nested dicts of arrays.
+    """
+
+    config: RunConfig
+    shape: DataShape
+    stage_one: Variables
+    stage_two: Variables
+
+    def on_host(self) -> "PoolingNetworks":
+        """Returns the same networks with their variables as NumPy arrays."""
+        first, second = jax.tree.map(np.asarray, (self.stage_one, self.stage_two))
+        return dataclasses.replace(self, stage_one=first, stage_two=second)
+
+    def apply(self, inputs: np.ndarray) -> Outputs:
+        """Encodes and pools (N, *shape.inputs) float32 rows, in memory that does not grow with n^2 N.
+
+        Returns:
+          `latent`, `covariate_free`, `phi` and `pooled_latent` (N, n), and `prediction` (N, outputs), float32.
+          `pooled_latent` is Psi(Phi) on the unit sphere, where D has learnt to decode.
+        """
+        with standard_promotion():
+            compute = _encode(self.config, self.shape)
+            return _in_chunks(lambda rows: compute(self.stage_one, self.stage_two, rows), inputs)
+
+    def decode(self, latent: np.ndarray) -> np.ndarray:
+        """Computes D(latent), (N, n) on the unit sphere to (N, *shape.inputs) float32."""
+        with standard_promotion():
+            compute = _decode(self.config, self.shape)
+            return _in_chunks(lambda rows: {"inputs": compute(self.stage_one, rows)}, latent)["inputs"]
+
+    def decode_phi(self, phi: np.ndarray) -> np.ndarray:
+        """Computes D(Psi(Phi)), (N, n) to (N, *shape.inputs) float32, with Psi(Phi) on the unit sphere."""
+        with standard_promotion():
+            compute = _psi(self.config)
+            latent = _in_chunks(lambda rows: {"latent": compute(self.stage_two, rows)}, phi)["latent"]
+        return self.decode(latent)
+
+
+def train_networks(session: Session, shape: DataShape, data: TrainingData) -> tuple[PoolingNetworks, Embeddings]:
+    """Trains stage one, then stage two on its latents; returns the networks, and the embeddings of all rows.
+
+    `data.columns` are as `Scaling.columns` gives them: `site`, `covariate`, `target`, `target_known`, and `nuisance`
+    where `shape` has any.
+
+    Raises:
+      TrainingDiverged: a loss is not finite.
+    """
+    stage_one, stage_two = pooling_stages(session.config, shape)
+    first, encoded = train_stage(session, stage_one, data)
+    latents = data.columns | {"latent": encoded["latent"], "tau": encoded["tau"]}
+    second = train_on_table(session, stage_two, latents, data.train, data.validation).best_variables
+    pooled = forward_on_table(session, stage_two, second, latents)
+    embeddings = Embeddings(
+        latent=encoded["latent"],
+        tau=encoded["tau"],
+        phi=pooled["phi"],
+        covariate_free=pooled["covariate_free"],
+        prediction=pooled["prediction"],
+    )
+    return PoolingNetworks(session.config, shape, first, second), embeddings
+
+
+@functools.lru_cache(maxsize=32)
+def pooling_stages(config: RunConfig, shape: DataShape) -> tuple[Stage, Stage]:
+    """Returns the same objects for the same settings, so that what was compiled for them serves again."""
+    return make_stage_one(config, shape), make_stage_two(config, shape)
+
+
+def _in_chunks(compute: Callable[[np.ndarray], dict[str, jax.Array]], inputs: np.ndarray) -> Outputs:
+    """Applies `compute` to chunks of rows and joins its outputs on the host."""
+    size = min(CHUNK, 1 << max(3, math.ceil(math.log2(max(len(inputs), 1)))))  # few sizes, few compilations
+    parts = []
+    for start in range(0, max(len(inputs), 1), size):
+        rows = np.asarray(inputs[start : start + size], np.float32)
+        padding = ((0, size - len(rows)),) + ((0, 0),) * (rows.ndim - 1)
+        outputs = jax.device_get(compute(np.pad(rows, padding)))
+        parts.append({name: value[: len(rows)] for name, value in outputs.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@functools.lru_cache(maxsize=32)
+def _encode(config: RunConfig, shape: DataShape) -> Callable[..., dict[str, jax.Array]]:
+    stage_one, stage_two = pooling_stages(config, shape)
+
+    def encode(first: Variables, second: Variables, inputs: jax.Array) -> dict[str, jax.Array]:
+        encoded = stage_one.forward(first, {"inputs": inputs})
+        pooled = stage_two.forward(second, {name: encoded[name] for name in ("latent", "tau")})
+        return {
+            "latent": encoded["latent"],
+            "covariate_free": pooled["covariate_free"],
+            "phi": pooled["phi"],
+            "prediction": pooled["prediction"],
+            "pooled_latent": normalize(pooled["reconstruction"]),
+        }
+
+    return jax.jit(encode)
+
+
+@functools.lru_cache(maxsize=32)
+def _decode(config: RunConfig, shape: DataShape) -> Callable[..., jax.Array]:
+    return jax.jit(make_decoder(config, shape))
+
+
+@functools.lru_cache(maxsize=32)
+def _psi(config: RunConfig) -> Callable[..., jax.Array]:
+    psi = make_psi(config)
+    return jax.jit(lambda variables, phi: normalize(psi(variables, phi)))

@@ -1,0 +1,65 @@
+"""`config.method = "ours"`: the two stages of Lokhande et al. 2022."""
+
+from typing import ClassVar
+
+import numpy as np
+
+from eqpool.config import RunConfig
+from eqpool.data.cohort import Cohort
+from eqpool.data.shape import DataShape
+from eqpool.engine.session import Columns, Session, TrainingData
+from eqpool.engine.state import Stage, Variables
+from eqpool.evaluate.evaluation import Embeddings
+from eqpool.methods.base import PlannedStage
+from eqpool.methods.decoding import harmonise_cohort
+from eqpool.methods.latent import LatentMethod
+from eqpool.methods.latent_model import Decode, Encode, LatentModel
+from eqpool.methods.linear_decoder import complete_decoder, with_linear_part_of
+from eqpool.methods.networks import PoolingNetworks, pooling_stages, train_networks
+from eqpool.storage.run_folder import RunFolder
+
+
+class Pooling(LatentMethod):
+    """Stage one learns l and tau, stage two Phi on frozen latents."""
+
+    decodes: ClassVar[bool] = True
+
+    def stages(self, config: RunConfig, shape: DataShape) -> tuple[Stage, ...]:
+        """Returns stage one and stage two."""
+        return pooling_stages(config, shape)
+
+    def plan(self, config: RunConfig, cohort: Cohort) -> list[PlannedStage]:
+        """Returns what `fit` would train; stage two reads latents in place of inputs."""
+        columns = self.columns(cohort, self.scaling(config, cohort))
+        rows, dimension = len(self.training_rows(config, cohort)), config.model.latent_dim
+        latents: Columns = {
+            "latent": np.empty((0, dimension), np.float32),
+            "tau": np.empty((0, dimension, dimension), np.float32),
+        }
+        first, second = self.stages(config, DataShape.of(cohort))
+        return [
+            PlannedStage.of(first, columns | {"inputs": cohort.inputs}, rows),
+            PlannedStage.of(second, columns | latents, rows),
+        ]
+
+    def train_stages(self, session: Session, shape: DataShape, data: TrainingData) -> Embeddings:
+        """Trains both stages, one after the other."""
+        return train_networks(session, shape, data)[1]
+
+    def networks(
+        self, config: RunConfig, shape: DataShape, variables: tuple[Variables, ...]
+    ) -> tuple[Encode, Decode | None]:
+        """Returns encoder and decoder of both trained stages."""
+        networks = PoolingNetworks(config, shape, *variables)
+        return networks.apply, networks.decode
+
+    def load(self, folder: RunFolder, config: RunConfig | None = None) -> LatentModel:
+        """Reads the selected epochs, and for volumes the linear part of the decoder where it is fitted."""
+        return with_linear_part_of(folder, super().load(folder, config))
+
+    def harmonise(self, cohort: Cohort, folder: RunFolder) -> dict:
+        """Writes the harmonised volumes under derivatives/eqpool and measures the held-out ones."""
+        if cohort.grid is None:
+            return {}
+        model = complete_decoder(folder, self.load(folder), cohort)
+        return harmonise_cohort(model, cohort, folder, model.config.output.harmonised, folder.append_to_log)

@@ -1,0 +1,145 @@
+"""The five baselines of Lokhande et al. 2022, section 4: one stage, one network, and a site term that
+`config.method` names.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eqpool.config import RunConfig
+from eqpool.data.cohort import Cohort
+from eqpool.data.shape import DataShape
+from eqpool.engine.state import Batch, LossValue, Stage, Variables, init_variables
+from eqpool.errors import InputError
+from eqpool.losses.matching import grouped_mmd, matched_distance
+from eqpool.losses.mmd import mmd
+from eqpool.losses.task import task_loss
+from eqpool.models.baseline import Baseline, BaselineOutput
+from eqpool.objectives.prediction import prediction_loss
+from eqpool.objectives.site_terms import kernel_options
+from eqpool.objectives.stage_one import squared_error_per_row
+from eqpool.ops.numerics import masked_mean
+
+DECILES = 10
+Term = Callable[[BaselineOutput, Batch], jax.Array]
+
+
+def covariate_deciles(cohort: Cohort) -> np.ndarray:
+    """(N,) int32 in [0, 10): the decile of the first covariate, cut at the quantiles of training rows."""
+    values = cohort.covariates[:, 0]
+    edges = np.quantile(values[cohort.rows("train")], np.linspace(0, 1, DECILES + 1)[1:-1])
+    return np.searchsorted(edges, values, side="right").astype(np.int32)
+
+
+def match_groups(cohort: Cohort) -> np.ndarray:
+    """(N,) int32: rows match in RM if decile and class are the same; a numeric target has no class, so decile alone."""
+    deciles = covariate_deciles(cohort)
+    return deciles + DECILES * cohort.target if cohort.target_classes else deciles
+
+
+def rows_with_partner(cohort: Cohort, method: str) -> np.ndarray:
+    """Returns the training rows a method can use, in order: SS and RM drop rows in whose group no other site has a row.
+
+    Raises:
+      InputError: none is left.
+    """
+    train = cohort.rows("train")
+    if method not in ("ss", "rm"):
+        return train
+    group = covariate_deciles(cohort) if method == "ss" else match_groups(cohort)
+    # A row of an unknown site is no partner; in RM one of an unknown class has none.
+    known = cohort.site[train] >= 0
+    if method == "rm" and cohort.target_classes:
+        known &= cohort.target[train] >= 0
+    usable, groups, sites = train[known], group[train[known]], cohort.site[train[known]]
+    keep = [row for row, own in zip(usable, groups, strict=True) if len(np.unique(sites[groups == own])) > 1]
+    if not keep:
+        alike = f"decile of {cohort.covariate_names[0]}"
+        alike += f" and {cohort.target_name}" if method == "rm" and cohort.target_classes else ""
+        raise InputError(
+            f'config.method = "{method}": none of {len(train)} training rows of {cohort.name} has a partner, a row of '
+            f"another site in the same {alike}; expected some"
+        )
+    return np.array(keep, np.int64)
+
+
+def make_baseline(config: RunConfig, shape: DataShape) -> Stage:
+    """Assembles the stage of the baseline that `config.method` names.
+
+    Batches hold `inputs` (N, *shape.inputs), `site`, `decile`, `match`, `target`, `target_known` and `mask` (N,). Loss:
+    prediction + reconstruction (mean squared error over entries) + site term; the validation score is the same sum,
+    but for CAI, whose site term is a game, without it.
+    """
+    weights = config.baseline
+    model = Baseline(config.model, shape.inputs, shape.outputs, shape.sites)
+    site_term, is_game = _site_term(config, shape.sites)
+
+    def terms_of(output: BaselineOutput, batch: Batch) -> dict[str, jax.Array]:
+        return {
+            "prediction": prediction_loss(config, output.prediction, batch, shape.classes, batch["mask"]),
+            "reconstruction": masked_mean(squared_error_per_row(output.reconstruction, batch["inputs"]), batch["mask"]),
+            "site": site_term(output, batch),
+        }
+
+    def combine(prediction: jax.Array, reconstruction: jax.Array, site: jax.Array) -> jax.Array:
+        return (
+            weights.prediction_weight * prediction
+            + weights.reconstruction_weight * reconstruction
+            + weights.site_weight * site
+        )
+
+    def loss(variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
+        del key, epoch
+        output, updated = model.apply(
+            variables, batch["inputs"], train=True, mask=batch["mask"], mutable=["batch_stats"]
+        )
+        terms = terms_of(output, batch)
+        return LossValue(combine(**terms), terms, dict(updated))
+
+    def forward(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        output: Any = model.apply(variables, batch["inputs"], train=False)
+        error = squared_error_per_row(output.reconstruction, batch["inputs"])
+        outputs = {"latent": output.latent, "prediction": output.prediction, "site": output.site}
+        return outputs | {"reconstruction_error": error}
+
+    def validate(outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
+        everyone = jnp.ones(outputs["latent"].shape[0], jnp.float32)
+        output = BaselineOutput(outputs["latent"], outputs["prediction"], jnp.zeros(()), outputs["site"])
+        terms = {
+            "prediction": prediction_loss(config, outputs["prediction"], rows, shape.classes),
+            "reconstruction": jnp.mean(outputs["reconstruction_error"]),
+            "site": site_term(output, rows | {"mask": everyone}),
+        }
+        scored = terms | {"site": jnp.zeros(())} if is_game else terms
+        return terms | {"score": combine(**scored)}
+
+    def initialise(key: jax.Array) -> Variables:
+        return init_variables(model, key, jnp.zeros((2, *shape.inputs), jnp.float32), train=False)
+
+    keeps_last = weights.keep_epoch == "last"
+    return Stage("baseline", initialise, loss, forward, validate, keeps_last=keeps_last, settings=weights, number=3)
+
+
+def _site_term(config: RunConfig, num_sites: int) -> tuple[Term, bool]:
+    """The site term that `config.method` names, and whether it is a game, whose value is no score."""
+    settings = config.baseline
+    kernel = kernel_options(settings, num_sites)
+    terms: dict[str, Term] = {
+        "naive": lambda output, rows: jnp.zeros(()),
+        "mmd": lambda output, rows: mmd(output.latent, rows["site"], mask=rows["mask"], **kernel),
+        # The gradient is reversed between encoder and adversary, so that this one loss is the minimax game.
+        "cai": lambda output, rows: task_loss(
+            output.site, rows["site"], num_classes=num_sites, mask=rows["mask"] * (rows["site"] >= 0)
+        ),
+        "ss": lambda output, rows: grouped_mmd(
+            output.latent, rows["site"], rows["decile"], num_groups=DECILES, mask=rows["mask"], **kernel
+        ),
+        "rm": lambda output, rows: matched_distance(
+            output.latent, rows["site"], rows["match"], num_sites=num_sites, mask=rows["mask"]
+        ),
+    }
+    games = {"cai"}
+    return terms[config.method], config.method in games

@@ -1,0 +1,24 @@
+"""The target's loss as the stages use it: known rows alone, and classes of equal weight where that is asked for."""
+
+import jax
+import jax.numpy as jnp
+
+from eqpool.config import RunConfig
+from eqpool.engine.state import Batch
+from eqpool.losses.task import task_loss
+
+
+def prediction_loss(
+    config: RunConfig, prediction: jax.Array, rows: Batch, num_classes: int, mask: jax.Array | None = None
+) -> jax.Array:
+    """The mean of `task_loss` over rows whose target is known; `mask` (N,) drops further ones.
+
+    With `config.class_weights` "balanced" it is the mean over the classes present of the mean over a class's rows, so
+    that a rare class counts as much as a common one.
+    """
+    known = rows["target_known"] if mask is None else mask * rows["target_known"]
+    weights = None
+    if config.class_weights == "balanced" and num_classes:
+        counts = jnp.sum(jax.nn.one_hot(rows["target"], num_classes) * known[:, None], axis=0)
+        weights = jnp.where(counts > 0, 1 / jnp.maximum(counts, 1), 0)
+    return task_loss(prediction, rows["target"], num_classes=num_classes, mask=known, class_weights=weights)

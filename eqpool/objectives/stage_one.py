@@ -1,0 +1,125 @@
+"""Stage one: E, tau and D, equivariant to the covariates (Lokhande et al. 2022, section 3.1 and Algorithm 1)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eqpool.config import ModelConfig, RunConfig, rotation_ranges
+from eqpool.data.shape import DataShape
+from eqpool.engine.state import Batch, LossValue, Stage, Variables, init_variables
+from eqpool.geometry import so
+from eqpool.losses.equivariance import equivariance_error, equivariance_loss
+from eqpool.models.autoencoder import StageOne
+from eqpool.objectives.prediction import prediction_loss
+from eqpool.objectives.site_terms import labels_of, mean_over_chunks, sum_over_labels, tau_mmd
+from eqpool.ops.numerics import masked_mean
+
+
+def covariate_generators(config: ModelConfig, num_covariates: int) -> np.ndarray:
+    """One commuting generator a covariate, (C, n, n) float64: how the latent turns as each covariate grows."""
+    ranges = rotation_ranges(config, num_covariates)
+    return so.generator(config.latent_dim, rotation_range=ranges, spectrum=config.spectrum)
+
+
+def make_stage_one(config: RunConfig, shape: DataShape) -> Stage:
+    """Assembles stage one of a run.
+
+    Batches hold `inputs` (N, *shape.inputs), `covariate` (N, C) in [0, 1], `site`, `target` and `target_known` (N,),
+    `mask` (N,), 0 for padding, and `nuisance` (N, Q) for Q nuisances: further labels that should not be predictable
+    from tau.
+    The loss is equivariance + reconstruction (mean squared error over an input's entries, so that its weight does not
+    depend on the input's size) + prediction + the MMD of tau across sites, where it has a weight; the validation score
+    is the same sum on the validation rows.
+    """
+    weights = config.stage_one
+    model = _networks(config, shape)
+    generators = covariate_generators(config.model, shape.covariates)
+
+    def combine(
+        equivariance: jax.Array, reconstruction: jax.Array, prediction: jax.Array, site: jax.Array
+    ) -> jax.Array:
+        return (
+            weights.equivariance_weight * equivariance
+            + weights.reconstruction_weight * reconstruction
+            + weights.prediction_weight * prediction
+            + weights.mmd_weight * site
+        )
+
+    def site_term(rows: Batch) -> jax.Array:
+        # A tau that carries the covariates alone is told by one of its columns, at 1/n of the cost.
+        columns = 1 if config.model.tau == "covariate" else config.model.latent_dim
+        return sum_over_labels(
+            lambda rows, count: tau_mmd(weights, rows["tau"][:, :, :columns], rows, count),
+            rows,
+            shape.sites,
+            shape.nuisances,
+        )
+
+    def equivariance_term(tau: jax.Array, covariate: jax.Array, mask: jax.Array | None) -> jax.Array:
+        return equivariance_loss(tau, covariate, generator=generators, group_map=config.model.group_map, mask=mask)
+
+    def loss(variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
+        del epoch
+        mask = batch["mask"]
+        output, updated = model.apply(
+            variables, batch["inputs"], train=True, mask=mask, rngs={"dropout": key}, mutable=["batch_stats"]
+        )
+        terms = {
+            "equivariance": equivariance_term(output.tau, batch["covariate"], mask),
+            "reconstruction": masked_mean(squared_error_per_row(output.reconstruction, batch["inputs"]), mask),
+            "prediction": prediction_loss(config, output.prediction, batch, shape.classes, mask),
+            "site": site_term(batch | {"tau": output.tau}) if weights.mmd_weight else jnp.zeros(()),
+        }
+        return LossValue(combine(**terms), terms, dict(updated))
+
+    def forward(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        output: Any = model.apply(variables, batch["inputs"], train=False)
+        return {
+            "latent": output.latent,
+            "tau": output.tau,
+            "prediction": output.prediction,
+            "reconstruction_error": squared_error_per_row(output.reconstruction, batch["inputs"]),
+        }
+
+    def validate(outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
+        terms = {
+            "equivariance": equivariance_term(outputs["tau"], rows["covariate"], None),
+            "reconstruction": jnp.mean(outputs["reconstruction_error"]),
+            "prediction": prediction_loss(config, outputs["prediction"], rows, shape.classes),
+            "site": mean_over_chunks(site_term, {"tau": outputs["tau"]} | labels_of(rows))
+            if weights.mmd_weight
+            else jnp.zeros(()),
+        }
+        error = equivariance_error(
+            outputs["tau"], rows["covariate"], generator=generators, group_map=config.model.group_map
+        )
+        return terms | {"score": combine(**terms), "equivariance_error": error}
+
+    def initialise(key: jax.Array) -> Variables:
+        example = jnp.zeros((2, *shape.inputs), jnp.float32)
+        return init_variables(model, {"params": key, "dropout": key}, example, train=False)
+
+    keeps_last = weights.keep_epoch == "last"
+    return Stage("stage_one", initialise, loss, forward, validate, keeps_last=keeps_last, settings=weights, number=1)
+
+
+def make_decoder(config: RunConfig, shape: DataShape) -> Callable[[Variables, jax.Array], jax.Array]:
+    """Returns D in inference mode: (stage one's variables, latents (N, n)) -> (N, *shape.inputs) float32."""
+    model = _networks(config, shape)
+
+    def decode(variables: Variables, latent: jax.Array) -> jax.Array:
+        return model.apply(variables, latent, method=model.decode)  # type: ignore[return-value]
+
+    return decode
+
+
+def _networks(config: RunConfig, shape: DataShape) -> StageOne:
+    return StageOne(config.model, shape.inputs, shape.outputs, shape.covariates)
+
+
+def squared_error_per_row(reconstruction: jax.Array, inputs: jax.Array) -> jax.Array:
+    """Mean over the entries of each input: two (N, ...) arrays to (N,)."""
+    return jnp.mean(jnp.square(reconstruction - inputs), axis=tuple(range(1, inputs.ndim)))

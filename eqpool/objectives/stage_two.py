@@ -1,0 +1,131 @@
+"""Stage two: b, h and Psi on frozen latents, invariant to the site (Lokhande et al. 2022, section 3.2)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eqpool.config import RunConfig, StageTwoConfig
+from eqpool.data.shape import DataShape
+from eqpool.engine.state import Batch, LossValue, Stage, Variables, init_variables
+from eqpool.losses.mmd import conditional_mmd, mmd
+from eqpool.losses.task import task_loss
+from eqpool.models.invariant import StageTwo
+from eqpool.models.mlp import MLP
+from eqpool.objectives.prediction import prediction_loss
+from eqpool.objectives.site_terms import kernel_options, labels_of, mean_over_chunks, sum_over_labels
+from eqpool.ops.numerics import masked_mean
+
+
+def mmd_ramp(config: StageTwoConfig, epoch: jax.Array | int) -> jax.Array:
+    """The factor on `mmd_weight` in an epoch: start x growth^epoch, up to the ceiling (docs/method.md, section 4)."""
+    return jnp.minimum(
+        config.mmd_ramp_start * config.mmd_ramp_growth ** jnp.asarray(epoch, jnp.float32), config.mmd_ramp_ceiling
+    )
+
+
+def make_stage_two(config: RunConfig, shape: DataShape) -> Stage:
+    """Assembles stage two of a run; `shape.inputs` has no part in it.
+
+    Batches hold `latent` (N, n), `tau` (N, n, n), `site` (N,), `covariate` (N, C), `target` and `target_known` (N,),
+    `mask` (N,), 0 for padding, and `nuisance` (N, Q) for Q nuisances: further labels that should not be predictable
+    from Phi.
+    The validation score weighs the terms as the last epoch does, so that epochs under a ramp compare.
+    """
+    weights = config.stage_two
+    model = StageTwo(
+        outputs=shape.outputs,
+        num_sites=shape.sites if weights.adversary_weight else 0,
+        hidden_units=config.model.hidden_units,
+        on_sphere=config.model.phi == "sphere",
+        code_dim=config.model.code_dim,
+        code_levels=config.model.code_levels,
+    )
+    last_ramp = mmd_ramp(weights, max(weights.epochs - 1, 0))
+
+    def combine(
+        prediction: jax.Array, reconstruction: jax.Array, site: jax.Array, adversary: jax.Array, ramp: jax.Array
+    ) -> jax.Array:
+        return (
+            weights.prediction_weight * prediction
+            + weights.reconstruction_weight * reconstruction
+            + weights.mmd_weight * ramp * site
+            + weights.adversary_weight * adversary
+        )
+
+    def invariance(rows: Batch) -> jax.Array:
+        return sum_over_labels(
+            lambda rows, count: site_term(weights, rows["phi"], rows["covariate_free"], rows, count),
+            rows,
+            shape.sites,
+            shape.nuisances,
+        )
+
+    def loss(variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
+        del key
+        mask = batch["mask"]
+        output, updated = model.apply(
+            variables, batch["latent"], batch["tau"], train=True, mask=mask, mutable=["batch_stats"]
+        )
+        error = jnp.sum(jnp.square(output.reconstruction - batch["latent"]), axis=-1)
+        known_site = mask * (batch["site"] >= 0)
+        terms = {
+            "prediction": prediction_loss(config, output.prediction, batch, shape.classes, mask),
+            "reconstruction": masked_mean(error, mask),
+            "site": invariance(batch | {"phi": output.phi, "covariate_free": output.covariate_free}),
+            "adversary": jnp.zeros(())
+            if output.site is None
+            else task_loss(output.site, batch["site"], num_classes=shape.sites, mask=known_site),
+        }
+        return LossValue(combine(**terms, ramp=mmd_ramp(weights, epoch)), terms, dict(updated))
+
+    def forward(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        output: Any = model.apply(variables, batch["latent"], batch["tau"])
+        error = jnp.sum(jnp.square(output.reconstruction - batch["latent"]), axis=-1)
+        return {
+            "phi": output.phi,
+            "covariate_free": output.covariate_free,
+            "prediction": output.prediction,
+            "reconstruction": output.reconstruction,
+            "reconstruction_error": error,
+        }
+
+    def validate(outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
+        matched = {name: outputs[name] for name in ("phi", "covariate_free")}
+        matched |= labels_of(rows) | {"covariate": rows["covariate"]}
+        terms = {
+            "prediction": prediction_loss(config, outputs["prediction"], rows, shape.classes),
+            "reconstruction": jnp.mean(outputs["reconstruction_error"]),
+            "site": mean_over_chunks(invariance, matched),
+            # A game has no score: an adversary that is beaten raises its own loss.
+            "adversary": jnp.zeros(()),
+        }
+        return terms | {"score": combine(**terms, ramp=last_ramp)}
+
+    def initialise(key: jax.Array) -> Variables:
+        dimension = config.model.latent_dim
+        return init_variables(model, key, jnp.zeros((2, dimension)), jnp.zeros((2, dimension, dimension)))
+
+    keeps_last = weights.keep_epoch == "last"
+    return Stage("stage_two", initialise, loss, forward, validate, keeps_last=keeps_last, settings=weights, number=2)
+
+
+def make_psi(config: RunConfig) -> Callable[[Variables, jax.Array], jax.Array]:
+    """Returns Psi in inference mode: (stage two's variables, Phi (N, n)) -> (N, n), not yet on the sphere."""
+    psi = MLP((config.model.hidden_units,), config.model.latent_dim)
+    return lambda variables, phi: psi.apply({"params": variables["params"]["psi"]}, phi)  # type: ignore[return-value]
+
+
+def site_term(
+    config: StageTwoConfig, phi: jax.Array, covariate_free: jax.Array, rows: Batch, num_sites: int
+) -> jax.Array:
+    """The kernel MMD across sites that `mmd_match` names (docs/method.md, section 4).
+
+    `phi` matches Phi itself, as Algorithm 1 does; `covariate_free` matches tau^-1 Phi, which does not carry the
+    covariate; `conditional` compares Phi of two sites only where their covariates agree (eq. 1).
+    """
+    options = kernel_options(config, num_sites) | {"mask": rows["mask"]}
+    if config.mmd_match == "conditional":
+        return conditional_mmd(phi, rows["site"], rows["covariate"], **options)
+    return mmd(phi if config.mmd_match == "phi" else covariate_free, rows["site"], **options)

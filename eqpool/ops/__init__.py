@@ -1,0 +1,1 @@
+"""Numerical primitives that the maths of this package shares."""

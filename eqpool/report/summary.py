@@ -1,0 +1,103 @@
+"""The text that a run prints on the terminal: a description of the data, and the results."""
+
+import pathlib
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from eqpool.data.cohort import SPLITS, Cohort
+from eqpool.data.preflight.finding import Finding
+from eqpool.data.preflight.findings import HELD_OUT
+from eqpool.report.verdicts import read_metrics
+from eqpool.storage.run_folder import RunFolder
+
+ON_TOP = (HELD_OUT,)  # checks whose warnings come first, because they limit every result below them
+
+
+def describe_cohort(cohort: Cohort) -> str:
+    """Describes the pooled data: simulated or real, rows by site and class, covariates, and notes."""
+    kind = "SIMULATED data (made by eqpool, not measured)" if cohort.simulated else "real data"
+    shape = "x".join(map(str, cohort.inputs.shape[1:]))
+    if cohort.grid is not None:
+        what = f"volumes of {shape} voxels (grid {cohort.grid.name})"
+    else:
+        what = f"{shape} features a row" if cohort.input_names else f"images of {shape} pixels"
+    lines = [f"{cohort.name}: {kind}, {len(cohort.site)} rows, {what}", *_site_lines(cohort)]
+    lines.append("  rows by split: " + ", ".join(f"{split} {len(cohort.rows(split))}" for split in SPLITS))
+    lines += [f"  note: {note}" for note in cohort.notes]
+    return "\n".join(map(_on_one_line, lines))
+
+
+def describe_data(cohort: Cohort, findings: Sequence[Finding]) -> str:
+    """Describes the data before training: the warnings on top, the cohort, and the pre-flight check."""
+    parts = [describe_top(findings), describe_cohort(cohort), describe_findings(findings)]
+    return "\n".join(part for part in parts if part)
+
+
+def describe_top(findings: Sequence[Finding]) -> str:
+    """Returns the warnings that come first, one line each, or "" if there are none."""
+    return "\n".join(_on_one_line(f"WARNING: {finding.message}") for finding in findings if _is_on_top(finding))
+
+
+def _on_one_line(text: str) -> str:
+    """Replaces line breaks and other control characters, which names from quoted cells may hold, by spaces."""
+    return "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text)
+
+
+def _is_on_top(finding: Finding) -> bool:
+    return finding.severity == "warning" and finding.check in ON_TOP
+
+
+def describe_findings(findings: Sequence[Finding], everything: bool = False) -> str:
+    """Returns the findings of the pre-flight check, one line each, without the warnings of `describe_top`.
+
+    These are warnings and refusals. With `everything`, infos are included.
+    """
+    below = [finding for finding in findings if not _is_on_top(finding)]
+    shown = [finding for finding in below if everything or finding.severity != "info"]
+    lines = [_on_one_line(f"  {finding.severity}: {finding.check}: {finding.message}") for finding in shown]
+    nothing = ": nothing to warn about" if len(below) == len(findings) else ": nothing else to warn about"
+    return "\n".join(["pre-flight check" + ("" if lines else nothing), *lines])
+
+
+def _site_lines(cohort: Cohort) -> list[str]:
+    width = max(len(name) for name in cohort.site_names)
+    lines = []
+    for index, name in enumerate(cohort.site_names):
+        here = cohort.site == index
+        if not here.any():  # all volumes of the site were left out
+            lines.append(f"  site {name:<{width}}       0 rows")
+            continue
+        ranges = ", ".join(
+            f"{covariate} {values.min():g} to {values.max():g} (median {np.median(values):g})"
+            for covariate, values in zip(cohort.covariate_names, cohort.covariates[here].T, strict=True)
+        )
+        lines.append(f"  site {name:<{width}}  {here.sum():>6} rows, {_target_text(cohort, here)}; {ranges}")
+    return lines
+
+
+def _target_text(cohort: Cohort, here: np.ndarray) -> str:
+    if cohort.target_classes:
+        counts = (f"{label} {np.sum(cohort.target[here] == i)}" for i, label in enumerate(cohort.target_classes))
+        return f"{cohort.target_name}: " + " / ".join(counts)
+    known = cohort.target[here][np.isfinite(cohort.target[here])]
+    return f"{cohort.target_name}: mean {known.mean():.3g}" if len(known) else f"{cohort.target_name}: unknown"
+
+
+def describe_results(results: dict[str, Any], folder: pathlib.Path) -> str:
+    """Returns a short table of the metrics in results.json with their interpretation, and the list of written files."""
+    kind = "SIMULATED data" if results["simulated"] else "real data"
+    lines = [f"{results['dataset']} ({kind}), method {results['method']}, seed {results['seed']}, held-out rows:"]
+    for reading in read_metrics(results["metrics"]):
+        lines.append(_on_one_line(f"  {reading.label:<34} {reading.value:<24} {reading.text}"))
+    lines.append(f"  took {results['wall_seconds']:.0f} s on {results['device']}")
+    return "\n".join([*lines, describe_files(folder)])
+
+
+def describe_files(folder: pathlib.Path) -> str:
+    """Lists the files of a run folder that are meant for its user, one path per line, the main product first."""
+    products = RunFolder(folder).products
+    width = max((len(str(path)) for path, _ in products), default=0)
+    return "\n".join(["written:", *(f"  {path!s:<{width}}  {what}" for path, what in products)])

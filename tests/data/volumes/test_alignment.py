@@ -1,0 +1,149 @@
+"""Registration to the template: a known map is found again, and real brains end up where the template is."""
+
+import sys
+
+import nibabel
+import numpy as np
+import pytest
+from nibabel.affines import apply_affine
+from nilearn.datasets import load_mni152_template
+from scipy.spatial.transform import Rotation
+
+from eqpool.data.volumes import alignment
+from eqpool.data.volumes.alignment import align_to_template
+from eqpool.data.volumes.grids import named_grid
+from eqpool.data.volumes.image_checks import BadVolumeError
+from eqpool.data.volumes.image_files import read_volume
+from eqpool.data.volumes.prepare import Preparation, prepare_volumes
+from eqpool.data.volumes.read import prepare_volume
+from eqpool.data.volumes.resampling import lay_on_grid, resample
+from eqpool.errors import InputError
+from eqpool.methods.derivatives import write_change
+
+GRID = named_grid("mni_4mm")
+
+
+def template_brain() -> np.ndarray:
+    template = load_mni152_template(resolution=2)
+    return np.where(GRID.mask, resample(template, GRID.affine, GRID.shape), 0).astype(np.float32)
+
+
+def z_scored(brain: np.ndarray) -> np.ndarray:
+    """Inside its own mask, as some pipelines hand out: the mean is 0, and so is the background."""
+    inside = brain != 0
+    return np.where(inside, (brain - brain[inside].mean()) / brain[inside].std(), 0).astype(np.float32)
+
+
+@pytest.mark.parametrize("intensities", [lambda brain: brain, z_scored])
+def test_a_known_map_is_found_again(intensities):
+    pytest.importorskip("dipy", reason="needs the extra align")
+    known = np.eye(4)
+    known[:3, :3] = Rotation.from_euler("xyz", [8, -5, 6], degrees=True).as_matrix() * [1.1, 0.95, 1.05]
+    known[:3, 3] = [9, -14, 11]
+    moved = nibabel.Nifti1Image(intensities(template_brain()), np.linalg.inv(known) @ GRID.affine)
+    found = align_to_template(moved)
+    points = apply_affine(moved.affine, np.argwhere(GRID.mask)[::200])
+    off_mm = np.linalg.norm(apply_affine(found, points) - apply_affine(known, points), axis=1)
+    assert off_mm.mean() < 1 and off_mm.max() < 3
+
+
+def test_real_brains_come_to_lie_on_the_template(shared_data, tmp_path):
+    pytest.importorskip("dipy", reason="needs the extra align")
+    path = sorted((shared_data / "cohorts" / "ixi_brain_2mm").glob("sub-*/anat/*_T1w.nii.gz"))[1]
+    before, after = (
+        prepare_volumes([path], Preparation(GRID, align=align), tmp_path, progress=False)
+        for align in ("none", "affine")
+    )
+    assert before.alignment.shape == (0, 4, 4) and after.alignment.shape == (1, 4, 4)
+    (found,) = before.findings
+    assert "1 of 1 volumes overlap the template's brain mask" in found.message and not after.findings
+    template = template_brain()[GRID.mask]
+    likeness = [np.corrcoef(prepared.inputs[0][GRID.mask], template)[0, 1] for prepared in (before, after)]
+    assert likeness[1] > likeness[0] + 0.1
+    write_change(path, np.zeros(GRID.shape), GRID, tmp_path / "out.nii.gz", after.alignment[0])
+    written, source = nibabel.load(tmp_path / "out.nii.gz"), nibabel.load(path)
+    np.testing.assert_allclose(written.affine, source.affine, atol=1e-5)
+    np.testing.assert_allclose(written.get_fdata(), source.get_fdata(), rtol=1e-6)
+
+
+def test_a_map_is_found_once_for_every_grid(tmp_path, monkeypatch):
+    path, found = tmp_path / "brain.nii.gz", []
+    nibabel.save(nibabel.Nifti1Image(template_brain(), GRID.affine), path)
+    monkeypatch.setattr(alignment, "align_to_template", lambda image: found.append(image) or np.diag([1, 1, 1.1, 1]))
+    cache = tmp_path / "volumes" / "alignments"
+    first = alignment.find_alignment(path, cache)
+    np.testing.assert_array_equal(alignment.find_alignment(path.rename(tmp_path / "moved.nii.gz"), cache), first)
+    assert len(found) == 1
+    nibabel.save(nibabel.Nifti1Image(2 * template_brain(), GRID.affine), path)
+    alignment.find_alignment(path, cache)
+    assert len(found) == 2  # another brain under the same name
+
+
+def shift(millimetres: float) -> np.ndarray:
+    moved = np.eye(4)
+    moved[0, 3] = millimetres
+    return moved
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        (shift(1e9), r"brain\.nii\.gz: covers 0% of .*skull-stripped"),
+        (shift(100), r"brain\.nii\.gz: covers \d+% of .*skull-stripped"),
+        (np.full((4, 4), np.nan), r"brain\.nii\.gz: no affine map"),
+    ],
+)
+def test_a_map_that_misses_the_template_is_refused_and_not_kept(tmp_path, monkeypatch, wrong, expected):
+    path, cache = tmp_path / "brain.nii.gz", tmp_path / "cache"
+    nibabel.save(nibabel.Nifti1Image(template_brain(), GRID.affine), path)
+    monkeypatch.setattr(alignment, "align_to_template", lambda image: wrong)
+    for folder in (cache, None):
+        with pytest.raises(BadVolumeError, match=expected) as told:
+            alignment.find_alignment(path, folder)
+        assert "config.data.align" not in str(told.value)  # which is what was just done
+    assert not cache.exists()
+
+
+def test_images_whose_headers_are_alike_are_told_apart(tmp_path, monkeypatch):
+    """Of a pair of files the .hdr alone is named, and two of one protocol may be equal to the byte."""
+    found = []
+    monkeypatch.setattr(alignment, "align_to_template", lambda image: found.append(image) or np.eye(4))
+    for number, brain in enumerate((template_brain(), 2 * template_brain())):
+        pair = nibabel.Nifti1Pair(brain, GRID.affine)
+        nibabel.save(pair, tmp_path / f"{number}.hdr")
+        alignment.find_alignment(tmp_path / f"{number}.hdr", tmp_path / "cache")
+    assert (tmp_path / "0.hdr").read_bytes() == (tmp_path / "1.hdr").read_bytes() and len(found) == 2
+
+
+@pytest.mark.parametrize("written", ["{}", "[]", '{"millimetres_to_template": [[1, 2], [3]]}', "{"])
+def test_a_damaged_map_is_named(tmp_path, monkeypatch, written):
+    path = tmp_path / "brain.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(template_brain(), GRID.affine), path)
+    monkeypatch.setattr(alignment, "align_to_template", lambda image: np.eye(4))
+    alignment.find_alignment(path, tmp_path / "cache")
+    kept = next((tmp_path / "cache").iterdir())
+    kept.write_text(written)
+    with pytest.raises(InputError, match=kept.name):
+        alignment.find_alignment(path, tmp_path / "cache")
+
+
+def test_a_change_goes_back_through_the_alignment(tmp_path):
+    """An image that lies two voxels off: its change has to land on the same tissue."""
+    brain = template_brain()
+    alignment = np.eye(4)
+    alignment[:3, 3] = [8, -4, 0]
+    path = tmp_path / "in.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(brain, np.linalg.inv(alignment) @ GRID.affine), path)
+    np.testing.assert_allclose(lay_on_grid(read_volume(path), GRID, alignment), brain, atol=1e-5)
+    assert prepare_volume(path, GRID)[1] < 0.9 < prepare_volume(path, GRID, alignment=alignment)[1]
+    change = np.random.default_rng(0).normal(size=GRID.shape)
+    write_change(path, change, GRID, tmp_path / "out.nii.gz", alignment)
+    tissue = brain[GRID.mask & (brain != 0)].std(dtype=np.float64)
+    expected = np.where(GRID.mask & (brain != 0), brain + tissue * change, 0)
+    np.testing.assert_allclose(nibabel.load(tmp_path / "out.nii.gz").get_fdata(), expected, atol=1e-4)
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dipy.align.imaffine", None)
+    with pytest.raises(InputError, match=r'config\.data\.align = "affine": needs the package dipy .*eqpool\[align\]'):
+        alignment.check_available()
