@@ -60,8 +60,7 @@ def with_linear_part_of(folder: RunFolder, model: LatentModel) -> LatentModel:
 
 
 def with_linear_part(model: LatentModel, weight: np.ndarray, offset: np.ndarray) -> LatentModel:
-    """Returns a model with latent @ `weight` (n, V) + `offset` (V,) added to its decode at the brain mask's V voxels.
-    """
+    """Returns a model with latent @ `weight` (n, V) + `offset` (V,) added to its decode at the mask's V voxels."""
     network, grid = model.decode, model.grid
     assert network is not None and grid is not None
 
