@@ -150,8 +150,7 @@ def _written(output: RunFolder) -> list[pathlib.Path]:
 
 
 def _draw_steps(output: RunFolder) -> None:
-    """Writes figures/transformations.png if the model kept the steps of a few scans. A failure is one line on stderr.
-    """
+    """Writes figures/transformations.png if the model kept the steps of a few scans. A failure prints a warning."""
     if not output.examples_file.is_file():
         return
     from eqpool.report.drawing import FigureFailed, protected, save
