@@ -41,7 +41,7 @@ class DataConfig:
     """The data to pool. An empty string means "not given"."""
 
     dataset: Dataset = "participants"  # adni*, adcp and brain_* are simulated unless participants is given
-    raw_dir: str = ""  # local folder with the raw public files, instead of downloading (required for COHORTS)
+    raw_dir: str = ""  # local folder with the raw public files, instead of downloading (COHORTS have no download)
     participants: str = ""  # participants.tsv (or .csv): one row a scan
     root: str = ""  # folder of the images, by default the folder of participants
     outside_root: Literal["refuse", "allow"] = "refuse"  # paths in the table that leave root, such as ../ or /
@@ -127,7 +127,7 @@ class KernelConfig:
 class PoolingTrainingConfig(KernelConfig, TrainingConfig):
     """Settings common to the stages of Lokhande et al. 2022 and of the baselines."""
 
-    keep_epoch: Literal["best", "last"] = "best"  # best by validation loss, which is noisy with few rows
+    keep_epoch: Literal["best", "last"] = "best"  # best by validation loss (noisy with few rows: then use last)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +137,7 @@ class StageOneConfig(PoolingTrainingConfig):
     equivariance_weight: float = _number(1.0, 0.0)
     reconstruction_weight: float = _number(0.02, 0.0)
     prediction_weight: float = _number(0.0, 0.0)  # weight of the published code's cross-entropy on the target
-    mmd_weight: float = _number(0.0, 0.0)  # MMD of tau across sites, as Phi carries any site information in tau
+    mmd_weight: float = _number(0.0, 0.0)  # of tau's MMD across sites, as Phi carries any site information in tau
 
 
 @dataclasses.dataclass(frozen=True)

@@ -98,8 +98,8 @@ def write_change(
     """Writes the input plus a change, in the input's units on the input's voxels.
 
     Only the change is resampled, which preserves the input's detail. It is smoothed first along axes with coarser
-    voxels than the grid, and then interpolated linearly. Zeros in the input, such as stripped voxels, stay 0, and NaN
-    around the head stays NaN. A change of 0 returns the input's values.
+    voxels than the grid, and then interpolated linearly. Voxels that are 0 in the input, such as stripped ones, stay 0,
+    and NaN around the head becomes 0. A change of 0 returns the input's values.
 
     Args:
       source: input image.
