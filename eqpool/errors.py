@@ -1,4 +1,4 @@
-"""The exceptions that a command tells in one line, bad input and work that was stopped; and what a path may be."""
+"""Exceptions that a command reports in one line, for bad input and stopped work, and checks of a user's paths."""
 
 import errno
 import pathlib
@@ -7,16 +7,17 @@ import sys
 
 LONGEST_LINE = 1500
 
-# Full, read-only, over the quota, not permitted, too large: the user's to mend, and no bug.
+# Errors that the user can fix: a disk that is full, read-only or over quota, no permission, and files that are too
+# large.
 DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EFBIG)
 
 
 class InputError(ValueError):
     """Bad input from the user: configuration, table, volume or work directory.
 
-    The message is one line that names the file, row, column or key, what was found and what was expected.
-    `eqpool.main` prints it on stderr without a traceback and exits with code 2. What was found may be anything: line
-    breaks in it become spaces, and the middle of what is very long is left out.
+    The message is one line that names the file, row, column or key, the value found and the value expected.
+    `eqpool.main` prints it on stderr without a traceback and exits with code 2. Line breaks in the message become
+    spaces, and a very long message loses its middle.
     """
 
     def __init__(self, message: object = ""):
@@ -27,21 +28,21 @@ class InputError(ValueError):
 
 
 class Stopped(RuntimeError):
-    """Work that ended before it was done, by no bug; the message says why.
+    """Work that ended early without a bug. The message gives the reason.
 
     Attributes:
-      exit_code: of the command that did the work.
-      advice: what ends the line that the command says.
+      exit_code: exit code of the command that did the work.
+      advice: end of the line that the command prints.
     """
 
     exit_code, advice = 1, ""
 
 
 def to_path(text: str) -> pathlib.Path:
-    """The path that a user typed, with the home folder for its `~`: a shell leaves that of --workdir=~/run as it is.
+    """Converts a path typed by the user, and expands `~`, which a shell leaves as it is in --workdir=~/run.
 
     Raises:
-      InputError: `~name` of nobody here.
+      InputError: `~name` is no known user.
     """
     try:
         return pathlib.Path(text).expanduser()
@@ -50,18 +51,18 @@ def to_path(text: str) -> pathlib.Path:
 
 
 def check_is_path(text: str) -> None:
-    """Checks that what a user typed, as a flag or a value, is not the address of a bucket.
+    """Checks that a flag or value typed by the user is not the address of a bucket.
 
-    Paths are opened as files of this machine; `gs://...` would become a folder called `gs:`.
+    Paths are opened as files of this machine, and `gs://...` would become a folder named `gs:`.
 
     Raises:
-      InputError: it holds a scheme and `://`.
+      InputError: the text contains a scheme and `://`.
     """
     if re.search(r"\b[a-z][a-z0-9+.-]*://", text):
         raise InputError(f"{text}: an address, expected a path; mount the bucket and name its folder")
 
 
 def complain(message: object, code: int = 2) -> int:
-    """Says on stderr in one line why a command stops; returns its exit code, 2 for bad input."""
+    """Prints in one line on stderr why a command stops, and returns its exit code, 2 for bad input."""
     print(f"eqpool: {message}", file=sys.stderr)
     return code

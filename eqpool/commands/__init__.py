@@ -1,1 +1,1 @@
-"""The commands that a user types, and what they share."""
+"""The commands of eqpool, and their shared parts."""

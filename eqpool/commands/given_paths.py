@@ -1,4 +1,4 @@
-"""Paths as a user gives them, refused before anything heavy is imported: a typing error should not wait for jax."""
+"""Checks the paths that a user gives before heavy imports, so that a typing error does not wait for jax."""
 
 import pathlib
 
@@ -8,7 +8,7 @@ from eqpool.storage.run_folder import RunFolder
 
 
 def check_run(run: RunFolder, *needed: pathlib.Path, flag: str = "--workdir") -> None:
-    """Raises `InputError` where a folder is no run with the files `needed`; by default those of a finished run."""
+    """Raises `InputError` if a folder is not a run with the files `needed`, by default those of a finished run."""
     needed = needed or (run.config_file, run.results_file)
     if not run.path.is_dir():
         what = "a file" if run.path.exists() else "no such folder"
@@ -20,22 +20,22 @@ def check_run(run: RunFolder, *needed: pathlib.Path, flag: str = "--workdir") ->
 
 
 def check_file(path: pathlib.Path, given: str, expected: str) -> None:
-    """Raises `InputError` where there is no such file; `given` is what the user wrote, which starts the message."""
+    """Raises `InputError` if the file does not exist. `given` is the user's text, which starts the message."""
     if not path.is_file():
         what = "a folder" if path.is_dir() else "no such file"
         raise InputError(f"{given}: {what}; expected {expected}{_nearest_folder(path)}")
 
 
 def check_folder(path: pathlib.Path, given: str, expected: str) -> None:
-    """Raises `InputError` where there is no such folder."""
+    """Raises `InputError` if the folder does not exist."""
     if not path.is_dir():
         what = "a file" if path.exists() else "no such folder"
         raise InputError(f"{given}: {what}; expected {expected}{_nearest_folder(path)}")
 
 
 def check_new_folder(path: pathlib.Path, given: str) -> None:
-    """Raises `InputError` where a folder could not be made: a file of that name, or no folder to make it in."""
-    place = path.resolve()  # `new/..` is the folder of `new`, before there is a `new` too
+    """Raises `InputError` if the path is a file, or its parent folder does not exist."""
+    place = path.resolve()  # `new/..` is the folder of `new`, even before `new` exists
     if place.exists() and not place.is_dir():
         raise InputError(f"{given}: a file; expected a folder, or the name of a new one")
     parent = place.parent
@@ -45,9 +45,9 @@ def check_new_folder(path: pathlib.Path, given: str) -> None:
 
 
 def check_config_paths(config: RunConfig) -> None:
-    """Raises `InputError` for the first key of a config that names what is not there.
+    """Raises `InputError` for the first key of a config that names a missing path.
 
-    An empty value, a default that eqpool makes itself, and what a table's rows name are not looked at.
+    Empty values, defaults that eqpool creates and paths in a table's rows are not checked.
     """
     data = config.data
     if data.participants:
@@ -64,7 +64,7 @@ def check_config_paths(config: RunConfig) -> None:
 
 
 def check_workdir(folder: pathlib.Path, given: str) -> None:
-    """Raises `InputError` where a run could not make its work directory: it, or a folder above it, is a file."""
+    """Raises `InputError` if the work directory or a folder above it is a file."""
     for place in (folder, *folder.parents):
         if place.is_dir():
             return
@@ -73,7 +73,7 @@ def check_workdir(folder: pathlib.Path, given: str) -> None:
 
 
 def _nearest_folder(path: pathlib.Path) -> str:
-    """Says which part of a path of several folders is there."""
+    """Returns a hint with the longest existing part of a path, or "" if only its last part is missing."""
     absolute = path.absolute()
     there = next(place for place in absolute.parents if place.is_dir())
     first_absent = absolute.relative_to(there).parts[0]

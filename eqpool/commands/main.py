@@ -2,9 +2,9 @@
 
 Example: python -m eqpool.main --config=configs/adni.py --workdir=runs/adni --config.seed=1
 
-The same command on the same work directory resumes; with --distributed the processes of several hosts train together
-(docs/cloud_tpu.md). Any key of a config is set by --config.KEY=VALUE, such as
---config.method=naive or --config.stage_one.epochs=20; --help beside --config=... names every key with its value.
+The same command on the same work directory resumes. With --distributed the processes of several hosts train together
+(docs/cloud_tpu.md). Set any key of a config by --config.KEY=VALUE, such as
+--config.method=naive or --config.stage_one.epochs=20. With --config=..., --help lists every key with its value.
 Exit code 0 on success, 2 with one line on stderr for bad config, bad input or a full disk, 1 if training diverges.
 """
 
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         check_is_path(f"--workdir={_WORKDIR.value}")
         check_workdir(workdir, f"--workdir={workdir}")
         check_config_paths(config)
-        # Imported here: --help, config errors and paths that are not there should not wait for the training stack.
+        # Imported here because --help, config errors and missing paths should not wait for the training stack.
         from eqpool.commands.run import dry_run, run
         from eqpool.engine.data_parallel import join_processes
         from eqpool.storage.files import leave_to_another
@@ -70,10 +70,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> None:
-    """Fills the flags.
+    """Parses the flags.
 
     Raises:
-      InputError: in one line, with the nearest file, key or flag there is.
+      InputError: one line, with the nearest existing file, key or flag.
     """
     arguments = ["--help" if argument == "-h" else argument for argument in _joined(arguments)]
     arguments = [_with_shipped_config(argument) for argument in arguments]
@@ -82,7 +82,7 @@ def _parse(arguments: Sequence[str]) -> None:
         rest = flags.FLAGS(["eqpool.main", *arguments])[1:]
         config = _CONFIG.value
         if config is not None:
-            config.to_dict()  # a config file that failed to load says so only when it is used
+            config.to_dict()  # a config file that failed to load reports it only when it is used
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise InputError(" ".join(str(error).strip("'\"").split())) from None
     if rest:
@@ -92,7 +92,7 @@ def _parse(arguments: Sequence[str]) -> None:
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
-    """`--config FILE` as `--config=FILE`."""
+    """Joins `--config FILE` into `--config=FILE`."""
     joined: list[str] = []
     for argument in arguments:
         if joined and joined[-1] == "--config" and not argument.startswith("--"):
@@ -103,9 +103,9 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 
 def _with_shipped_config(argument: str) -> str:
-    """--config=configs/NAME.py[:variant] with the path of the file; others as they are.
+    """Replaces configs/NAME.py[:variant] in --config by the path of the shipped file. Other arguments stay as they are.
 
-    The flag's own message for a missing file runs over many lines.
+    A missing file raises an `InputError` here, because the flag's own message runs over many lines.
     """
     if not argument.startswith("--config="):
         return argument
@@ -120,7 +120,7 @@ def _with_shipped_config(argument: str) -> str:
 
 
 def _check_keys(arguments: Sequence[str]) -> None:
-    """Every --config.KEY against the keys there are: by its end, which several may share, or else by likeness."""
+    """Raises `InputError` for an unknown --config.KEY, and suggests keys with the same last part or a similar name."""
     keys = list(_flat(default_config()))
     for argument in arguments:
         key = argument.split("=")[0].removeprefix("--config.")
@@ -133,7 +133,7 @@ def _check_keys(arguments: Sequence[str]) -> None:
 
 
 def _flat(config: ConfigDict, prefix: str = "") -> dict[str, object]:
-    """Dotted keys and their values."""
+    """Flattens a config to dotted keys with their values."""
     found: dict[str, object] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
@@ -150,10 +150,10 @@ def _help(config: ConfigDict | None) -> str:
 
 
 def _list_configs(folder: pathlib.Path | None) -> str:
-    """Every config with the first line of its head.
+    """Lists every config with the first line of its docstring.
 
     Raises:
-      InputError: there is no such folder.
+      InputError: the folder does not exist.
     """
     if folder is None:
         raise InputError("--list: no configs came with this eqpool, expected them beside its package")

@@ -1,4 +1,4 @@
-"""Makes statistical maps before and after pooling: `python -m eqpool.maps` (the package says what it writes)."""
+"""Makes statistical maps before and after pooling, for `eqpool.commands.maps`, which lists the output files."""
 
 import pathlib
 from collections.abc import Iterator
@@ -36,8 +36,8 @@ from eqpool.storage import files
 from eqpool.storage.progress import track
 from eqpool.storage.run_folder import RunFolder
 
-THRESHOLD = 1e-3  # the paper's, after Bonferroni (Fig. 5)
-# Name -> weights of the input, of its decode D(l) and of the pooled decode D(Psi(Phi(l))).
+THRESHOLD = 1e-3  # threshold of Lokhande et al. 2022, Fig. 5, after Bonferroni
+# Form -> weights of the input, of its decode D(l) and of the pooled decode D(Psi(Phi(l))).
 FORMS = {
     "before": (1.0, 0.0, 0.0),
     "before_decoded": (0.0, 1.0, 0.0),
@@ -45,14 +45,14 @@ FORMS = {
     "after_decoded": (0.0, 0.0, 1.0),
 }
 Facts = dict[str, Any]
-Truth = tuple[np.ndarray, np.ndarray]  # of `_truth`
+Truth = tuple[np.ndarray, np.ndarray]  # result of `_truth`
 
 
 def make_maps(folder: pathlib.Path, folds: int) -> Facts:
-    """Trains, decodes, tests and writes; returns what maps/maps.json holds.
+    """Trains, decodes, tests and writes the maps, and returns the content of maps/maps.json.
 
     Raises:
-      InputError: no such run, or one that has no decodes or no map to make.
+      InputError: the run does not exist, cannot decode, or allows no map.
     """
     run_folder = RunFolder(folder)
     config = run_folder.read_config()
@@ -98,14 +98,14 @@ def _make_maps(config: RunConfig, folder: RunFolder, folds: int) -> Facts:
 
 
 def contrast_name(cohort: Cohort) -> str:
-    """ "AD-CN" for classes, the target's name for a number."""
+    """Returns the name of the contrast, such as "AD-CN" for classes, or the name of a numeric target."""
     return "-".join(cohort.target_classes) or cohort.target_name
 
 
 def form_tiles(decodes: Decodes, form: str, rows: np.ndarray, voxels: np.ndarray | None = None) -> Iterator[np.ndarray]:
-    """(R, T) tiles of the brain's voxels in one of `FORMS`, read from the memory map as they are asked for.
+    """Yields (R, T) tiles of the brain's voxels in one of `FORMS`, read lazily from the memory map.
 
-    `voxels` (V,) bool chooses some of them; None: all.
+    `voxels` (V,) bool selects voxels; None selects all.
     """
     weights, count, width = FORMS[form], decodes.values.shape[2], tile_width(len(rows))
     for start in track(range(0, count, width), f"Testing {form}", unit="tile"):
@@ -117,16 +117,17 @@ def form_tiles(decodes: Decodes, form: str, rows: np.ndarray, voxels: np.ndarray
 
 
 def first_scans(cohort: Cohort, rows: np.ndarray) -> np.ndarray:
-    """Of some rows the first one of each person, in order."""
+    """Selects the first row of each person, in order."""
     return rows[np.sort(np.unique(cohort.participant_id[rows], return_index=True)[1])]
 
 
 def map_form(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path) -> Facts:
     """Writes one form's maps: t of the target, and partial R^2 of site, covariates and target.
 
-    Beside the covariates every model holds the folds: K networks decode with K offsets, which are no effect. Each
-    person counts once: a t-test that took visits for people would find effects that are not there. What the others
-    explain, as the site where one site alone has targets, has no partial R^2 and is named in `not_estimable`.
+    All models include the covariates and the folds as nuisance, because the offsets between the K networks' decodes are
+    no effect. Each person counts once, as repeated visits treated as independent people would produce false effects. A
+    regressor that is collinear with the others has no partial R^2 and is listed in `not_estimable`, for example the
+    site if only one site has targets.
     """
     assert cohort.grid is not None
     rows, contrast, nuisance = _t_design(cohort, decodes.fold)
@@ -162,7 +163,7 @@ def map_form(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path) 
 
 
 def _recovery(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path, mapped: Facts, truth: Truth) -> Facts:
-    """What of the truth the map of a form finds, whose facts are `mapped`, and how far off its volumes are."""
+    """Compares a form's map, with facts `mapped`, and its volumes to the simulated truth."""
     assert cohort.grid is not None
     mask, (judged, affected) = cohort.grid.mask, truth
     name = f"{form}_t_{files.file_name_part(contrast_name(cohort))}"
@@ -181,10 +182,10 @@ def _recovery(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path,
 
 
 def _truth(cohort: Cohort) -> Truth:
-    """Of the brain's voxels those that a map is judged by (V,), and which of them are truly affected.
+    """Returns the voxels of the brain by which a map is judged (V,), and which of those voxels are truly affected.
 
-    The simulated disease thins all cortex a little. A map is judged by the voxels that it changes much (disease_mask)
-    and those that it leaves as they are; what lies between is neither a hit nor a false alarm.
+    The simulated disease thins all cortex slightly. A map is judged by strongly affected voxels (disease_mask) and by
+    unaffected ones. Voxels in between count neither as hits nor as false alarms.
     """
     assert cohort.grid is not None
     affected, effect = (
@@ -197,7 +198,7 @@ def _truth(cohort: Cohort) -> Truth:
 
 
 def _gain(cohort: Cohort, decodes: Decodes, truth: Truth) -> Facts:
-    """What pooling has added to the truly affected voxels that are found, with its interval over people."""
+    """Computes how many more truly affected voxels are found after pooling, with its interval over people."""
     rows, contrast, nuisance = _t_design(cohort, decodes.fold)
     judged, affected = truth
     before, after = (partial(form_tiles, decodes, form, rows, judged) for form in ("before", "after"))
@@ -220,7 +221,7 @@ def _check_data(folder: RunFolder, cohort: Cohort) -> None:
 
 
 def check_contrast(cohort: Cohort, fold: np.ndarray) -> None:
-    """Raises `InputError` where the target's t-map is not defined beside covariates and folds (N,)."""
+    """Raises `InputError` if the target's t-map is not defined given covariates and folds (N,)."""
     rows, contrast, nuisance = _t_design(cohort, fold)
     if not is_estimable(contrast[:, None], nuisance):
         raise InputError(
@@ -230,24 +231,24 @@ def check_contrast(cohort: Cohort, fold: np.ndarray) -> None:
 
 
 def count_degrees_of_freedom(cohort: Cohort, fold: np.ndarray) -> int:
-    """Those of the target's t-map beside covariates and folds (N,), which `t_map` will have."""
+    """Computes the degrees of freedom of the target's t-map given covariates and folds (N,)."""
     rows, contrast, nuisance = _t_design(cohort, fold)
     return len(rows) - int(np.linalg.matrix_rank(np.column_stack([np.ones(len(rows)), contrast, nuisance])))
 
 
 def _t_design(cohort: Cohort, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a t-map is of: people's first scans with a known target (R,), their contrast, and the nuisance (R, C)."""
+    """Returns a t-map's design: first scans with a known target (R,), their contrast (R,) and the nuisance (R, C)."""
     rows = first_scans(cohort, np.flatnonzero(cohort.target_known))
     return rows, _contrast(cohort)[rows], np.hstack([cohort.covariates[rows], indicators(fold[rows])])
 
 
 def _contrast(cohort: Cohort) -> np.ndarray:
-    """(N,) float64: 1 in the first class and 0 in the second, or the number itself."""
+    """Returns the contrast (N,) float64: 1 for the first class and 0 for the second, or the numeric target."""
     return (cohort.target == 0).astype(np.float64) if cohort.target_classes else cohort.target.astype(np.float64)
 
 
 def describe_maps(facts: Facts) -> str:
-    """A table with a line a form."""
+    """Formats the facts as a table with one column for each form."""
     kind = "SIMULATED data" if facts["simulated"] else "real data"
     first = next(iter(facts["forms"].values()))
     columns = [name for name in first if name not in ("rows", "voxels", "not_estimable")]

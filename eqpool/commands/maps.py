@@ -1,8 +1,8 @@
 """The command: `python -m eqpool.maps --workdir=runs/adni [--folds=3]`: statistical maps before and after pooling.
 
-Trains the run of a work directory K more times, each without one fold of the subjects, and decodes that fold
-(`eqpool.methods.crossfit`); then tests every voxel. Writes maps/*.nii.gz, maps/maps.json and figures/. The same
-command goes on where it stopped; training takes K times as long as the run itself.
+Trains the run of a work directory K more times, each time without one fold of the subjects, and decodes that fold
+(`eqpool.methods.crossfit`). Then tests every voxel. Writes maps/*.nii.gz, maps/maps.json and figures/. The same
+command resumes a stopped call. Training takes K times as long as the run itself.
 """
 
 import importlib
@@ -19,7 +19,7 @@ __all__ = ["FORMS", "form_tiles", "main", "make_maps", "map_form"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what makes maps when it is asked for: the command checks its paths first."""
+    """Imports the map functions on first use, because the command checks its paths first."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module("eqpool.commands.make_maps"), name)

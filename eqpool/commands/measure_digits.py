@@ -1,4 +1,4 @@
-"""Draws healthy Morpho-MNIST digits in each domain and prints how thick and how slanted they are.
+"""Draws healthy Morpho-MNIST digits in each domain and prints their thickness and slant.
 
 Example: python -m eqpool.commands.measure_digits --raw_dir=FOLDER --count=5000
 """
@@ -13,7 +13,7 @@ from eqpool.errors import InputError, complain
 
 
 def main(arguments: list[str]) -> int:
-    """Prints a table of the domains as they come out; returns the exit code."""
+    """Prints a table of the measured domains and returns the exit code."""
     parser = make_parser("eqpool.commands.measure_digits", __doc__)
     parser.add_argument(
         "--raw_dir", default="", help="folder with MNIST's image files; default: downloaded to runs/cache"

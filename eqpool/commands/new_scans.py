@@ -1,4 +1,4 @@
-"""Applies a finished run to new participants: `python -m eqpool.transform` (the package says what it writes)."""
+"""Applies a finished run to new participants, for `eqpool.commands.transform`, which lists the output files."""
 
 import contextlib
 import dataclasses
@@ -36,21 +36,21 @@ def transform(
     keep_sign: str | None = None,
     say: Say = print,
 ) -> pd.DataFrame:
-    """Applies the run in `folder` to every row of `participants`; returns what embeddings.tsv holds.
+    """Applies the run in `folder` to every row of `participants` and returns the rows of embeddings.tsv or written.tsv.
 
     Args:
-      folder: of a finished run.
-      participants: a table with participant_id, and for a run on a table its feature columns.
-      output: created where needed; nothing of the input is written over, and nothing of a run.
-      root: where the images are; by default the folder of `participants`.
-      outside_root: "allow" where paths in the table may lead out of `root`, whatever the run's config says of its own.
+      folder: folder of a finished run.
+      participants: table with participant_id and, for a run on a table, its feature columns.
+      output: output folder, created if missing. No input and no file of a run is overwritten.
+      root: folder of the images; by default the folder of `participants`.
+      outside_root: "allow" if paths in the table may lead out of `root`, independent of the run's config.
       harmonised: "change", "decoded" or "none"; by default as in the run's config.output.harmonised.
-      on_bad_volume: "stop", or "skip" to leave bad volumes out; by default as in the run's config.data.on_bad_volume.
+      on_bad_volume: "stop", or "skip" to leave out bad volumes; by default as in the run's config.data.on_bad_volume.
       keep_sign: "auto", "on" or "off"; by default as in the run's config.output.keep_sign.
-      say: gets a line for each thing worth knowing.
+      say: receives one line for each notice to the user.
 
     Raises:
-      InputError: one line, naming the file, row and column; or the run was trained on volumes that another version of
+      InputError: one line naming the file, row and column, or the run was trained on volumes that another version of
         eqpool prepared.
     """
     run_folder, written_to = RunFolder(folder), RunFolder(output)
@@ -95,7 +95,7 @@ def transform(
 
 
 def _with_keep_sign(config: RunConfig, keep_sign: str | None) -> RunConfig:
-    """The config with another `output.keep_sign`, where one is asked for."""
+    """Returns the config with `output.keep_sign` replaced, unless `keep_sign` is None."""
     if keep_sign is None:
         return config
     output: OutputConfig = dataclasses.replace(config.output, keep_sign=keep_sign)  # type: ignore[arg-type]
@@ -103,14 +103,14 @@ def _with_keep_sign(config: RunConfig, keep_sign: str | None) -> RunConfig:
 
 
 def _noting_overlap(scans: Iterator[PreparedScan], overlaps: list[float]) -> Iterator[PreparedScan]:
-    """The scans as they come; how each lies on the template is appended to `overlaps`."""
+    """Yields the scans and appends each one's overlap with the template to `overlaps`."""
     for scan in scans:
         overlaps.append(scan.overlap)
         yield scan
 
 
 def _write_left_out(path: pathlib.Path, table: ParticipantsTable, reasons: dict[int, str], say: Say) -> None:
-    """left_out.tsv: who, and the reason; also where there are none, so that none of a former call stay behind."""
+    """Writes left_out.tsv with participants and reasons. Without rows it still replaces the file of an earlier call."""
     rows = sorted(reasons)
     left_out = pd.DataFrame(who(table.take(np.array(rows, np.int64))))
     write_table(path, left_out.assign(reason=[reasons[row] for row in rows]), missing="n/a")
@@ -119,19 +119,19 @@ def _write_left_out(path: pathlib.Path, table: ParticipantsTable, reasons: dict[
 
 
 def _alignments(cache: pathlib.Path) -> pathlib.Path | None:
-    """Where the run kept what registration found; None where it may be kept no longer, as in another user's folder."""
+    """Returns the run's folder of registrations, or None if it is not writable, as in another user's folder."""
     folder = alignments_folder(cache)
     there = next(place for place in (folder, *folder.parents) if place.exists())
     return folder if os.access(there, os.W_OK) else None
 
 
 def check_output(folder: RunFolder, output: pathlib.Path) -> None:
-    """Whether `output` leaves alone what runs have written: embeddings, figures and harmonised volumes have one name.
+    """Checks that `output` cannot overwrite embeddings, figures or harmonised volumes of a run.
 
     Raises:
-      InputError: it is a work directory, or lies in the derivatives of the run in `folder`.
+      InputError: the output is a work directory, or lies in the derivatives of the run in `folder`.
     """
-    place = output.resolve()  # `new/..` is the folder of `new`, before there is a `new` too
+    place = output.resolve()  # `new/..` is the folder of `new`, even before `new` exists
     there = [path.name for path in RunFolder(place).inputs if path.exists()]
     if there:
         raise InputError(
@@ -150,7 +150,7 @@ def _written(output: RunFolder) -> list[pathlib.Path]:
 
 
 def _draw_steps(output: RunFolder) -> None:
-    """Writes figures/transformations.png, where the model kept the steps of a few scans; one that fails is a line."""
+    """Writes figures/transformations.png if the model kept the steps of a few scans. A failure prints a warning."""
     if not output.examples_file.is_file():
         return
     from eqpool.report.drawing import FigureFailed, protected, save

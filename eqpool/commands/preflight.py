@@ -1,7 +1,8 @@
 """The pre-flight check: is this design identifiable? `python -m eqpool.preflight --participants=participants.tsv`.
 
-Reads the table alone, trains nothing, and prints one line a finding, with numbers and advice. Exit code 0, warnings or
-not; 2 with one line on stderr for bad input and for what cannot be identified, such as a target decided by the site.
+Reads only the table, trains nothing, and prints one line a finding, with numbers and advice. Exit code 0, with or
+without warnings. Exit code 2 with one line on stderr for bad input and for a design that is not identifiable, such as
+a target determined by the site.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from eqpool.commands.shell import make_parser, path_argument
 from eqpool.config import DataConfig
 from eqpool.errors import InputError, complain, to_path
 
-if TYPE_CHECKING:  # imported where they are needed: a path that is not there should not wait for pandas
+if TYPE_CHECKING:  # imported late, because a missing path should not wait for pandas
     from eqpool.data.cohort import Cohort
     from eqpool.data.preflight.finding import Finding
 
@@ -24,10 +25,10 @@ def preflight(config: DataConfig) -> tuple[Cohort, list[Finding]]:
     """Reads `config.participants` and examines it; `config.target` and `config.features` may be "".
 
     Returns:
-      The cohort without its inputs, and every finding; none is raised.
+      The cohort without its inputs, and all findings. No finding raises an error.
 
     Raises:
-      InputError: one line, where the table cannot be read, a scan stands twice or a subject is in two splits.
+      InputError: one line, if the table cannot be read, a scan appears twice or a subject is in two splits.
     """
     from eqpool.data.preflight.findings import examine
     from eqpool.data.sources.participants_folder import load_design
@@ -37,7 +38,7 @@ def preflight(config: DataConfig) -> tuple[Cohort, list[Finding]]:
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the findings; returns the exit code."""
+    """Prints the findings and returns the exit code."""
     options = _parser().parse_args(arguments)
     config = DataConfig(
         participants=options.participants,

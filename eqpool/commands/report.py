@@ -2,7 +2,7 @@
 
 Example: python -m eqpool.report --workdir=runs/adni --compare runs/adni_naive runs/adni_mmd
 
-With --compare a table sets runs on the same data, such as those of the baselines, beside it.
+With --compare a table adds further runs on the same data, such as the baselines.
 """
 
 from eqpool.commands.given_paths import check_run
@@ -11,7 +11,7 @@ from eqpool.storage.run_folder import RunFolder
 
 
 def main(arguments: list[str]) -> int:
-    """Writes the report of a finished run; returns the exit code."""
+    """Writes the report of a finished run and returns the exit code."""
     parser = make_parser("eqpool.report", __doc__)
     parser.add_argument("--workdir", type=path_argument, required=True, help="folder of a finished run")
     parser.add_argument("--compare", type=path_argument, nargs="*", default=[], help="folders of runs on the same data")
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
         check_run(RunFolder(options.workdir))
         for other in map(RunFolder, options.compare):
             check_run(other, other.results_file, flag="--compare")
-        from eqpool.report.page import write_report  # after the paths: it brings matplotlib and nilearn
+        from eqpool.report.page import write_report  # after the paths, as it imports matplotlib and nilearn
 
         print(write_report(options.workdir, options.compare))
 

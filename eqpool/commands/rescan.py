@@ -1,4 +1,4 @@
-"""Writes a copy of a cohort of real T1 volumes in which half look as if scanned by another, SIMULATED scanner.
+"""Copies a cohort of real T1 volumes and makes half of them look as if from another, SIMULATED scanner.
 
 Example: python -m eqpool.commands.rescan --participants=ixi/participants.tsv --output=ixi_rescanned [--shift=age]
 

@@ -1,4 +1,4 @@
-"""One run, from a checked config to a full work directory. Every step is skipped if its result is already there."""
+"""One run, from a checked config to a complete work directory. Steps with an existing result are skipped."""
 
 import dataclasses
 import datetime
@@ -37,13 +37,13 @@ REPORTED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "nump
 
 @standard_promotion()
 def run(config: RunConfig, folder: pathlib.Path, quiet: bool = False, command: str = "") -> dict[str, Any]:
-    """Trains, evaluates and writes the work directory `folder`; returns what results.json holds.
+    """Trains, evaluates and writes the work directory `folder`, and returns the content of results.json.
 
-    `quiet` leaves out what it says on the terminal and the report: for many runs of an experiment. `command` is what
-    the user typed, for the report; "" where a program called.
+    `quiet` suppresses terminal output and the report, for the many runs of an experiment. `command` is the user's
+    command for the report, or "" for calls from a program.
 
     Raises:
-      InputError: bad data, or a work directory of another config or in use.
+      InputError: the data are bad, or the work directory has another config or is in use.
       TrainingDiverged, Preempted: see `eqpool.engine.loop.fit`.
     """
     say = (lambda text: None) if quiet else print
@@ -63,10 +63,10 @@ def run(config: RunConfig, folder: pathlib.Path, quiet: bool = False, command: s
 
 
 def dry_run(config: RunConfig, folder: pathlib.Path) -> None:
-    """Says what `run` would train on, and what it would cost; writes nothing but what the cache keeps.
+    """Prints the data and the expected cost of `run`. Writes only to the cache.
 
     Raises:
-      InputError: bad data, as `run` would say.
+      InputError: the data are bad, as in `run`.
     """
     cohort = load_cohort(config.data, use_compilation_cache(config, RunFolder(folder)))
     print(describe_data(cohort, examine(cohort)))
@@ -76,7 +76,7 @@ def dry_run(config: RunConfig, folder: pathlib.Path) -> None:
 def _compute(config: RunConfig, folder: RunFolder, say: Callable[[str], None]) -> dict[str, Any]:
     started = time.monotonic()
     cache = use_compilation_cache(config, folder)
-    session = Session.start(config, folder)  # before hours of preparing data: it may lack devices or packages
+    session = Session.start(config, folder)  # before hours of preparing data, as devices or packages may be missing
     cohort = load_cohort(config.data, cache)
     findings = examine(cohort)
     description = describe_data(cohort, findings)
@@ -109,7 +109,7 @@ def _compute(config: RunConfig, folder: RunFolder, say: Callable[[str], None]) -
 
 
 def made_with() -> dict[str, Any]:
-    """The day, the versions of the packages that numbers depend on, and the devices."""
+    """Returns the date, the devices, and the versions of the packages that affect the results."""
     return {
         "date": datetime.date.today().isoformat(),
         "versions": {"eqpool": __version__} | {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES},
@@ -118,7 +118,7 @@ def made_with() -> dict[str, Any]:
 
 
 def count_rows(cohort: Cohort) -> dict[str, Any]:
-    """Rows in all, by split, and by site and class."""
+    """Counts all rows, and rows by split and by site and class."""
     by_site: dict[str, Any] = {}
     for index, name in enumerate(cohort.site_names):
         here = cohort.site == index

@@ -1,4 +1,4 @@
-"""What commands share: help that is a module's docstring, errors in one line, and output into a closed pipe."""
+"""Shared parts of the commands: help from a module's docstring, errors in one line, and output into a closed pipe."""
 
 import argparse
 import difflib
@@ -10,11 +10,11 @@ from typing import NoReturn
 
 from eqpool.errors import DISK_ERRORS, InputError, Stopped, check_is_path, complain, to_path
 
-GOES_ON = "goes on from the last checkpoint"  # what a command that trains does again
+GOES_ON = "goes on from the last checkpoint"  # what the same command does after a stop during training
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors in one line, with the nearest flag there is."""
+    """A parser that reports errors in one line, with the nearest flag."""
 
     def parse_args(self, arguments=None, namespace=None):  # type: ignore[override]
         flags = [flag for action in self._actions for flag in action.option_strings]
@@ -24,7 +24,7 @@ class _Parser(argparse.ArgumentParser):
             except InputError as error:
                 self.error(str(error))
             name = argument.split("=")[0]
-            if name.startswith("--") and name not in flags:  # before it is said what is missing instead
+            if name.startswith("--") and name not in flags:  # checked before missing arguments are reported
                 nearest = difflib.get_close_matches(name, flags, n=1)
                 self.error(f"{name}: no such flag{f'; did you mean {nearest[0]}?' if nearest else ''}")
         return super().parse_args(arguments, namespace)
@@ -35,7 +35,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def make_parser(module: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser for `python -m <module>`; `description` is shown as it stands, line by line."""
+    """Makes a parser for `python -m <module>` that shows `description` unchanged."""
     return _Parser(
         prog=f"python -m {module}",
         description=description,
@@ -45,7 +45,7 @@ def make_parser(module: str, description: str | None) -> argparse.ArgumentParser
 
 
 def path_argument(text: str) -> pathlib.Path:
-    """`eqpool.errors.to_path` as the `type` of a parser's argument."""
+    """Converts a parser's argument with `eqpool.errors.to_path`, for its `type`."""
     try:
         return to_path(text)
     except InputError as error:
@@ -53,15 +53,15 @@ def path_argument(text: str) -> pathlib.Path:
 
 
 def attempt(work: Callable[[], object], folder: pathlib.Path, again: str) -> int:
-    """Does the work of a command and returns its exit code; where it ends early, one line on stderr says why.
+    """Runs a command's work and returns its exit code. If it ends early, one line on stderr gives the reason.
 
-    The code is 0, or 2 for bad input and a full disk, 130 for control-C, and that of `eqpool.errors.Stopped`. Any other
-    exception is a bug, and goes on up.
+    The code is 0 on success, 2 for bad input and a full disk, 130 for control-C, and the code of
+    `eqpool.errors.Stopped`. Any other exception is a bug and propagates.
 
     Args:
-      work: takes and returns nothing.
-      folder: that it writes in, for errors that name no file.
-      again: what the same command does after control-C, such as "goes on from the last checkpoint".
+      work: function without arguments. Its result is ignored.
+      folder: output folder, for errors that name no file.
+      again: behaviour of the same command after control-C, such as "goes on from the last checkpoint".
     """
     try:
         work()
@@ -79,8 +79,8 @@ def attempt(work: Callable[[], object], folder: pathlib.Path, again: str) -> int
 
 
 def show(text: str) -> None:
-    """Prints, and says nothing where the reader has gone, as in `--list | head`."""
+    """Prints `text`, and ignores a closed pipe, as in `--list | head`."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit's own flush fails again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise the flush at exit fails too

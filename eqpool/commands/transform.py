@@ -1,14 +1,15 @@
 """The command: `python -m eqpool.transform --workdir=runs/adni --participants=new/participants.tsv --output=out`.
 
-Applies a finished run to new participants, volumes or tables as the run had. Writes embeddings.tsv (participant_id,
-site, of volumes mask_overlap, what is predicted, l_*, phi_*) and, where the method decodes, the harmonised data:
-volumes under derivatives/eqpool, or harmonised.tsv with harmonised.json. Volumes that cannot be used stop it, or under
---on_bad_volume=skip are left out and listed in left_out.tsv. Needs neither site nor target nor covariates: the networks
-see the image alone. Rows of a site that the run was not trained on are transformed with a notice; a category of a
-feature that it was not trained on is refused.
+Applies a finished run to new participants, volumes or tables as in the run. Writes embeddings.tsv (participant_id,
+site, for volumes mask_overlap, the prediction, l_*, phi_*) and, if the method decodes, the harmonised data: volumes
+under derivatives/eqpool, or harmonised.tsv with harmonised.json. An unusable volume stops the command. With
+--on_bad_volume=skip such volumes are left out and listed in left_out.tsv. Neither site nor target nor covariates are
+needed, as the networks see only the image. Rows of a site that the run was not trained on are transformed with a
+notice. A category of a feature that the run was not trained on is refused.
 
-A run of config.method = istn has no latent: it writes S2T (`eqpool.methods.istn_model`), in place of embeddings.tsv
-written.tsv, and figures/transformations.png, which shows step by step what was done to the first few scans.
+A run of config.method = istn has no latent. It writes S2T (`eqpool.methods.istn_model`), written.tsv in place of
+embeddings.tsv, and figures/transformations.png, which shows the steps for the first few scans.
+With more than two sites an ISTN needs the site of every scan.
 """
 
 import argparse
@@ -28,7 +29,7 @@ HARMONISED = ("change", "decoded", "none")
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what transforms when it is asked for: the command checks its paths first."""
+    """Imports the functions on first use, because the command checks its paths first."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module("eqpool.commands.new_scans"), name)
@@ -79,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_paths(options: argparse.Namespace) -> None:
-    """Raises `InputError` for the first path that is not there."""
+    """Raises `InputError` for the first missing path."""
     check_run(RunFolder(options.workdir))
     check_file(options.participants, f"--participants={options.participants}", "a participants.tsv or .csv")
     if options.root is not None:

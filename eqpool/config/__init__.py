@@ -1,4 +1,4 @@
-"""Every key of a config, its default and its meaning; `eqpool.config.schema` defines them."""
+"""The keys of a config with their defaults and meanings, which `eqpool.config.schema` defines."""
 
 from eqpool.config.schema import (
     COHORTS,

@@ -1,6 +1,6 @@
-"""From a `ml_collections.ConfigDict` to the frozen dataclasses of `eqpool.config`, every key checked.
+"""Converts a `ml_collections.ConfigDict` to the frozen dataclasses of `eqpool.config` and checks every key.
 
-Every error is an `InputError` naming the key, the value and what was expected.
+Every error is an `InputError` that names the key, the value and the expected values.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ def from_config_dict(config: ConfigDict) -> RunConfig:
     """Checks a `ConfigDict` and freezes it.
 
     Raises:
-      InputError: for an unknown key (with the nearest known one), a value of another type, a number out of range
-        or a choice that does not exist.
+      InputError: a key is unknown (with the nearest known one), or a value has another type, is out of range or is not
+        among the choices.
     """
     checked = build(RunConfig, config.to_dict(), "config")
     parse_bandwidth(checked.stage_one.bandwidth, "config.stage_one.bandwidth")
@@ -94,9 +94,9 @@ def _check_istn(config: RunConfig) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Returns NumPy's and JAX's numbers, bools, strings and arrays as Python's; any other value as it is.
+    """Converts NumPy's and JAX's numbers, bools, strings and arrays to Python's. Any other value stays as it is.
 
-    An array of one entry is that entry, a longer one a tuple.
+    An array with one entry becomes that entry, a longer one a tuple.
     """
     if isinstance(value, list | tuple):
         return type(value)(map(plain, value)) if type(value) in (list, tuple) else value
@@ -107,10 +107,10 @@ def plain(value: Any) -> Any:
 
 
 def build(cls: type, values: dict[str, Any], prefix: str) -> Any:
-    """Returns a frozen dataclass of checked values; `plain` is applied to each.
+    """Builds a frozen dataclass from checked values, after `plain` has converted each.
 
     Raises:
-      InputError: naming `prefix`.key, the value and what was expected.
+      InputError: names `prefix`.key, the value and the expected values.
     """
     hints = typing.get_type_hints(cls)
     for key in values:

@@ -1,7 +1,7 @@
-"""The values of `config.method`, and where each one is implemented.
+"""The values of `config.method` and their implementations.
 
-A method is one file with a class that satisfies `eqpool.methods.base.Method`, and one entry here. The entry holds what
-a config is checked against, so that checking a config imports no training code.
+A method is one file with a class that satisfies `eqpool.methods.base.Method`, and one entry here. The entry holds the
+facts needed to check a config, so that checking imports no training code.
 """
 
 import dataclasses
@@ -14,8 +14,8 @@ class MethodEntry:
 
     Attributes:
       path: "module:class" of the implementation.
-      makes: "latents", one vector a scan, or "images", harmonised ones.
-      takes_nuisances: whether it can be made invariant to `config.data.nuisances`.
+      makes: "latents" for one vector a scan, or "images" for harmonised images.
+      takes_nuisances: whether the method can be made invariant to `config.data.nuisances`.
     """
 
     path: str
@@ -31,5 +31,5 @@ METHODS = {
 
 
 def makes_images(method: str) -> bool:
-    """Whether a method harmonises images rather than making latents; False for a method that is not known here."""
+    """Returns whether a method harmonises images rather than making latents. An unknown method returns False."""
     return method in METHODS and METHODS[method].makes == "images"

@@ -1,12 +1,12 @@
-"""Lists of column names in one string: separated by commas, with double quotes around a name that holds one."""
+"""Lists of column names in one string, separated by commas, with double quotes around a name that contains a comma."""
 
 from eqpool.errors import InputError
 
 
 def split_entries(text: str) -> tuple[str, ...]:
-    """Splits at commas outside double quotes: `'age, "left, mm"'` to `('age', '"left, mm"')`, quotes kept.
+    """Splits at commas outside double quotes: `'age, "left, mm"'` to `('age', '"left, mm"')`, with quotes kept.
 
-    As in a CSV file, a quote counts only at the start of an entry, and two of them inside stand for one.
+    As in a CSV file, a quote counts only at the start of an entry, and two quotes inside an entry mean one.
 
     Raises:
       InputError: a quote is not closed.
@@ -21,8 +21,10 @@ def split_entries(text: str) -> tuple[str, ...]:
 
 
 def split_quoted(entry: str) -> tuple[str, str]:
-    """Returns the name of an entry and what stands behind its closing quote: `'"a:b":categorical'` to
-    `('a:b', ':categorical')`. An entry without quotes is the name as a whole."""
+    """Splits an entry into its name and the text after its closing quote.
+
+    `'"a:b":categorical'` becomes `('a:b', ':categorical')`. An entry without quotes is all name.
+    """
     if not entry.startswith('"'):
         return entry, ""
     end = _end_of_quotes(entry, entry)
@@ -33,7 +35,7 @@ def split_names(text: str) -> tuple[str, ...]:
     """Splits a list of names: `'age, "left, mm"'` to `('age', 'left, mm')`.
 
     Raises:
-      InputError: a quote is not closed, or something stands between it and the next comma.
+      InputError: a quote is not closed, or there is text between it and the next comma.
     """
     names = []
     for entry in split_entries(text):
@@ -45,7 +47,7 @@ def split_names(text: str) -> tuple[str, ...]:
 
 
 def _end_of_quotes(entry: str, text: str) -> int:
-    """The place behind the quote that closes the one an entry starts with."""
+    """Returns the position after the closing quote of an entry that starts with a quote."""
     place = 1
     while (place := entry.find('"', place)) >= 0:
         if entry[place : place + 2] != '""':

@@ -1,21 +1,22 @@
-"""What several files in `configs/` share: each function changes a `ConfigDict` in place."""
+"""Settings shared by several files in `configs/`. Each function changes a `ConfigDict` in place."""
 
 from ml_collections import ConfigDict
 
 
 def check_variant(name: str, variant: str) -> None:
-    """Every shipped config has one variant, "paper".
+    """Checks the variant of a shipped config, which is "" or "paper".
 
     Raises:
-      ValueError: another one was asked for.
+      ValueError: another variant was requested.
     """
     if variant not in ("", "paper"):
         raise ValueError(f"configs/{name}.py:{variant}: expected configs/{name}.py or configs/{name}.py:paper")
 
 
 def use_published_form(config: ConfigDict, *, ramp_growth: float, ramp_ceiling: float) -> None:
-    """Puts in place what the paper prints and its code weighs (docs/method.md, section 7); data sets differ in the
-    ramp.
+    """Sets the published form of Lokhande et al. 2022, with the weights of its code (docs/method.md, section 7).
+
+    The ramp differs between data sets.
     """
     config.name = f"{config.name}_paper"
     config.model.phi = "free"
@@ -38,9 +39,12 @@ def use_published_form(config: ConfigDict, *, ramp_growth: float, ramp_ceiling: 
 
 
 def use_brain_istn(config: ConfigDict, variant: str) -> None:
-    """What the two tasks on brains of Robinson et al. 2020 share: 32^3 voxels for a CPU, or the paper's protocol."""
+    """Sets the shared settings of the two brain tasks of Robinson et al. 2020.
+
+    The default variant has 32^3 voxels for a CPU. The variant "paper" follows the paper's protocol.
+    """
     config.method = "istn"
-    config.data.update(squash=True, balance="site")  # the reference's labels choose none of its images
+    config.data.update(squash=True, balance="site")  # so that the reference's labels choose none of its images
     config.task.update(epochs=100, batch_size=16, learning_rate=1e-3, checkpoint_every_epochs=20)
     if variant == "paper":
         config.name = f"{config.name}_paper"
@@ -53,8 +57,8 @@ def use_brain_istn(config: ConfigDict, variant: str) -> None:
         return
     config.data.grid = "32x32x32"
     config.task.update(epochs=60, validate_every_epochs=1, patience=20, average_decay=0.98)
-    # Some hundreds of brains: a discriminator of the size of Table 6 learns them by heart, and the game runs away. In
-    # batches of 4 it goes round in circles, and its middle is nearer than any of its points.
+    # With a few hundred brains, a discriminator of the size of Table 6 memorises them and training diverges. With
+    # batches of 4 the adversarial game oscillates, and the mean of its weights is better than the weights at any step.
     config.istn.update(
         shape="none", epochs=20, batch_size=4, learning_rate=4e-4, learning_rate_decay=0.9, decay_every_epochs=1,
         momentum=0.5, average_decay=0.98, image_weight=200.0, change_weight=2.0, residual=True, dropout=0.0,
@@ -64,7 +68,7 @@ def use_brain_istn(config: ConfigDict, variant: str) -> None:
 
 
 def use_volume_pooling(config: ConfigDict, variant: str, paper_batch_size: int) -> None:
-    """Both stages and the baselines on T1 volumes: 4 mm voxels for a CPU, or the paper's protocol."""
+    """Sets both stages and the baselines for T1 volumes: 4 mm voxels for a CPU, or the paper's protocol."""
     config.model.update(latent_dim=64, hidden_units=128)
     config.stage_one.update(
         epochs=14,
@@ -96,7 +100,7 @@ def use_volume_pooling(config: ConfigDict, variant: str, paper_batch_size: int) 
 
 
 def use_freesurfer_pooling(config: ConfigDict, variant: str) -> None:
-    """Site calibration, both stages and the baselines on tables of FreeSurfer's features (experiments/cohorts)."""
+    """Sets site calibration, both stages and the baselines for tables of FreeSurfer features (experiments/cohorts)."""
     config.data.update(features="*_thickness,*-*,*Ventricle", site_calibration="covariance")
     config.model.tau = "covariate"
     config.stage_one.update(

@@ -1,4 +1,4 @@
-"""Where the files of configs/ are: in the working directory, in a checkout, or beside an installed wheel."""
+"""Finds the files of configs/: in the working directory, in a checkout, or beside an installed wheel."""
 
 import importlib.metadata
 import pathlib
@@ -7,7 +7,7 @@ _FOLDER = "configs"
 
 
 def config_folder() -> pathlib.Path | None:
-    """The folder of the configs that came with eqpool; None where there is none."""
+    """Returns the folder of the shipped configs, or None if there is none."""
     checkout = pathlib.Path(__file__).parents[2] / _FOLDER
     if checkout.is_dir():
         return checkout
@@ -20,7 +20,7 @@ def config_folder() -> pathlib.Path | None:
 
 
 def find_config(path: pathlib.Path) -> pathlib.Path:
-    """`path` where it is a file; else, of configs/NAME.py, the one that came with eqpool; else `path` itself."""
+    """Returns `path` if it is a file, otherwise the shipped config for configs/NAME.py, otherwise `path` itself."""
     folder = config_folder()
     if path.is_file() or path.parent != pathlib.Path(_FOLDER) or folder is None:
         return path

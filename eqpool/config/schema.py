@@ -1,7 +1,7 @@
-"""Every key of a config, its default and its meaning: here, once.
+"""Defines every key of a config, its default and its meaning.
 
-A file in `configs/` starts from `default_config()` and changes what its data set needs, so that every key can also be
-set on the command line (`--config.seed=3`); `eqpool.config.check` checks and freezes the result.
+A file in `configs/` starts from `default_config()` and changes only what its data set needs. Every key can also be set
+on the command line (`--config.seed=3`). `eqpool.config.check` checks and freezes the result.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ Dataset = Literal[
     "ixi_thickness",
     "participants",
 ]
-COHORTS = ("fcon1000", "abide1", "ixi_thickness")  # real tables that cannot be downloaded
+COHORTS = ("fcon1000", "abide1", "ixi_thickness")  # real tables without a download
 Domain = Literal["thin", "thick", "slanted", "thick_slanted"]
 
 
@@ -38,79 +38,80 @@ def _number(default: float, minimum: float = -math.inf, maximum: float = math.in
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """What is pooled. An empty string means "not given"."""
+    """The data to pool. An empty string means "not given"."""
 
     dataset: Dataset = "participants"  # adni*, adcp and brain_* are simulated unless participants is given
-    raw_dir: str = ""  # local folder with the raw public files, instead of downloading; a cohort has no download
+    raw_dir: str = ""  # local folder with the raw public files, instead of downloading (COHORTS have no download)
     participants: str = ""  # participants.tsv (or .csv): one row a scan
-    root: str = ""  # where the images are; default: the folder of participants
-    outside_root: Literal["refuse", "allow"] = "refuse"  # paths in the table that lead out of root, as ../ and / do
+    root: str = ""  # folder of the images, by default the folder of participants
+    outside_root: Literal["refuse", "allow"] = "refuse"  # paths in the table that leave root, such as ../ or /
     site_column: str = "site"
-    # Comma-separated; numbers, or categories where so marked: age,sex:categorical. Here, in nuisances, described and
-    # features a name with a comma or a colon stands in double quotes: "age, years",sex:categorical
+    # Comma-separated numeric columns, or categorical columns if marked so: age,sex:categorical. Here and in nuisances,
+    # described and features, put a name with a comma or a colon in double quotes: "age, years",sex:categorical
     covariates: str = "age"
-    nuisances: str = ""  # comma-separated categorical columns, such as sex: further things Phi is not to tell
+    nuisances: str = ""  # comma-separated categorical columns, such as sex, that Phi should not predict either
     target: str = "dx"
     target_type: Literal["auto", "classes", "number"] = "auto"
     described: str = ""  # comma-separated numeric columns, such as mmse: shown by site in the report, never trained on
-    features: str = ""  # comma-separated columns or glob patterns; given, the cohort is a table and not volumes
-    site_calibration: Literal["none", "location", "covariance"] = "none"  # of a table's features, before training
+    features: str = ""  # comma-separated columns or glob patterns. If given, the cohort is a table instead of volumes
+    site_calibration: Literal["none", "location", "covariance"] = "none"  # for a table's features, before training
     # Named grid (mni_4mm, mni_2mm, 64) or a shape such as 32x32x32, 32x32x32@6 in mm, 32x40x32@1@-26,-20,-14 for crops
     grid: str = "mni_4mm"
     on_bad_volume: Literal["stop", "skip"] = "stop"
-    align: Literal["none", "affine"] = "none"  # affine: register each volume to the template first (the extra "align")
-    squash: bool = False  # volumes: tanh of the z-scores, for networks whose output lies in [-1, 1]
-    split: Literal["raw", "published"] = "raw"  # german, adult: from the raw files, or as published
-    source_domain: Domain = "thin"  # morpho_mnist: whose labels are known
-    target_domain: Domain = "thick"  # morpho_mnist: whose labels are for evaluation only
+    align: Literal["none", "affine"] = "none"  # affine: first register each volume to the template (the extra "align")
+    squash: bool = False  # volumes: tanh of the z-scores, for networks with outputs in [-1, 1]
+    split: Literal["raw", "published"] = "raw"  # german, adult: split of the raw files, or the published one
+    source_domain: Domain = "thin"  # morpho_mnist: domain with known labels
+    target_domain: Domain = "thick"  # morpho_mnist: domain with labels for evaluation only
     train_digits: int = _number(60_000, 20)  # morpho_mnist: half for each domain, a tenth of them for validation
-    test_digits: int = _number(10_000, 10)  # morpho_mnist: each stands in both domains
-    split_seed: int = 0  # the split is part of the data; it does not follow config.seed
-    balance: Literal["site_and_target", "site"] = "site_and_target"  # of splits; "site" lets no target into them
+    test_digits: int = _number(10_000, 10)  # morpho_mnist: each appears in both domains
+    split_seed: int = 0  # part of the data, so it does not follow config.seed
+    balance: Literal["site_and_target", "site"] = "site_and_target"  # strata of the splits ("site" ignores the target)
     test_fraction: float = _number(0.2, 0.0, 0.9)
     validation_fraction: float = _number(0.1, 0.0, 0.9)
-    simulated_fraction: float = _number(1.0, 0.0, 1.0)  # share of each simulated site that is built (tests use little)
-    workers: int = _number(0, 0)  # threads that prepare volumes, processes that draw digits; 0: one a core
+    simulated_fraction: float = _number(1.0, 0.0, 1.0)  # share of each simulated site to build (tests use little)
+    workers: int = _number(0, 0)  # threads that prepare volumes, processes that draw digits, 0 for one a core
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Networks of both stages; volumes get a 3D ResNet, tables a fully connected encoder."""
+    """The networks of both stages. Volumes use a 3D ResNet, tables a fully connected encoder."""
 
     latent_dim: int = _number(30, 2)
     hidden_units: int = _number(64, 1)
-    channels: tuple[int, ...] = (16, 16, 32, 64)  # of the ResNet's stages
+    channels: tuple[int, ...] = (16, 16, 32, 64)  # channels of the ResNet's stages
     blocks: tuple[int, ...] = (2, 2, 2, 2)
     decoder_channels: tuple[int, ...] = (64, 32, 16, 8)
-    decoder_ridge: float = _number(1.0, 0.0)  # volumes: penalty of D's linear part, fitted after training; 0: none
+    decoder_ridge: float = _number(1.0, 0.0)  # volumes: penalty of D's linear part, fitted after training, 0 for none
     dropout: float = _number(0.0, 0.0, 0.95)
-    centre_latent: bool = False  # the published sphere projection subtracts the latent's mean coordinate first
+    centre_latent: bool = False  # subtract the mean coordinate before the projection to the sphere, as published
     rotation_range: float = _number(3.0, 0.0, math.pi)  # radians over the covariate's training range
-    rotation_ranges: str = ""  # the same, one a covariate, comma-separated; "": rotation_range for each
-    spectrum: Literal["uniform", "paper"] = "uniform"  # paper: skew(1_m) as printed; rotation_range unused
-    tau: Literal["free", "covariate"] = "free"  # covariate: tau carries the covariates alone, and no site
-    tau_steps: int = _number(0, 0)  # tau "covariate": rounded to so many steps over the training range; 0: continuous
+    rotation_ranges: str = ""  # comma-separated ranges, one for each covariate, "" for rotation_range
+    spectrum: Literal["uniform", "paper"] = "uniform"  # paper: skew(1_m) as printed, without rotation_range
+    tau: Literal["free", "covariate"] = "free"  # covariate: tau depends on the covariates alone, not on the site
+    tau_steps: int = _number(0, 0)  # tau "covariate": steps over the training range to round tau to, 0 for continuous
     group_map: Literal["expm", "cayley"] = "expm"
-    phi: Literal["sphere", "free"] = "sphere"  # sphere: b is normalised, so MMD cannot shrink it
-    code_dim: int = _number(0, 0)  # b speaks through so many numbers, laid on the sphere; 0: through latent_dim
-    code_levels: int = _number(0, 0)  # evenly spaced values each of them takes; 0: continuous
+    phi: Literal["sphere", "free"] = "sphere"  # sphere: b is normalised, so that the MMD cannot shrink it
+    code_dim: int = _number(0, 0)  # numbers in b's code, which is mapped to the sphere, 0 for latent_dim
+    code_levels: int = _number(0, 0)  # evenly spaced values of each number of the code, 0 for continuous
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False  # recompute residual blocks in the backward pass: less memory, more time
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Adam over epochs; common to every stage."""
+    """Adam and epochs, common to every stage."""
 
     epochs: int = _number(100, 0)
-    # Rows of a step. A remainder is spread over the epoch's steps: 81 rows in batches of 16 are three of 14 rows and
-    # three of 13. No step has fewer than min(4, batch_size) rows; below 7 some may have a row more for that.
+    # Rows of a step. A remainder is spread over the epoch's steps: 81 rows in batches of 16 give three steps of 14 rows
+    # and three of 13. Each step has at least min(4, batch_size) rows, so with a batch size below 7 some steps may have
+    # one row more.
     batch_size: int = _number(128, 2)
     learning_rate: float = _number(1e-3, 0.0)
     learning_rate_decay: float = _number(0.65, 0.0, 1.0)
     decay_every_epochs: int = _number(10, 1)
     weight_decay: float = _number(0.0, 0.0)  # decoupled, as in AdamW
-    checkpoint_every_epochs: int = _number(50, 1)  # a kill loses at most these; the last epoch is always saved
+    checkpoint_every_epochs: int = _number(50, 1)  # a killed run loses at most these (the last epoch is always saved)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,9 +125,9 @@ class KernelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PoolingTrainingConfig(KernelConfig, TrainingConfig):
-    """Common to the stages of Lokhande et al. 2022 and of the baselines."""
+    """Settings common to the stages of Lokhande et al. 2022 and of the baselines."""
 
-    keep_epoch: Literal["best", "last"] = "best"  # by the validation loss, which is noise of few rows: then the last
+    keep_epoch: Literal["best", "last"] = "best"  # best by validation loss (noisy with few rows: then use last)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,13 +136,13 @@ class StageOneConfig(PoolingTrainingConfig):
 
     equivariance_weight: float = _number(1.0, 0.0)
     reconstruction_weight: float = _number(0.02, 0.0)
-    prediction_weight: float = _number(0.0, 0.0)  # the published code's cross-entropy on the target
-    mmd_weight: float = _number(0.0, 0.0)  # of an MMD of tau across sites; Phi tells what tau tells
+    prediction_weight: float = _number(0.0, 0.0)  # weight of the published code's cross-entropy on the target
+    mmd_weight: float = _number(0.0, 0.0)  # of tau's MMD across sites, as Phi carries any site information in tau
 
 
 @dataclasses.dataclass(frozen=True)
 class StageTwoConfig(PoolingTrainingConfig):
-    """Stage two: b, h and Psi, with E and tau frozen (eqs. 5-7)."""
+    """Stage two: b, h and Psi, with E and tau frozen (Lokhande et al. 2022, eqs. (5) to (7))."""
 
     prediction_weight: float = _number(1.0, 0.0)
     reconstruction_weight: float = _number(0.1, 0.0)
@@ -149,7 +150,7 @@ class StageTwoConfig(PoolingTrainingConfig):
     mmd_ramp_start: float = _number(1.0, 0.0)  # the weight is mmd_weight x min(start x growth^epoch, ceiling)
     mmd_ramp_growth: float = _number(1.0, 0.0)
     mmd_ramp_ceiling: float = _number(1.0, 0.0)
-    adversary_weight: float = _number(0.0, 0.0)  # of an adversary on the covariate-free latent, beside the MMD
+    adversary_weight: float = _number(0.0, 0.0)  # weight of an adversary on the covariate-free latent, beside the MMD
     mmd_match: Literal["phi", "covariate_free", "conditional"] = "covariate_free"
 
 
@@ -159,24 +160,26 @@ class BaselineConfig(PoolingTrainingConfig):
 
     prediction_weight: float = _number(1.0, 0.0)
     reconstruction_weight: float = _number(0.1, 0.0)
-    site_weight: float = _number(0.1, 0.0)  # of the term that the method names; naive has none
+    site_weight: float = _number(0.1, 0.0)  # weight of the method's site term, which naive lacks
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageTrainingConfig(TrainingConfig):
-    """Common to the stages of Robinson et al. 2020."""
+    """Settings common to the stages of Robinson et al. 2020."""
 
     validate_every_epochs: int = _number(5, 1)
-    patience: int = _number(10, 0)  # validations without a lower score after which training stops; 0: never
-    # Of the running mean of all weights and batch statistics, which is what is validated and kept; 0: those of the last
-    # step, as published. Small batches need it: their game goes round in circles, whose middle the mean is.
+    patience: int = _number(10, 0)  # validations without a lower score after which training stops, 0 for never
+    # Decay of the running mean of all weights and batch statistics, which is then validated and kept. With 0 the
+    # weights of the last step are used, as published. Small batches need the mean, because their adversarial game
+    # oscillates around it.
     average_decay: float = _number(0.0, 0.0, 0.9999)
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig(ImageTrainingConfig):
-    """The task model that is trained on the source before the ISTN, and beside it on what the ISTN makes
-    (Robinson et al. 2020).
+    """The task model of Robinson et al. 2020.
+
+    It is trained on the source before the ISTN, and then together with the ISTN on the ISTN's images.
     """
 
     model: Literal["morpho_classifier", "sex_classifier", "age_regressor"] = "sex_classifier"
@@ -186,42 +189,42 @@ class TaskConfig(ImageTrainingConfig):
 class IstnConfig(ImageTrainingConfig):
     """The image-and-spatial transformer network (Robinson et al. 2020, section 2; docs/method.md, section 9)."""
 
-    reference: str = ""  # the site whose images the others are made to look like, its labels unseen; "": the last one
+    reference: str = ""  # site whose appearance the others are given, with its labels unused, "" for the last one
     appearance: Literal["itn", "none"] = "itn"
     shape: Literal["none", "affine", "bspline"] = "affine"
     direction: Literal["one_way", "two_way"] = "one_way"  # two_way: CycleGAN, for two sites
-    encoder: tuple[int, ...] = (8, 16, 32, 64)  # of the ITN: Table 6, brains; Table 5, digits: (16, 32, 64)
-    bottleneck: tuple[int, ...] = (64, 64)  # (128, 64)
-    decoder: tuple[int, ...] = (32, 16, 8)  # (32, 16)
-    discriminator: tuple[int, ...] = (32, 64, 128, 256, 256)  # (32, 64, 128, 256)
-    discriminator_norm: Literal["instance", "none"] = "instance"  # as published it hides an image's own contrast
-    dropout: float = _number(0.5, 0.0, 0.95)  # of the ITN's decoder
-    residual: bool = False  # the ITN starts as the identity and learns a change; False: as published
+    encoder: tuple[int, ...] = (8, 16, 32, 64)  # of the ITN, as in Table 6 for brains (Table 5, digits: (16, 32, 64))
+    bottleneck: tuple[int, ...] = (64, 64)  # Table 5: (128, 64)
+    decoder: tuple[int, ...] = (32, 16, 8)  # Table 5: (32, 16)
+    discriminator: tuple[int, ...] = (32, 64, 128, 256, 256)  # Table 5: (32, 64, 128, 256)
+    discriminator_norm: Literal["instance", "none"] = "instance"  # as published, hides an image's own contrast
+    dropout: float = _number(0.5, 0.0, 0.95)  # dropout of the ITN's decoder
+    residual: bool = False  # the ITN starts as the identity and learns a change, False as published
     spacing: int = _number(8, 1)  # voxels between a B-spline's control points
-    max_displacement: float = _number(0.1, 0.0, 1.0)  # of a control point, as a share of the image
-    fill: float = 0.0  # outside the image: 0 for brains, -1 for digits
-    image_weight: float = _number(50.0, 0.0)  # lambda, of identity and cycle losses (eqs. 2 and 3)
-    bending_weight: float = _number(0.0, 0.0)  # of the deformation's bending energy
-    change_weight: float = _number(0.0, 0.0)  # of |ITN(S) - S|: how far an image's appearance may go; paper: 0
-    task_weight: float = _number(0.0, 0.0)  # of the task model's own loss on S2T in the ISTN's objective: end to end
-    softness: float = _number(0.03, 0.0, 0.5)  # of the discriminators' labels
-    instance_noise: float = _number(0.0, 0.0)  # deviation of the noise on what the discriminators see
-    gradient_penalty: float = _number(0.0, 0.0)  # R1 of the discriminators; without it a short game may run away
-    momentum: float = _number(0.9, 0.0, 0.999)  # Adam's beta1, of transformers and discriminators
-    task_learning_rate: float = _number(1e-3, 0.0)  # of the two task models that are trained beside the ISTN
+    max_displacement: float = _number(0.1, 0.0, 1.0)  # limit for a control point, as a share of the image
+    fill: float = 0.0  # value outside the image: 0 for brains, -1 for digits
+    image_weight: float = _number(50.0, 0.0)  # lambda, weight of identity and cycle losses (eqs. (2) and (3))
+    bending_weight: float = _number(0.0, 0.0)  # weight of the deformation's bending energy
+    change_weight: float = _number(0.0, 0.0)  # weight of |ITN(S) - S|, which limits the change of appearance (paper: 0)
+    task_weight: float = _number(0.0, 0.0)  # weight of the task model's end-to-end loss on S2T
+    softness: float = _number(0.03, 0.0, 0.5)  # softness of the discriminators' labels
+    instance_noise: float = _number(0.0, 0.0)  # standard deviation of the noise on the discriminators' inputs
+    gradient_penalty: float = _number(0.0, 0.0)  # R1 of the discriminators, without which a short game may diverge
+    momentum: float = _number(0.9, 0.0, 0.999)  # Adam's beta1 for transformers and discriminators
+    task_learning_rate: float = _number(1e-3, 0.0)  # learning rate of the two task models trained with the ISTN
 
 
 @dataclasses.dataclass(frozen=True)
 class OutputConfig:
-    """What a run writes beside its metrics."""
+    """The output of a run in addition to its metrics."""
 
-    # Harmonised volumes, through the decoder chain D(Psi(Phi(l))). change: the input plus what pooling changes in its
-    # decode; decoded: the decode itself, which a small latent blurs; none: write no volumes
+    # Form of the harmonised volumes, from the decoder chain D(Psi(Phi(l))). change: the input plus the change of its
+    # decode by pooling. decoded: the decode itself, which a small latent blurs. none: no volumes
     harmonised: Literal["change", "decoded", "none"] = "change"
-    # Harmonised values are clipped at 0 where no input value is negative, and the clipped ones are counted. auto: on
-    # for volumes, off for tables, whose skewed positive features may then come back negative
+    # Clips harmonised values at 0 if no input value is negative, and counts the clipped ones. auto: on for volumes and
+    # off for tables, so that skewed positive features of tables may become negative
     keep_sign: Literal["auto", "on", "off"] = "auto"
-    tensorboard: bool = False  # metrics.jsonl as TensorBoard events too, in tensorboard/ (the extra "tensorboard")
+    tensorboard: bool = False  # metrics.jsonl also as TensorBoard events in tensorboard/ (the extra "tensorboard")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,20 +236,20 @@ class EvaluateConfig:
     adversary_batch_size: int = _number(128, 2)
     probe_seeds: int = _number(3, 1)
     probe_folds: int = _number(5, 2)
-    probe_permutations: int = _number(0, 0)  # of sites: what the strongest probe reads by chance from tau^-1 Phi
+    probe_permutations: int = _number(0, 0)  # of sites, for the chance level of the strongest probe on tau^-1 Phi
     permutations: int = _number(500, 1)
     bootstraps: int = _number(500, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """A whole run: a pure function of this, the data and the seed."""
+    """A whole run, which is a pure function of this config, the data and the seed."""
 
     name: str = "participants"
     seed: int = _number(0, 0)
     method: str = dataclasses.field(default="ours", metadata={"choices": lambda: tuple(METHODS)})
-    class_weights: Literal["equal", "balanced"] = "equal"  # of the target's loss; balanced: each class weighs the same
-    cache_dir: str = ""  # prepared volumes, simulated cohorts, site floors, compiled programs; default: beside workdir
+    class_weights: Literal["equal", "balanced"] = "equal"  # in the target's loss; balanced weighs each class equally
+    cache_dir: str = ""  # prepared volumes, simulated cohorts, site floors, compiled programs (default: beside workdir)
     devices: int = _number(0, 0)  # 0: all local devices
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -260,17 +263,17 @@ class RunConfig:
 
 
 def default_config() -> ConfigDict:
-    """Every key with its default value, as the `ConfigDict` that files in `configs/` start from."""
+    """Returns every key with its default value, as the `ConfigDict` that files in `configs/` start from."""
     return ConfigDict(to_dict(RunConfig()))
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass config as nested plain dicts, ready for JSON."""
+    """Converts a dataclass config to nested plain dicts, ready for JSON."""
     return dataclasses.asdict(config)
 
 
 def parse_bandwidth(text: str, key: str = "bandwidth") -> float | tuple[float, ...] | str:
-    """`"1.0"` to a number, `"0.5,1"` to a mixture, `"median"` as it stands."""
+    """Parses `"1.0"` to a number and `"0.5,1"` to a mixture, while `"median"` stays as it is."""
     if text == "median":
         return text
     try:
@@ -283,16 +286,16 @@ def parse_bandwidth(text: str, key: str = "bandwidth") -> float | tuple[float, .
 
 
 def keeps_sign(config: OutputConfig, *, on_volumes: bool) -> bool:
-    """Returns whether harmonised values are clipped at 0 where no input value is negative."""
+    """Returns whether harmonised values are clipped at 0 if no input value is negative."""
     return on_volumes if config.keep_sign == "auto" else config.keep_sign == "on"
 
 
 def rotation_ranges(config: ModelConfig, num_covariates: int) -> tuple[float, ...]:
-    """Radians over each covariate's training range; several covariates share the latent's planes of rotation.
+    """Returns the radians over each covariate's training range. The covariates divide the latent's planes of rotation.
 
     Raises:
-      InputError: another number of ranges than of covariates, one that is not in (0, pi], or more covariates than the
-        latent has planes.
+      InputError: the numbers of ranges and covariates differ, a range is not in (0, pi], or there are more covariates
+        than planes.
     """
     if num_covariates > config.latent_dim // 2:
         raise InputError(
@@ -314,7 +317,7 @@ def rotation_ranges(config: ModelConfig, num_covariates: int) -> tuple[float, ..
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "config") -> Iterator[str]:
-    """The dotted keys under which two `to_dict` results differ, each with both values."""
+    """Yields the dotted keys at which two `to_dict` results differ, each with both values."""
     for key in sorted(set(old) | set(new)):
         before, after = old.get(key), new.get(key)
         name = f"{prefix}.{key}"

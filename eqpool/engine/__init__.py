@@ -1,1 +1,1 @@
-"""Training: devices, epochs, the loop, checkpoints and resuming. Knows no objective."""
+"""Training of a stage: devices, epochs, the loop, checkpoints and resuming. The engine knows no objective."""

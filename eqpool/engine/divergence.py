@@ -1,4 +1,4 @@
-"""The batch at which training breaks: which step, which terms, whose rows."""
+"""Reports the batch at which training diverged: the step, the loss terms and the rows."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,10 @@ MOST_NAMED = 8
 
 
 class StepTerms(NamedTuple):
-    """What an epoch keeps of each of its S steps.
+    """The loss terms and the rows of each of an epoch's S steps.
 
     Attributes:
-      terms: name -> (S,) values of the loss terms, "loss" and "gradient_norm" among them.
+      terms: name -> (S,) values of the loss terms, including "loss" and "gradient_norm".
       rows: (S, B) int32, positions among the training rows.
       mask: (S, B) float32, 0 for padding.
     """
@@ -23,11 +23,11 @@ class StepTerms(NamedTuple):
 
 
 class BadBatch(ArithmeticError):
-    """Loss terms of a step, or its gradient, are not finite.
+    """A training step whose loss terms or gradient are not finite.
 
     Attributes:
-      step: its number, from 1 as the log counts.
-      terms: the names of what is not finite.
+      step: number of the step, counted from 1 as in the log.
+      terms: names of the values that are not finite.
       rows: positions of the batch among the training rows.
     """
 
@@ -36,14 +36,17 @@ class BadBatch(ArithmeticError):
         self.step, self.terms, self.rows = step, terms, rows
 
     def describe(self, names: np.ndarray | None) -> str:
-        """ "step 57: loss not finite for the batch of sub-03, sub-11, ... (128 rows)"; rows are counted from 0."""
+        """Describes the step: "step 57: loss not finite for the batch of sub-03, sub-11, ... (128 rows)".
+
+        Without `names` the message numbers the rows from 0.
+        """
         named = [f"row {row}" for row in self.rows] if names is None else [str(name) for name in names[self.rows]]
         shown = ", ".join(named[:MOST_NAMED]) + (", ..." if len(named) > MOST_NAMED else "")
         return f"step {self.step}: {', '.join(self.terms)} not finite for the batch of {shown} ({len(named)} rows)"
 
 
 def check_steps(steps: StepTerms, first: int) -> None:
-    """Raises `BadBatch` for the first step whose terms are not all finite; `first` is the first one's number."""
+    """Raises `BadBatch` for the first step with a term that is not finite; `first` is the number of the first step."""
     terms = jax.device_get(steps.terms)
     finite = np.all([np.isfinite(values) for values in terms.values()], axis=0)
     if finite.all():

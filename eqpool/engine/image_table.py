@@ -1,7 +1,8 @@
 """Epochs over images that fit in device memory, one jitted step after the other.
 
-`eqpool.engine.table` runs an epoch as one `lax.scan`. For convolutions that is the wrong form on a CPU, where XLA runs
-those inside a loop on its slow path: a step of Table 5's classifier, batch 64, took 267 ms in a scan and 31 ms alone.
+`eqpool.engine.table` runs an epoch as one `lax.scan`. That form is slow for convolutions on a CPU, where XLA runs
+convolutions inside a loop on its slow path. A step of Table 5's classifier with batches of 64 took 267 ms in a scan and
+31 ms on its own.
 """
 
 from collections.abc import Callable
@@ -20,19 +21,20 @@ from eqpool.engine.state import Batch, Stage, TrainState, update
 from eqpool.engine.table import epoch_order
 
 Scalars = dict[str, jax.Array]
-# (tables on the device, one step's share of the order) -> the step's batch, with its `mask`
+# (tables on the device, one step's part of the order) -> the batch of that step, with its `mask`
 Pick = Callable[[Any, Any], Batch]
-# (epoch key) -> the order of an epoch: a tree of arrays with the steps as leading axis
+# (epoch key) -> the order of an epoch, a pytree of arrays with the steps as leading axis
 Order = Callable[[jax.Array], Any]
 
 
 def make_image_epoch(
     stage: Stage, optimizer: optax.GradientTransformation, order: Order, pick: Pick, mesh: Mesh
 ) -> Callable[[TrainState, Any, jax.Array], tuple[TrainState, Scalars]]:
-    """The epoch: (state, tables, stage key) -> (state, mean loss terms).
+    """Makes the epoch function: (state, tables, stage key) -> (state, mean loss terms).
 
-    The key's use depends on the state's epoch alone. The state is donated; its epoch is not counted. The epoch raises
-    `BadBatch` where a step's terms are not finite, with the rows of the first table.
+    The random numbers depend only on the key and the state's epoch and step. The state is donated, and its epoch
+    counter stays the same. The function raises `BadBatch`, with the rows of the first table, if a step's terms are not
+    finite.
     """
 
     @partial(jax.jit, donate_argnums=0)
@@ -64,7 +66,7 @@ def make_image_epoch(
 
 
 def make_image_forward(stage: Stage, batch_size: int, mesh: Mesh) -> Callable[[Any, Batch], dict[str, np.ndarray]]:
-    """(variables, table on the device) -> the stage's inference outputs for every row, in order, on the host."""
+    """Makes the function (variables, table on the device) -> inference outputs of all rows, in order, on the host."""
     padded_batch = data_parallel.padded_size(batch_size, mesh)
 
     @jax.jit
@@ -82,16 +84,16 @@ def make_image_forward(stage: Stage, batch_size: int, mesh: Mesh) -> Callable[[A
 
 
 def rows_in_order(num_rows: int, batch_size: int, mesh: Mesh) -> Order:
-    """Shuffled rows of one table, for `pick_rows`."""
+    """Makes the function that shuffles the rows of one table, for `pick_rows`."""
     return lambda key: epoch_order(key, num_rows, batch_size, mesh)
 
 
 def pick_rows(table: Batch, picked: Any) -> Batch:
-    """The batch of one table's rows."""
+    """Returns the batch of one table's rows, with its `mask`."""
     return {name: column[picked.rows] for name, column in table.items()} | {"mask": jnp.asarray(picked.mask)}
 
 
 def _mean_terms(stacked: Scalars) -> Scalars:
-    """Means over an epoch's steps, of terms (S,) by their numbers of `rows` (S,)."""
+    """Averages loss terms (S,) over an epoch's steps, weighted by each step's number of `rows` (S,)."""
     counts = stacked["rows"]
     return {name: jnp.sum(values * counts) / counts.sum() for name, values in stacked.items() if name != "rows"}

@@ -1,4 +1,4 @@
-"""The loop every stage goes through: epochs, log, checkpoints, resume."""
+"""The training loop of every stage: epochs, log, checkpoints and resuming."""
 
 import math
 import pathlib
@@ -24,11 +24,11 @@ RunEpoch = Callable[[TrainState, int], tuple[TrainState, dict, dict]]
 
 
 class TrainingDiverged(Stopped):
-    """Training broke; the message names stage, epoch, step, terms, the batch's rows and the last good checkpoint."""
+    """Training diverged. The message names stage, epoch, step, terms, the batch's rows and the last good checkpoint."""
 
 
 class Preempted(Stopped):
-    """SIGTERM came; the state is saved, and the same command goes on from it."""
+    """Training was stopped by SIGTERM. The state is saved, and the same command resumes from it."""
 
     exit_code, advice = 143, "; the same command goes on from there"
 
@@ -44,23 +44,23 @@ def fit(
     patience: int = 0,
     names: np.ndarray | None = None,
 ) -> TrainState:
-    """Runs the epochs that are still to be done and returns the final state.
+    """Runs the remaining epochs and returns the final state.
 
     Args:
-      name: the stage's, for the log and the progress bar.
-      state: the initial state; the newest good checkpoint in `directory`, if any, replaces it.
-      run_epoch: (state, epoch) -> (state, mean loss terms, validation scalars, which may be none).
-      epochs: in all, those of earlier runs included.
-      directory: of the stage's checkpoints; None keeps none, for a model that trains in seconds.
-      save_every: epochs between two checkpoints; the last epoch is always saved.
-      log: gets one record an epoch; records past the restored epoch are dropped first.
-      patience: epochs without a lower validation score after which training stops early; 0: never.
-      names: (K,) of the training rows, for messages.
+      name: name of the stage, for the log and the progress bar.
+      state: initial state. The newest good checkpoint in `directory`, if any, replaces it.
+      run_epoch: (state, epoch) -> (state, mean loss terms, validation scalars, possibly none).
+      epochs: total number of epochs, including those of earlier runs.
+      directory: folder of the stage's checkpoints. None keeps none, for a model that trains in seconds.
+      save_every: epochs between two checkpoints. The last epoch is always saved.
+      log: receives one record an epoch. Records past the restored epoch are dropped first.
+      patience: number of epochs without a lower validation score after which training stops early; 0 for never.
+      names: (K,) names of the training rows, for messages.
 
     Raises:
-      TrainingDiverged: at the first batch whose loss or gradient is not finite, or the first epoch whose validation is
-        not; nothing of that epoch is saved.
-      Preempted: at the end of the epoch in which SIGTERM came, after saving.
+      TrainingDiverged: at the first batch with a loss or gradient that is not finite, or the first epoch with a
+        validation score that is not. Nothing of that epoch is saved.
+      Preempted: at the end of the epoch in which SIGTERM arrived, after saving.
     """
     with Checkpoints(directory) if directory else NoCheckpoints() as checkpoints, _stop_on_sigterm() as stop_asked:
         if checkpoints.latest_epoch() is not None:
@@ -94,8 +94,8 @@ def fit(
 def _record(name: str, state: TrainState, terms: dict, validation: dict) -> dict:
     terms, validation, step, epoch = jax.device_get((terms, validation, state.step, state.epoch))
     scalars = {key: float(value) for key, value in terms.items()}
-    # A scalar that is neither the score nor a term of the loss may be undefined, as the equivariance error of a tau
-    # that does not turn: that is no divergence, and it is left out.
+    # Some validation scalars may be undefined without divergence, such as the equivariance error of a tau that does not
+    # rotate. They are left out, unless they are the score or a term of the loss.
     scalars |= {
         f"validation_{key}": float(value)
         for key, value in validation.items()
@@ -119,7 +119,7 @@ def _last_good(epoch: int | None) -> str:
 
 @contextmanager
 def _stop_on_sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets; one that comes after its last look is given to who handles it outside."""
+    """Yields an event that SIGTERM sets. A SIGTERM after the loop's last check goes to the outer handler."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked

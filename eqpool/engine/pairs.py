@@ -1,4 +1,4 @@
-"""The ISTN's batches: images of the source beside images of the reference, unpaired."""
+"""The ISTN's batches: images of the source beside unpaired images of the reference."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from eqpool.engine.image_table import Order
 from eqpool.engine.state import Batch
 from eqpool.engine.table import EpochOrder, epoch_order, lay_out, layout_on
 
-# Of the reference's columns these alone reach training; its targets are for evaluation.
+# Training reads only these columns of the reference. The reference's targets are for evaluation.
 REFERENCE_COLUMNS = ("inputs", "site")
 
 
@@ -25,16 +25,17 @@ class Pairs(NamedTuple):
 
 
 class PairOrder(NamedTuple):
-    """Which rows stand where in an epoch: the source's, and the reference's `drawn` (steps, batch) int32 rows."""
+    """The rows of an epoch's batches: the source's order, and `drawn` (steps, batch) int32 rows of the reference."""
 
     source: EpochOrder
     drawn: jax.Array
 
 
 def pairs_in_order(num_source: int, num_reference: int, batch_size: int, mesh: Mesh) -> Order:
-    """One pass over the source; the reference's rows in an order of their own, each once before any comes again.
+    """Makes the order of one pass over the source, with the reference's rows shuffled independently.
 
-    In every batch as many rows of the reference count as of the source: the two share batch statistics.
+    Each reference row appears once before any appears again. Every batch has as many valid reference rows as source
+    rows, because the two share batch statistics.
     """
     layout = layout_on(mesh, num_source, batch_size)
 
@@ -49,7 +50,7 @@ def pairs_in_order(num_source: int, num_reference: int, batch_size: int, mesh: M
 
 
 def pick_pairs(tables: tuple[Batch, Batch], picked: PairOrder) -> Batch:
-    """The batch: the source's columns, the reference's `reference_inputs` and `_site`, and the `mask` of both."""
+    """Returns a batch: the source's columns, `reference_inputs`, `reference_site`, and the `mask` that both share."""
     source, reference = tables
     batch = {name: column[picked.source.rows] for name, column in source.items()}
     batch |= {f"reference_{name}": reference[name][picked.drawn] for name in REFERENCE_COLUMNS}

@@ -1,4 +1,4 @@
-"""Reads back the variables that training has selected."""
+"""Reads the variables that training selected."""
 
 import pathlib
 
@@ -13,15 +13,15 @@ def selected_variables(stage: Stage, checkpoints: pathlib.Path, seed: int = 0) -
     """Returns a stage's variables at its selected epoch.
 
     Args:
-      stage: as it was trained.
+      stage: the stage as it was trained.
       checkpoints: folder with one subfolder for each stage.
-      seed: of the run.
+      seed: the run's seed.
 
     Raises:
-      InputError: no checkpoint, or a damaged one.
+      InputError: the checkpoint is missing or damaged.
     """
     folder = checkpoints / stage.name
-    # The number of steps is not part of the optimizer's state.
+    # Any number of steps will do here, because it is not part of the optimizer's state.
     state = create_state(stage, stage.make_optimizer(1), jax.random.key(seed))
     with Checkpoints(folder) as saved:
         if saved.latest_epoch() is None:

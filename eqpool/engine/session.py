@@ -1,4 +1,4 @@
-"""Trains a stage on rows in memory or in records, and applies it: tables on the device, volumes by a loader."""
+"""Trains a stage and applies it: tables go to the device as a whole, volumes come from a loader batch by batch."""
 
 import dataclasses
 import functools
@@ -41,15 +41,15 @@ Columns = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """Where and how a run trains.
+    """The config, devices and outputs of a run's training.
 
     Attributes:
-      config: the run's.
+      config: the run's config.
       mesh: the devices.
-      checkpoints: folder with one subfolder a stage; None saves none.
-      log: gets one record an epoch.
-      key: the run's; each stage folds its own from it.
-      names: (N,) who the cohort's rows are, for messages; None where they have no names.
+      checkpoints: folder with one subfolder for each stage. None saves no checkpoints.
+      log: receives one record an epoch.
+      key: the run's random key, from which each stage derives its own.
+      names: (N,) names of the cohort's rows, for messages; None if they have no names.
     """
 
     config: RunConfig
@@ -61,10 +61,14 @@ class Session:
 
     @classmethod
     def start(cls, config: RunConfig, folder: RunFolder | None = None, names: np.ndarray | None = None) -> "Session":
-        """On the config's devices, with checkpoints and metrics.jsonl in `folder`; without one they stay in memory.
+        """Starts a session on the config's devices.
+
+        Checkpoints and metrics.jsonl go to `folder`. Without a folder the metrics stay in memory and no checkpoint is
+        saved.
 
         Raises:
-          InputError: fewer devices than the config asks for, or no tensorboardX where it asks for that.
+          InputError: there are fewer devices than the config asks for, or the config asks for TensorBoard logs and
+            tensorboardX is not installed.
         """
         mesh, key = data_parallel.make_mesh(config.devices), jax.random.key(config.seed)
         if folder is None:
@@ -80,8 +84,8 @@ class TrainingData:
     Attributes:
       inputs: (N, ...), in memory, or read from records row by row.
       columns: further arrays with N rows each, by name.
-      train, validation: row indices; validation rows select the epoch.
-      streamed: whether inputs are read batch by batch, as volumes are; otherwise they go to the device as a whole.
+      train, validation: row indices. The validation rows select the epoch.
+      streamed: whether inputs are read batch by batch, as for volumes. Otherwise all inputs go to the device at once.
     """
 
     inputs: Inputs
@@ -92,13 +96,13 @@ class TrainingData:
 
     @classmethod
     def of(cls, cohort: Cohort, columns: Columns, train: np.ndarray | None = None) -> "TrainingData":
-        """Returns a cohort's rows; `train` are its training rows unless some are left out."""
+        """Returns a cohort's rows. `train` replaces its training rows, to leave some of them out."""
         train = cohort.rows("train") if train is None else train
         return cls(cohort.inputs, columns, train, cohort.rows("validation"), cohort.grid is not None)
 
 
 def train_stage(session: Session, stage: Stage, data: TrainingData) -> tuple[Variables, Columns]:
-    """Trains a stage that reads the inputs; returns the variables of its best epoch, and their outputs for all rows."""
+    """Trains a stage on the inputs and returns the variables of its best epoch with their outputs for all rows."""
     if data.streamed:
         variables = train_on_volumes(session, stage, data).best_variables
         return variables, forward_on_volumes(session, stage, variables, data)
@@ -130,7 +134,7 @@ def train_on_table(
 
 
 def train_on_volumes(session: Session, stage: Stage, data: TrainingData) -> TrainState:
-    """Trains a stage on volumes read batch by batch."""
+    """Trains a stage on volumes that are read batch by batch."""
     columns, train, validation = data.columns, data.train, data.validation
     settings, initialise = stage.settings, stage.initialise
     steps = _count_steps(stage, train, settings.batch_size)
@@ -159,7 +163,7 @@ def train_on_volumes(session: Session, stage: Stage, data: TrainingData) -> Trai
 
 
 def mean_volume(inputs: Inputs, rows: np.ndarray) -> np.ndarray:
-    """The mean of some rows, one read at a time."""
+    """Computes the mean of some rows, reading one row at a time."""
     total = np.zeros(inputs.shape[1:], np.float64)
     for row in track(rows, "Averaging", unit="volume"):
         total += inputs[row]
@@ -167,7 +171,7 @@ def mean_volume(inputs: Inputs, rows: np.ndarray) -> np.ndarray:
 
 
 def with_mean_volume(variables: Variables, mean: np.ndarray) -> Variables:
-    """A stage's variables, its decoder's constant set; D then learns how a volume differs from the mean one."""
+    """Returns a stage's variables with the decoder's constant set, so that D learns differences from the mean."""
     constants = variables["constants"]
     return variables | {"constants": constants | {"decoder": {"mean": jnp.asarray(mean)}}}
 
@@ -175,7 +179,7 @@ def with_mean_volume(variables: Variables, mean: np.ndarray) -> Variables:
 def train_on_images(
     session: Session, stage: Stage, columns: Columns, train: np.ndarray, validation: np.ndarray
 ) -> TrainState:
-    """As `train_on_table`, for a convolutional stage on images that fit in device memory."""
+    """Trains a convolutional stage on images that fit in device memory, with the arguments of `train_on_table`."""
     settings = stage.settings
     batch_size = min(settings.batch_size, len(train))
     tables = data_parallel.put_replicated([_take(columns, train), _take(columns, validation)], session.mesh)
@@ -186,7 +190,7 @@ def train_on_images(
 
 
 def train_on_pairs(session: Session, stage: Stage, source: Columns, reference: Columns, splits: Pairs) -> TrainState:
-    """Trains the ISTN on two unpaired tables that fit in device memory; `splits` are the row indices of each."""
+    """Trains the ISTN on two unpaired tables that fit in device memory; `splits` holds the row indices of each."""
     batch_size = min(stage.settings.batch_size, len(splits.source_train))
     tables = (_take(source, splits.source_train), _take(reference, splits.reference_train))
     held_out = (_take(source, splits.source_validation), _take(reference, splits.reference_validation))
@@ -199,7 +203,7 @@ def train_on_pairs(session: Session, stage: Stage, source: Columns, reference: C
 
 
 def forward_on_images(session: Session, stage: Stage, variables, columns: Columns) -> Columns:
-    """A trained convolutional stage's outputs for all rows of `columns`, on the host."""
+    """Returns a trained convolutional stage's outputs for all rows of `columns`, on the host."""
     batch_size = stage.settings.batch_size
     table = data_parallel.put_replicated(columns, session.mesh)
     return make_image_forward(stage, batch_size, session.mesh)(variables, table)
@@ -208,7 +212,7 @@ def forward_on_images(session: Session, stage: Stage, variables, columns: Column
 def _train_images(
     session: Session, stage: Stage, optimizer, epoch_fn, tables, held_out, beside, train: np.ndarray
 ) -> TrainState:
-    """Runs `epoch_fn` over `tables`; `held_out` rows, with the columns `beside`, are validated every few epochs."""
+    """Runs `epoch_fn` over `tables` and validates every few epochs on `held_out` rows with the columns `beside`."""
     settings = stage.settings
     assert isinstance(settings, ImageTrainingConfig)
     forward = make_image_forward(stage, settings.batch_size, session.mesh)
@@ -240,7 +244,7 @@ def _train_images(
 
 
 def forward_on_table(session: Session, stage: Stage, variables, columns: Columns) -> Columns:
-    """A trained stage's outputs for all rows of a table, on the host."""
+    """Returns a trained stage's outputs for all rows of a table, on the host."""
     batch_size = stage.settings.batch_size
     table = data_parallel.put_replicated(columns, session.mesh)
     compute = make_table_forward(stage, batch_size, session.mesh)
@@ -272,7 +276,7 @@ def _stage_keys(session: Session, stage: Stage) -> tuple[jax.Array, jax.Array]:
 
 
 def _count_steps(stage: Stage, train: np.ndarray, batch_size: int) -> int:
-    """Counts an epoch's steps, and warns where there are too few rows for one step of enough of them."""
+    """Counts an epoch's steps, and warns if there are fewer training rows than a step should have."""
     if len(train) < FEWEST_ROWS:
         warnings.warn(
             f"{stage.name} has {len(train)} training rows: batch statistics and losses of fewer than {FEWEST_ROWS} "
@@ -289,7 +293,7 @@ def _take(columns: Columns, rows: np.ndarray) -> Columns:
 def _batches(
     session: Session, data: TrainingData, columns: Columns, rows: np.ndarray, batch_size: int, epoch: int | None
 ) -> Iterator[HostBatch]:
-    """This process's slots of the loader's batches with their columns; `epoch` None reads in order."""
+    """Yields this process's part of the loader's batches, with their columns; `epoch` None reads the rows in order."""
     size = min(batch_size, len(rows))
     padded_size = data_parallel.padded_size(batch_slots(len(rows), size), session.mesh)
     batches = volume_batches(

@@ -11,24 +11,25 @@ import optax
 
 from eqpool.config import TrainingConfig
 
-Variables = dict[str, Any]  # Flax's collections: "params", and "batch_stats" where there is batch norm
+Variables = dict[str, Any]  # Flax's collections: "params", and "batch_stats" for networks with batch norm
 Batch = dict[str, jax.Array]
 
 
 class TrainState(NamedTuple):
-    """All that a stage changes while it trains.
+    """The values of a stage that training changes.
 
     Attributes:
       variables: parameters and batch statistics.
-      optimizer_state: optax's.
-      epoch: () int32, epochs finished.
+      optimizer_state: optax's state.
+      epoch: () int32, finished epochs.
       step: () int32, updates made.
-      best_variables: those of the epoch with the lowest validation score; of followers, of an epoch of their own.
-      best_score: () float32, that score.
-      best_epoch: () int32.
-      follower_scores: of each of the stage's followers, () float32, the lowest since `best_epoch`.
-      follower_epochs: after how many epochs, () int32, that was; 0: since the others were last kept none was.
-      averages: running means of `variables`, where the stage wants them; elsewhere empty.
+      best_variables: variables of the epoch with the lowest validation score. Each follower has an epoch of its own.
+      best_score: () float32, the lowest validation score.
+      best_epoch: () int32, index of that epoch, counted from 0.
+      follower_scores: () float32 for each of the stage's followers, its lowest loss since `best_epoch`.
+      follower_epochs: () int32 for each follower, the number of finished epochs at its lowest loss; 0 if no follower
+        has been kept since `best_epoch`.
+      averages: running means of `variables` if the stage uses them, otherwise empty.
     """
 
     variables: Variables
@@ -44,17 +45,17 @@ class TrainState(NamedTuple):
 
     @property
     def judged(self) -> Variables:
-        """What is validated and kept: the averages, where there are any."""
+        """The variables to validate and keep: the averages if the stage uses them, otherwise the current ones."""
         return self.averages or self.variables
 
 
 class LossValue(NamedTuple):
-    """What a stage's loss returns for one batch.
+    """The value of a stage's loss for one batch.
 
     Attributes:
-      total: () the number that is minimised.
-      terms: each term's unweighted value, for the log.
-      batch_stats: the updated batch statistics, or an empty dict.
+      total: () the number to minimise.
+      terms: unweighted value of each term, for the log.
+      batch_stats: updated batch statistics, or an empty dict.
     """
 
     total: jax.Array
@@ -63,22 +64,24 @@ class LossValue(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """A stage as pure functions; `eqpool.engine.loop` drives any of them.
+    """A stage as pure functions, which `eqpool.engine.loop` can train.
 
     Attributes:
-      name: of the stage, in the log and in the folder of its checkpoints.
+      name: name of the stage in the log and in its checkpoint folder.
       initialise: key -> variables.
       loss: (variables, batch, key, epoch) -> LossValue, in training mode.
       forward: (variables, batch) -> per-row outputs, in inference mode.
-      validate: (outputs, rows) -> named scalars; "score" picks the epoch that is kept, lower being better.
-      keeps_last: the last epoch is kept instead.
-      followers: networks that learn from what the others make, each kept at an epoch of its own: of those since the
-        others were last kept, as it has not seen what they make before, the one with its lowest loss on it,
-        `validate`'s scalar of its name.
-      average_decay: of the running mean over steps of all variables, which is what is validated and kept; 0: the last.
+      validate: (outputs, rows) -> named scalars. The epoch with the lowest "score" is kept.
+      keeps_last: keeps the last epoch instead.
+      followers: names of networks that learn from the outputs of the other networks. Each is kept at an epoch of its
+        own, the one with its lowest loss, which `validate` returns under the follower's name. Only epochs since the
+        other networks were last kept count, as earlier losses were measured on other outputs.
+      average_decay: decay per step of the running mean of all variables, which is then validated and kept; 0 for no
+        mean.
       settings: epochs, batch size, learning rate and the like.
-      number: folded into the run's key, so that stages draw different numbers; None: a hash of the name.
-      optimizer: steps an epoch -> the optimizer; None: Adam by `settings`.
+      number: number folded into the run's key, so that stages draw different random numbers; None for a hash of the
+        name.
+      optimizer: steps an epoch -> the optimizer; None for Adam with `settings`.
     """
 
     name: str
@@ -94,24 +97,25 @@ class Stage(NamedTuple):
     optimizer: Callable[[int], optax.GradientTransformation] | None = None
 
     def make_optimizer(self, steps_per_epoch: int) -> optax.GradientTransformation:
-        """Returns the stage's optimizer for so many updates an epoch."""
+        """Returns the stage's optimizer for this number of updates an epoch."""
         return (self.optimizer or functools.partial(make_optimizer, self.settings))(steps_per_epoch)
 
     def fold_in(self, key: jax.Array) -> jax.Array:
-        """Returns the stage's own key, out of the run's."""
+        """Derives the stage's own key from the run's key."""
         number = zlib.crc32(self.name.encode()) if self.number is None else self.number
         return jax.random.fold_in(key, number)
 
 
 def init_variables(model: Any, key: Any, *examples: Any, **options: Any) -> Variables:
-    """Flax's `model.init` under jit: initial values need shapes alone, so that the forward pass is never compiled."""
+    """Calls Flax's `model.init` under jit. Initial values need only shapes, so the forward pass is never compiled."""
     return dict(jax.jit(lambda key: model.init(key, *examples, **options))(key))
 
 
-@functools.lru_cache(maxsize=64)  # the same object for the same settings, so that compiled epochs serve again
+@functools.lru_cache(maxsize=64)  # one object for equal settings, so that compiled epochs are reused
 def make_optimizer(config: TrainingConfig, steps_per_epoch: int, momentum: float = 0.9) -> optax.GradientTransformation:
-    """Adam, its weight decay decoupled; the rate falls every `decay_every_epochs` epochs (docs/method.md,
-    section 7).
+    """Makes Adam with decoupled weight decay and a learning rate that decays every `decay_every_epochs` epochs.
+
+    See docs/method.md, section 7.
     """
     schedule = optax.exponential_decay(
         config.learning_rate,
@@ -123,14 +127,14 @@ def make_optimizer(config: TrainingConfig, steps_per_epoch: int, momentum: float
 
 
 def create_state(stage: Stage, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
-    """The state before the first step."""
+    """Creates the state before the first step."""
     variables = stage.initialise(key)
     return TrainState(
         variables=variables,
         optimizer_state=optimizer.init(variables["params"]),
         epoch=jnp.zeros((), jnp.int32),
         step=jnp.zeros((), jnp.int32),
-        best_variables=jax.tree.map(jnp.copy, variables),  # a copy: the state is donated, and buffers only once
+        best_variables=jax.tree.map(jnp.copy, variables),  # a copy, as each buffer of the state is donated once
         best_score=jnp.full((), jnp.inf, jnp.float32),
         best_epoch=jnp.zeros((), jnp.int32),
         follower_scores={name: jnp.full((), jnp.inf, jnp.float32) for name in stage.followers},
@@ -142,9 +146,11 @@ def create_state(stage: Stage, optimizer: optax.GradientTransformation, key: jax
 def update(
     stage: Stage, optimizer: optax.GradientTransformation, state: TrainState, batch: Batch, key: jax.Array
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One gradient step on one batch: the new state and the loss terms, with "loss" their weighted sum.
+    """Takes one gradient step on one batch.
 
-    "gradient_norm" is among the terms because a finite loss may have a gradient that is not, and spoil what is saved.
+    Returns:
+      The new state and the loss terms, including "loss", their weighted sum, and "gradient_norm". A finite loss may
+      have a gradient that is not finite and would spoil the checkpoint.
     """
 
     def total(params: Any) -> tuple[jax.Array, LossValue]:
@@ -162,7 +168,7 @@ def update(
 
 
 def _averages(stage: Stage, state: TrainState, variables: Variables) -> Variables:
-    """The running means after a step; the first steps forget faster, so that the initial values are soon gone."""
+    """Updates the running means. The first steps decay faster, so that the initial values soon lose their weight."""
     if not stage.average_decay:
         return {}
     decay = jnp.minimum(stage.average_decay, (1 + state.step) / (10 + state.step))
@@ -170,7 +176,7 @@ def _averages(stage: Stage, state: TrainState, variables: Variables) -> Variable
 
 
 def finish_epoch(stage: Stage, state: TrainState, validation: dict[str, jax.Array]) -> TrainState:
-    """Counts the epoch and keeps its variables if the validation score is the lowest so far, or the stage's last is."""
+    """Counts the epoch, and keeps its variables if its score is the lowest or the stage keeps its last epoch."""
     better = stage.keeps_last | (validation["score"] < state.best_score)
     return state._replace(
         epoch=state.epoch + 1,
@@ -183,12 +189,12 @@ def finish_epoch(stage: Stage, state: TrainState, validation: dict[str, jax.Arra
 
 
 def with_followers(stage: Stage, state: TrainState) -> Variables:
-    """What the followers are validated with: the networks that are kept, and the followers as they are now."""
+    """Returns the variables to validate followers with: the kept networks and the current followers."""
     return _replaced(state.best_variables, {name: of_network(state.judged, name) for name in stage.followers})
 
 
 def keep_followers(stage: Stage, state: TrainState, validation: dict[str, jax.Array]) -> TrainState:
-    """Keeps each follower whose loss, measured on `with_followers`, is its lowest since the others were kept."""
+    """Keeps each follower that has its lowest loss on `with_followers` since the other networks were last kept."""
     chosen, scores, epochs = {}, {}, {}
     for name in stage.followers:
         better = validation[name] < state.follower_scores[name]
@@ -200,12 +206,12 @@ def keep_followers(stage: Stage, state: TrainState, validation: dict[str, jax.Ar
 
 
 def of_network(variables: Variables, name: str) -> Variables:
-    """One network's collections out of those of all."""
+    """Selects one network's variables from all variables."""
     return {collection: tree[name] for collection, tree in variables.items() if name in tree}
 
 
 def _replaced(variables: Variables, networks: dict[str, Variables]) -> Variables:
-    """The variables of all, those of some networks exchanged."""
+    """Returns all variables with those of some networks replaced."""
     return {
         collection: tree | {name: own[collection] for name, own in networks.items() if collection in own}
         for collection, tree in variables.items()

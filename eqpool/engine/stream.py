@@ -1,4 +1,4 @@
-"""Epochs over volumes that stay in host memory or on disk: a jitted step fed by a loader."""
+"""Epochs over volumes that stay in host memory or on disk: a loader feeds a jitted step."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -18,7 +18,7 @@ HostBatch = dict[str, np.ndarray]
 
 
 def make_stream_step(stage: Stage, optimizer: optax.GradientTransformation) -> jax.stages.Wrapped:
-    """The jitted step: (state, batch, stage key) -> (state, loss terms). The state is donated."""
+    """Makes the jitted step: (state, batch, stage key) -> (state, loss terms). The state is donated."""
 
     def step(state: TrainState, batch: Batch, key: jax.Array):
         state, terms = update(stage, optimizer, state, batch, jax.random.fold_in(key, state.step))
@@ -30,10 +30,13 @@ def make_stream_step(stage: Stage, optimizer: optax.GradientTransformation) -> j
 def run_stream_epoch(
     step: Callable, state: TrainState, batches: Iterable[HostBatch], key: jax.Array, mesh: Mesh
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One pass over the loader, whose batches tell their rows as `row`; the loss terms are means over all its rows.
+    """Runs one pass over the loader and returns the state with the mean loss terms over all rows.
+
+    Each batch holds the positions of its rows as `row`.
 
     Raises:
-      BadBatch: terms that are not finite, a step late: the device has its next batch before it is asked about the last.
+      BadBatch: terms of a step are not finite. Each step is checked after the next one has started, so that the device
+        never waits for the check.
     """
     sums: dict[str, jax.Array] = {}
     number, before = int(state.step), None
@@ -56,14 +59,14 @@ def run_stream_epoch(
 
 
 def make_stream_forward(stage: Stage) -> Callable[[Any, Batch], dict[str, jax.Array]]:
-    """The jitted inference outputs of one batch: (variables, batch) -> per-row outputs."""
+    """Makes the jitted inference function of one batch: (variables, batch) -> per-row outputs."""
     return jax.jit(stage.forward)
 
 
 def run_stream_forward(
     forward: Callable, variables: Any, batches: Iterator[HostBatch], mesh: Mesh
 ) -> dict[str, np.ndarray]:
-    """The inference outputs of every row, on every host, padding removed, in the loader's order."""
+    """Returns the inference outputs of all rows on every host, without padding, in the loader's order."""
     collected: dict[str, list[np.ndarray]] = {}
     for batch in batches:
         on_devices = data_parallel.put_by_row(batch, mesh)

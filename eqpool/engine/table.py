@@ -1,4 +1,4 @@
-"""Epochs over a table that fits in device memory: one `lax.scan` an epoch, no host in between."""
+"""Epochs over a table that fits in device memory: one `lax.scan` an epoch, without the host in between."""
 
 import functools
 from collections.abc import Callable
@@ -19,36 +19,38 @@ Scalars = dict[str, jax.Array]
 
 
 class EpochOrder(NamedTuple):
-    """Which row stands where in an epoch: `rows` (steps, batch) int32; `mask` (steps, batch) float32, 0 for padding."""
+    """The rows of an epoch's batches: `rows` (steps, batch) int32 and `mask` (steps, batch) float32, 0 for padding."""
 
     rows: jax.Array
     mask: jax.Array
 
 
 def epoch_order(key: jax.Array, num_rows: int, batch_size: int, mesh: Mesh) -> EpochOrder:
-    """Shuffles `num_rows` rows and cuts them as `batch_sizes` says; slots beyond, the devices' too, are masked."""
+    """Shuffles `num_rows` rows and splits them into batches by `batch_sizes`. Empty slots are masked."""
     layout = layout_on(mesh, num_rows, batch_size)
     order = jax.random.permutation(key, jnp.arange(num_rows, dtype=jnp.int32))
     return EpochOrder(lay_out(order, layout), lay_out(jnp.ones(num_rows, jnp.float32), layout))
 
 
 def layout_on(mesh: Mesh, num_rows: int, batch_size: int) -> np.ndarray:
-    """Computes `epoch_layout` (steps, slots) with as many slots as the devices of a mesh can share evenly."""
+    """Computes `epoch_layout` (steps, slots), with slots that the devices of a mesh can share evenly."""
     return epoch_layout(num_rows, batch_size, data_parallel.padded_size(batch_slots(num_rows, batch_size), mesh))
 
 
 def lay_out(order: jax.Array, layout: np.ndarray) -> jax.Array:
-    """Puts values (N,) into the slots of a layout (steps, slots) by `epoch_layout`, and 0 where a slot has no row."""
-    return jnp.pad(order, (0, 1))[layout]  # `PADDING` is -1, which picks the 0 that is appended
+    """Puts values (N,) into the slots of a layout (steps, slots) by `epoch_layout`, and 0 into empty slots."""
+    return jnp.pad(order, (0, 1))[layout]  # `PADDING` is -1, which picks the appended 0
 
 
 @functools.lru_cache(maxsize=64)
 def make_table_epoch(
     stage: Stage, optimizer: optax.GradientTransformation, batch_size: int, mesh: Mesh
 ) -> Callable[[TrainState, Batch, Batch, jax.Array], tuple[TrainState, Scalars, Scalars, StepTerms]]:
-    """The jitted epoch: (state, training table, validation table, stage key) -> (state, loss terms, validation, steps).
+    """Makes the jitted epoch function.
 
-    The key's use depends on the state's epoch alone, so that a resumed run makes the same steps. The state is donated.
+    The function maps (state, training table, validation table, stage key) to (state, loss terms, validation scalars,
+    steps). The random numbers depend only on the key and the state's epoch and step, so a resumed run repeats the same
+    steps. The state is donated.
     """
 
     def epoch(state: TrainState, table: Batch, validation: Batch, key: jax.Array):
@@ -72,14 +74,15 @@ def make_table_epoch(
 
 @functools.lru_cache(maxsize=64)
 def make_table_forward(stage: Stage, batch_size: int, mesh: Mesh) -> Callable[..., dict[str, jax.Array]]:
-    """The jitted `forward_table`: (variables, table) -> outputs."""
+    """Makes the jitted `forward_table`: (variables, table) -> outputs."""
     return jax.jit(lambda variables, table: forward_table(stage, variables, table, batch_size, mesh))
 
 
 def forward_table(stage: Stage, variables, table: Batch, batch_size: int, mesh: Mesh) -> dict[str, jax.Array]:
-    """The stage's inference outputs for every row of a table, in order, batch by batch. Pure; jit it outside.
+    """Computes a stage's inference outputs for all rows of a table, in order, batch by batch.
 
-    Inference looks at each row alone, so that the last batch may have any number of rows.
+    The function is pure, and callers jit it. Inference treats each row independently, so the last batch may have any
+    number of rows.
     """
     num_rows = _num_rows(table)
     size = data_parallel.padded_size(min(batch_size, num_rows), mesh)

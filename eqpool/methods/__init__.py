@@ -1,1 +1,1 @@
-"""The ways to pool or to harmonise, each from training to what a trained model writes."""
+"""The pooling and harmonisation methods, each from training to the output of a trained model."""

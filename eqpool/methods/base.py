@@ -1,4 +1,4 @@
-"""The contract of a method: how it is trained, read back and applied. Every command is a thin caller of it."""
+"""The contract of a method: its training, loading and application. Every command is a thin caller of it."""
 
 import dataclasses
 import importlib
@@ -28,11 +28,11 @@ Say = Callable[[str], None]
 
 
 class Outcome(NamedTuple):
-    """What training came to.
+    """The outcome of training.
 
     Attributes:
-      metrics: of the held-out rows, ready for results.json.
-      dropped: training rows that the method could not use.
+      metrics: metrics of the held-out rows, ready for results.json.
+      dropped: number of training rows that the method could not use.
     """
 
     metrics: dict[str, Any]
@@ -44,7 +44,7 @@ class PlannedStage:
     """One stage of a run, before it is trained.
 
     Attributes:
-      stage: with its initial values, loss and so on.
+      stage: the stage, with its initial values, loss and so on.
       batch: shape and dtype of every column of a batch.
       steps: updates an epoch.
     """
@@ -55,7 +55,7 @@ class PlannedStage:
 
     @classmethod
     def of(cls, stage: Stage, columns: Mapping[str, Any], rows: int) -> "PlannedStage":
-        """Returns the plan of a stage that is trained on so many rows of columns (N, ...)."""
+        """Returns the plan of a stage that is trained on `rows` rows of columns (N, ...)."""
         batch_size = min(stage.settings.batch_size, rows)
         size = batch_slots(rows, batch_size)
         batch = {
@@ -67,13 +67,13 @@ class PlannedStage:
 
 @dataclasses.dataclass(frozen=True)
 class NewScans:
-    """Scans that a finished run is applied to.
+    """New scans for a finished run.
 
     Attributes:
-      table: their rows.
-      sources: the image of each row; empty for a run on a table.
+      table: rows of the scans.
+      sources: image of each row; empty for a run on a table.
       root: folder of the images' data set.
-      prepare: opens the stream of prepared volumes; rows that it leaves out are not in the stream.
+      prepare: opens the stream of prepared volumes, without the rows that are left out.
     """
 
     table: ParticipantsTable
@@ -83,7 +83,7 @@ class NewScans:
 
 
 class TrainedModel(Protocol):
-    """A method's trained networks."""
+    """The trained networks of a method."""
 
     def table_file(self, output: RunFolder) -> pathlib.Path:
         """Returns the file of the table that `write` returns."""
@@ -91,17 +91,18 @@ class TrainedModel(Protocol):
 
     @property
     def reference_site(self) -> str:
-        """The site that others are made to look like; "" for a method without a reference."""
+        """The site whose appearance other sites are given; "" for a method without a reference."""
         ...
 
     def write(self, scans: NewScans, output: RunFolder, harmonised: str | None, say: Say) -> pd.DataFrame:
-        """Applies the model to new scans and writes what it makes of them under `output`.
+        """Applies the model to new scans and writes the results under `output`.
 
         Args:
           scans: volumes, or rows of a table.
-          output: created where needed.
-          harmonised: form of the harmonised data, as `config.output.harmonised` names it; None: as the run's config.
-          say: gets a line for each thing worth knowing.
+          output: output folder, created if missing.
+          harmonised: form of the harmonised data, one of the values of `config.output.harmonised`; None for that of the
+            run's config.
+          say: receives one line for each notice to the user.
 
         Returns:
           One row for each scan that was written, with participant_id and site.
@@ -113,12 +114,12 @@ class TrainedModel(Protocol):
 
 
 class Method(Protocol):
-    """One way to pool or to harmonise, from a checked config to a trained model. It holds no state."""
+    """A way to pool or to harmonise, from a checked config to a trained model. It holds no state."""
 
-    decodes: bool  # whether its latents can be decoded to volumes, as maps need
+    decodes: bool  # whether its latents can be decoded to volumes, which maps require
 
     def scaling(self, config: RunConfig, cohort: Cohort) -> Scaling:
-        """Scales covariates and target by the rows that the method may look at.
+        """Scales covariates and target by the rows that the method may use for this.
 
         Raises:
           InputError: the method cannot be trained on this cohort.
@@ -126,11 +127,11 @@ class Method(Protocol):
         ...
 
     def stages(self, config: RunConfig, shape: DataShape) -> tuple[Stage, ...]:
-        """Returns the stages in the order in which they are trained."""
+        """Returns the stages in training order."""
         ...
 
     def plan(self, config: RunConfig, cohort: Cohort) -> list[PlannedStage]:
-        """Returns what `fit` would train."""
+        """Returns the stages that `fit` would train."""
         ...
 
     def fit(self, session: Session, cohort: Cohort, scaling: Scaling, folder: RunFolder) -> Outcome:
@@ -138,28 +139,28 @@ class Method(Protocol):
         ...
 
     def load(self, folder: RunFolder, config: RunConfig | None = None) -> TrainedModel:
-        """Reads the selected epochs of a run that has finished training.
+        """Loads the networks of a trained run at their selected epochs.
 
         Args:
-          folder: of the run.
-          config: of the run, perhaps with other output settings; None reads it from the folder.
+          folder: folder of the run.
+          config: config of the run, possibly with other output settings; None reads it from the folder.
 
         Raises:
-          InputError: a file that is missing, unreadable or of another version.
+          InputError: a file is missing, unreadable or of another version.
         """
         ...
 
 
 def method_named(name: str) -> Method:
-    """Returns the method that `config.method` names: the one place that picks the class."""
+    """Returns the method that `config.method` names. No other function picks the class."""
     module, _, implementation = METHODS[name].path.partition(":")
     return getattr(importlib.import_module(module), implementation)()
 
 
 def load_trained(folder: RunFolder) -> TrainedModel:
-    """Reads the model of a finished run, whatever its method.
+    """Loads the model of a finished run of any method.
 
     Raises:
-      InputError: a file that is missing, unreadable or of another version.
+      InputError: a file is missing, unreadable or of another version.
     """
     return method_named(folder.read_config().method).load(folder)

@@ -17,18 +17,18 @@ from eqpool.objectives.baselines import covariate_deciles, make_baseline, match_
 
 
 class Baseline(LatentMethod):
-    """One stage, one latent, which stands for Phi too; no way back from it."""
+    """A baseline with one stage. Its latent also serves as Phi, and there is no decoder from Phi."""
 
     def stages(self, config: RunConfig, shape: DataShape) -> tuple[Stage, ...]:
-        """Returns the one stage, whose site term `config.method` names."""
+        """Returns the one stage, with the site term that `config.method` names."""
         return (make_baseline(config, shape),)
 
     def columns(self, cohort: Cohort, scaling: Scaling) -> Columns:
-        """Returns the columns of every method, and the groups that SS and RM match rows by."""
+        """Returns the columns of every method, and the groups within which SS and RM match rows."""
         return scaling.columns(cohort) | {"decile": covariate_deciles(cohort), "match": match_groups(cohort)}
 
     def training_rows(self, config: RunConfig, cohort: Cohort) -> np.ndarray:
-        """Returns the training rows; SS and RM drop those without a partner at another site."""
+        """Returns the training rows, for SS and RM without rows that have no partner at another site."""
         return rows_with_partner(cohort, config.method)
 
     def train_stages(self, session: Session, shape: DataShape, data: TrainingData) -> Embeddings:
@@ -41,7 +41,7 @@ class Baseline(LatentMethod):
     def networks(
         self, config: RunConfig, shape: DataShape, variables: tuple[Variables, ...]
     ) -> tuple[Encode, Decode | None]:
-        """Returns the encoder; a baseline has no decoder from Phi."""
+        """Returns the encoder and None, as a baseline has no decoder from Phi."""
         ((stage,), (trained,)) = self.stages(config, shape), variables
 
         @jax.jit

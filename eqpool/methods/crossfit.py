@@ -1,8 +1,8 @@
-"""Cross-fitted decodes: every volume decoded by networks that never saw it, nor its target.
+"""Cross-fitted decodes: each volume is decoded by networks that saw neither the volume nor its target.
 
-A network that was trained on a volume has seen its diagnosis, and its decode would carry that into any map of the
-diagnosis. So the cohort's subjects are dealt into K folds, the whole run is trained K times, each time without one
-fold, and each fold is decoded by the run that went without it.
+A network trained on a volume has seen its diagnosis, and its decode would carry the diagnosis into any map of it.
+Therefore the cohort's subjects are divided into K folds, the whole run is trained K times without one of the folds, and
+each fold is decoded by the run that did not see it.
 """
 
 import dataclasses
@@ -29,11 +29,11 @@ FEWEST_VALIDATION = 3
 
 @dataclasses.dataclass(frozen=True)
 class Decodes:
-    """What K runs make of N volumes, at the V voxels of the brain mask, in z-scores.
+    """The decodes of N volumes by K runs, at the V voxels of the brain mask, in z-scores.
 
     Attributes:
       values: (3, N, V) float32 memory map: the input, D(l) and D(Psi(Phi(l))).
-      fold: (N,) which run decoded each.
+      fold: (N,) number of the run that decoded each volume.
     """
 
     values: np.ndarray
@@ -41,22 +41,21 @@ class Decodes:
 
 
 def cross_fitted_decodes(config: RunConfig, cohort: Cohort, folder: RunFolder, folds: int) -> Decodes:
-    """Trains K times, or goes on where a killed call stopped, and decodes every volume of the cohort.
+    """Trains K times, or resumes a stopped call, and decodes every volume of the cohort.
 
     Args:
-      config: of the run; its method has to be "ours".
-      cohort: of volumes; its own split is not used.
-      folder: gets `fold-1` ... with their checkpoints, and decodes.npy.
+      config: config of the run, with method "ours".
+      cohort: cohort of volumes. Its own split is not used.
+      folder: folder for `fold-1` ... with their checkpoints, and decodes.npy.
       folds: K, at least 2.
 
     Raises:
-      InputError: what a stopped call left there was made of another cohort, whose folds and rows are others, or by
-        another config.
+      InputError: the folder holds results of another cohort or another config.
     """
     assert cohort.grid is not None
     parts = [folder.fold(number) for number in range(folds)]
     _claim(folder, data_hash(cohort))
-    for part in parts:  # all of them, and those that are decoded too, before hours of training
+    for part in parts:  # check all configs, also of decoded folds, before hours of training
         with part.locked():
             part.claim(config)
     fold = deal_folds(config, cohort, folds)
@@ -73,7 +72,7 @@ def cross_fitted_decodes(config: RunConfig, cohort: Cohort, folder: RunFolder, f
 
 
 def deal_folds(config: RunConfig, cohort: Cohort, folds: int) -> np.ndarray:
-    """(N,) which of `folds` each scan is in: whole subjects, balanced over sites and classes."""
+    """Assigns each scan (N,) to one of `folds` folds, by whole subjects and balanced over sites and classes."""
     strata = balanced_strata(cohort.site, cohort.target, cohort.target_classes)
     return assign_folds(cohort.participant_id, strata, folds=folds, seed=config.data.split_seed)
 
@@ -85,7 +84,7 @@ def _claim(folder: RunFolder, fingerprint: str) -> None:
 
 
 def _open_decodes(path: pathlib.Path, shape: tuple[int, ...], parts: list[RunFolder]) -> np.memmap:
-    """The memory map to write decodes into; where it is made anew, it is of zeros and no fold has been decoded yet."""
+    """Opens the memory map for decodes. A new one holds zeros, and all folds are marked as not decoded."""
     if not path.exists():
         for part in parts:
             part.decoded_file.unlink(missing_ok=True)
@@ -94,7 +93,7 @@ def _open_decodes(path: pathlib.Path, shape: tuple[int, ...], parts: list[RunFol
 
 
 def _hold_out(cohort: Cohort, fold: np.ndarray, number: int, config: RunConfig) -> Cohort:
-    """The cohort with one fold as its test split, and validation rows out of the others."""
+    """Returns the cohort with one fold as its test split, and validation rows from the other folds."""
     rest = np.flatnonzero(fold != number)
     strata = balanced_strata(cohort.site[rest], cohort.target[rest], cohort.target_classes)
     split = np.full(len(fold), "test", "<U10")

@@ -1,4 +1,4 @@
-"""The decoder chain on volumes, streamed: encode, pool, decode both, write the harmonised volume, measure it."""
+"""Streams volumes through the decoder chain: encode, pool, decode, write the harmonised volume and measure it."""
 
 import itertools
 import pathlib
@@ -29,41 +29,41 @@ from eqpool.methods.derivatives import (
 from eqpool.storage.files import write_arrays
 from eqpool.storage.run_folder import RunFolder
 
-SAMPLES_A_SITE, MOST_SITES = 3, 6  # that the report draws
+SAMPLES_A_SITE, MOST_SITES = 3, 6  # for the report's figures
 Metrics = dict[str, Any]
 
 
 class EncoderDecoder(Protocol):
-    """The chain from a volume to its latents and back; `eqpool.methods.latent_model.LatentModel` is one."""
+    """The chain from a volume to its latents and back, such as `eqpool.methods.latent_model.LatentModel`."""
 
     @property
     def config(self) -> RunConfig:
-        """Of the run."""
+        """The config of the run."""
         ...
 
     @property
     def grid(self) -> Grid | None:
-        """Of the volumes."""
+        """The grid of the volumes."""
         ...
 
     @property
     def encode(self) -> Callable[[np.ndarray], Outputs]:
-        """Volumes to `latent`, `phi`, `prediction`, and `pooled_latent` where the chain decodes."""
+        """Maps volumes to `latent`, `phi`, `prediction`, and `pooled_latent` if the chain decodes."""
         ...
 
     @property
     def decode(self) -> Callable[[np.ndarray], np.ndarray] | None:
-        """Latents to volumes; None where there is no way back from Phi."""
+        """Maps latents to volumes; None if Phi cannot be decoded."""
         ...
 
 
 class Pooled(NamedTuple):
-    """One row on its way through the chain; volumes in z-scores of its own tissue.
+    """One row in the chain, with volumes in z-scores of its own tissue.
 
     Attributes:
-      row: its number in the caller's table.
+      row: row number in the caller's table.
       inputs: the prepared volume.
-      outputs: of `EncoderDecoder.encode`, this row's.
+      outputs: this row's outputs of `EncoderDecoder.encode`.
       original, pooled: D(l) and D(Psi(Phi(l))); None for a baseline.
     """
 
@@ -75,15 +75,15 @@ class Pooled(NamedTuple):
 
     @property
     def change(self) -> np.ndarray:
-        """What pooling changes in the decode."""
+        """The change of the decode by pooling."""
         assert self.original is not None and self.pooled is not None
         return self.pooled - self.original
 
 
 def padded_batches(volumes: Iterable[tuple[int, np.ndarray]], size: int = 8) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Gathers (row, volume) into (rows, inputs (`size`, *shape) float32), in order.
+    """Gathers (row, volume) pairs into (rows, inputs (`size`, *shape) float32), in order.
 
-    The last batch is filled up with zeros, so that a network is compiled once; memory holds a few times `size` volumes.
+    The last batch is padded with zeros, so that a network is compiled once. Memory use is a few times `size` volumes.
     """
     remaining = iter(volumes)
     while batch := list(itertools.islice(remaining, size)):
@@ -94,12 +94,12 @@ def padded_batches(volumes: Iterable[tuple[int, np.ndarray]], size: int = 8) -> 
 
 
 def decoded_change(decode: Callable[[np.ndarray], np.ndarray], outputs: Outputs) -> np.ndarray:
-    """Computes D(Psi(Phi)) - D(l) of (N, n) latents: what pooling changes in what the decoder makes of them."""
+    """Computes D(Psi(Phi)) - D(l) of (N, n) latents, the change of the decode by pooling."""
     return decode(outputs["pooled_latent"]) - decode(outputs["latent"])
 
 
 def pool_volumes(trained: EncoderDecoder, volumes: Iterable[tuple[int, np.ndarray]]) -> Iterator[Pooled]:
-    """Takes (row, prepared volume) through encoder and decoder, a batch at a time, in order."""
+    """Applies encoder and decoder to (row, prepared volume) pairs, in order, one batch at a time."""
     squash = trained.config.data.squash
     for rows, inputs in padded_batches(volumes):
         outputs = trained.encode(inputs)
@@ -122,11 +122,12 @@ def volume_writer(
 ) -> Callable[[Pooled], Clipped]:
     """Returns the function that writes one `Pooled` row in the form that `config.output.harmonised` names.
 
-    Its values keep the input's sign where `config.output.keep_sign` asks for that; it returns how many were set to 0.
-    `alignment_of` gives a row's map from its image's millimetres to the template's; `root` is the sources' data set.
+    With `config.output.keep_sign` the values keep the input's sign. The function returns the number of values set to 0.
+    `alignment_of` returns the map from a row's image to the template, both in millimetres. `root` is the data set of
+    the sources.
 
     Raises:
-      InputError: an output is an input.
+      InputError: an output path is an input.
     """
     grid = trained.grid
     assert grid is not None
@@ -151,14 +152,14 @@ def harmonise_cohort(
     harmonised: str,
     say: Callable[[str], None] = lambda text: None,
 ) -> Metrics:
-    """Writes every row's harmonised volume under `folder`/derivatives/eqpool and measures the held-out rows' ones.
+    """Writes every row's harmonised volume under `folder`/derivatives/eqpool and measures those of held-out rows.
 
-    `say` gets a line on the voxels that were set to 0, if any.
+    `say` receives a line on the voxels that were set to 0, if any.
 
     Returns:
-      `psnr_*` (dB) and `ssim_*` of `change` and `decoded` against the input, inside the brain mask; for a simulated
-      cohort also `recovery_error_*`: root-mean-square error to the scanner-free truth, in z-scores, of the input and
-      of both. Each is a mean over held-out volumes, with its interval.
+      `psnr_*` (dB) and `ssim_*` of `change` and `decoded` against the input, inside the brain mask. A simulated cohort
+      also has `recovery_error_*`, the root-mean-square error to the scanner-free truth in z-scores, of the input and of
+      both forms. Each value is a mean over held-out volumes, with its interval.
     """
     test = set(cohort.rows("test").tolist())
     rows = sorted(test) if harmonised == "none" else list(range(len(cohort.site)))
@@ -195,7 +196,7 @@ def harmonise_cohort(
 
 
 def sample_rows(cohort: Cohort) -> list[int]:
-    """A few held-out rows to draw: of each site the same number, from low to high first covariate."""
+    """Selects a few held-out rows to draw, equally many from each site, from low to high first covariate."""
     here = [cohort.rows("test")[cohort.site[cohort.rows("test")] == site] for site in range(len(cohort.site_names))]
     here = [rows[np.argsort(cohort.covariates[rows, 0], kind="stable")] for rows in here if len(rows)][:MOST_SITES]
     each = min([SAMPLES_A_SITE, *map(len, here)])
@@ -203,9 +204,9 @@ def sample_rows(cohort: Cohort) -> list[int]:
 
 
 def _write_samples(cohort: Cohort, drawn: list[Pooled], folder: RunFolder) -> None:
-    """images/samples.npz: the axial slice through the middle of the brain mask; none where none is drawn."""
+    """Writes images/samples.npz, axial slices through the middle of the brain mask, if there are rows to draw."""
     assert cohort.grid is not None
-    if not drawn:  # no held-out volume is of a known site
+    if not drawn:  # no held-out volume has a known site
         return
     mask = cohort.grid.mask
     middle = round(float(np.average(np.arange(mask.shape[2]), weights=mask.sum(axis=(0, 1)))))
@@ -225,7 +226,7 @@ def _write_samples(cohort: Cohort, drawn: list[Pooled], folder: RunFolder) -> No
 
 
 def measure(cohort: Cohort, pooled: Pooled) -> Metrics:
-    """One volume's similarity to its input and, where the truth is known, its error to it, of both forms."""
+    """Measures the similarity of both forms to the input and, for simulated volumes, their error to the truth."""
     assert cohort.grid is not None and pooled.pooled is not None
     mask = cohort.grid.mask
     forms = {"change": pooled.inputs + pooled.change, "decoded": pooled.pooled}
@@ -241,7 +242,7 @@ def measure(cohort: Cohort, pooled: Pooled) -> Metrics:
 
 
 def summarise(measured: list[Metrics], subject: np.ndarray, config: EvaluateConfig, seed: int) -> Metrics:
-    """Means over volumes, each with its bootstrap interval over subjects."""
+    """Averages each metric over volumes, with a bootstrap interval over subjects."""
     result: Metrics = {}
     for name in measured[0] if measured else ():
         values = np.array([metrics[name] for metrics in measured])

@@ -1,4 +1,4 @@
-"""Harmonised volumes as a BIDS derivative: named, described, on the input's own voxels, never over an input."""
+"""Writes harmonised volumes as a BIDS derivative, with sidecars, on the input's voxels. Never overwrites an input."""
 
 import json
 import os
@@ -17,27 +17,27 @@ from eqpool.errors import InputError
 from eqpool.storage.files import write_atomically, write_json, write_text
 
 SUFFIX, JACOBIAN_SUFFIX = "desc-harmonized_T1w.nii.gz", "desc-harmonized_jacobian.nii.gz"
-_INSIDE_SQUASH = 0.9999  # of tanh, where its inverse is still finite
+_INSIDE_SQUASH = 0.9999  # largest tanh value to invert, as the inverse at 1 is infinite
 
 
 class Clipped(NamedTuple):
-    """What keeping the sign of a volume sets to 0.
+    """The voxels of a volume that were set to 0 to keep its sign.
 
     Attributes:
-      voxels: how many were set to 0, which would have been negative.
-      written: how many were not 0 before.
+      voxels: number of negative voxels that were set to 0.
+      written: number of voxels that were not 0 before.
     """
 
     voxels: int
     written: int
 
     def facts(self) -> dict[str, Any]:
-        """Returns what the volume's sidecar says of it."""
+        """Returns the entries for the volume's sidecar."""
         return {"VoxelsSetToZero": self.voxels, "ShareSetToZero": self.voxels / max(self.written, 1)}
 
 
 def say_clipped(clipped: Sequence[Clipped], say: Callable[[str], None]) -> None:
-    """Gives `say` a line on how much was set to 0 in all volumes, if anything was."""
+    """Reports through `say` how many voxels of all volumes were set to 0, if any were."""
     voxels, written = sum(one.voxels for one in clipped), sum(one.written for one in clipped)
     if voxels:
         count = sum(one.voxels > 0 for one in clipped)
@@ -48,15 +48,15 @@ def say_clipped(clipped: Sequence[Clipped], say: Callable[[str], None]) -> None:
 
 
 def derivative_paths(folder: pathlib.Path, names: Sequence[str]) -> list[pathlib.Path]:
-    """Where each row's volume goes: `<folder>/sub-X/[ses-Y/]anat/sub-X[_ses-Y]..._desc-harmonized_T1w.nii.gz`.
+    """Returns each row's path, `<folder>/sub-X/[ses-Y/]anat/sub-X[_ses-Y]..._desc-harmonized_T1w.nii.gz`.
 
-    `names` are those of `eqpool.data.volumes.bids_names.scan_names`.
+    `names` come from `eqpool.data.volumes.bids_names.scan_names`.
     """
     return [folder / f"{name}_{SUFFIX}" for name in names]
 
 
 def check_not_inputs(paths: Sequence[pathlib.Path], inputs: Sequence[pathlib.Path]) -> None:
-    """Raises `InputError` where an output would be written over an input."""
+    """Raises `InputError` if an output path is also an input."""
     given = {path.resolve() for path in inputs}
     for path in paths:
         if path.resolve() in given:
@@ -64,7 +64,7 @@ def check_not_inputs(paths: Sequence[pathlib.Path], inputs: Sequence[pathlib.Pat
 
 
 def write_description(folder: pathlib.Path, version: str, *, harmonised: str, origin: str = "") -> None:
-    """dataset_description.json of the derivative folder; `origin` ends its name, such as ": SIMULATED images"."""
+    """Writes dataset_description.json of the derivative folder, with `origin` as the end of its name."""
     how = {
         "change": "the input plus the change that pooling makes in its decode, D(Psi(Phi(l))) - D(l)",
         "decoded": "the decode D(Psi(Phi(l))) of the pooled latent",
@@ -81,7 +81,7 @@ def write_description(folder: pathlib.Path, version: str, *, harmonised: str, or
 
 
 def to_z_scores(volume: np.ndarray, squash: bool) -> np.ndarray:
-    """What a network gives to z-scores: `volume` itself, or where inputs were squashed the inverse of tanh."""
+    """Converts a network's output to z-scores: inverts tanh if inputs were squashed, else returns `volume`."""
     return np.arctanh(np.clip(volume, -_INSIDE_SQUASH, _INSIDE_SQUASH)) if squash else volume
 
 
@@ -97,25 +97,25 @@ def write_change(
 ) -> Clipped:
     """Writes the input plus a change, in the input's units on the input's voxels.
 
-    The change alone is resampled, so that the input's detail stays whole: linearly, and smoothed first along axes where
-    the input is coarser than the grid. What is 0 in the input, stripped off, stays 0, and so does NaN around the head.
-    A change of 0 gives back the input's values.
+    Only the change is resampled, which preserves the input's detail. It is smoothed first along axes with coarser
+    voxels than the grid, and then interpolated linearly. Voxels that are 0 in the input, such as stripped ones, stay 0,
+    and NaN around the head becomes 0. A change of 0 returns the input's values.
 
     Args:
-      source: the input image.
-      change: `grid.shape`, z-scores of the input's tissue; what lies outside the mask is not used.
-      grid: of the change.
-      path: where to write.
-      alignment: (4, 4) from the source's millimetres to the grid's; None where they are the same.
-      root: of the source's data set; the sidecar names the source relative to it, by its file's name if it lies outside
-        or no root is given.
-      keep_sign: sets to 0 what would be negative, in an input without a negative voxel.
+      source: input image.
+      change: `grid.shape`, z-scores of the input's tissue. Values outside the mask are ignored.
+      grid: grid of the change.
+      path: output file.
+      alignment: (4, 4) map from the source's millimetres to the grid's; None if they are the same.
+      root: folder of the source's data set. The sidecar names the source relative to it, or by its file name if it lies
+        outside or no root is given.
+      keep_sign: sets negative results to 0 if the input has no negative voxel.
 
     Returns:
-      How many voxels were set to 0, which the sidecar says too.
+      The number of voxels set to 0, which the sidecar also reports.
 
     Raises:
-      BadVolumeError: the source cannot be read any more.
+      BadVolumeError: the source can no longer be read.
     """
     image, tissue = _read_with_tissue(source, grid, alignment)
     values = np.asarray(image.dataobj, dtype=np.float32)
@@ -135,7 +135,10 @@ def write_decoded(
     root: pathlib.Path | None = None,
     keep_sign: bool = False,
 ) -> Clipped:
-    """Writes a decode, in the input's units on the input's voxels, 0 outside the brain mask; as `write_change`."""
+    """Writes a decode in the input's units on the input's voxels, 0 outside the brain mask.
+
+    The arguments and the result are those of `write_change`.
+    """
     image, tissue = _read_with_tissue(source, grid, alignment)
     volume = np.where(grid.mask, tissue.mean + tissue.deviation * decoded, 0)
     there = _on_voxels_of(image, volume, grid, alignment)
@@ -153,9 +156,10 @@ def write_jacobian(
     *,
     root: pathlib.Path | None = None,
 ) -> None:
-    """A deformation's Jacobian determinant on the input's voxels, 1 beside the grid; other arguments as `write_change`.
+    """Writes a deformation's Jacobian determinant on the input's voxels, 1 outside the grid.
 
-    `path` is that of the harmonised volume; the map stands beside it under `JACOBIAN_SUFFIX`.
+    `path` is the path of the harmonised volume. The map is written beside it under `JACOBIAN_SUFFIX`. The other
+    arguments are those of `write_change`.
     """
     image = read_image(source)
     values = 1 + _on_voxels_of(image, jacobian - 1, grid, alignment)
@@ -165,7 +169,7 @@ def write_jacobian(
 
 
 def _sources(source: pathlib.Path, root: pathlib.Path | None) -> dict[str, Any]:
-    """What the sidecar says of where a volume comes from: paths as they are written, no links followed."""
+    """Returns the sidecar's source of a volume. Paths stay as written, and links are not followed."""
     relative = source.name if root is None else pathlib.Path(os.path.relpath(source, root)).as_posix()
     return {"Sources": [source.name if relative.startswith("../") else relative]}
 
@@ -178,7 +182,7 @@ def _read_with_tissue(source: pathlib.Path, grid: Grid, alignment: np.ndarray | 
 
 
 def _clip(values: np.ndarray, source: np.ndarray, keep_sign: bool) -> tuple[np.ndarray, Clipped]:
-    """The values, those below 0 set to 0 where no voxel of the source is negative and `keep_sign` is asked for."""
+    """Sets values below 0 to 0, if `keep_sign` is set and the source has no negative voxel."""
     written = int(np.count_nonzero(values))
     if not keep_sign or source.min() < 0:
         return values, Clipped(0, written)
@@ -188,7 +192,7 @@ def _clip(values: np.ndarray, source: np.ndarray, keep_sign: bool) -> tuple[np.n
 def _on_voxels_of(
     image: nibabel.Nifti1Image, volume: np.ndarray, grid: Grid, alignment: np.ndarray | None
 ) -> np.ndarray:
-    """A volume of the grid at the image's voxels, 0 beside the grid."""
+    """Resamples a volume of the grid to the image's voxels, with 0 outside the grid."""
     affine = image.affine if alignment is None else alignment @ image.affine
     if lies_on(affine, image.shape, grid):
         return volume.astype(np.float32)
@@ -215,7 +219,7 @@ def _save(values: np.ndarray, like: nibabel.Nifti1Image, facts: dict[str, Any], 
 
 
 def write_map(path: pathlib.Path, values: np.ndarray, grid: Grid) -> None:
-    """A statistical map: (V,) values at the brain mask's voxels, 0 elsewhere, as float32 NIfTI in template space."""
+    """Writes (V,) values at the brain mask's voxels, 0 elsewhere, as a float32 NIfTI map in template space."""
     volume = np.zeros(grid.shape, np.float32)
     volume[grid.mask] = values
     image = nibabel.Nifti1Image(volume, grid.affine)
@@ -226,5 +230,5 @@ def write_map(path: pathlib.Path, values: np.ndarray, grid: Grid) -> None:
 
 
 def read_map(path: pathlib.Path) -> np.ndarray:
-    """A map that `write_map` wrote, `grid.shape` float32."""
+    """Reads a map by `write_map`, `grid.shape` float32."""
     return np.asarray(nibabel.load(path).dataobj, np.float32)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What a run will train, before it does: its stages, the shape of their batches, their size and their pace."""
+"""The dry run: reports a run's stages, their batch shapes, size and pace before training."""
 
 import time
 from typing import NamedTuple
@@ -18,7 +18,10 @@ _TIMED_STEPS = 3
 
 
 class Cost(NamedTuple):
-    """Of a stage: parameters in all; bytes of state, batch and intermediate results; seconds a step, its median."""
+    """The cost of a stage: its number of parameters, memory in bytes and median time of a step in seconds.
+
+    The memory covers state, batch and intermediate results.
+    """
 
     parameters: int
     memory_bytes: int
@@ -26,7 +29,7 @@ class Cost(NamedTuple):
 
 
 def measure(planned: PlannedStage, mesh: Mesh) -> Cost:
-    """Compiles one step and runs it on zeros: what the stage costs on these devices, without training it."""
+    """Compiles one step and runs it on zeros, to measure the stage's cost on these devices without training."""
     key, optimizer = jax.random.key(0), planned.stage.make_optimizer(planned.steps)
     state = data_parallel.put_replicated(create_state(planned.stage, optimizer, key), mesh)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.variables["params"]))
@@ -46,7 +49,7 @@ def measure(planned: PlannedStage, mesh: Mesh) -> Cost:
 
 
 def describe_plan(config: RunConfig, cohort: Cohort) -> str:
-    """The dry run's table: parameters, memory and expected time of each stage."""
+    """Returns the dry run's table with parameters, memory and expected time of each stage."""
     mesh = data_parallel.make_mesh(config.devices)
     lines = [
         f"{'stage':<10} {'parameters':>12} {'memory MB':>10} {'batch':>6} {'steps x epochs':>15} {'s a step':>9}  about"

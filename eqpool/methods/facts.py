@@ -1,4 +1,4 @@
-"""What a trained model needs to know of the cohort that it was trained on; model.json."""
+"""The properties of the training cohort that a trained model needs, stored in model.json."""
 
 import dataclasses
 
@@ -14,16 +14,16 @@ from eqpool.storage.run_folder import RunFolder
 
 @dataclasses.dataclass(frozen=True)
 class ModelFacts:
-    """The training cohort, as far as the networks depend on it.
+    """The properties of the training cohort on which the networks depend.
 
     Attributes:
-      dataset, simulated: of the cohort.
+      dataset, simulated: name of the cohort, and whether it is simulated.
       input_shape: shape of one input.
       site_names, covariate_names, target_name, target_classes: as in `Cohort`.
-      scaling: of covariates and target.
-      features: how a table's columns were encoded; None for volumes and public tables.
-      preparation: `eqpool.data.volumes.read.VERSION` by which the volumes were prepared; 0 where none were, or before
-        it was recorded.
+      scaling: scaling of covariates and target.
+      features: encoding of a table's columns; None for volumes and public tables.
+      preparation: `eqpool.data.volumes.read.VERSION` at which the volumes were prepared; 0 without volumes, or for runs
+        that predate its record.
     """
 
     dataset: str
@@ -39,7 +39,7 @@ class ModelFacts:
 
     @classmethod
     def of(cls, cohort: Cohort, scaling: Scaling) -> "ModelFacts":
-        """Returns those of a cohort."""
+        """Returns the properties of a cohort."""
         return cls(
             cohort.name,
             cohort.simulated,
@@ -55,11 +55,11 @@ class ModelFacts:
 
     @property
     def shape(self) -> DataShape:
-        """The shape that the networks were built for; nuisances shape no network and are left out."""
+        """The shape that the networks were built for. Nuisances are left out because no network depends on them."""
         return DataShape(self.input_shape, len(self.covariate_names), len(self.site_names), len(self.target_classes))
 
     def check_preparation(self, folder: RunFolder) -> None:
-        """Raises `InputError` where the run's volumes were prepared by another version; `folder` is named."""
+        """Raises `InputError`, naming `folder`, if another version prepared the run's volumes."""
         if len(self.input_shape) == 3 and self.preparation != PREPARATION:
             before = f"version {self.preparation}" if self.preparation else "an earlier version"
             raise InputError(
@@ -81,7 +81,7 @@ class ModelFacts:
         """Reads model.json.
 
         Raises:
-          InputError: the file is missing, or is not what `write` makes.
+          InputError: the file is missing, or `write` did not make it.
         """
         path = folder.model_file
         if not path.is_file():

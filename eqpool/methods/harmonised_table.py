@@ -1,4 +1,4 @@
-"""Harmonised features of a table: in their own units, with an option that keeps their sign."""
+"""Harmonised features of a table in their own units, with an option to keep their sign."""
 
 import numpy as np
 import pandas as pd
@@ -13,15 +13,15 @@ from eqpool.storage.run_folder import RunFolder
 def harmonised_features(
     frame: pd.DataFrame, encoding: FeatureEncoding, change: np.ndarray, keep_sign: bool
 ) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Returns every feature column in its own units, and how many values of which columns were clipped.
+    """Returns all feature columns in their own units, and the number of clipped values by column.
 
-    Numbers get their change. Constant columns, categories and missing values stay as they are.
+    Numbers receive their change. Constant columns, categories and missing values stay unchanged.
 
     Args:
-      frame: N rows of features, numbers as float64, NaN where missing.
-      encoding: of the features.
-      change: (N, F) in the encoded features' units, z-scores.
-      keep_sign: whether values below 0 become 0 in columns whose training rows have none.
+      frame: N rows of features. Numbers are float64, NaN if missing.
+      encoding: encoding of the features.
+      change: (N, F) change of the encoded features, in z-scores.
+      keep_sign: whether values below 0 become 0 in columns without negative training values.
     """
     place = {name: index for index, name in enumerate(encoding.input_names)}
     numbers = [column.name for column in encoding.numbers]
@@ -45,9 +45,9 @@ def write_harmonised_table(
     keep_sign: bool,
     say: Say,
 ) -> None:
-    """Writes harmonised.tsv, and beside it harmonised.json: whether signs were kept, and how many values that changed.
+    """Writes harmonised.tsv, and harmonised.json with `keep_sign` and the numbers of clipped values.
 
-    Arguments as for `harmonised_features`; `table` names the rows.
+    The arguments are those of `harmonised_features`. `table` names the rows.
     """
     values, clipped = harmonised_features(frame, encoding, change, keep_sign)
     write_table(output.harmonised_file, pd.DataFrame(who(table)).join(values), missing="n/a")

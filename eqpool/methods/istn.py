@@ -28,31 +28,31 @@ from eqpool.objectives.task import make_task
 from eqpool.storage.files import write_arrays, write_table
 from eqpool.storage.run_folder import RunFolder
 
-MOST_COMPARED = 2000  # images of each site whose distance is measured
+MOST_COMPARED = 2000  # images of each site for the image distance
 
 
 class Istn:
-    """The task model on the source, then the ISTN with two task models beside it."""
+    """The ISTN method: trains the task model on the source, then the ISTN together with two task models."""
 
     decodes: ClassVar[bool] = False
 
     def scaling(self, config: RunConfig, cohort: Cohort) -> Scaling:
-        """Scales the target by the source's training rows alone: the reference's labels are not looked at.
+        """Scales the target by the source's training rows only, without the reference's labels.
 
         Raises:
-          InputError: the networks do not go with the cohort, or a side lacks rows.
+          InputError: the networks do not match the cohort, or a side has too few rows.
         """
         check_images(config, cohort)
         return Scaling.fit(cohort, labelled=rows_of_sides(config, cohort)["source", "train"])
 
     def stages(self, config: RunConfig, shape: DataShape) -> tuple[Stage, ...]:
-        """Returns the task model's stage, and the ISTN's, whose fine-tuned model is still to be pretrained."""
+        """Returns the stages of the task model and the ISTN. Zeros stand in for the pretrained model."""
         task = make_task(config, shape)
         made = jax.eval_shape(task.initialise, jax.random.key(0))
         return task, make_istn(config, shape, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), made))
 
     def plan(self, config: RunConfig, cohort: Cohort) -> list[PlannedStage]:
-        """Returns what `fit` would train."""
+        """Returns the stages that `fit` would train."""
         columns = self.scaling(config, cohort).columns(cohort) | {"inputs": cohort.inputs}
         paired = columns | {f"reference_{name}": columns[name] for name in REFERENCE_COLUMNS}
         rows = len(rows_of_sides(config, cohort)["source", "train"])
@@ -60,10 +60,10 @@ class Istn:
         return [PlannedStage.of(task, columns, rows), PlannedStage.of(stage, paired, rows)]
 
     def fit(self, session: Session, cohort: Cohort, scaling: Scaling, folder: RunFolder) -> Outcome:
-        """Trains both; writes predictions.tsv, images/examples.npz, and harmonised volumes of a cohort of volumes.
+        """Trains both stages and writes predictions.tsv, images/examples.npz and, for volumes, the harmonised volumes.
 
         Raises:
-          InputError: no such reference site, or a split of either side without rows.
+          InputError: the reference site is unknown, or a split of either side has too few rows.
         """
         config, shape = session.config, DataShape.of(cohort)
         rows = rows_of_sides(config, cohort)
@@ -89,10 +89,10 @@ class Istn:
         return Outcome(only_finite(metrics | {"selection_score": float(state.best_score)}))
 
     def load(self, folder: RunFolder, config: RunConfig | None = None) -> IstnModel:
-        """Reads the selected epoch of a run that has finished training.
+        """Loads the networks of a trained run at the selected epoch.
 
         Raises:
-          InputError: no checkpoint, or a damaged one.
+          InputError: the checkpoint is missing or damaged.
         """
         facts, config = ModelFacts.read(folder), config or folder.read_config()
         stage = self.stages(config, facts.shape)[-1]
@@ -100,10 +100,10 @@ class Istn:
 
 
 def check_images(config: RunConfig, cohort: Cohort) -> None:
-    """Whether the networks of `config` go with a cohort's images and target, and volumes are scaled and split for them.
+    """Checks that the networks of `config` match the cohort's images and target, and its scaling and split of volumes.
 
     Raises:
-      InputError: naming the key that does not.
+      InputError: names the key that does not match.
     """
     shape, model, settings = cohort.inputs.shape[1:], config.task.model, config.istn
     if len(shape) < 2:
@@ -127,10 +127,10 @@ def check_images(config: RunConfig, cohort: Cohort) -> None:
 
 
 def reference_site(config: RunConfig, cohort: Cohort) -> int:
-    """The index of the site that `config.istn.reference` names; the last one where it is empty.
+    """Returns the index of the site that `config.istn.reference` names, or of the last site if it is empty.
 
     Raises:
-      InputError: there is no such site.
+      InputError: the site does not exist, or `direction` is two_way with other than two sites.
     """
     name = config.istn.reference or cohort.site_names[-1]
     if name not in cohort.site_names:
@@ -141,10 +141,10 @@ def reference_site(config: RunConfig, cohort: Cohort) -> int:
 
 
 def rows_of_sides(config: RunConfig, cohort: Cohort) -> dict[tuple[str, str], np.ndarray]:
-    """Row indices of ("source" or "reference", split).
+    """Returns row indices by ("source" or "reference", split).
 
     Raises:
-      InputError: no such reference site, or fewer than two rows of one.
+      InputError: the reference site is unknown, or a split of either side has fewer than two rows.
     """
     reference = reference_site(config, cohort)
     sides = {"source": (cohort.site >= 0) & (cohort.site != reference), "reference": cohort.site == reference}
@@ -167,7 +167,7 @@ def _predictions(
     of_task: Variables,
     of_istn: Variables,
 ) -> dict[str, np.ndarray]:
-    """Predicts the held-out images: the source's and, before and after retraining, the reference's."""
+    """Predicts held-out images: the source's, and the reference's before and after retraining."""
 
     def predict(variables: Variables, side: str) -> np.ndarray:
         return forward_on_images(session, task, variables, _take(columns, rows[side, "test"]))["prediction"]
@@ -184,7 +184,7 @@ def _compare_images(
     rows: dict[tuple[str, str], np.ndarray],
     of_istn: Variables,
 ) -> dict[str, Any]:
-    """Measures how far held-out images of the source lie from the reference's, before and after, and the warp."""
+    """Measures the distance of held-out source images to the reference's, before and after, and the deformation."""
     compared = [rows[side, "test"][:MOST_COMPARED] for side in ("source", "reference")]
     source = _take(columns, compared[0])
     made = forward_on_images(session, stage, of_istn, source)
@@ -203,7 +203,7 @@ def _write_examples(
     of_istn: Variables,
     folder: RunFolder,
 ) -> None:
-    """images/examples.npz: a few held-out images of the source, step by step, and as many of the reference."""
+    """Writes images/examples.npz: a few held-out source images, step by step, and as many of the reference."""
     source, reference = (rows[side, "test"][:EXAMPLES] for side in ("source", "reference"))
     steps = istn_steps(config, of_istn, columns["inputs"][source], columns["site"][source], len(cohort.site_names))
     names = cohort.participant_id[source].astype(np.str_)
@@ -215,7 +215,7 @@ def _take(columns: Columns, rows: np.ndarray) -> Columns:
 
 
 def _write_volumes(config: RunConfig, folder: RunFolder, cohort: Cohort, variables: Variables) -> None:
-    """S2T of every scan that is not the reference's, under `folder`/derivatives/eqpool."""
+    """Writes S2T of all scans from other sites than the reference, under `folder`/derivatives/eqpool."""
     other = np.flatnonzero((cohort.site >= 0) & (cohort.site != reference_site(config, cohort)))
     scans = (PreparedScan(row, cohort.inputs[row], cohort.alignment_of(row)) for row in other.tolist())
     write_harmonised(

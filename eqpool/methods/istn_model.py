@@ -1,4 +1,4 @@
-"""A trained ISTN at work on new volumes: S2T, which has the reference site's look, and shape where an STN acts."""
+"""A trained ISTN for new volumes: S2T gives them the reference site's appearance, and its shape if there is an STN."""
 
 import dataclasses
 import pathlib
@@ -26,8 +26,8 @@ class IstnModel:
     """The trained networks of a run.
 
     Attributes:
-      config, facts: of the run.
-      variables: of all networks, at the selected epoch.
+      config, facts: config and training cohort of the run.
+      variables: variables of all networks, at the selected epoch.
     """
 
     config: RunConfig
@@ -40,21 +40,21 @@ class IstnModel:
 
     @property
     def reference_site(self) -> str:
-        """The site that others are made to look like."""
+        """The site whose appearance other sites are given."""
         return self.config.istn.reference or self.facts.site_names[-1]
 
     def write(self, scans: NewScans, output: RunFolder, harmonised: str | None, say: Say) -> pd.DataFrame:
-        """Writes S2T of every scan, as `eqpool.methods.istn_volumes.write_harmonised` does.
+        """Writes S2T of every scan with `eqpool.methods.istn_volumes.write_harmonised`.
 
-        `output`/images/examples.npz holds the steps of the first few. Between two sites the ISTN needs no site of a
-        scan. With more sites every scan needs one.
+        `output`/images/examples.npz holds the steps of the first few scans. Between two sites the ISTN does not need
+        the site of a scan. With more sites every scan needs one.
 
         Returns:
           participant_id, session and site of the rows that were written.
 
         Raises:
-          InputError: a run on digits, a bad volume, a site that is needed and not known, or a form of output: an ISTN
-            has one, which its shape decides.
+          InputError: the run is on digits, a volume is bad, a required site is unknown, or `harmonised` is given. An
+            ISTN has only one output form, which depends on its shape.
         """
         if harmonised is not None:
             raise InputError(f"--harmonised={harmonised}: an ISTN has one form, which its shape decides; leave it out")
@@ -94,7 +94,7 @@ class IstnModel:
 
 
 def _sites(table: ParticipantsTable, column: str, known: tuple[str, ...]) -> np.ndarray:
-    """Returns the index of each row's site; zeros where there are two sites, as the network takes none then."""
+    """Returns each row's site index, or zeros for two sites, as the network then ignores the site."""
     if len(known) == 2:
         return np.zeros(len(table.frame), np.int64)
     table.require(column, f"an ISTN of {len(known)} sites needs each scan's site")

@@ -1,4 +1,4 @@
-"""What an ISTN does to images, step by step, for pictures (Robinson et al. 2020, Figs. 3 and 4)."""
+"""Traces an ISTN's effect on images, step by step, for figures (Robinson et al. 2020, Figs. 3 and 4)."""
 
 from typing import Any
 
@@ -16,10 +16,10 @@ EXAMPLES = 6
 def istn_steps(
     config: RunConfig, variables: Any, images: np.ndarray, site: np.ndarray, num_sites: int
 ) -> dict[str, np.ndarray]:
-    """The steps of a few images (N, *shape) in [-1, 1] of sites (N,), all float32.
+    """Computes the steps of a few images (N, *shape) in [-1, 1] of sites (N,), all float32.
 
     Returns:
-      `source`, `appearance` (after the ITN) and `image` (after the STN), each (N, *shape) in [-1, 1]; where an STN acts
+      `source`, `appearance` (after the ITN) and `image` (after the STN), each (N, *shape) in [-1, 1]. With an STN also
       `displacement` (N, *shape, D) in voxels and `jacobian` (N, *shape).
     """
 
@@ -31,7 +31,7 @@ def istn_steps(
 def trace_steps(
     config: RunConfig, variables: Any, images: jax.Array, site: jax.Array, num_sites: int
 ) -> dict[str, jax.Array]:
-    """What `istn_steps` returns but the source, to be jitted: what a caller leaves out is not computed."""
+    """Computes the steps without the source. Under jit, unused outputs are not computed."""
     output = transform(config, variables, images, site, num_sites)
     made = {"appearance": output.appearance[..., 0], "image": output.image[..., 0]}
     if output.deformation is None:

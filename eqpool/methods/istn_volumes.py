@@ -1,4 +1,4 @@
-"""What an ISTN makes of volumes, as files: S2T, and where an STN acts the Jacobian of its deformation."""
+"""Writes an ISTN's output for volumes: S2T and, with an STN, the Jacobian of its deformation."""
 
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
@@ -28,12 +28,12 @@ from eqpool.storage.run_folder import RunFolder
 
 
 class Harmonised(NamedTuple):
-    """One volume by an ISTN.
+    """One volume harmonised by an ISTN.
 
     Attributes:
       image: S2T, `grid.shape` float32 in [-1, 1].
-      jacobian: `grid.shape` float32, det d(source place) / d(place in S2T), 1 where nothing is deformed: 2 where the
-        source was shrunk to half its volume; None without an STN.
+      jacobian: `grid.shape` float32, det d(position in the source) / d(position in S2T). It is 1 without deformation,
+        and 2 if the source was shrunk to half its volume. None without an STN.
     """
 
     image: np.ndarray
@@ -44,7 +44,7 @@ Harmonise = Callable[[np.ndarray, int], Harmonised]
 
 
 def make_harmonise(config: RunConfig, variables: Any, num_sites: int) -> Harmonise:
-    """(volume of the config's grid in [-1, 1], index of its site) -> what the ISTN of these variables makes of it."""
+    """Makes the function (volume of the config's grid in [-1, 1], index of its site) -> its `Harmonised` volume."""
 
     @jax.jit
     def apply(variables: Any, image: jax.Array, site: jax.Array) -> dict[str, jax.Array]:
@@ -71,21 +71,23 @@ def write_harmonised(
     simulated: bool,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[int]:
-    """Writes every scan's S2T under `output`/derivatives/eqpool, on its input's voxels and in its units.
+    """Writes every scan's S2T under `output`/derivatives/eqpool, on the input's voxels and in its units.
 
-    Without an STN it is the input plus the change of its looks; with one the anatomy itself moves, so that S2T takes
-    the input's place at the resolution of the config's grid, and the Jacobian is written beside it.
+    Without an STN the result is the input plus the change of its appearance. An STN moves the anatomy itself, so S2T
+    then replaces the input at the resolution of the config's grid, and the Jacobian is written beside it.
 
     Args:
-      output: created where needed.
-      config: of the run.
-      harmonise: by `make_harmonise`.
-      scans: some or all rows of the table, taken a few at a time; `total` of them.
-      sites: (N,) index of each row's site.
-      sources: the image of each row of the table; `root` is their data set.
-      names: (N,) of all rows, by `eqpool.data.volumes.bids_names`.
-      simulated: whether the networks were trained on simulated images, which the description says.
-      say: gets a line on the voxels that were set to 0 (`config.output.keep_sign`), if any.
+      output: output folder, created if missing.
+      config: config of the run.
+      harmonise: function by `make_harmonise`.
+      scans: some or all rows of the table, consumed a few at a time.
+      total: number of scans.
+      sites: (N,) site index of each row.
+      sources: image of each row of the table.
+      root: data set of the sources.
+      names: (N,) names of all rows, by `eqpool.data.volumes.bids_names`.
+      simulated: whether the networks were trained on simulated images, which the description then says.
+      say: receives a line on the voxels set to 0 (`config.output.keep_sign`), if any.
 
     Returns:
       The rows that were written.

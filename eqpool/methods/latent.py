@@ -1,4 +1,4 @@
-"""What methods share that make one latent a scan: training, evaluation, and reading a run back."""
+"""The shared part of methods with one latent for each scan: training, evaluation and loading."""
 
 import abc
 import pathlib
@@ -24,29 +24,29 @@ from eqpool.objectives.stage_one import covariate_generators
 from eqpool.storage import files
 from eqpool.storage.run_folder import NON_FINITE_ROWS, RunFolder
 
-MOST_DRAWN = 1000  # rows whose tau is kept for the report
+MOST_DRAWN = 1000  # most rows of tau for the report
 
 
 class LatentMethod(abc.ABC):
-    """A method that makes one latent a scan. Subclasses say which stages there are and how they are trained."""
+    """A method with one latent for each scan. Subclasses define the stages and their training."""
 
     decodes: ClassVar[bool] = False
 
     @abc.abstractmethod
     def stages(self, config: RunConfig, shape: DataShape) -> tuple[Stage, ...]:
-        """Returns the stages in the order in which they are trained."""
+        """Returns the stages in training order."""
 
     @abc.abstractmethod
     def train_stages(self, session: Session, shape: DataShape, data: TrainingData) -> Embeddings:
-        """Trains the stages; returns what their selected epochs make of every row."""
+        """Trains the stages and returns the embeddings of every row at their selected epochs."""
 
     @abc.abstractmethod
     def networks(
         self, config: RunConfig, shape: DataShape, variables: tuple[Variables, ...]
     ) -> tuple[Encode, Decode | None]:
-        """Returns the encoder of trained stages, and their decoder where there is one.
+        """Returns the encoder of trained stages, and their decoder if they have one.
 
-        `variables` are those of `stages`, in their order.
+        `variables` has the order of `stages`.
         """
 
     def scaling(self, config: RunConfig, cohort: Cohort) -> Scaling:
@@ -54,7 +54,7 @@ class LatentMethod(abc.ABC):
         return Scaling.fit(cohort)
 
     def columns(self, cohort: Cohort, scaling: Scaling) -> Columns:
-        """Returns what training reads beside the inputs, one entry a row."""
+        """Returns the columns that training reads in addition to the inputs, with one entry a row."""
         return scaling.columns(cohort)
 
     def training_rows(self, config: RunConfig, cohort: Cohort) -> np.ndarray:
@@ -62,13 +62,13 @@ class LatentMethod(abc.ABC):
         return cohort.rows("train")
 
     def plan(self, config: RunConfig, cohort: Cohort) -> list[PlannedStage]:
-        """Returns what `fit` would train: by default stages that all read the inputs."""
+        """Returns the stages that `fit` would train. By default all stages read the inputs."""
         columns = self.columns(cohort, self.scaling(config, cohort)) | {"inputs": cohort.inputs}
         rows = len(self.training_rows(config, cohort))
         return [PlannedStage.of(stage, columns, rows) for stage in self.stages(config, DataShape.of(cohort))]
 
     def train(self, session: Session, cohort: Cohort, scaling: Scaling) -> tuple[Embeddings, np.ndarray]:
-        """Trains; returns what the selected epochs make of every row, and the rows that were trained on."""
+        """Trains the method and returns the embeddings of every row and the indices of the rows used for training."""
         rows = self.training_rows(session.config, cohort)
         data = TrainingData.of(cohort, self.columns(cohort, scaling), rows)
         return self.train_stages(session, DataShape.of(cohort), data), rows
@@ -92,14 +92,14 @@ class LatentMethod(abc.ABC):
         return Outcome(metrics, len(cohort.rows("train")) - len(train_rows))
 
     def harmonise(self, cohort: Cohort, folder: RunFolder) -> dict:
-        """Writes and measures the harmonised data of a run; by default none is made."""
+        """Writes and measures the harmonised data of a run. The default makes none."""
         return {}
 
     def load(self, folder: RunFolder, config: RunConfig | None = None) -> LatentModel:
-        """Reads the selected epochs of a run that has finished training.
+        """Loads the networks of a trained run at their selected epochs.
 
         Raises:
-          InputError: a file that is missing, unreadable or of another version.
+          InputError: a file is missing, unreadable or of another version.
         """
         facts, config = ModelFacts.read(folder), config or folder.read_config()
         stages = self.stages(config, facts.shape)
@@ -109,7 +109,7 @@ class LatentMethod(abc.ABC):
 
 
 def train_latents(session: Session, cohort: Cohort, scaling: Scaling) -> tuple[Embeddings, np.ndarray]:
-    """Trains `config.method`; returns the embeddings of every row, and the rows that were trained on.
+    """Trains `config.method` and returns the embeddings of every row and the indices of the rows used for training.
 
     Raises:
       InputError: the method makes no latents.

@@ -1,4 +1,4 @@
-"""A trained method that makes latents, at work on new scans: encode, decode and write."""
+"""A trained method with latents, applied to new scans: encodes, decodes and writes."""
 
 import dataclasses
 import pathlib
@@ -36,12 +36,12 @@ class LatentModel:
     """The trained networks of a run.
 
     Attributes:
-      config, facts: of the run.
-      encode: (B, *input_shape) float32 -> `latent`, `phi` and `prediction`, each with B rows; a model that decodes has
-        `pooled_latent` (B, n) too, the pooled latent on the unit sphere, where D has learnt to decode.
-      decode: latents (B, n) -> (B, *input_shape) float32, for volumes with the linear part where it is fitted
-        (`eqpool.methods.linear_decoder`); None for a method without a way back from Phi.
-      calibration: of a table's features, through which they went before training; None where they did not.
+      config, facts: config and training cohort of the run.
+      encode: (B, *input_shape) float32 -> `latent`, `phi` and `prediction`, each with B rows. A model that decodes also
+        returns `pooled_latent` (B, n), the pooled latent on the unit sphere, on which D was trained.
+      decode: latents (B, n) -> (B, *input_shape) float32, for volumes with the linear part once it is fitted
+        (`eqpool.methods.linear_decoder`). None if the method cannot decode Phi.
+      calibration: site calibration applied to a table's features before training; None if there is none.
     """
 
     config: RunConfig
@@ -63,8 +63,8 @@ class LatentModel:
     def write(self, scans: NewScans, output: RunFolder, harmonised: str | None, say: Say) -> pd.DataFrame:
         """Writes the harmonised data of new scans; see `eqpool.methods.base.TrainedModel`.
 
-        Volumes go under derivatives/eqpool, features to harmonised.tsv. The table that is returned has participant_id,
-        the session where there is one, site, the prediction, l_* and phi_*.
+        Volumes go to derivatives/eqpool, features to harmonised.tsv. The returned table has participant_id, the session
+        if there are sessions, site, the prediction, l_* and phi_*.
         """
         form = (harmonised or self.config.output.harmonised) if self.decode else "none"
         if self.grid is not None:
@@ -133,7 +133,7 @@ class LatentModel:
         return self._embeddings(table, outputs)
 
     def _calibrated(self, table: ParticipantsTable, inputs: np.ndarray) -> np.ndarray:
-        """Removes each site's effect; a row of no known site is treated as one of the site that it looks most like."""
+        """Removes each site's effect. A row of an unknown site is treated like the site that it resembles most."""
         if self.calibration is None:
             return inputs
         column = self.config.data.site_column

@@ -1,8 +1,9 @@
-"""The linear part of a trained decoder: least squares on what its network leaves of the training volumes.
+"""The linear part of a trained decoder: ridge regression of the network's residuals on the training volumes.
 
-A few hundred steps teach a 3D decoder little beyond the mean volume (configs/adni.py: held-out error 0.897 z-scores, of
-the mean volume alone 0.897), and then pooling changes nothing in its decodes. The best linear map from a latent to
-voxels needs no steps: ridge regression of the residuals X - D(l) on l, in one pass over the training rows.
+A few hundred steps teach a 3D decoder little beyond the mean volume, and then pooling does not change its decodes. With
+configs/adni.py the held-out error was 0.897 z-scores, and that of the mean volume alone 0.897. The best linear map from
+a latent to voxels needs no steps: one pass over the training rows fits the ridge regression of the residuals X - D(l)
+on l.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from eqpool.storage.run_folder import RunFolder
 
 
 class LinearPart(NamedTuple):
-    """residual = latent @ weight + offset, at V voxels.
+    """The linear model residual = latent @ weight + offset, at V voxels.
 
     Attributes:
       weight: (n, V) float64.
@@ -32,11 +33,11 @@ class LinearPart(NamedTuple):
 
 
 def fit_ridge(batches: Iterable[tuple[np.ndarray, np.ndarray]], penalty: float) -> LinearPart:
-    """Ridge regression with an intercept that is not penalised, from sums alone.
+    """Fits ridge regression with an unpenalised intercept, from running sums.
 
     Args:
-      batches: (latents (B, n), residuals (B, V)); each is looked at once.
-      penalty: added to the diagonal of the latents' scatter matrix.
+      batches: (latents (B, n), residuals (B, V)) pairs, each read once.
+      penalty: number added to the diagonal of the latents' scatter matrix.
     """
     count = 0
     sums: list[np.ndarray] = []
@@ -53,13 +54,13 @@ def fit_ridge(batches: Iterable[tuple[np.ndarray, np.ndarray]], penalty: float) 
 
 
 def with_linear_part_of(folder: RunFolder, model: LatentModel) -> LatentModel:
-    """Returns the model with the linear part that its run folder holds; the model itself where there is none yet."""
+    """Returns the model with the linear part from its run folder, or the model itself if there is none yet."""
     path = folder.linear_decoder_file
     return with_linear_part(model, **files.read_arrays(path)) if path.is_file() else model
 
 
 def with_linear_part(model: LatentModel, weight: np.ndarray, offset: np.ndarray) -> LatentModel:
-    """Returns a model whose decode adds latent @ `weight` (n, V) + `offset` (V,) at the V voxels of the brain mask."""
+    """Returns a model with latent @ `weight` (n, V) + `offset` (V,) added to its decode at the mask's V voxels."""
     network, grid = model.decode, model.grid
     assert network is not None and grid is not None
 
@@ -72,7 +73,7 @@ def with_linear_part(model: LatentModel, weight: np.ndarray, offset: np.ndarray)
 
 
 def complete_decoder(folder: RunFolder, model: LatentModel, cohort: Cohort) -> LatentModel:
-    """Fits the linear part on the cohort's training rows where the run folder lacks it; returns the complete model."""
+    """Fits the linear part on the cohort's training rows if the run folder lacks it, and returns the complete model."""
     penalty = model.config.model.decoder_ridge
     if not penalty or (folder.linear_decoder_file).exists() or model.decode is None or cohort.grid is None:
         return model
@@ -83,7 +84,7 @@ def complete_decoder(folder: RunFolder, model: LatentModel, cohort: Cohort) -> L
 
 
 def _residuals(model: LatentModel, cohort: Cohort, mask: np.ndarray) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-    """(latents, X - D(l) inside the mask) of the training rows, a few at a time."""
+    """Yields (latents, X - D(l) inside the mask) of the training rows, a few rows at a time."""
     assert model.decode is not None
     train = track(cohort.rows("train").tolist(), "Completing the decoder", unit="volume")
     for rows, inputs in padded_batches((row, cohort.inputs[row]) for row in train):

@@ -1,4 +1,4 @@
-"""Both trained stages as one model: encode, pool and decode. Every door to a trained model comes through here."""
+"""Both trained stages as one model that encodes, pools and decodes. Every use of a trained model goes through it."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from eqpool.methods.base import Outputs
 from eqpool.objectives.stage_one import make_decoder, make_stage_one
 from eqpool.objectives.stage_two import make_psi, make_stage_two
 
-CHUNK = 4096  # rows whose rotations (n x n each) are in memory at once
+CHUNK = 4096  # rows with rotations (n x n each) in memory at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +27,9 @@ class PoolingNetworks:
     """The networks of both stages.
 
     Attributes:
-      config: `model` says how the networks are built.
-      shape: of the data that they were trained on.
-      stage_one, stage_two: their variables, nested dicts of arrays.
+      config: config of the run. Its `model` defines the networks.
+      shape: shape of the training data.
+      stage_one, stage_two: variables of the stages, nested dicts of arrays.
     """
 
     config: RunConfig
@@ -43,11 +43,11 @@ class PoolingNetworks:
         return dataclasses.replace(self, stage_one=first, stage_two=second)
 
     def apply(self, inputs: np.ndarray) -> Outputs:
-        """Encodes and pools (N, *shape.inputs) float32 rows, in memory that does not grow with n^2 N.
+        """Encodes and pools (N, *shape.inputs) float32 rows in chunks, so that memory does not grow with n^2 N.
 
         Returns:
           `latent`, `covariate_free`, `phi` and `pooled_latent` (N, n), and `prediction` (N, outputs), float32.
-          `pooled_latent` is Psi(Phi) on the unit sphere, where D has learnt to decode.
+          `pooled_latent` is Psi(Phi) on the unit sphere, on which D was trained.
         """
         with standard_promotion():
             compute = _encode(self.config, self.shape)
@@ -68,10 +68,10 @@ class PoolingNetworks:
 
 
 def train_networks(session: Session, shape: DataShape, data: TrainingData) -> tuple[PoolingNetworks, Embeddings]:
-    """Trains stage one, then stage two on its latents; returns the networks, and the embeddings of all rows.
+    """Trains stage one, then stage two on its latents, and returns the networks and the embeddings of all rows.
 
-    `data.columns` are as `Scaling.columns` gives them: `site`, `covariate`, `target`, `target_known`, and `nuisance`
-    where `shape` has any.
+    `data.columns` come from `Scaling.columns`: `site`, `covariate`, `target`, `target_known`, and `nuisance` if `shape`
+    has nuisances.
 
     Raises:
       TrainingDiverged: a loss is not finite.
@@ -93,7 +93,7 @@ def train_networks(session: Session, shape: DataShape, data: TrainingData) -> tu
 
 @functools.lru_cache(maxsize=32)
 def pooling_stages(config: RunConfig, shape: DataShape) -> tuple[Stage, Stage]:
-    """Returns the same objects for the same settings, so that what was compiled for them serves again."""
+    """Returns both stages, the same objects for the same settings, so that their compiled functions are reused."""
     return make_stage_one(config, shape), make_stage_two(config, shape)
 
 

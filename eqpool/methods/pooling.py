@@ -20,7 +20,7 @@ from eqpool.storage.run_folder import RunFolder
 
 
 class Pooling(LatentMethod):
-    """Stage one learns l and tau, stage two Phi on frozen latents."""
+    """The two-stage method: stage one learns l and tau, stage two learns Phi on frozen latents."""
 
     decodes: ClassVar[bool] = True
 
@@ -29,7 +29,7 @@ class Pooling(LatentMethod):
         return pooling_stages(config, shape)
 
     def plan(self, config: RunConfig, cohort: Cohort) -> list[PlannedStage]:
-        """Returns what `fit` would train; stage two reads latents in place of inputs."""
+        """Returns the stages that `fit` would train. Stage two reads latents instead of inputs."""
         columns = self.columns(cohort, self.scaling(config, cohort))
         rows, dimension = len(self.training_rows(config, cohort)), config.model.latent_dim
         latents: Columns = {
@@ -49,12 +49,12 @@ class Pooling(LatentMethod):
     def networks(
         self, config: RunConfig, shape: DataShape, variables: tuple[Variables, ...]
     ) -> tuple[Encode, Decode | None]:
-        """Returns encoder and decoder of both trained stages."""
+        """Returns the encoder and decoder of both trained stages."""
         networks = PoolingNetworks(config, shape, *variables)
         return networks.apply, networks.decode
 
     def load(self, folder: RunFolder, config: RunConfig | None = None) -> LatentModel:
-        """Reads the selected epochs, and for volumes the linear part of the decoder where it is fitted."""
+        """Loads the networks of a trained run, for volumes with the linear part of the decoder once it is fitted."""
         return with_linear_part_of(folder, super().load(folder, config))
 
     def harmonise(self, cohort: Cohort, folder: RunFolder) -> dict:

@@ -1,4 +1,4 @@
-"""The tables of a run folder that hold one row a scan: pooled.tsv and embeddings.tsv."""
+"""The tables of a run folder with one row for each scan: pooled.tsv and embeddings.tsv."""
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,8 @@ from eqpool.storage.run_folder import OVERLAP_COLUMN
 def pooled_table(cohort: Cohort) -> pd.DataFrame:
     """Returns pooled.tsv: participant_id, session_id, split, site, covariates, target and described columns.
 
-    A cohort without sessions has no session_id. Volumes have mask_overlap too, their overlap with the template's brain.
+    A cohort without sessions has no session_id. Volumes also have mask_overlap, their overlap with the template's
+    brain.
     """
     sites = np.array([*cohort.site_names, "n/a"])[cohort.site]
     table = pd.DataFrame({"participant_id": cohort.participant_id, "split": cohort.split, "site": sites})
@@ -22,7 +23,7 @@ def pooled_table(cohort: Cohort) -> pd.DataFrame:
     table[cohort.target_name] = classes[cohort.target] if cohort.target_classes else cohort.target
     if cohort.described is not None:
         table[list(cohort.described_names)] = cohort.described
-    if len(cohort.mask_overlap) and OVERLAP_COLUMN not in table:  # the user's own column of that name stays
+    if len(cohort.mask_overlap) and OVERLAP_COLUMN not in table:  # a column of that name in the user's table stays
         table[OVERLAP_COLUMN] = cohort.mask_overlap.round(4)
     return table
 

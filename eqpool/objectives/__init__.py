@@ -1,1 +1,1 @@
-"""What each stage minimises: its networks and its losses, assembled into a `Stage`."""
+"""The objective of each stage: its networks and its losses, assembled into a `Stage`."""

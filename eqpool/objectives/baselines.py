@@ -1,5 +1,6 @@
-"""The five baselines of Lokhande et al. 2022, section 4: one stage, one network, and a site term that
-`config.method` names.
+"""The five baselines of Lokhande et al. 2022, section 4.
+
+Each baseline has one stage, one network and the site term that `config.method` names.
 """
 
 from collections.abc import Callable
@@ -28,29 +29,34 @@ Term = Callable[[BaselineOutput, Batch], jax.Array]
 
 
 def covariate_deciles(cohort: Cohort) -> np.ndarray:
-    """(N,) int32 in [0, 10): the decile of the first covariate, cut at the quantiles of training rows."""
+    """Computes the decile of the first covariate, (N,) int32 in [0, 10), cut at the quantiles of the training rows."""
     values = cohort.covariates[:, 0]
     edges = np.quantile(values[cohort.rows("train")], np.linspace(0, 1, DECILES + 1)[1:-1])
     return np.searchsorted(edges, values, side="right").astype(np.int32)
 
 
 def match_groups(cohort: Cohort) -> np.ndarray:
-    """(N,) int32: rows match in RM if decile and class are the same; a numeric target has no class, so decile alone."""
+    """Computes the groups within which RM matches rows, (N,) int32.
+
+    A group holds the rows of one decile and one class. A numeric target has no classes, so its groups are the deciles.
+    """
     deciles = covariate_deciles(cohort)
     return deciles + DECILES * cohort.target if cohort.target_classes else deciles
 
 
 def rows_with_partner(cohort: Cohort, method: str) -> np.ndarray:
-    """Returns the training rows a method can use, in order: SS and RM drop rows in whose group no other site has a row.
+    """Returns the training rows that a method can use, in order.
+
+    SS and RM drop the rows of groups in which all rows come from one site.
 
     Raises:
-      InputError: none is left.
+      InputError: no row is left.
     """
     train = cohort.rows("train")
     if method not in ("ss", "rm"):
         return train
     group = covariate_deciles(cohort) if method == "ss" else match_groups(cohort)
-    # A row of an unknown site is no partner; in RM one of an unknown class has none.
+    # Rows of an unknown site cannot be partners, and in RM rows of an unknown class have none.
     known = cohort.site[train] >= 0
     if method == "rm" and cohort.target_classes:
         known &= cohort.target[train] >= 0
@@ -69,9 +75,9 @@ def rows_with_partner(cohort: Cohort, method: str) -> np.ndarray:
 def make_baseline(config: RunConfig, shape: DataShape) -> Stage:
     """Assembles the stage of the baseline that `config.method` names.
 
-    Batches hold `inputs` (N, *shape.inputs), `site`, `decile`, `match`, `target`, `target_known` and `mask` (N,). Loss:
-    prediction + reconstruction (mean squared error over entries) + site term; the validation score is the same sum,
-    but for CAI, whose site term is a game, without it.
+    Batches hold `inputs` (N, *shape.inputs), `site`, `decile`, `match`, `target`, `target_known` and `mask` (N,). The
+    loss is prediction + reconstruction (mean squared error over entries) + site term. The validation score is the same
+    sum. CAI's score leaves out the site term, which is a minimax game and has no meaningful value.
     """
     weights = config.baseline
     model = Baseline(config.model, shape.inputs, shape.outputs, shape.sites)
@@ -124,13 +130,13 @@ def make_baseline(config: RunConfig, shape: DataShape) -> Stage:
 
 
 def _site_term(config: RunConfig, num_sites: int) -> tuple[Term, bool]:
-    """The site term that `config.method` names, and whether it is a game, whose value is no score."""
+    """Returns the site term that `config.method` names, and whether it is a game, which cannot serve as a score."""
     settings = config.baseline
     kernel = kernel_options(settings, num_sites)
     terms: dict[str, Term] = {
         "naive": lambda output, rows: jnp.zeros(()),
         "mmd": lambda output, rows: mmd(output.latent, rows["site"], mask=rows["mask"], **kernel),
-        # The gradient is reversed between encoder and adversary, so that this one loss is the minimax game.
+        # The gradient is reversed between encoder and adversary, which makes this one loss the minimax game.
         "cai": lambda output, rows: task_loss(
             output.site, rows["site"], num_classes=num_sites, mask=rows["mask"] * (rows["site"] >= 0)
         ),

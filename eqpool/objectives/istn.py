@@ -1,9 +1,8 @@
-"""The ISTN's adversarial step, one way or both ways, with the task models retrained beside it
-(Robinson et al. 2020, section 2).
+"""The ISTN's adversarial step, one or two way, with retraining of the task models (Robinson et al. 2020, section 2).
 
-All networks learn in one backward pass of one sum. Each term stops the gradient wherever it must not teach: a
-discriminator sees the generated image as a constant, the generator sees the discriminator's weights as constants, and
-the task models see S2T as given. So the step is the pure update that every stage shares.
+All networks learn in one backward pass through one sum. Each term stops the gradient to networks that it should not
+train. A discriminator sees the generated image as a constant, the generator sees the discriminator's weights as
+constants, and the task models see S2T as given. So one pure update serves the ISTN, as it does every stage.
 """
 
 import functools
@@ -35,7 +34,7 @@ TASK_MODELS = ("scratch", "finetuned")
 
 
 def make_transformer(config: RunConfig) -> ISTN:
-    """The ISTN that `config.istn` describes."""
+    """Makes the ISTN that `config.istn` describes."""
     settings = config.istn
     return ISTN(
         appearance=settings.appearance,
@@ -53,27 +52,30 @@ def make_transformer(config: RunConfig) -> ISTN:
 
 
 def make_discriminator(config: RunConfig) -> Discriminator:
-    """The discriminator that `config.istn` describes."""
+    """Makes the discriminator that `config.istn` describes."""
     dtype = jnp.dtype(config.model.compute_dtype)
     return Discriminator(config.istn.discriminator, norm=config.istn.discriminator_norm, dtype=dtype)
 
 
 def site_condition(site: jax.Array, num_sites: int) -> jax.Array | None:
-    """Which site an image is of, (N, num_sites) one-hot; None for two sites, as there is one way to go."""
+    """Returns each image's site, (N, num_sites) one-hot, or None for two sites, which have only one direction."""
     return None if num_sites == 2 else jax.nn.one_hot(site, num_sites, dtype=jnp.float32)
 
 
 def transform(
     config: RunConfig, variables: Variables, images: jax.Array, site: jax.Array, num_sites: int
 ) -> IstnOutput:
-    """S2T in inference mode: (N, *shape) volumes in [-1, 1] of sites (N,) to the reference site's look."""
+    """Computes S2T in inference mode.
+
+    It maps (N, *shape) volumes in [-1, 1] of sites (N,) to the appearance of the reference site.
+    """
     own = of_network(variables, "to_reference")
     condition = site_condition(site, num_sites)
     return make_transformer(config).apply(own, as_images(images), train=False, condition=condition)  # type: ignore
 
 
 def deformation_summary(output: IstnOutput) -> dict[str, jax.Array]:
-    """Of each image (N,) the number of folded voxels and the mean length of the displacement, in voxels."""
+    """Returns each image's number of folded voxels (N,) and the mean length of its displacement (N,) in voxels."""
     if output.deformation is None:
         zero = jnp.zeros(len(output.image))
         return {"folded_voxels": zero, "mean_displacement": zero}
@@ -83,23 +85,29 @@ def deformation_summary(output: IstnOutput) -> dict[str, jax.Array]:
 
 
 def look_distance(images: jax.Array, reference: jax.Array) -> jax.Array:
-    """MMD^2 between images (N, *shape) and (M, *shape): unbiased, Gaussian at the median distance; 0 for one look."""
+    """Computes MMD^2 between images (N, *shape) and (M, *shape).
+
+    The estimate is unbiased, with a Gaussian kernel at the median distance. Its expectation is 0 for equal
+    distributions.
+    """
     both = jnp.concatenate([images, reference]).reshape(len(images) + len(reference), -1)
     side = (jnp.arange(len(both)) >= len(images)).astype(jnp.int32)
     return mmd(both, side, num_sites=2, kernel="gaussian", bandwidth="median", estimator="unbiased")
 
 
 def make_istn(config: RunConfig, shape: DataShape, pretrained: Variables) -> Stage:
-    """Assembles the stage "istn". `pretrained` are the variables of the task model trained on the source.
+    """Assembles the stage "istn". `pretrained` holds the variables of the task model trained on the source.
 
-    Batches hold the source's `inputs` (N, *shape.inputs) in [-1, 1], `site`, `target`, `target_known` (N,), the
-    reference's `reference_inputs` and `reference_site`, nothing that tells its targets, and the `mask` of both.
-    The validation score is the MMD between S2T and T (unbiased, Gaussian, median distance): it too needs no label of T.
-    It keeps the transformers; the task models follow, each kept at its lowest loss on S2T of the source's held-out
-    rows, which chooses by source labels alone.
+    Batches hold the source's `inputs` (N, *shape.inputs) in [-1, 1], `site`, `target` and `target_known` (N,), the
+    reference's `reference_inputs` and `reference_site`, and the `mask` that both share. They hold nothing about the
+    reference's targets.
+
+    The validation score is the MMD between S2T and T (unbiased, Gaussian, median distance), which needs no label of T.
+    It selects the epoch of the transformers. The task models are followers: each is kept at its lowest loss on S2T of
+    the source's held-out rows, so that only source labels choose it.
 
     Raises:
-      ValueError: two ways between more than two sites.
+      ValueError: `direction` is two_way with more than two sites.
     """
     settings, input_shape, num_sites, num_classes = config.istn, shape.inputs, shape.sites, shape.classes
     two_way = settings.direction == "two_way"
@@ -124,7 +132,7 @@ def make_istn(config: RunConfig, shape: DataShape, pretrained: Variables) -> Sta
             add(name, init_variables(transformer, own, images, train=False, condition=condition))
             add(judges[name], init_variables(judge, jax.random.fold_in(own, 1), images, train=False))
         add("scratch", init_variables(task, jax.random.fold_in(key, 100), images, train=False))
-        add("finetuned", jax.tree.map(jnp.copy, pretrained))  # a copy: the state is donated
+        add("finetuned", jax.tree.map(jnp.copy, pretrained))  # a copy, as the state is donated
         return variables
 
     def loss(variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
@@ -181,7 +189,7 @@ def make_istn(config: RunConfig, shape: DataShape, pretrained: Variables) -> Sta
 
 
 def make_game_optimizer(config: IstnConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Returns Adam at `learning_rate` for transformers and discriminators, at `task_learning_rate` for task models."""
+    """Makes Adam, at `task_learning_rate` for task models and at `learning_rate` for all other networks."""
     game = make_optimizer(config, steps_per_epoch, config.momentum)
     task = optax.adamw(config.task_learning_rate, weight_decay=config.weight_decay)
 
@@ -192,7 +200,7 @@ def make_game_optimizer(config: IstnConfig, steps_per_epoch: int) -> optax.Gradi
 
 
 def _total(settings: IstnConfig, terms: dict[str, jax.Array], through: jax.Array) -> jax.Array:
-    """All networks' losses in one sum (eqs. 1 to 3); `through` is the task's, end to end."""
+    """Sums the losses of all networks (eqs. (1) to (3)); `through` is the end-to-end task loss."""
     distances = terms["identity"] / 2 + terms.get("identity_back", 0) / 2 + terms.get("cycle", 0)
     return (
         terms["generator"] + terms.get("generator_back", 0)
@@ -213,7 +221,7 @@ def _way_back(
     to_reference: jax.Array,
     mask: jax.Array,
 ) -> dict[str, jax.Array]:
-    """T2S with its own discriminator and identity, and both cycles (CycleGAN)."""
+    """Computes the terms of T2S: its own discriminator and identity, and both cycles (CycleGAN)."""
     inputs = jnp.concatenate([reference, source, to_reference])
     output = game.transform("to_source", inputs, jnp.concatenate([mask, mask, mask]))
     to_source, source_itself, cycled = jnp.split(output.image, [len(reference), len(reference) + len(source)])
@@ -237,7 +245,7 @@ def _bending(output: IstnOutput, shape: tuple[int, ...], mask: jax.Array) -> jax
 
 
 class Game:
-    """One batch's pass through the networks: gathers batch statistics and draws soft labels as it goes."""
+    """One batch's pass through the networks, which collects batch statistics and draws soft labels."""
 
     def __init__(self, config: RunConfig, variables: Variables, key: jax.Array):
         self._config, self._settings, self._variables, self._key = config, config.istn, variables, key
@@ -252,9 +260,10 @@ class Game:
         condition: jax.Array | None = None,
         averaged: bool = True,
     ) -> IstnOutput:
-        """One transformer in training mode; batch statistics are those of all the images it is given.
+        """Applies one transformer in training mode, with batch statistics over all given images.
 
-        `averaged` says whether they enter the running ones, which have to be of images as later ones will be.
+        `averaged` says whether the running statistics include these images. They should only include images like those
+        at inference.
         """
         own = {"params": self._variables["params"][name], "batch_stats": self.batch_stats[name]}
         output, updated = self._transformer.apply(
@@ -271,12 +280,12 @@ class Game:
         return output  # type: ignore
 
     def generator_loss(self, judge: str, generated: jax.Array, mask: jax.Array) -> jax.Array:
-        """L_adv: the judge, its weights held, shall call the generated images real."""
+        """Computes L_adv, which trains the generator to pass its images as real. The judge's weights are constants."""
         logits = self._logits(jax.lax.stop_gradient(self._variables["params"][judge]), generated)
         return adversarial_loss(logits, self._labels(len(generated), real=True), mask=mask)
 
     def discriminator_loss(self, judge: str, generated: jax.Array, real: jax.Array, mask: jax.Array) -> jax.Array:
-        """Eq. (1): the judge learns; the images are given."""
+        """Computes eq. (1), which trains the judge on given images."""
         params = self._variables["params"][judge]
         images = jnp.concatenate([jax.lax.stop_gradient(generated), real])
         generated_logits, real_logits = jnp.split(self._logits(params, images), [len(generated)])
@@ -296,13 +305,17 @@ class Game:
     def task_losses(
         self, task: Any, images: jax.Array, batch: Batch, num_classes: int
     ) -> tuple[dict[str, jax.Array], jax.Array]:
-        """Both task models' losses on S2T as given; and end to end: the fine-tuned one's, its weights held."""
+        """Computes both task models' losses on fixed S2T images, and the end-to-end loss.
+
+        The end-to-end loss is that of the fine-tuned model with its weights held constant, so that it trains the
+        transformer.
+        """
         losses, mask = {}, batch["mask"]
         for name in TASK_MODELS:
             own = {"params": self._variables["params"][name], "batch_stats": self.batch_stats.get(name, {})}
             options = {"train": True, "mask": mask, "rngs": {"dropout": self._next_key()}, "mutable": ["batch_stats"]}
             prediction, updated = apply_task(task, own, jax.lax.stop_gradient(images), **options)
-            if name in self.batch_stats:  # the age regressor has none
+            if name in self.batch_stats:  # the age regressor has no batch statistics
                 self.batch_stats[name] = updated["batch_stats"]
             losses[name] = prediction_loss(self._config, prediction, batch, num_classes, mask)
         through = jnp.zeros(())

@@ -1,4 +1,4 @@
-"""The target's loss as the stages use it: known rows alone, and classes of equal weight where that is asked for."""
+"""The loss of the target as the stages use it, over rows with a known target and with optional class weights."""
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,10 @@ from eqpool.losses.task import task_loss
 def prediction_loss(
     config: RunConfig, prediction: jax.Array, rows: Batch, num_classes: int, mask: jax.Array | None = None
 ) -> jax.Array:
-    """The mean of `task_loss` over rows whose target is known; `mask` (N,) drops further ones.
+    """Computes the mean of `task_loss` over rows with a known target; `mask` (N,) drops further rows.
 
-    With `config.class_weights` "balanced" it is the mean over the classes present of the mean over a class's rows, so
-    that a rare class counts as much as a common one.
+    With `config.class_weights` "balanced" each class present contributes the mean over its own rows, so that a rare
+    class counts as much as a common one.
     """
     known = rows["target_known"] if mask is None else mask * rows["target_known"]
     weights = None

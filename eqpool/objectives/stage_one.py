@@ -19,7 +19,7 @@ from eqpool.ops.numerics import masked_mean
 
 
 def covariate_generators(config: ModelConfig, num_covariates: int) -> np.ndarray:
-    """One commuting generator a covariate, (C, n, n) float64: how the latent turns as each covariate grows."""
+    """Returns commuting generators, (C, n, n) float64: the latent's rotation per unit of each covariate."""
     ranges = rotation_ranges(config, num_covariates)
     return so.generator(config.latent_dim, rotation_range=ranges, spectrum=config.spectrum)
 
@@ -28,11 +28,12 @@ def make_stage_one(config: RunConfig, shape: DataShape) -> Stage:
     """Assembles stage one of a run.
 
     Batches hold `inputs` (N, *shape.inputs), `covariate` (N, C) in [0, 1], `site`, `target` and `target_known` (N,),
-    `mask` (N,), 0 for padding, and `nuisance` (N, Q) for Q nuisances: further labels that should not be predictable
+    `mask` (N,), 0 for padding, and `nuisance` (N, Q) for Q nuisances, further labels that should not be predictable
     from tau.
-    The loss is equivariance + reconstruction (mean squared error over an input's entries, so that its weight does not
-    depend on the input's size) + prediction + the MMD of tau across sites, where it has a weight; the validation score
-    is the same sum on the validation rows.
+
+    The loss is equivariance + reconstruction + prediction + the MMD of tau across sites if it has a weight.
+    Reconstruction is the mean squared error over an input's entries, so that its weight does not depend on the input's
+    size. The validation score is the same sum on the validation rows.
     """
     weights = config.stage_one
     model = _networks(config, shape)
@@ -49,7 +50,7 @@ def make_stage_one(config: RunConfig, shape: DataShape) -> Stage:
         )
 
     def site_term(rows: Batch) -> jax.Array:
-        # A tau that carries the covariates alone is told by one of its columns, at 1/n of the cost.
+        # One column determines a tau that depends on the covariates alone, and costs 1/n of the whole.
         columns = 1 if config.model.tau == "covariate" else config.model.latent_dim
         return sum_over_labels(
             lambda rows, count: tau_mmd(weights, rows["tau"][:, :, :columns], rows, count),
@@ -121,5 +122,5 @@ def _networks(config: RunConfig, shape: DataShape) -> StageOne:
 
 
 def squared_error_per_row(reconstruction: jax.Array, inputs: jax.Array) -> jax.Array:
-    """Mean over the entries of each input: two (N, ...) arrays to (N,)."""
+    """Computes the mean squared error over each input's entries: two (N, ...) arrays to (N,)."""
     return jnp.mean(jnp.square(reconstruction - inputs), axis=tuple(range(1, inputs.ndim)))

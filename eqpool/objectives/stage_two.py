@@ -19,19 +19,20 @@ from eqpool.ops.numerics import masked_mean
 
 
 def mmd_ramp(config: StageTwoConfig, epoch: jax.Array | int) -> jax.Array:
-    """The factor on `mmd_weight` in an epoch: start x growth^epoch, up to the ceiling (docs/method.md, section 4)."""
+    """Computes the factor on `mmd_weight`: start x growth^epoch, up to the ceiling (docs/method.md, section 4)."""
     return jnp.minimum(
         config.mmd_ramp_start * config.mmd_ramp_growth ** jnp.asarray(epoch, jnp.float32), config.mmd_ramp_ceiling
     )
 
 
 def make_stage_two(config: RunConfig, shape: DataShape) -> Stage:
-    """Assembles stage two of a run; `shape.inputs` has no part in it.
+    """Assembles stage two of a run, which does not depend on `shape.inputs`.
 
     Batches hold `latent` (N, n), `tau` (N, n, n), `site` (N,), `covariate` (N, C), `target` and `target_known` (N,),
-    `mask` (N,), 0 for padding, and `nuisance` (N, Q) for Q nuisances: further labels that should not be predictable
+    `mask` (N,), 0 for padding, and `nuisance` (N, Q) for Q nuisances, further labels that should not be predictable
     from Phi.
-    The validation score weighs the terms as the last epoch does, so that epochs under a ramp compare.
+
+    The validation score always uses the weights of the last epoch, so that epochs under a ramp are comparable.
     """
     weights = config.stage_two
     model = StageTwo(
@@ -98,7 +99,7 @@ def make_stage_two(config: RunConfig, shape: DataShape) -> Stage:
             "prediction": prediction_loss(config, outputs["prediction"], rows, shape.classes),
             "reconstruction": jnp.mean(outputs["reconstruction_error"]),
             "site": mean_over_chunks(invariance, matched),
-            # A game has no score: an adversary that is beaten raises its own loss.
+            # An adversary has no useful score, because a better encoder raises its loss.
             "adversary": jnp.zeros(()),
         }
         return terms | {"score": combine(**terms, ramp=last_ramp)}
@@ -112,7 +113,7 @@ def make_stage_two(config: RunConfig, shape: DataShape) -> Stage:
 
 
 def make_psi(config: RunConfig) -> Callable[[Variables, jax.Array], jax.Array]:
-    """Returns Psi in inference mode: (stage two's variables, Phi (N, n)) -> (N, n), not yet on the sphere."""
+    """Returns Psi in inference mode: (stage two's variables, Phi (N, n)) -> (N, n), not yet normalised."""
     psi = MLP((config.model.hidden_units,), config.model.latent_dim)
     return lambda variables, phi: psi.apply({"params": variables["params"]["psi"]}, phi)  # type: ignore[return-value]
 
@@ -120,10 +121,10 @@ def make_psi(config: RunConfig) -> Callable[[Variables, jax.Array], jax.Array]:
 def site_term(
     config: StageTwoConfig, phi: jax.Array, covariate_free: jax.Array, rows: Batch, num_sites: int
 ) -> jax.Array:
-    """The kernel MMD across sites that `mmd_match` names (docs/method.md, section 4).
+    """Computes the kernel MMD across sites that `mmd_match` names (docs/method.md, section 4).
 
-    `phi` matches Phi itself, as Algorithm 1 does; `covariate_free` matches tau^-1 Phi, which does not carry the
-    covariate; `conditional` compares Phi of two sites only where their covariates agree (eq. 1).
+    `phi` matches Phi itself, as in Algorithm 1. `covariate_free` matches tau^-1 Phi, which does not depend on the
+    covariate. `conditional` compares Phi between sites only at equal covariates (eq. (1)).
     """
     options = kernel_options(config, num_sites) | {"mask": rows["mask"]}
     if config.mmd_match == "conditional":

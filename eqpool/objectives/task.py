@@ -13,12 +13,15 @@ from eqpool.objectives.prediction import prediction_loss
 
 
 def as_images(volumes: jax.Array) -> jax.Array:
-    """(N, *shape) to (N, *shape, 1): the networks of Robinson et al. 2020 count channels."""
+    """Adds the channel axis that the networks of Robinson et al. 2020 expect: (N, *shape) to (N, *shape, 1)."""
     return volumes[..., None]
 
 
 def apply_task(model: Any, variables: Variables, images: jax.Array, **options: Any) -> Any:
-    """The task model's outputs for (N, *shape, 1) images: (N, classes) logits, or (N, 1); options as for `apply`."""
+    """Applies the task model to (N, *shape, 1) images and returns (N, classes) logits, or (N, 1) for a numeric target.
+
+    The options are those of Flax's `apply`. With `mutable` the updated collections are returned too.
+    """
     outputs = model.apply(variables, images, **options)
     prediction, updated = outputs if "mutable" in options else (outputs, None)
     prediction = prediction[:, None] if prediction.ndim == 1 else prediction
@@ -26,7 +29,7 @@ def apply_task(model: Any, variables: Variables, images: jax.Array, **options: A
 
 
 def task_network(config: RunConfig, num_classes: int) -> Any:
-    """The task model that `config.task` describes; `num_classes` 0 means a numeric target."""
+    """Makes the task model that `config.task` describes; `num_classes` is 0 for a numeric target."""
     return make_task_model(config.task.model, num_classes, jnp.dtype(config.model.compute_dtype))
 
 

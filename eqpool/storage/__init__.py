@@ -1,1 +1,1 @@
-"""What a run keeps on disk: files that are whole or absent, the run folder, checkpoints and logs."""
+"""A run's data on disk: complete or absent files, the run folder, checkpoints and logs."""

@@ -1,4 +1,4 @@
-"""Checkpoints with Orbax, and the only place that imports it."""
+"""Checkpoints with Orbax. No other module imports Orbax."""
 
 import contextlib
 import hashlib
@@ -18,14 +18,14 @@ from eqpool.errors import InputError
 
 try:
     from orbax.checkpoint import v1 as ocp
-except ImportError:  # where v1 has not left Orbax's experimental folder
+except ImportError:  # Orbax versions with v1 still in the experimental folder
     from orbax.checkpoint.experimental import v1 as ocp
 
 State = TypeVar("State")
-DAMAGED = ".damaged"  # added to the name of a checkpoint that cannot be restored and was set aside
+DAMAGED = ".damaged"  # suffix of a checkpoint that was set aside because it cannot be restored
 _DIGEST, _VERSION = "sha256", "eqpool"
 
-# What fails in a task of Orbax's is told by an exception; the same again comes over hundreds of lines of log and a
+# A failure in one of Orbax's tasks already raises an exception. Orbax repeats it in hundreds of lines of log, and in a
 # warning when its event loop is dropped.
 logging.getLogger("asyncio").addFilter(lambda record: "orbax/checkpoint" not in record.getMessage())
 logging.getLogger("absl").addFilter(lambda record: record.levelno < logging.ERROR or "orbax" not in record.pathname)
@@ -37,9 +37,10 @@ class DamagedCheckpoint(InputError):
 
 
 class Checkpoints:
-    """The checkpoints of one stage: the last two kept, each with a digest of its arrays, so that rot is noticed.
+    """The checkpoints of one stage. The last two are kept, each with a digest of its arrays.
 
-    Orbax checks what is truncated and its own records, but not the arrays' bytes: one flipped bit would go unnoticed.
+    Orbax detects truncated files and damage of its own records, but it does not check the bytes of the arrays. The
+    digest detects a single flipped bit.
     """
 
     def __init__(self, directory: pathlib.Path, keep: int = 2):
@@ -51,30 +52,30 @@ class Checkpoints:
             )
         except OSError as error:
             raise InputError(f"{directory}: cannot be written ({error.strerror})") from error
-        except ValueError as error:  # a flipped bit in a record that Orbax reads as text
+        except ValueError as error:  # a flipped bit in a text record of Orbax
             raise DamagedCheckpoint(f"{directory}: a _CHECKPOINT_METADATA in it is damaged ({error})") from error
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        # After a failed save closing fails once more; the first error tells what happened.
+        # Closing fails again after a failed save, and the first error explains the cause.
         with contextlib.suppress(*([] if kind is None else [Exception])):
             self._checkpointer.close()
 
     def epochs(self) -> list[int]:
-        """The epochs that are saved, in order."""
+        """Returns the saved epochs in order."""
         return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
     def latest_epoch(self) -> int | None:
-        """The epoch of the newest checkpoint, or None."""
+        """Returns the epoch of the newest checkpoint, or None."""
         return max(self.epochs(), default=None)
 
     def save(self, epoch: int, state: Any) -> None:
-        """Saves `state` as that of the end of `epoch`; an epoch that is already saved stays as it is.
+        """Saves `state` at the end of `epoch`, unless that epoch is already saved.
 
         Raises:
-          InputError: it cannot be written, the disk being full, say; earlier checkpoints stand as they did.
+          InputError: the checkpoint cannot be written, for example on a full disk. Earlier checkpoints are unaffected.
         """
         if self.latest_epoch() == epoch:
             return
@@ -85,17 +86,17 @@ class Checkpoints:
                 force=True,
                 custom_metadata={_DIGEST: _digest(state), _VERSION: __version__},
             )
-        except Exception as error:  # tensorstore raises ValueError with the whole path and its own error code
+        except Exception as error:  # tensorstore raises ValueError with the full path and its own error code
             last = "no checkpoint yet" if self.latest_epoch() is None else f"the last good one is {self.latest_epoch()}"
             raise InputError(
                 f"{self._directory}: the checkpoint of epoch {epoch} cannot be written ({_reason(error)}); {last}"
             ) from error
 
     def restore(self, like: State, epoch: int | None = None) -> State:
-        """The state saved at `epoch` (the newest by default), with the structure and shardings of `like`.
+        """Returns the state saved at `epoch` (the newest by default), with the structure and shardings of `like`.
 
         Raises:
-          DamagedCheckpoint: one line, where the checkpoint is damaged or another version of eqpool wrote it.
+          DamagedCheckpoint: one line, if the checkpoint is damaged or another version of eqpool wrote it.
         """
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
         step = self.epochs()[-1] if epoch is None else epoch
@@ -109,10 +110,10 @@ class Checkpoints:
         return state
 
     def restore_last_good(self, like: State) -> State:
-        """As `restore`, from the newest checkpoint that is whole; newer ones are set aside, and stderr says so.
+        """Restores the newest intact checkpoint. Newer ones are set aside with a message on stderr.
 
         Raises:
-          DamagedCheckpoint: none can be restored; nothing is set aside then.
+          DamagedCheckpoint: no checkpoint can be restored. In that case none is set aside.
         """
         first: DamagedCheckpoint | None = None
         for epoch in reversed(self.epochs()):
@@ -141,7 +142,7 @@ class Checkpoints:
         return DamagedCheckpoint(f"{self._directory / str(epoch)}: cannot be restored; {cause} ({reason})")
 
     def _said(self, epoch: int) -> dict[str, str]:
-        """What was saved beside the state; nothing where that is damaged itself."""
+        """Returns the metadata saved beside the state, or an empty dict if it is damaged."""
         try:
             return dict(self._checkpointer.checkpointables_metadata(epoch).custom_metadata or {})
         except Exception:
@@ -149,14 +150,14 @@ class Checkpoints:
 
 
 def _in_use(state: Any) -> Any:
-    """A tuple's fields by name, without empty ones: what a stage does not use is no part of its checkpoints."""
+    """Returns a tuple's fields by name without empty dicts, so that checkpoints hold only values in use."""
     if not hasattr(state, "_asdict"):
         return state
     return {name: value for name, value in state._asdict().items() if not (isinstance(value, dict) and not value)}
 
 
 def _digest(state: Any) -> str:
-    """SHA-256 of every array of a state, with its shape and type."""
+    """Computes the SHA-256 of all arrays of a state, with their shapes and dtypes."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(jax.device_get(state)):
         array = np.ascontiguousarray(leaf)
@@ -173,7 +174,7 @@ def _reason(error: Exception) -> str:
 
 
 class NoCheckpoints:
-    """In place of `Checkpoints` where a stage is not to be resumed: saves nothing, has nothing."""
+    """A replacement for `Checkpoints` in stages that are never resumed. It saves nothing."""
 
     def __enter__(self) -> "NoCheckpoints":
         return self
@@ -182,12 +183,12 @@ class NoCheckpoints:
         pass
 
     def latest_epoch(self) -> int | None:
-        """None."""
+        """Returns None, as nothing is saved."""
         return None
 
     def save(self, epoch: int, state: Any) -> None:
         """Does nothing."""
 
     def restore_last_good(self, like: State) -> State:
-        """Raises LookupError: `latest_epoch` has said that there is nothing."""
+        """Raises LookupError, because `latest_epoch` reports that nothing is saved."""
         raise LookupError("no checkpoint was saved")

@@ -1,7 +1,7 @@
-"""Files and folders that are whole or absent: under its final name stands nothing half-written, however a run ends.
+"""Writes files and folders that are complete or absent: no half-written file has a final name, however a run ends.
 
-Every writer of eqpool comes through here. What was written is on the disk before it gets its name (fsync, then rename,
-then fsync of the folder), so that not even a power cut leaves an empty file behind.
+Every writer of eqpool uses this module. Data is on disk before it gets its final name (fsync, then rename, then fsync
+of the folder), so that even a power cut does not leave an empty file.
 """
 
 import contextlib
@@ -23,23 +23,24 @@ import numpy as np
 
 from eqpool.errors import InputError
 
-if TYPE_CHECKING:  # importing pandas takes half a second, and most of what is here needs none
+if TYPE_CHECKING:  # importing pandas takes half a second, and most functions here do not need it
     import pandas as pd
 
-PART = ".part-"  # how the names of what is not whole yet begin
-LONGEST_PART = 100  # bytes of a file's name that a column or a class may take; all of them have 255
+PART = ".part-"  # prefix of incomplete files and folders
+LONGEST_PART = 100  # bytes of a column's or class's name within a file name, which is limited to 255 bytes
 _left_to_another: list[pathlib.Path] = []
 
 
 def leave_to_another(folder: pathlib.Path) -> None:
-    """From now on this process writes nothing in `folder`: another, which computes the same, does (many hosts)."""
+    """Stops this process from writing in `folder`. With many hosts, another process writes the same results there."""
     _left_to_another.append(folder.absolute())
 
 
 def file_name_part(name: str) -> str:
-    """Returns a column's or a class's name as a part of a file's name: as it is, if a file may be called so.
+    """Returns the name of a column or class as part of a file name, unchanged if it is valid there.
 
-    Slashes and control characters become underscores, and long names are cut; a digest then keeps two names apart.
+    Slashes and control characters become underscores, and long names are cut. A digest then keeps different names
+    distinct.
     """
     plain = re.sub(r"[/\\\x00-\x1f\x7f]", "_", name)
     if plain == name and len(name.encode()) <= LONGEST_PART:
@@ -49,15 +50,15 @@ def file_name_part(name: str) -> str:
 
 
 def is_left_to_another(path: pathlib.Path) -> bool:
-    """Whether another process writes `path`."""
+    """Returns whether another process writes `path`."""
     return any(path.absolute().is_relative_to(folder) for folder in _left_to_another)
 
 
 def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
-    """Lets `write` fill a temporary file beside `path` and gives it its name once it is whole and on disk.
+    """Lets `write` fill a temporary file beside `path`, and renames it to `path` once it is complete and on disk.
 
     Raises:
-      InputError: the disk is full or the folder cannot be written; what stood under `path` stands there still.
+      InputError: the disk is full or the folder cannot be written. An existing `path` stays as it was.
     """
     if is_left_to_another(path):
         return
@@ -81,12 +82,12 @@ def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], None]) 
 
 @contextlib.contextmanager
 def making_folder(final: pathlib.Path) -> Iterator[pathlib.Path | None]:
-    """Within it: a new folder to fill, which becomes `final` once the block ends well; None where `final` is there.
+    """Yields a new folder to fill, which becomes `final` if the block succeeds, or None if `final` exists.
 
-    One process fills it while others that want the same wait. What a killed one left behind is removed.
+    One process fills the folder while others that need it wait. Leftovers of a killed process are removed.
 
     Raises:
-      InputError: the disk is full or the folder cannot be written; `final` is then absent.
+      InputError: the disk is full or the folder cannot be written. `final` is then absent.
     """
     if final.is_dir():
         yield None
@@ -113,7 +114,7 @@ def making_folder(final: pathlib.Path) -> Iterator[pathlib.Path | None]:
 
 @contextlib.contextmanager
 def one_process(made: pathlib.Path) -> Iterator[None]:
-    """Within it: no other process makes `made`, by a lock file beside it; they wait for each other.
+    """Lets only one process at a time make `made`, through a lock file beside it. The others wait.
 
     Raises:
       InputError: the lock cannot be written.
@@ -124,12 +125,12 @@ def one_process(made: pathlib.Path) -> Iterator[None]:
     except OSError as error:
         raise cannot_write(made, error) from error
     with open(descriptor, "w") as file:
-        _lock(file, made)  # the operating system lets go of it however the process ends
+        _lock(file, made)  # the operating system releases it when the process ends
         yield
 
 
 def _lock(file: TextIO, made: pathlib.Path) -> None:
-    """Waits for a lock on `file`, and says so; raises `InputError` where the file system has none."""
+    """Waits for a lock on `file` with a message. Raises `InputError` if the file system has no locks."""
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -141,23 +142,23 @@ def _lock(file: TextIO, made: pathlib.Path) -> None:
 
 
 def remove_parts(folder: pathlib.Path) -> None:
-    """Removes what killed processes left half-written in `folder`; for who holds it alone."""
+    """Removes half-written files of killed processes from `folder`. The caller must hold the folder's lock."""
     for path in folder.rglob(f"{PART}*"):
         path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
 
 
 def cannot_write(path: pathlib.Path, error: OSError) -> InputError:
-    """The one line for a full disk, a read-only folder, a quota."""
+    """Returns the one-line error for a full disk, a read-only folder or an exceeded quota."""
     return InputError(f"{path}: cannot be written ({error.strerror or error})")
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
-    """Writes JSON, whole or not at all. NaN is refused: it is not JSON."""
+    """Writes a complete JSON file or none. NaN raises ValueError, because JSON has none."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file in UTF-8, whole or not at all."""
+    """Writes a complete UTF-8 text file or none."""
 
     def write(temporary: pathlib.Path) -> None:
         temporary.write_text(text, "utf-8")
@@ -166,12 +167,12 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def write_table(path: pathlib.Path, table: "pd.DataFrame", missing: str = "") -> None:
-    """Writes a table as tab-separated values with a header, whole or not at all; `missing` stands for NaN."""
+    """Writes a table as tab-separated values with a header, complete or not at all; `missing` stands for NaN."""
     write_atomically(path, lambda part: table.to_csv(part, sep="\t", index=False, na_rep=missing))
 
 
 def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a compressed npz, whole or not at all, without pickle: an array of objects is refused."""
+    """Writes a complete compressed npz or none, without pickle, so that an array of objects raises an error."""
 
     def write(temporary: pathlib.Path) -> None:
         with open(temporary, "wb") as file:
@@ -181,10 +182,10 @@ def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def allocate_array(path: pathlib.Path, shape: tuple[int, ...]) -> np.memmap:
-    """A new .npy of zeros, float32, as a memory map to write into, its space on the disk taken at once.
+    """Creates a .npy of float32 zeros as a writable memory map, with its disk space reserved.
 
     Raises:
-      OSError: the disk is full. Without the space a write into the map would end the process with a bus error.
+      OSError: the disk is full. Without the reservation, a write into the map would end the process with a bus error.
     """
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     with open(path, "r+b") as file:
@@ -193,10 +194,10 @@ def allocate_array(path: pathlib.Path, shape: tuple[int, ...]) -> np.memmap:
 
 
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads an npz; nothing in it is unpickled.
+    """Reads an npz without unpickling.
 
     Raises:
-      InputError: naming the file, if it is not whole or holds objects.
+      InputError: names the file, if it is incomplete or holds objects.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -209,7 +210,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     """Reads a JSON object.
 
     Raises:
-      InputError: naming the file, if it is not JSON or not an object.
+      InputError: names the file, if it is not JSON or not an object.
     """
     try:
         content = json.loads(path.read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""metrics.jsonl: what training logs, one record an epoch."""
+"""The training log metrics.jsonl, with one record an epoch."""
 
 import contextlib
 import json
@@ -9,7 +9,10 @@ from eqpool.storage.files import cannot_write, is_left_to_another, write_text
 
 
 class MetricsLog:
-    """metrics.jsonl: one object a logged step, with `stage` and `step`. A resumed run drops what it will redo."""
+    """The log in metrics.jsonl, one JSON object a line. Each record has `stage` and `step`.
+
+    A resumed run drops the records that it will write again.
+    """
 
     def __init__(self, path: pathlib.Path):
         self._path = path
@@ -18,7 +21,7 @@ class MetricsLog:
         """Adds one line.
 
         Raises:
-          InputError: the disk is full; a line cut short is dropped by the run that goes on.
+          InputError: the disk is full. The run that resumes drops a truncated line.
         """
         if is_left_to_another(self._path):
             return
@@ -29,7 +32,7 @@ class MetricsLog:
             raise cannot_write(self._path, error) from error
 
     def drop_after(self, stage: str, epoch: int) -> None:
-        """Removes the stage's records past `epoch`, and any line a kill has cut short."""
+        """Removes the stage's records past `epoch`, and any truncated line."""
         if not self._path.exists():
             return
         kept = [r for r in self.records() if r["stage"] != stage or r["epoch"] <= epoch]
@@ -37,7 +40,7 @@ class MetricsLog:
         write_text(self._path, text)
 
     def records(self) -> list[dict[str, Any]]:
-        """All whole records, in order."""
+        """Returns all complete records in order."""
         if not self._path.exists():
             return []
         records = []
@@ -48,7 +51,7 @@ class MetricsLog:
 
 
 class MemoryLog:
-    """What `MetricsLog` keeps in a file, kept in `kept`, for a model that has no work directory."""
+    """The records of a `MetricsLog` in memory, in `kept`, for a model without a work directory."""
 
     def __init__(self) -> None:
         self.kept: list[dict[str, Any]] = []
@@ -62,5 +65,5 @@ class MemoryLog:
         self.kept = [record for record in self.kept if record["stage"] != stage or record["epoch"] <= epoch]
 
     def records(self) -> list[dict[str, Any]]:
-        """All records, in order."""
+        """Returns all records in order."""
         return list(self.kept)

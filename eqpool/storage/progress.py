@@ -1,4 +1,4 @@
-"""Progress of long work, with the time left: one bar on a terminal, nothing where the output goes to a file."""
+"""Progress bars with the remaining time, on a terminal only."""
 
 from collections.abc import Iterable, Sized
 from typing import TypeVar
@@ -18,16 +18,16 @@ def track(
     leave: bool = False,
     wanted: bool = True,
 ) -> "tqdm[Item]":
-    """The items, with a bar on a terminal while they are taken; the bar of finished work goes away unless `leave`.
+    """Iterates over items with a progress bar on a terminal. The finished bar disappears unless `leave`.
 
     Args:
-      items: taken one by one.
-      label: what is being done.
-      unit: of an item.
-      total: how many there are; by default as many as `items` has.
-      initial: how many of them were done before.
-      leave: keep the finished bar on the screen.
-      wanted: False draws no bar, on a terminal either.
+      items: items, consumed one by one.
+      label: name of the work.
+      unit: name of one item.
+      total: number of items; by default the length of `items`.
+      initial: number of items done before.
+      leave: whether the finished bar stays on the screen.
+      wanted: whether to draw a bar at all.
     """
     total = len(items) if total is None and isinstance(items, Sized) else total
     return tqdm(items, label, total=total, initial=initial, unit=unit, leave=leave, disable=None if wanted else True)

@@ -1,6 +1,6 @@
-"""The run folder: its files by name, who may write it, and what it was made with.
+"""The run folder: its file names, its lock, and the config and data it was made with.
 
-No other module spells the name of a file in it.
+No other module contains the name of a file in it.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ from eqpool.config.check import from_config_dict
 from eqpool.errors import InputError, to_path
 from eqpool.storage.files import is_left_to_another, read_json, remove_parts, write_json, write_text
 
-# Keys that change where, how often or how many at once, but not what is computed.
+# Keys that change places, frequencies or parallelism, but not the results.
 NEUTRAL_KEYS = ("cache_dir", "checkpoint_every_epochs", "devices", "tensorboard", "workers")
 
-OVERLAP_COLUMN = "mask_overlap"  # of a run's tables: overlap of a volume with the template's brain
-NON_FINITE_ROWS = "non_finite_rows"  # the only metric of a run whose latents are not finite: in how many rows
+OVERLAP_COLUMN = "mask_overlap"  # column of a run's tables: a volume's overlap with the template's brain
+NON_FINITE_ROWS = "non_finite_rows"  # number of rows with non-finite latents, the only metric of such a run
 WHO = ("participant_id", "split", "site")  # columns of every table of a run
 
 
@@ -40,16 +40,16 @@ _PRODUCTS = (
 
 
 def _named(*parts: str, what: str) -> Any:
-    """A property that is the path of a file in the run folder."""
+    """Makes a property that returns the path of a file in the run folder."""
     return property(lambda self: self.path.joinpath(*parts), doc=what)
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """The folder of a run, or of what a finished run made of new scans.
+    """The folder of a run, or of the output of a finished run on new scans.
 
     Attributes:
-      path: of the folder.
+      path: path of the folder.
     """
 
     path: pathlib.Path
@@ -85,18 +85,18 @@ class RunFolder:
 
     @property
     def inputs(self) -> tuple[pathlib.Path, ...]:
-        """The files without which a folder is no run; no command writes its output beside them."""
+        """The files that make a folder a run. No command writes its output beside them."""
         return self.config_file, self.model_file, self.results_file
 
     @property
     def products(self) -> list[tuple[pathlib.Path, str]]:
-        """What is there for the user, each path with what it holds, the product first; checkpoints are not among it."""
+        """The output files for the user with their descriptions, most important first. Checkpoints are not included."""
         named = [(getattr(self, name), getattr(RunFolder, name).__doc__) for name in _PRODUCTS]
         return [(path, what) for path, what in named if path.exists()]
 
     @property
     def is_finished(self) -> bool:
-        """Whether results.json is there."""
+        """Whether results.json exists."""
         return self.results_file.is_file()
 
     def check_finished(self) -> None:
@@ -105,11 +105,11 @@ class RunFolder:
             raise InputError(f"--workdir={self.path}: results.json not found; expected the folder of a finished run")
 
     def cache(self, config: RunConfig) -> pathlib.Path:
-        """Returns where several runs share what they keep: `config.cache_dir`, or a folder beside this one."""
+        """Returns the cache that runs share: `config.cache_dir`, or a folder beside this one."""
         return to_path(config.cache_dir) if config.cache_dir else self.path.parent / "cache"
 
     def fold(self, number: int) -> "RunFolder":
-        """Returns the folder of one cross-fitted run; the first number is 0."""
+        """Returns the folder of one cross-fitted run; `number` counts from 0."""
         return RunFolder(self.path / f"fold-{number + 1}")
 
     def read_config(self) -> RunConfig:
@@ -122,7 +122,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the folder for this process; the operating system releases it however the process ends.
+        """Holds the folder's lock for this process. The operating system releases the lock when the process ends.
 
         Raises:
           InputError: another run holds the folder, or it cannot be written.
@@ -139,19 +139,19 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"--workdir={self.path}: cannot be written ({error.strerror})") from None
         try:
-            remove_parts(self.path)  # this process alone writes here, so they are a killed one's
+            remove_parts(self.path)  # only this process writes here, so these are left by a killed one
             yield
         finally:
             lock.release()
 
     def claim(self, config: RunConfig) -> None:
-        """Writes config.json, or checks that the one there says the same.
+        """Writes config.json, or checks that the existing one is the same.
 
-        Where nothing has been computed yet, as after bad input, the config there is written over. Keys that it lacks
-        are younger than it: their defaults compute what was computed without them.
+        If nothing has been computed yet, for example after bad input, the existing config is overwritten. Keys missing
+        from it are newer than the run, and their defaults give the results of the version without them.
 
         Raises:
-          InputError: naming every key that differs.
+          InputError: names every key that differs.
         """
         now = to_dict(config)
         if not self.config_file.exists() or not self._has_computed:
@@ -163,17 +163,17 @@ class RunFolder:
             raise InputError(f"--workdir={self.path} was made with another config: {'; '.join(differing)}")
 
     def claim_data(self, data_hash: str, pooled: str, preparation: int = 0) -> None:
-        """Writes data.json and pooled.tsv, or checks that what was computed there was computed from the same data.
+        """Writes data.json and pooled.tsv, or checks that existing results were computed from the same data.
 
-        Networks that go on with another split would be tested on people whom they were trained on.
+        A run resumed with another split would test its networks on people from their training rows.
 
         Args:
-          data_hash: by `eqpool.data.fingerprint`.
-          pooled: the text of pooled.tsv.
-          preparation: the version by which volumes were prepared; 0 where there are none.
+          data_hash: hash by `eqpool.data.fingerprint`.
+          pooled: text of pooled.tsv.
+          preparation: version of the preparation of volumes; 0 without volumes.
 
         Raises:
-          InputError: naming the first row that differs, or the version of the preparation.
+          InputError: names the first row that differs, or the version of the preparation.
         """
         if self._has_computed and self.is_of_other_data(data_hash):
             self._check_preparation(preparation)
@@ -188,17 +188,17 @@ class RunFolder:
         write_json(self.data_file, {"data_hash": data_hash, "preparation": preparation})
 
     def is_of_other_data(self, data_hash: str) -> bool:
-        """Whether the folder says that it was made from other data; one that does not say may be of any."""
+        """Returns whether the folder records other data. A folder without a record may hold any data."""
         return self.data_file.exists() and read_json(self.data_file).get("data_hash") != data_hash
 
     def append_to_log(self, text: str) -> None:
-        """Adds a line to log.txt, unless it is there."""
+        """Adds a line to log.txt, unless it already holds that line."""
         before = self.log_file.read_text("utf-8") if self.log_file.exists() else ""
         if text not in before.splitlines():
             write_text(self.log_file, f"{before}{text}\n")
 
     def _check_preparation(self, preparation: int) -> None:
-        """Raises `InputError` where other volumes than now come from another version of their preparation."""
+        """Raises `InputError` if the volumes were prepared by another version."""
         before = read_json(self.data_file).get("preparation", 0)
         if before != preparation:
             said = f"version {before}" if before else "an earlier version"
@@ -210,7 +210,7 @@ class RunFolder:
 
     @property
     def _has_computed(self) -> bool:
-        """What training writes first, and last; without them a folder holds nothing that a config made."""
+        """Whether training has written any of its first or last files, so that the folder depends on its config."""
         computed = (self.metrics_file, self.checkpoints, self.results_file, self.decoded_file)
         return any(path.exists() for path in computed)
 
@@ -223,7 +223,7 @@ def _first_difference(before: list[str], now: list[str]) -> str:
 
 
 def _filled(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Adds the keys that `defaults` alone has, group by group."""
+    """Adds the keys that only `defaults` has, group by group."""
     return defaults | {
         key: _filled(value, defaults[key]) if isinstance(value, dict) and isinstance(defaults.get(key), dict) else value
         for key, value in config.items()

@@ -1,4 +1,4 @@
-"""TensorBoard beside metrics.jsonl, where `config.output.tensorboard` asks for it; needs the extra `tensorboard`."""
+"""TensorBoard events in addition to metrics.jsonl, for `config.output.tensorboard`. Needs the extra `tensorboard`."""
 
 import pathlib
 import time
@@ -10,13 +10,13 @@ from eqpool.storage.logs import MetricsLog
 
 
 class TensorBoardLog(MetricsLog):
-    """`MetricsLog` that also writes every number as a TensorBoard scalar: one TensorBoard run a stage, by epoch.
+    """A `MetricsLog` that also writes every number as a TensorBoard scalar by epoch, with one TensorBoard run a stage.
 
-    Events are written and flushed at once; tensorboardX's SummaryWriter leaves that to a thread, which loses the last
-    ones unless it is closed.
+    Events are written and flushed at once. tensorboardX's SummaryWriter writes in a thread, which loses the last events
+    unless it is closed.
 
     Args:
-      path: of metrics.jsonl; events go to the folder `tensorboard` beside it.
+      path: path of metrics.jsonl. Events go to the folder `tensorboard` beside it.
 
     Raises:
       InputError: tensorboardX is not installed.
@@ -42,7 +42,7 @@ class TensorBoardLog(MetricsLog):
         self._write(record["stage"], step=record["epoch"], summary={"value": scalars})
 
     def drop_after(self, stage: str, epoch: int) -> None:
-        """Removes the stage's records past `epoch`, and has TensorBoard hide what it has of them."""
+        """Removes the stage's records past `epoch`, and makes TensorBoard hide their events."""
         super().drop_after(stage, epoch)
         self._write(stage, step=epoch + 1, session_log={"status": "START"})
 
