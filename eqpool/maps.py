@@ -1,10 +1,18 @@
 """The door of `python -m eqpool.maps`; `eqpool.commands.maps` is the command."""
 
 import sys
+from typing import Any
 
-from eqpool.commands.maps import main, make_maps
+from eqpool.commands import maps as _command
+from eqpool.commands.maps import main
 
-__all__ = ["main", "make_maps"]
+__all__ = ["make_maps", "main"]  # noqa: F822 - the first is imported when it is asked for
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the function behind the command when it is asked for: the command checks its paths first."""
+    return getattr(_command, name)
+
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

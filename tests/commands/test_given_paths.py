@@ -11,6 +11,7 @@ from eqpool.commands import given_paths
 from eqpool.config import default_config
 from eqpool.config.check import from_config_dict
 from eqpool.errors import InputError
+from eqpool.storage.run_folder import RunFolder
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 # Runs a command as `python -m` does, and prints its exit code and what it has imported by its end.
@@ -119,7 +120,7 @@ def test_what_is_there_passes(place, monkeypatch):
     monkeypatch.setenv("HOME", str(place))
     given_paths.check_config_paths(config_of(participants="table.tsv", root="run", raw_dir="."))
     given_paths.check_config_paths(config_of(participants="~/table.tsv", root="~"))
-    given_paths.check_run(place / "run")
+    given_paths.check_run(RunFolder(place / "run"))
     for new in ("new", "run", "run/new", "./new", "run/../new", "new/..", "new/../other"):
         given_paths.check_new_folder(pathlib.Path(new), new)
     given_paths.check_workdir(pathlib.Path("a/b/c"), "--workdir=a/b/c")  # a run makes the folders above it
