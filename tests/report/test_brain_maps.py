@@ -104,7 +104,8 @@ def test_names_that_no_file_can_have_are_mapped_and_drawn(tmp_path):
         path.rename(path.with_name(new))
     forms = {form: own | {f"r2_{covariate}_mean": own["r2_age_mean"]} for form, own in facts["forms"].items()}
     facts |= {"contrast": contrast, "forms": forms}
-    for figure in (draw_t_maps(tmp_path, facts, "fdr"), draw_share_maps(tmp_path, facts, covariate, covariate)):
+    run = RunFolder(tmp_path)
+    for figure in (draw_t_maps(run, facts, "fdr"), draw_share_maps(run, facts, covariate, covariate)):
         figure.savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").is_file()
 
@@ -119,7 +120,7 @@ def test_maps_of_an_older_version_have_no_chance_to_tell(mapped):
 def test_the_report_draws_site_covariate_target_and_both_thresholds(trained_volumes, tmp_path, monkeypatch):
     work = read_workfolder(trained_volumes)
     assert (work.covariate, work.target) == ("age", "dx")
-    work = dataclasses.replace(work, folder=tmp_path, maps=write_maps(tmp_path))
+    work = dataclasses.replace(work, folder=RunFolder(tmp_path), maps=write_maps(tmp_path))
     names = ["site_maps", "covariate_maps", "t_maps_bonferroni", "t_maps", "target_maps"]
     kinds = tuple(kind for kind in FIGURES if kind.name.endswith("_maps") or kind.name.startswith("t_maps"))
     monkeypatch.setattr("eqpool.report.figures.FIGURES", tuple(kind for kind in kinds if kind.name != "latent_maps"))
@@ -132,7 +133,7 @@ def test_the_report_draws_site_covariate_target_and_both_thresholds(trained_volu
 
 def test_what_has_no_map_is_not_drawn(trained_volumes, tmp_path):
     work = read_workfolder(trained_volumes)
-    mapped = dataclasses.replace(work, folder=tmp_path, maps=write_maps(tmp_path, drop=("site", "dx")))
+    mapped = dataclasses.replace(work, folder=RunFolder(tmp_path), maps=write_maps(tmp_path, drop=("site", "dx")))
     exist = {name: KINDS[name].exists(mapped) for name in ("site_maps", "covariate_maps", "target_maps", "t_maps")}
     assert exist == {"site_maps": False, "covariate_maps": True, "target_maps": False, "t_maps": True}
     without = dataclasses.replace(mapped, maps=None, embeddings=None)  # as an ISTN's

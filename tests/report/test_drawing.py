@@ -13,6 +13,7 @@ from eqpool.report import drawing, figures
 from eqpool.report.__main__ import main
 from eqpool.report.drawing import has_failed, write_figures
 from eqpool.report.workfolder import read_workfolder
+from eqpool.storage.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -54,11 +55,11 @@ def test_a_figure_that_fails_is_a_line_and_is_drawn_by_the_next_call(
         assert said.count("\n") == 1
         page = (run_folder / "report.html").read_text()
         assert "could not be drawn (ValueError: &lt;b&gt;bad label $)" in page and "<b>bad" not in page
-        assert has_failed(run_folder) and not (run_folder / "figures" / "training_curves.png").exists()
+        assert has_failed(RunFolder(run_folder)) and not (run_folder / "figures" / "training_curves.png").exists()
     only(monkeypatch, "training_curves")
     assert main([f"--workdir={run_folder}"]) == 0
     assert capsys.readouterr().err == ""
-    assert not has_failed(run_folder) and (run_folder / "figures" / "training_curves.png").exists()
+    assert not has_failed(RunFolder(run_folder)) and (run_folder / "figures" / "training_curves.png").exists()
     assert "could not be drawn" not in (run_folder / "report.html").read_text()
 
 
@@ -70,10 +71,10 @@ def test_the_same_command_draws_again_what_failed(run_folder, monkeypatch, capsy
     only(monkeypatch, "training_curves", draw=failing(RuntimeError("no")))
     config = read_config(run_folder)
     run(config, run_folder)
-    assert has_failed(run_folder)
+    assert has_failed(RunFolder(run_folder))
     only(monkeypatch, "training_curves", draw=lambda work: figures.draw_training_curves(work.log))
     run(config, run_folder)
-    assert not has_failed(run_folder) and "<figure" in (run_folder / "report.html").read_text()
+    assert not has_failed(RunFolder(run_folder)) and "<figure" in (run_folder / "report.html").read_text()
     assert "was not drawn (RuntimeError: no)" in capsys.readouterr().err
 
 

@@ -19,6 +19,7 @@ from eqpool.report.sites import draw_by_site, draw_embeddings
 from eqpool.report.style import legend_below, scatter_sites
 from eqpool.report.transformations import draw_transformations
 from eqpool.report.trend import draw_covariate_trend
+from eqpool.storage.run_folder import RunFolder
 from tests.report.test_brain_maps import write_maps
 
 NAMES = (
@@ -86,7 +87,7 @@ def test_every_drawing_takes_every_name_at_once(rows, tmp_path):
     saved(draw_samples(images | {"site": two, "covariate": np.array([50.0, 60, 55, 70])}, covariate))
     steps = {name: places.reshape(-1, 6, 6)[:4] for name in ("source", "appearance", "image")}
     saved(draw_transformations(steps | {"name": np.array(NAMES[:4])}))
-    saved(draw_share_maps(tmp_path, write_maps(tmp_path), "age", f"partial R² of {covariate}"))
+    saved(draw_share_maps(RunFolder(tmp_path), write_maps(tmp_path), "age", f"partial R² of {covariate}"))
 
 
 def test_two_dollars_are_drawn_as_matplotlib_draws_escaped_ones():

@@ -12,6 +12,7 @@ from eqpool.errors import InputError
 from eqpool.report.__main__ import main
 from eqpool.report.page import study_name, write_report
 from eqpool.report.workfolder import WorkFolder, read_workfolder
+from eqpool.storage.run_folder import RunFolder
 
 # What the run of the fixture leaves out, because probes take most of its time.
 METRICS = {
@@ -164,7 +165,7 @@ def test_counts_of_before_are_read(workdir, tmp_path, monkeypatch):
 )
 def test_a_study_of_ones_own_has_its_own_name(participants, dataset, expected, tmp_path):
     config = {"name": "adni", "data": {"participants": participants}}
-    work = WorkFolder(tmp_path / "run", config, {"dataset": dataset}, {}, pd.DataFrame(), None, None, None)
+    work = WorkFolder(RunFolder(tmp_path / "run"), config, {"dataset": dataset}, {}, pd.DataFrame(), None, None, None)
     assert study_name(work) == expected
 
 

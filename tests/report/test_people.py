@@ -14,6 +14,7 @@ from eqpool.report.people import covariate_groups, draw_samples
 from eqpool.report.sites import draw_by_site, embed
 from eqpool.report.workfolder import read_workfolder
 from eqpool.storage.files import write_json
+from eqpool.storage.run_folder import RunFolder
 
 
 def test_groups_are_equally_large_and_in_order():
@@ -163,9 +164,9 @@ def test_what_is_described_is_always_drawn_and_what_is_left_out_is_said(trained_
 
     kinds = tuple(kind for kind in FIGURES if kind.name == "covariate_by_site")
     monkeypatch.setattr("eqpool.report.figures.FIGURES", kinds)
-    (drawn,) = write_figures(dataclasses.replace(tests, folder=tmp_path))
+    (drawn,) = write_figures(dataclasses.replace(tests, folder=RunFolder(tmp_path)))
     assert drawn.caption.endswith("Left out for want of room: weight, score; pooled.tsv has them.")
-    (whole,) = write_figures(dataclasses.replace(work, folder=tmp_path))
+    (whole,) = write_figures(dataclasses.replace(work, folder=RunFolder(tmp_path)))
     few = "3 of 3 sites have fewer than 10 rows: marks alone, no density."
     assert whole.caption == f"{kinds[0].caption} {few}"
 
