@@ -100,7 +100,7 @@ class TargetCoding:
         return np.maximum(codes, 0), (codes >= 0).astype(np.float32)
 
     def columns(self, target: np.ndarray, known: np.ndarray) -> np.ndarray | None:
-        """Converts the output of `encode` to the (N, K) float64 columns of `target_columns`, or None without a target."""
+        """Returns the `target_columns` (N, K) of the output of `encode`, or None without a target."""
         return None if self.kind == "none" else target_columns(target, known > 0, self.num_classes)
 
     def decode(self, prediction: np.ndarray) -> np.ndarray:
