@@ -228,7 +228,7 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     def predict(self, X: Any, site: Any = None) -> np.ndarray:
         """Returns the (N,) targets predicted from Phi: class labels, or numbers in the target's units.
 
-        The predictions are NaN if `fit` had no target.
+        If `fit` had no target, the values come from an untrained head and have no meaning.
         """
         check_is_fitted(self)
         prediction = self.pooling_.apply(self._prepared(X, site)[1])["prediction"]
