@@ -1,4 +1,4 @@
-"""Pooling a table as a scikit-learn transformer: fit, transform, harmonised features back in their own units.
+"""Provides the pooling of a table as a scikit-learn transformer. It can harmonise features in their own units.
 
 pooling = EquivariantPooling().fit(X, y, site=site, covariates=age)
 phi = pooling.transform(new_X)                  # needs neither site nor age nor target
@@ -37,51 +37,53 @@ __all__ = ["DesignWarning", "EquivariantPooling", "LabelWarning", "UnseenSiteWar
 
 
 class UnseenSiteWarning(UserWarning):
-    """Rows come from a site that the calibration does not know."""
+    """Warning that rows come from a site that was not calibrated."""
 
 
 class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Pools features of several sites into a latent that turns with the covariates and is invariant to the site.
+    """A transformer that pools features of several sites into a latent that is invariant to the site.
 
-    Fitting has three steps, all on the rows given to `fit`: every site's features are moved, and with `prior_rows`
-    finite turned, onto those of the average scanner (`eqpool.data.tables.calibration`); stage one learns the
-    equivariant latent; stage two the invariant Phi (Lokhande et al. 2022). `transform` returns Phi, (N, latent_dim) on
-    the unit sphere.
+    The latent rotates with the covariates. Fitting has three steps, which all use the rows given to `fit`. The site
+    calibration maps every site's features onto those of the average scanner: their mean and, if `prior_rows` is
+    finite, their covariance (`eqpool.data.tables.calibration`). Stage one learns the equivariant latent, and stage two
+    learns the invariant Phi (Lokhande et al. 2022). `transform` returns Phi, (N, latent_dim) on the unit sphere.
 
-    Labels and numbers are read as `eqpool.data.tables.coding` says, and so as out of a table: 1, 1.0 and "1" are one
-    site, and text that is a number is a number. A categorical column of pandas is always one of categories.
+    Labels and numbers are read by the rules of `eqpool.data.tables.coding`, which also apply to tables: 1, 1.0 and "1"
+    are one site, and text such as "61.5" is a number. A categorical column of pandas always holds categories.
 
     Args:
-      latent_dim: n; a covariate needs two dimensions at least.
-      hidden_units: of the networks' hidden layers.
-      rotation_range: radians that tau turns by over a covariate's training range; a number, or one a covariate.
-      tau: "covariate" carries the covariates alone, "free" is any rotation (see `config.ModelConfig`).
-      epochs: of stage one; stage two has as many.
-      batch_size: rows of a training step; stage two takes four times as many. A remainder is spread over the steps.
-      learning_rate: of Adam.
-      equivariance_weight, reconstruction_weight, prediction_weight, mmd_weight: of the losses.
-      mmd_match: what stage two matches across sites: "covariate_free" tau^-1 Phi, "phi", or "conditional" Phi where
-        covariates agree.
-      calibrate_sites: False leaves every site's features as they are.
-      prior_rows: how many rows without a scanner effect a site's covariance is averaged with; infinity corrects means
-        alone, None takes 1.2 a feature.
+      latent_dim: dimension n of the latent. Each covariate needs at least two dimensions.
+      hidden_units: width of the networks' hidden layers.
+      rotation_range: angle in radians by which tau rotates over a covariate's training range, a number or one number
+        per covariate.
+      tau: "covariate", which depends on the covariates alone, or "free", which is any rotation (see
+        `config.ModelConfig`).
+      epochs: number of epochs of each stage.
+      batch_size: rows of a training step. Stage two uses four times as many. A remainder is spread over the steps.
+      learning_rate: learning rate of Adam.
+      equivariance_weight, reconstruction_weight, prediction_weight, mmd_weight: weights of the losses.
+      mmd_match: distribution that stage two matches across sites: "covariate_free" for tau^-1 Phi, "phi" for Phi, or
+        "conditional" for Phi at similar covariates.
+      calibrate_sites: whether to calibrate the sites. False leaves every site's features unchanged.
+      prior_rows: number of rows without a scanner effect that each site's covariance is averaged with. Infinity
+        corrects means alone. None means 1.2 per feature.
       target_type: "auto", "classes" or "number".
-      class_weights: "equal", or "balanced" for each class to weigh the same.
-      validation_fraction: of the subjects (rows), by which each stage's epoch is chosen.
-      random_state: of initial weights, order and validation rows.
-      keep_sign: sets harmonised values below 0 to 0 in features without a negative value in `fit`. Without it positive
-        features of a skewed distribution may come back negative.
+      class_weights: "equal", or "balanced", which gives every class the same total weight.
+      validation_fraction: fraction of the subjects (rows) that is held out to choose each stage's epoch.
+      random_state: seed of the initial weights, the order of the rows and the validation rows.
+      keep_sign: whether to set negative harmonised values to 0 in features without a negative value in `fit`. If False,
+        positive features with a skewed distribution may become negative.
 
-    Every parameter may be a number, a string or an array of NumPy.
+    Every parameter may be given as a number, a string or an array of NumPy.
 
     Attributes:
-      sites_: names of the sites that are calibrated, sorted.
-      covariate_names_: of the covariates, categories as `sex=M`; empty without any.
-      nuisance_names_: of the nuisances; empty without any.
-      n_features_in_, feature_names_in_: of X; names only where X was a frame.
-      unseen_sites_: names that the last `transform` did not know.
-      findings_: of the design check in `fit`, dicts as `eqpool.preflight` writes them.
-      clipped_: (F,) how many values of each feature the last `harmonise` or `inverse_transform` set to 0.
+      sites_: sorted names of the sites in `fit`.
+      covariate_names_: names of the covariates, categories as `sex=M`. Empty without covariates.
+      nuisance_names_: names of the nuisances. Empty without nuisances.
+      n_features_in_, feature_names_in_: number and names of the features of X. Names exist only if X was a frame.
+      unseen_sites_: names of the unknown sites in the last call that was given new rows, such as `transform`.
+      findings_: findings of the design check in `fit`, as dicts in the format of `eqpool.preflight`.
+      clipped_: (F,) counts of the values that the last `harmonise` or `inverse_transform` set to 0.
     """
 
     calibration_: SiteCalibration | None
@@ -133,20 +135,22 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     def fit(
         self, X: Any, y: Any = None, *, site: Any = None, covariates: Any = None, nuisances: Any = None
     ) -> "EquivariantPooling":
-        """Learns calibration and both stages.
+        """Fits the site calibration and trains both stages.
 
         Args:
-          X: (N, F) features, an array or a frame; a missing value becomes the feature's mean.
-          y: (N,) classes or numbers that Phi is to predict; missing where unknown; or None without a target.
-          site: (N,) names; missing where unknown. Without it nothing is pooled: all rows count as one scanner's.
-          covariates: (N, C) or (N,) numbers or text, or a frame; columns of text are categories. Phi turns with them.
-          nuisances: (N,) labels or a frame of them, such as field strength, that Phi is to be invariant to as well, as
-            far as `mmd_match` goes; missing where unknown. Invariance to one that is associated with the target
-            removes part of the target.
+          X: (N, F) features, an array or a frame. A missing value becomes the feature's mean.
+          y: (N,) classes or numbers for Phi to predict, missing where unknown, or None without a target.
+          site: (N,) names, missing where unknown. Without it, nothing is pooled, and all rows count as one scanner's.
+          covariates: (N, C) or (N,) numbers or text, or a frame. Columns of text are categories. Phi rotates with the
+            covariates.
+          nuisances: (N,) labels or a frame of them, such as field strength, missing where unknown. Phi is trained to be
+            invariant to them as well, as far as `mmd_match` goes. Invariance to a nuisance that is associated with the
+            target removes part of the target.
 
         Raises:
-          InputError: one line naming the argument, row or column, what was found and what was expected; also where the
-            design check of `eqpool.preflight` refuses, as for a covariate that is decided by the site.
+          InputError: an argument is invalid. The one-line message names the argument, row or column, the value found
+            and the value expected. The design check of `eqpool.preflight` raises it too, for example if the site
+            determines a covariate.
 
         Warns:
           DesignWarning: for each warning of the design check.
@@ -168,7 +172,7 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         )  # fmt: skip
         inputs = self._fit_scaling(X)
         self._fit_calibration(parameters, inputs, names, values, self.target_.columns(target, known))
-        # Without a covariate tau has none to carry: a constant one makes it turn nothing.
+        # tau needs a covariate. A constant one makes it the same rotation for all rows.
         values = values if values.shape[1] else np.zeros((count, 1))
         self.covariate_scaling_ = CovariateScaling.fit(values)
         columns = {
@@ -192,40 +196,49 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     @property
     def covariate_names_(self) -> tuple[str, ...]:
-        """Of the covariates, categories as `sex=M`; empty without any."""
+        """Returns the names of the covariates, categories as `sex=M`."""
         return self.covariates_.names
 
     def fit_transform(
         self, X: Any, y: Any = None, *, site: Any = None, covariates: Any = None, nuisances: Any = None
     ) -> np.ndarray:
-        """Phi of the rows that are fitted: `fit` and then `transform` with the same sites."""
+        """Fits the estimator and returns Phi of the same rows, by `transform` with the same sites."""
         return self.fit(X, y, site=site, covariates=covariates, nuisances=nuisances).transform(X, site)
 
     def transform(self, X: Any, site: Any = None) -> np.ndarray:
-        """Phi, (N, latent_dim) float32.
+        """Returns Phi, (N, latent_dim) float32.
 
         Args:
-          X: (N, F), or a frame with the columns of `fit` in any order.
-          site: (N,) names. Rows without one, and rows of a site that was not calibrated (a warning names it), are
-            treated as those of the site that they look most like.
+          X: (N, F) features, or a frame with the columns of `fit` in any order.
+          site: (N,) names. Rows without a site, or of a site that was not calibrated, are treated as rows of the most
+            similar site. A warning names the sites that were not calibrated.
         """
         check_is_fitted(self)
         return self.pooling_.apply(self._prepared(X, site)[1])["phi"]
 
     def embed(self, X: Any, site: Any = None) -> dict[str, np.ndarray]:
-        """`latent` l, `covariate_free` tau^-1 Phi and `phi`, (N, latent_dim) float32 each; arguments as `transform`."""
+        """Returns `latent` l, `covariate_free` tau^-1 Phi and `phi`, (N, latent_dim) float32 each.
+
+        The arguments are those of `transform`.
+        """
         check_is_fitted(self)
         outputs = self.pooling_.apply(self._prepared(X, site)[1])
         return {name: outputs[name] for name in ("latent", "covariate_free", "phi")}
 
     def predict(self, X: Any, site: Any = None) -> np.ndarray:
-        """(N,) the target predicted from Phi: class labels, or numbers in the target's units; NaN without a target."""
+        """Returns the (N,) targets predicted from Phi: class labels, or numbers in the target's units.
+
+        If `fit` had no target, the values come from an untrained head and have no meaning.
+        """
         check_is_fitted(self)
         prediction = self.pooling_.apply(self._prepared(X, site)[1])["prediction"]
         return self.target_.decode(prediction)
 
     def score(self, X: Any, y: Any = None, site: Any = None) -> float:
-        """With y: accuracy of the predicted classes, or R^2 of a number. Without: R^2 of the decoded features."""
+        """Returns the accuracy of predicted classes or the R^2 of predicted numbers.
+
+        Without y, the score is the R^2 of the decoded features.
+        """
         check_is_fitted(self)
         if y is None:
             inputs = self._prepared(X, site)[1]
@@ -237,11 +250,11 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return self.target_.score(y, self.predict(X, site))
 
     def harmonise(self, X: Any, site: Any = None) -> Any:
-        """(N, F) features in their own units, as the average scanner would have shown them, a frame for a frame.
+        """Returns (N, F) harmonised features in their own units, as expected from the average scanner.
 
-        Each is the feature plus the change that calibration and pooling make
-        (`eqpool.data.tables.scaling.pooled_change`), as `python -m eqpool.transform` computes it. A missing value
-        becomes the mean, constant features stay as they are.
+        A harmonised feature is the feature plus the change that calibration and pooling make to it
+        (`eqpool.data.tables.scaling.pooled_change`). `python -m eqpool.transform` computes the same. A missing value
+        becomes the mean, and constant features do not change. A frame is returned for a frame.
         """
         check_is_fitted(self)
         features, inputs = self._prepared(X, site)
@@ -254,7 +267,7 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     def inverse_transform(self, X: Any) -> np.ndarray:
         """Decodes (N, latent_dim) Phi alone to (N, F) features in their own units, D(Psi(Phi)).
 
-        `harmonise` starts from the features themselves and keeps what Phi has no room for.
+        `harmonise` starts from the features themselves and therefore preserves variation that Phi cannot represent.
         """
         check_is_fitted(self)
         phi = check_array(X)
@@ -263,13 +276,14 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return self._as_given(self.scaling_.mean + self.scaling_.deviation * self.pooling_.decode_phi(phi), None)
 
     def calibrate(self, X: Any, site: Any, covariates: Any = None, y: Any = None) -> "EquivariantPooling":
-        """Learns the scanner effect of one new site from a few of its rows; the networks stay as they are.
+        """Learns the scanner effect of one new site from a few of its rows. The networks do not change.
 
         Args:
-          X: (N, F) features of that site's controls, ten or more where possible; one is enough.
-          site: its name, or (N,) times the same.
-          covariates: as in `fit`, and required where `fit` had them: older controls are not a scanner effect.
-          y: (N,) their target; without it they are taken to be as the training rows are on average.
+          X: (N, F) features of the site's controls, preferably ten or more. One row is enough.
+          site: name of the site, or (N,) copies of it.
+          covariates: covariates in the form that `fit` accepts, required if `fit` had them. Without them, a difference
+            in age would be mistaken for a scanner effect.
+          y: (N,) targets of these rows. Without it, every row is given the mean target of the training rows.
         """
         check_is_fitted(self)
         X = self._features(X, reset=False)
@@ -289,16 +303,16 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return self
 
     def save(self, path: str | pathlib.Path) -> None:
-        """Writes the fitted estimator to one .npz file of plain arrays and JSON; no pickle."""
+        """Writes the fitted estimator to one .npz file of plain arrays and JSON, without pickle."""
         check_is_fitted(self)
         write_estimator(self, pathlib.Path(path))
 
     @classmethod
     def load(cls, path: str | pathlib.Path) -> "EquivariantPooling":
-        """The estimator that `save` wrote.
+        """Returns the estimator that `save` wrote.
 
         Raises:
-          InputError: no such file, or one that `save` did not write.
+          InputError: the file does not exist, or `save` did not write it.
         """
         parameters, attributes = read_estimator(pathlib.Path(path))
         self = cls(**parameters)
@@ -309,17 +323,17 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
-        tags.transformer_tags.preserves_dtype = []  # Phi is float32, as all that the networks compute
+        tags.transformer_tags.preserves_dtype = []  # all network outputs, including Phi, are float32
         return tags
 
     @property
     def feature_mean_(self) -> np.ndarray:
-        """(F,) float64, over the rows of `fit`."""
+        """Returns the (F,) float64 means over the rows of `fit`."""
         return self.scaling_.mean
 
     @property
     def feature_scale_(self) -> np.ndarray:
-        """(F,) float64, deviations over the rows of `fit`; 1 for a constant feature."""
+        """Returns the (F,) float64 standard deviations over the rows of `fit`, 1 for a constant feature."""
         return self.scaling_.deviation
 
     def _features(self, X: Any, reset: bool) -> np.ndarray:
@@ -327,7 +341,7 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         if reset:
             self._columns = tuple(map(str, X.columns)) if isinstance(X, pd.DataFrame) else None
         if isinstance(X, pd.DataFrame) and not all(isinstance(name, str) for name in X.columns):
-            # scikit-learn knows names of text alone, and would drop numbers without a word.
+            # scikit-learn supports only names that are text, and silently ignores names that are numbers.
             named = not reset and hasattr(self, "feature_names_in_")
             X = X.set_axis(list(map(str, X.columns)), axis=1) if named else X.to_numpy()
         X = validate_data(
@@ -340,11 +354,11 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return X
 
     def _config(self) -> RunConfig:
-        """The run that trains the same networks."""
+        """Returns the configuration of a run that trains the same networks."""
         return Parameters.check(self.get_params(deep=False)).to_config()
 
     def _names(self, X: np.ndarray) -> tuple[str, ...]:
-        """The columns of `fit`, numbered where it had an array."""
+        """Returns the column names of `fit`, or column numbers if `fit` was given an array."""
         return self._columns or tuple(map(str, range(X.shape[1])))
 
     def _labelled(self, X: np.ndarray) -> pd.DataFrame:
@@ -381,7 +395,7 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return self.calibration_.apply(inputs, names)
 
     def _prepared(self, X: Any, site: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Features of new rows in their own units, and calibrated z-scores; warns of sites that `fit` did not see."""
+        """Returns new rows in their own units and as calibrated z-scores, and warns of unseen sites."""
         features = self._features(X, reset=False)
         names = np.full(len(features), UNKNOWN) if site is None else as_names(site, len(features), "site")
         seen = {*self.sites_, *(self.calibration_.sites if self.calibration_ else ())}
@@ -396,7 +410,7 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return features, self._calibrated(self.scaling_.apply(features), names)
 
     def _as_given(self, values: np.ndarray, like: Any) -> Any:
-        """Values as a frame where they came as one, and clipped where `keep_sign` asks for it."""
+        """Clips values if `keep_sign` is set, and returns them as a frame if `like` is a frame."""
         self.clipped_ = np.zeros(values.shape[1], np.int64)
         if plain(self.keep_sign):
             values, self.clipped_ = self.scaling_.clipped(values)

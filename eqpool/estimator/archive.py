@@ -1,4 +1,4 @@
-"""A fitted `EquivariantPooling` as one .npz file of plain arrays and JSON."""
+"""Stores a fitted `EquivariantPooling` in one .npz file of plain arrays and JSON."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ from eqpool.storage.files import read_arrays, write_arrays
 
 _FORMAT = 2
 _STAGES = ("stage_one", "stage_two")
-_READABLE = (1, 2)  # 1 lacks the categories' reference levels, which features are constant, and their signs
+_READABLE = (1, 2)  # format 1 lacks reference levels and the flags `constant` and `nonnegative`
 
 
 def write_estimator(estimator: Any, path: pathlib.Path) -> None:
@@ -59,7 +59,7 @@ def read_estimator(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads the parameters of an estimator and its fitted attributes, by name.
 
     Raises:
-      InputError: no such file, one that `write_estimator` did not write, or one of an unknown version.
+      InputError: the file does not exist, `write_estimator` did not write it, or its format is unknown.
     """
     arrays = read_arrays(path)
     try:
@@ -112,7 +112,7 @@ def _covariates(header: dict[str, Any]) -> CovariateCoding:
 
 
 def _plain_shape(shape: DataShape) -> dict[str, Any]:
-    """As every format of the file has it: a table's only axis by the name "features"."""
+    """Returns a shape as plain values. Every format of the file stores a table's only axis as "features"."""
     plain = dataclasses.asdict(shape)
     return {"features": plain.pop("inputs")[0]} | plain
 

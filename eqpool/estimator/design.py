@@ -1,4 +1,4 @@
-"""The design check of `eqpool.preflight` on what `EquivariantPooling.fit` is given."""
+"""Applies the design check of `eqpool.preflight` to the arguments of `EquivariantPooling.fit`."""
 
 import warnings
 from typing import Any
@@ -14,7 +14,7 @@ from eqpool.data.tables.targets import TargetCoding
 
 
 class DesignWarning(UserWarning):
-    """The design check found what makes the result doubtful, such as a covariate that goes with the site."""
+    """Warning that the design makes the result doubtful, for example a covariate that is associated with the site."""
 
 
 def examine_fit(
@@ -27,20 +27,20 @@ def examine_fit(
     nuisance: np.ndarray | None,
     nuisance_names: tuple[str, ...],
 ) -> list[dict[str, Any]]:
-    """Examines N rows, each a subject, and returns every finding as `Finding.to_dict` gives it.
+    """Examines N rows, each a different subject, and returns every finding in the form of `Finding.to_dict`.
 
     Args:
-      features: (N, F) float64, NaN where missing.
-      site: (N,) labels; None where `fit` was given none, which leaves the checks of sites out.
-      covariates: (N, C) float64.
+      features: (N, F) float64 features, NaN where missing.
+      site: (N,) labels. None, if `fit` was given no sites, skips the checks of sites.
+      covariates: (N, C) float64 covariates.
       covariate_names: the C names.
-      target: of y.
-      y: (N,) as `fit` got it.
-      nuisance: (N, Q) int32 levels, -1 where unknown; None without any.
+      target: coding of y.
+      y: (N,) target in the form that `fit` received.
+      nuisance: (N, Q) int32 levels, -1 where unknown. None without nuisances.
       nuisance_names: the Q names.
 
     Raises:
-      InputError: the first finding that is a refusal.
+      InputError: a finding is a refusal. The message is that of the first one.
 
     Warns:
       DesignWarning: for each finding that is a warning.

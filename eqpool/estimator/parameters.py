@@ -1,4 +1,4 @@
-"""The parameters of `eqpool.estimator.EquivariantPooling`, checked and brought to plain Python values in one place."""
+"""Checks the parameters of `eqpool.estimator.EquivariantPooling` and converts them to plain Python values."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ def _range(minimum: float = 0.0, maximum: float = math.inf) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class _Checked:
-    """The parameters that are one number, choice or switch, with their ranges."""
+    """The parameters that are a single number, choice or switch, with their ranges."""
 
     latent_dim: int = dataclasses.field(metadata=_range(2))
     hidden_units: int = dataclasses.field(metadata=_range(1))
@@ -43,12 +43,12 @@ class _Checked:
 
 @dataclasses.dataclass(frozen=True)
 class Parameters(_Checked):
-    """All parameters as plain values.
+    """All parameters of the estimator as plain values.
 
     Attributes:
-      rotation_range: radians, or one number a covariate.
-      prior_rows: None, or a number of rows that may be infinite.
-      random_state: a seed.
+      rotation_range: angle in radians, or one angle per covariate.
+      prior_rows: None, or a number of rows, which may be infinite.
+      random_state: seed.
     """
 
     rotation_range: float | tuple[float, ...]
@@ -57,10 +57,10 @@ class Parameters(_Checked):
 
     @classmethod
     def check(cls, given: dict[str, Any]) -> "Parameters":
-        """From what `get_params` gives: Python's values, or NumPy's numbers and arrays.
+        """Checks the values that `get_params` returned: Python's values, or NumPy's numbers and arrays.
 
         Raises:
-          InputError: one line naming the parameter, its value and what was expected.
+          InputError: a value is invalid. The one-line message names the parameter, its value and the expected values.
         """
         special: dict[str, Any] = {
             "rotation_range": _rotation_range(plain(given["rotation_range"])),
@@ -71,11 +71,11 @@ class Parameters(_Checked):
         return cls(**vars(checked), **special)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON but for an infinity, which Python's json reads back."""
+        """Returns plain values, ready for JSON except for an infinity, which Python's json can read back."""
         return dataclasses.asdict(self)
 
     def check_covariates(self, count: int) -> None:
-        """Raises `InputError` where `rotation_range` has another number of ranges than there are covariates."""
+        """Raises `InputError` if the number of ranges in `rotation_range` differs from the number of covariates."""
         ranges = self.rotation_range
         if isinstance(ranges, tuple) and len(ranges) != count:
             raise InputError(
@@ -83,10 +83,10 @@ class Parameters(_Checked):
             )
 
     def to_config(self) -> RunConfig:
-        """The run that trains the same networks."""
+        """Returns the configuration of a run that trains the same networks."""
         config: ConfigDict = default_config()
         config.seed, config.devices, config.class_weights = self.random_state, 1, self.class_weights
-        config.data.participants = "X"  # of a table in memory
+        config.data.participants = "X"  # placeholder for a table in memory
         config.model.update(latent_dim=self.latent_dim, hidden_units=self.hidden_units, tau=self.tau)
         if isinstance(self.rotation_range, tuple):
             config.model.rotation_ranges = ",".join(map(repr, self.rotation_range))

@@ -1,5 +1,6 @@
-"""Adv: how well a network trained from scratch on frozen features tells the site
-(Lokhande et al. 2022, appendix A.2).
+"""Computes Adv, the site classification accuracy of a network trained from scratch on frozen features.
+
+The metric is defined in Lokhande et al. 2022, appendix A.2.
 """
 
 import functools
@@ -14,7 +15,7 @@ from eqpool.models.adversary import Adversary
 from eqpool.ops.arguments import check_count, check_positive, check_shape
 from eqpool.ops.finite import check_finite
 
-# Deviations from the mean beyond which a held-out feature goes no further: float32 would overflow in the network.
+# Held-out features are clipped at this many deviations from the mean, since float32 would overflow in the network.
 _FARTHEST = 1e6
 
 
@@ -29,21 +30,23 @@ def adversary_scores(
     batch_size: int,
     seeds: int,
 ) -> np.ndarray:
-    """Site probabilities of held-out rows, by adversaries trained on other rows, one a seed.
+    """Predicts the site probabilities of held-out rows, with one adversary per seed, trained on the training rows.
 
     Args:
-      train_features: (N, F) frozen features; standardised here with their own mean and deviation.
-      train_site: (N,) site index; every row's site is known.
-      test_features: (M, F).
-      num_sites: classes.
-      epochs, learning_rate, batch_size: of Adam; the rate decays to zero along a cosine, so training converges.
-      seeds: adversaries that differ in initial weights and order, trained side by side.
+      train_features: (N, F) frozen features. They are standardised here with their own mean and deviation.
+      train_site: (N,) site indices, all known.
+      test_features: (M, F) features, standardised with the statistics of the training rows.
+      num_sites: number of classes.
+      epochs, learning_rate, batch_size: settings of Adam. The rate decays to zero along a cosine, so training
+        converges.
+      seeds: number of adversaries. They differ in initial weights and order of rows, and are trained in parallel.
 
     Returns:
       (seeds, M, num_sites) float32 probabilities.
 
     Raises:
-      ValueError: features that are not finite, sites of another number, or a number of epochs and so on below 1.
+      ValueError: features are not finite, shapes do not match, there are fewer than two training rows, or a count such
+        as `epochs` is below 1.
     """
     check_shape("train_features", train_features, ("N", "F"))
     check_shape("train_site", train_site, train_features.shape[:1], ", one entry for each row")
@@ -55,7 +58,7 @@ def adversary_scores(
     check_finite("test_features", test_features)
     if len(train_features) < 2:
         raise ValueError(f"train_features has shape {train_features.shape}, expected at least two rows")
-    train_features = train_features.astype(np.float64)  # whose squares float32 may not hold
+    train_features = train_features.astype(np.float64)  # the squares may overflow float32
     mean, deviation = train_features.mean(axis=0), train_features.std(axis=0)
     deviation = np.where(deviation > 1e-7 * np.abs(mean), deviation, 1)  # a constant feature, up to rounding
     train, test = (
@@ -82,7 +85,7 @@ def _train_and_apply(features, site, test_features, keys, **settings):
 
 def _one_adversary(features, site, test_features, key, *, num_sites, epochs, learning_rate, batch_size):
     model = Adversary(num_sites)
-    # A ragged end of an epoch is dropped, since few rows make poor batch statistics; the next order picks it up.
+    # An incomplete last batch is dropped, since few rows make poor batch statistics. Each epoch draws a new order.
     steps = features.shape[0] // batch_size
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, epochs * steps))
     init_key, order_key = jax.random.split(key)

@@ -1,5 +1,6 @@
-"""Metrics of equivariance and of the distance between sites (Lokhande et al. 2022, appendix A.2; docs/method.md,
-section 6).
+"""Computes metrics of equivariance and of the distance between sites.
+
+The metrics follow Lokhande et al. 2022, appendix A.2, and docs/method.md, section 6.
 """
 
 import warnings
@@ -18,26 +19,26 @@ from eqpool.ops.arguments import check_count, check_integers, check_positive, ch
 from eqpool.ops.finite import non_finite_rows
 from eqpool.ops.numerics import Points, as_float, einsum, flat_rows, power_of_two_below, row_weight, zero_masked_rows
 
-# i = floor(10 c) for c in [0, 1]: ten levels and the largest covariate itself.
+# level = floor(10 c) for c in [0, 1]: ten levels, and one for the largest covariate.
 _LEVELS = 11
-# Columns of site weights that one pass over the kernel matrix serves in the permutation test.
+# Columns of site weights that the permutation test processes in one pass over the kernel matrix.
 _PERMUTED_COLUMNS = 512
-# Rows that say how large a kernel's values are.
+# Rows from which the typical size of the kernel's values is estimated.
 _SAMPLED_ROWS = 256
 
 
 class TwoSampleTest(NamedTuple):
-    """A statistic and the probability, under the null hypothesis, of one at least as large."""
+    """A statistic and its p-value, the probability under the null hypothesis of a statistic at least as large."""
 
     statistic: Array
     p_value: Array
 
 
 def minmax_normalize(vectors: ArrayLike, *, axis: int = -1) -> Array:
-    """(z - min z) / (max z - min z) over the coordinates of each vector (Lokhande et al. 2022, eq. (10)); 0 where all
-    are equal.
+    """Computes (z - min z) / (max z - min z) over the coordinates of each vector (Lokhande et al. 2022, eq. (10)).
 
-    NaN where a coordinate is not finite. The result does not depend on the scale, which may be any.
+    The result is 0 where all coordinates are equal, and NaN where a coordinate is not finite. It does not depend on the
+    scale of the vector, which may be arbitrarily large or small.
     """
     vectors = as_float(vectors)
     scale = power_of_two_below(jax.lax.stop_gradient(jnp.max(jnp.abs(vectors), axis=axis, keepdims=True, initial=0)))
@@ -51,27 +52,28 @@ def minmax_normalize(vectors: ArrayLike, *, axis: int = -1) -> Array:
 def equivariance_gap(
     vectors: ArrayLike, covariate: ArrayLike, *, maximum: ArrayLike | None = None, mask: ArrayLike | None = None
 ) -> Array:
-    """Delta_eq (Lokhande et al. 2022, eq. (8)): the mean over ordered pairs i != j of |level_i - level_j|
-    |t_i - t_j|^2.
+    """Computes Delta_eq, the mean of |level_i - level_j| |t_i - t_j|^2 over ordered pairs i != j.
 
-    level = floor(10 c / max c), clipped to 0..10; t is min-max normalised over its own coordinates (eq. 10). For
-    rotations every column is such a vector and the result is the mean over the columns. Larger is better, but noise is
-    rewarded too: report `equivariance_gap_ratio` beside it.
+    The definition is Lokhande et al. 2022, eq. (8). The levels are floor(10 c / max c), clipped to 0..10, and t is
+    min-max normalised over its own coordinates (eq. (10)). For rotations, the gap is computed for every column and
+    averaged over the columns. Larger is better, but noise also increases the gap. Report `equivariance_gap_ratio`
+    beside it.
 
-    Rows of one level share its mean and scatter, so the pairs are summed exactly in O(N), by positive terms alone.
+    The pairs are summed exactly in O(N), from the count, the mean and the scatter of each level. All terms are
+    nonnegative.
 
     Args:
       vectors: (N, n) latents, or (N, n, n) rotations tau.
-      covariate: (N,) in its original unit, not negative.
-      maximum: the largest covariate of the data set; by default of the rows that count.
-      mask: (N,) booleans or 0-1; rows with 0 are dropped.
+      covariate: (N,) nonnegative covariate in its original unit.
+      maximum: largest covariate of the data set. By default, the largest among the rows that are not masked out.
+      mask: (N,) booleans or 0-1. Rows with 0 are dropped.
 
     Returns:
-      A scalar, float32 at least; 0 if fewer than two rows count, and NaN where the vector or the covariate of a row
-      that counts is not finite.
+      A scalar of dtype float32 or wider. It is 0 with fewer than two unmasked rows, and NaN if the vector or the
+      covariate of an unmasked row is not finite.
 
     Raises:
-      ValueError: shapes that do not go together, or a `maximum` that is not positive.
+      ValueError: the shapes do not match, or `maximum` is not positive.
     """
     points, level, weight = _points_and_levels(vectors, covariate, maximum, mask)
     return _gap(points, level, weight)
@@ -86,18 +88,21 @@ def equivariance_gap_ratio(
     maximum: ArrayLike | None = None,
     mask: ArrayLike | None = None,
 ) -> Array:
-    """Delta_eq over its mean at permuted covariates: about 1 for noise, 1.9 for a perfect tau on Adult.
+    """Computes the ratio of Delta_eq to its mean over permuted covariates.
+
+    The ratio is about 1 for noise, and 1.9 for a perfect tau on Adult.
 
     Args:
-      key: of the permutations.
-      vectors, covariate, maximum, mask: as for `equivariance_gap`.
-      num_permutations: how many are averaged, at least 1.
+      key: random key of the permutations.
+      vectors, covariate, maximum, mask: arguments of `equivariance_gap`.
+      num_permutations: number of permutations that are averaged, at least 1.
 
     Returns:
-      A scalar; NaN where the permuted gap is 0 (all vectors or all levels are equal), and as `equivariance_gap`.
+      A scalar. It is NaN if the permuted gap is 0 (all vectors or all levels are equal), and if `equivariance_gap` is
+      NaN.
 
     Raises:
-      ValueError: as `equivariance_gap`, or fewer than one permutation.
+      ValueError: `equivariance_gap` raises it, or `num_permutations` is below 1.
     """
     num_permutations = check_count("num_permutations", num_permutations)
     points, level, weight = _points_and_levels(vectors, covariate, maximum, mask)
@@ -106,7 +111,7 @@ def equivariance_gap_ratio(
         return _gap(points, level[permute_rows(key, weight != 0)], weight)
 
     by_chance = jnp.mean(jax.lax.map(permuted, jax.random.split(key, num_permutations)))
-    # Of equal vectors the gap is the rounding of their mean, which no ratio should be made of.
+    # If all vectors are equal, the gap is only the rounding error of their mean, and the ratio is undefined.
     rounding = jnp.finfo(points.dtype).eps * jnp.max(jnp.abs(points), initial=0)
     is_defined = by_chance > points.shape[1] * jnp.square(16 * rounding)
     return jnp.where(is_defined, _gap(points, level, weight) / jnp.where(is_defined, by_chance, 1), jnp.nan)
@@ -127,31 +132,31 @@ def mmd_permutation_test(
     stratum: ArrayLike | None = None,
     tile_size: int = 1024,
 ) -> TwoSampleTest:
-    """Tests whether the latents of all sites have one distribution: MMD^2 against its values at permuted sites.
+    """Tests whether the latents of all sites have the same distribution, by permuting the sites and computing MMD^2.
 
-    p = (1 + number of permutations with a statistic at least as large) / (1 + num_permutations), exact at any sample
-    size; values equal up to rounding count as equal. Memory grows with N (tile_size + 512), never with N^2, and many
-    permutations share one pass over the kernel matrix as one matrix product.
+    p = (1 + number of permutations with a statistic at least as large) / (1 + num_permutations). The test is exact at
+    any sample size. Values that are equal up to rounding count as equal. Memory grows with N (tile_size + 512), never
+    with N^2. Many permutations share one pass over the kernel matrix as one matrix product.
 
     Args:
-      key: of the permutations.
-      latent, site, num_sites, kernel, bandwidth, estimator, mask: as for `eqpool.mmd`.
-      num_permutations: at least 1.
-      subject: (N,) integers, whose each row is, where people were scanned more than once: their rows are not
-        independent, so whole people change places with those of as many rows, and their rows among themselves.
-        None: each row is of its own.
-      stratum: (N,) integers, such as a diagnosis that sites have in other shares: rows change places within one alone,
-        people within the largest of their rows'. None: among all.
-      tile_size: rows of the kernel matrix kept at once.
+      key: random key of the permutations.
+      latent, site, num_sites, kernel, bandwidth, estimator, mask: arguments of `eqpool.mmd`.
+      num_permutations: number of permutations, at least 1.
+      subject: (N,) integers that identify the subject of each row. The rows of a subject who was scanned more than once
+        are not independent. The test therefore exchanges the sites of whole subjects with as many rows, and permutes
+        them among each subject's rows. `None` treats every row as a separate subject.
+      stratum: (N,) integers, such as a diagnosis whose frequency differs between sites. Sites are permuted only within
+        a stratum. A subject belongs to the largest stratum among its rows. `None` permutes among all rows.
+      tile_size: number of rows of the kernel matrix that are in memory at once.
 
     Returns:
-      `TwoSampleTest(statistic, p_value)`, scalars; the statistic is that of `eqpool.mmd`. The p-value is NaN where
-      fewer than two sites are present, of two rows each for the unbiased estimator. Both are NaN where a row that
-      counts is not finite, of which a RuntimeWarning names the rows.
+      `TwoSampleTest(statistic, p_value)`, both scalars. The statistic is that of `eqpool.mmd`. The p-value is NaN with
+      fewer than two sites. For the unbiased estimator, only sites with at least two rows count. Both values are NaN if
+      an unmasked row is not finite, and a RuntimeWarning names such rows.
 
     Raises:
-      ValueError: as `eqpool.mmd`, fewer than one permutation, or subjects or strata that are no integers or of another
-        shape than the sites.
+      ValueError: `eqpool.mmd` raises it, `num_permutations` is below 1, or subjects or strata are not integers or do
+        not have the shape of the sites.
     """
     num_permutations = check_count("num_permutations", num_permutations)
     tile_size = check_count("tile_size", tile_size)
@@ -192,7 +197,7 @@ def _permutation_test(
     counts = jnp.max(weight, axis=1) > 0
 
     def statistics(orders: Array) -> Array:
-        """MMD^2 for every row of `orders` (A, N), which say whose site each row gets."""
+        """Returns MMD^2 for every row of `orders` (A, N). Row i takes the site of row `orders[a, i]`."""
         permuted = jnp.swapaxes(weight[orders], 0, 1)
         return weighted_mmd(
             latent, permuted, kernel=kernel, bandwidths=bandwidths, estimator=estimator, tile_size=tile_size
@@ -213,7 +218,7 @@ def _permutation_test(
     observed = statistics(jnp.arange(len(weight))[None])[0]
     least = 1 if estimator == "biased" else 2
     compares = jnp.sum(jnp.sum(weight, axis=0) >= least) >= 2
-    # A permutation that only renames sites gives the same statistic up to the order of summation.
+    # A permutation that only renames sites changes the statistic by rounding errors, since the order of sums differs.
     rounding = 1e-6 * _typical_kernel(latent, kernel, bandwidths) + 1e-5 * jnp.abs(observed)
     at_least = jnp.sum(null >= observed - rounding, dtype=observed.dtype)
     p_value = (1 + at_least) / (1 + num_permutations)
@@ -221,13 +226,13 @@ def _permutation_test(
 
 
 def _typical_kernel(latent: Points, kernel: Kernel, bandwidths: Array) -> Array:
-    """The mean of |k - k(0)| among some rows: of the size of the numbers whose rounding is that of the statistic."""
+    """Returns the mean of |k - k(0)| over a sample of rows, which sets the scale of the statistic's rounding errors."""
     some = jax.tree.map(lambda x: x[:: max(1, x.shape[0] // _SAMPLED_ROWS)], latent)
     return jnp.mean(jnp.abs(kernel_matrix(some, some, kernel=kernel, bandwidths=bandwidths)))
 
 
 def _warn_of_non_finite(name: str, values: ArrayLike, weight: Array) -> None:
-    """Warns of rows that count and are not finite, where `values` and `weight` are no tracers."""
+    """Warns of unmasked rows that are not finite. Does nothing if `values` or `weight` is a tracer."""
     if isinstance(values, jax.core.Tracer) or isinstance(weight, jax.core.Tracer):
         return
     counted = np.asarray(weight).any(axis=1).reshape(-1, 1)
@@ -237,14 +242,14 @@ def _warn_of_non_finite(name: str, values: ArrayLike, weight: Array) -> None:
 
 
 def permute_rows(key: Array, counts: Array, stratum: ArrayLike | None = None) -> Array:
-    """Indices (N,) that permute the rows that count at random, and leave the others in place.
+    """Returns (N,) indices that permute the rows with `counts` at random and leave the other rows in place.
 
     Args:
-      key: of the permutation.
+      key: random key of the permutation.
       counts: (N,) booleans.
-      stratum: (N,) integers, within each of which rows change places; None: among all.
+      stratum: (N,) integers. Rows are permuted only within a stratum. `None` permutes among all rows.
     """
-    # 31 random bits break nearly all ties; the others fall back on the order of the rows.
+    # With 31 random bits ties are rare. Tied rows keep their order.
     draw = (jax.random.bits(key, counts.shape) >> 1).astype(jnp.int32)
     draw = jnp.where(counts, draw, jnp.iinfo(jnp.int32).max)
     strata = () if stratum is None else (jnp.asarray(stratum),)
@@ -253,16 +258,16 @@ def permute_rows(key: Array, counts: Array, stratum: ArrayLike | None = None) ->
 
 
 def permute_subjects(key: Array, subject: Array, counts: Array, stratum: ArrayLike | None = None) -> Array:
-    """Indices (N,) that let whole subjects change places at random with those of as many rows that count.
+    """Returns (N,) indices that exchange whole subjects at random among those with as many rows with `counts`.
 
-    Their rows change places among themselves as well: of a subject who was scanned at two sites either scan may as well
-    have been the other's, and where all are such, nothing else tells the sites apart.
+    The rows of each subject are permuted as well. Under the null hypothesis, the scans of a subject who was scanned at
+    two sites are exchangeable. If every subject was scanned at both sites, no other permutation changes the sites.
 
     Args:
-      key: of the permutation.
-      subject: (N,) integers.
-      counts: (N,) booleans; the other rows stay in place.
-      stratum: (N,) integers; subjects change places where the largest of their rows that count is the same.
+      key: random key of the permutation.
+      subject: (N,) integers that identify subjects.
+      counts: (N,) booleans. The other rows stay in place.
+      stratum: (N,) integers. Subjects are exchanged only if the largest stratum among their counted rows is the same.
     """
     row = jnp.arange(subject.size)
     _, of_row = jnp.unique(subject, return_inverse=True, size=subject.size)
@@ -283,7 +288,10 @@ def permute_subjects(key: Array, subject: Array, counts: Array, stratum: ArrayLi
 def _points_and_levels(
     vectors: ArrayLike, covariate: ArrayLike, maximum: ArrayLike | None, mask: ArrayLike | None
 ) -> tuple[Array, Array, Array]:
-    """Normalised points (N, d) with pairs' squared distances averaged over columns, levels (N,), weights (N,)."""
+    """Returns normalised points (N, d), levels (N,) and weights (N,).
+
+    Squared distances between points of rotations are averages over the columns.
+    """
     vectors = as_float(vectors)
     axes = ("N", "n", "m") if vectors.ndim == 3 else ("N", "n")
     check_shape("vectors", vectors, axes, " or (N, n, n)" * (vectors.ndim != 3))
@@ -298,16 +306,16 @@ def _points_and_levels(
     covariate = zero_masked_rows(covariate, weight)
     largest = jnp.max(covariate, initial=0) if maximum is None else jnp.asarray(maximum, covariate.dtype)
     level = jnp.floor(10 * covariate / jnp.where(largest > 0, largest, 1))
-    # As an integer NaN would be a level like another: its row is made unknown instead.
+    # Conversion to an integer would turn NaN into an ordinary level. The points of such rows are set to NaN instead.
     points = jnp.where(jnp.isfinite(covariate)[:, None], points, jnp.nan)
     return points, jnp.clip(level, 0, _LEVELS - 1).astype(jnp.int32), weight
 
 
 def _gap(points: Array, level: Array, weight: Array) -> Array:
-    """Mean over ordered pairs of |level_i - level_j| |points_i - points_j|^2.
+    """Returns the mean over ordered pairs of |level_i - level_j| |points_i - points_j|^2.
 
-    Between levels a and b the squared distances add up to n_b s_a + n_a s_b + n_a n_b |m_a - m_b|^2, with the count n,
-    the mean m and the scatter s about it.
+    The squared distances between the points of levels a and b sum to n_b s_a + n_a s_b + n_a n_b |m_a - m_b|^2. Here n
+    is the count of a level, m its mean and s the scatter about the mean.
     """
     member = jax.nn.one_hot(level, _LEVELS, dtype=points.dtype) * weight[:, None]
     count = jnp.sum(member, axis=0)

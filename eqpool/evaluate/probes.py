@@ -1,4 +1,4 @@
-"""Can the site be told from frozen features? A panel of probes from scratch; the strongest is what counts."""
+"""Measures whether the site is predictable from frozen features, by the strongest of several probes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -25,14 +25,14 @@ Probe = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 class ProbeScore(NamedTuple):
-    """One probe's success on held-out rows; the mean over seeds where its fit is random.
+    """The site classification scores of one probe on held-out rows, averaged over seeds if its fit is random.
 
     Attributes:
-      probe: "logistic", "mlp" (the paper's adversary) or "boosted_trees".
-      design: "transfer", trained on the training split; or "within", cross-validated inside the held-out split.
-      accuracy: share of rows whose site was told.
-      balanced_accuracy: mean recall over sites; its chance level is 1 / sites.
-      balanced_accuracy_interval: 95%, over subjects.
+      probe: "logistic", "mlp" (the adversary of Lokhande et al. 2022) or "boosted_trees".
+      design: "transfer", trained on the training split, or "within", cross-validated inside the held-out split.
+      accuracy: fraction of rows whose site was predicted correctly.
+      balanced_accuracy: mean recall over sites, with chance level 1 / sites.
+      balanced_accuracy_interval: 95% interval over subjects.
       auc: max(AUC, 1 - AUC) for two sites, else NaN.
     """
 
@@ -55,26 +55,27 @@ def probe_panel(
     num_sites: int,
     within: bool = True,
 ) -> list[ProbeScore]:
-    """Every probe by two designs, scored on the rows `test`.
+    """Fits every probe in two designs and scores it on the rows `test`.
 
-    "transfer" trains on the rows `train`, whose features pooling has seen; "within" is cross-validated among the rows
-    `test`, which it has not: features can be made blind on the first and still tell the site on the second.
+    "transfer" trains on the rows `train`, which pooling was fitted on. "within" is cross-validated among the rows
+    `test`, which pooling was not fitted on. The site may be unpredictable from the features of the first and still
+    predictable from those of the second.
 
     Args:
-      features: (N, F) frozen; each probe standardises them on its own training rows.
-      site: (N,) site index, known on all rows named.
-      subject: (N,) identifiers; one subject's rows are never on both sides.
-      train, test: row indices; no subject is in both.
-      config: of the probes.
-      num_sites: classes.
-      within: False leaves out the second design, which takes most of the time.
+      features: (N, F) frozen features. Each probe standardises them on its own training rows.
+      site: (N,) site indices, known for all rows in `train` and `test`.
+      subject: (N,) identifiers. Cross-validation never divides the rows of one subject.
+      train, test: row indices. No subject is in both.
+      config: settings of the probes.
+      num_sites: number of classes.
+      within: whether to run the second design, which takes most of the time.
 
     Returns:
-      Scores of logistic regression, the paper's adversary and gradient-boosted trees; none where either of `train` and
-      `test` has fewer than two sites, so that there is nothing to be told.
+      Scores of logistic regression, the adversary of Lokhande et al. 2022 and gradient-boosted trees. The list is empty
+      if `train` or `test` has fewer than two sites.
 
     Raises:
-      ValueError: features of these rows that are not finite.
+      ValueError: features of these rows are not finite.
     """
     for rows in (train, test):
         check_finite("features", features[rows], [f"row {row}" for row in rows])
@@ -93,7 +94,7 @@ def probe_panel(
 
 
 def strongest(scores: list[ProbeScore]) -> ProbeScore:
-    """The score with the highest balanced accuracy."""
+    """Returns the score with the highest balanced accuracy."""
     return max(scores, key=lambda score: score.balanced_accuracy)
 
 
@@ -105,18 +106,19 @@ def strongest_by_chance(
     splits: Sequence[np.ndarray],
     permutations: int,
 ) -> np.ndarray:
-    """(permutations,) the balanced accuracy of `strongest` once sites are dealt anew to the subjects.
+    """Returns the (permutations,) balanced accuracies of `strongest` after permuting sites among subjects.
 
-    The best of several probes on few rows lies above 1 / sites where there is nothing to be told: this is how far.
+    With few rows, the best of several probes exceeds 1 / sites even if the site is not predictable. These accuracies
+    are the null distribution of the best probe.
 
     Args:
-      panel: from (N,) sites to the scores of `probe_panel`.
-      site, subject: (N,), as for `probe_panel`.
-      stratum: (N,) what features may tell and sites have in other shares, as a diagnosis, of which nothing is to be
-        learnt about scanners.
-      splits: row indices; each keeps its own subjects and its own numbers of sites. The sites of a subject's rows go
-        together to another subject with as many rows, of the same stratum (`eqpool.evaluate.metrics.permute_subjects`).
-      permutations: how many.
+      panel: function from (N,) sites to the scores of `probe_panel`.
+      site, subject: (N,) arguments of `probe_panel`.
+      stratum: (N,) variable, such as a diagnosis, that is predictable from the features and whose frequency differs
+        between sites. Permuting within its levels keeps it from counting as a scanner effect.
+      splits: row indices of each split. Sites are permuted within a split. The sites of a subject's rows move together
+        to another subject of the same stratum with as many rows (`eqpool.evaluate.metrics.permute_subjects`).
+      permutations: number of permutations.
     """
     people, levels = (np.unique(of_row, return_inverse=True)[1] for of_row in (subject, stratum))
     scores = []
@@ -131,7 +133,10 @@ def strongest_by_chance(
 
 
 def site_floor_features(covariates: np.ndarray, target: np.ndarray, target_classes: tuple[str, ...]) -> np.ndarray:
-    """(N, F) float32: covariates and target alone; what they tell of the site is not the scanner's doing."""
+    """Returns covariates and target as (N, F) float32 features.
+
+    Site classification accuracy from these features alone is not due to the scanner.
+    """
     encoded = np.eye(len(target_classes))[target] if target_classes else np.nan_to_num(target)[:, None]
     return np.concatenate([covariates, encoded], axis=1).astype(np.float32)
 
@@ -155,11 +160,11 @@ def _probes(config: EvaluateConfig, num_sites: int) -> dict[str, Probe]:
 
 
 def _of_library(model: Any, num_sites: int) -> Probe:
-    """A scikit-learn classifier whose fit draws nothing at random: one seed says all."""
+    """Wraps a scikit-learn classifier with a deterministic fit as a probe with a single seed."""
 
     def probe(train_features: np.ndarray, train_site: np.ndarray, test_features: np.ndarray) -> np.ndarray:
         scores = np.zeros((1, len(test_features), num_sites), np.float32)
-        # One thread: OpenMP's busy waiting takes minutes instead of seconds where cores are shared with XLA's threads.
+        # With several threads, OpenMP's busy waiting on cores shared with XLA takes minutes instead of seconds.
         with threadpool_limits(limits=1):
             model.fit(train_features, train_site)
             scores[0][:, model.classes_] = model.predict_proba(test_features)
@@ -169,13 +174,16 @@ def _of_library(model: Any, num_sites: int) -> Probe:
 
 
 def _of_larger_sites(site: np.ndarray, subject: np.ndarray) -> np.ndarray:
-    """(N,) bool: rows of sites with two subjects at least, among which one can be held out."""
+    """Returns (N,) bool, true for rows of sites with at least two subjects, so that one can be held out."""
     larger = [label for label in np.unique(site) if len(np.unique(subject[site == label])) > 1]
     return np.isin(site, larger)
 
 
 def _folds(site: np.ndarray, subject: np.ndarray, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(training rows, held-out rows) without a subject on both sides; none where there are fewer than two sites."""
+    """Returns (training rows, held-out rows) of each fold, without a subject on both sides.
+
+    The list is empty if there are fewer than two sites or a site has a single subject.
+    """
     subjects_a_site = [len(np.unique(subject[site == label])) for label in np.unique(site)]
     count = min([count, *subjects_a_site])
     if count < 2 or len(subjects_a_site) < 2:
@@ -186,8 +194,8 @@ def _folds(site: np.ndarray, subject: np.ndarray, count: int) -> list[tuple[np.n
 def _cross_validated(
     probe: Probe, features: np.ndarray, site: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]], num_sites: int
 ) -> np.ndarray:
-    """(seeds, N, sites): the probe's scores of every row, by a fit that did not see its fold."""
-    # One size for all folds, so that the compiled adversary serves them all; no row is held out twice.
+    """Returns the probe's (seeds, N, sites) scores. Each row is scored by a fit that did not include its fold."""
+    # All folds have one size, so the adversary compiles once. `np.resize` repeats test rows, and the copies are cut.
     size = min(len(train) for train, _ in folds)
     largest = max(len(test) for _, test in folds)
     parts = []
@@ -201,7 +209,7 @@ def _cross_validated(
 
 
 def _of_every_site(rows: np.ndarray, site: np.ndarray, size: int) -> np.ndarray:
-    """The first `size` rows; or, where a site would be without any, as many that begin with the first of each site."""
+    """Returns the first `size` rows, or as many rows that begin with the first of each site if a site would be lost."""
     _, first = np.unique(site[rows], return_index=True)
     if first.max() < size:
         return rows[:size]
@@ -211,7 +219,7 @@ def _of_every_site(rows: np.ndarray, site: np.ndarray, size: int) -> np.ndarray:
 def _score(
     name: str, design: str, site: np.ndarray, subject: np.ndarray, scores: np.ndarray, config: EvaluateConfig
 ) -> ProbeScore:
-    check_finite(f"the score of the probe {name!r}", np.moveaxis(scores, 1, 0))  # argmax would take NaN for a site
+    check_finite(f"the score of the probe {name!r}", np.moveaxis(scores, 1, 0))  # argmax would treat NaN as a site
     predicted = scores.argmax(axis=2)
 
     def mean_over_seeds(rows: np.ndarray) -> float:

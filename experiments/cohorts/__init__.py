@@ -1,1 +1,1 @@
-"""Real multi-site tables: raw, ComBat, the paper's baselines and ours, nothing fitted outside the fold."""
+"""Compares raw features, ComBat, the baselines of Lokhande et al. 2022 and ours on real multi-site tables."""

@@ -1,4 +1,4 @@
-"""The three cohorts as arrays, and their folds."""
+"""Loads the three cohorts as arrays and divides them into folds."""
 
 import dataclasses
 import pathlib
@@ -11,20 +11,21 @@ from eqpool.data.tables.participants import parse_classes, read_participants, se
 from eqpool.errors import InputError
 
 COHORTS = ("ixi_thickness", "abide1", "fcon1000")
-SMALLEST_PROBED_SITE = 10  # subjects of a site that the probes are to tell
+SMALLEST_PROBED_SITE = 10  # fewest subjects of a site that the probes predict
 ROLES = ("site", "age", "sex", "dx")
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """One cohort.
+    """The table of one cohort.
 
     Attributes:
-      name: of its folder.
-      features: (N, F) float64; missing values and failed measurements (0) are NaN.
-      site: (N,) int, into `site_names`.
-      covariates: (N, 2) float64, age in years and sex, 1 for male.
-      labels: "sex" and, where it varies, "dx": (N,) int 0 or 1.
+      name: name of its folder.
+      features: (N, F) float64 features. Missing values and failed measurements (0) are NaN.
+      site: (N,) int, indices into `site_names`.
+      site_names: names of the sites.
+      covariates: (N, 2) float64, age in years, and sex, 1 for male.
+      labels: (N,) int labels 0 or 1, "sex" and, if it has two classes, "dx".
     """
 
     name: str
@@ -36,7 +37,7 @@ class Table:
 
     @property
     def probed(self) -> np.ndarray:
-        """(N,) bool: rows of sites that are large enough to be told."""
+        """Returns (N,) bool, true for rows of sites that are large enough to be probed."""
         return np.isin(self.site, np.flatnonzero(np.bincount(self.site) >= SMALLEST_PROBED_SITE))
 
 
@@ -44,7 +45,7 @@ def load_table(folder: pathlib.Path, name: str) -> Table:
     """Reads `folder`/`name`/participants.tsv.
 
     Raises:
-      InputError: one line naming file, row and column.
+      InputError: the table is invalid. The one-line message names file, row and column.
     """
     table = read_participants(folder / name / "participants.tsv")
     for column in ROLES[:3]:
@@ -62,10 +63,10 @@ def load_table(folder: pathlib.Path, name: str) -> Table:
 
 
 def folds(table: Table, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(training rows, held-out rows) of each fold, stratified by site.
+    """Returns (training rows, held-out rows) of each fold, stratified by site.
 
-    All folds train on the same number of rows, so that what is compiled for one serves all: at most a few rows of the
-    larger folds are left out of training.
+    All folds train on the same number of rows, so that code compiled for one fold serves the others. A few rows of the
+    larger training sets are left out.
     """
     splits = list(StratifiedKFold(count, shuffle=True, random_state=seed).split(table.features, table.site))
     size = min(len(train) for train, _ in splits)
@@ -74,6 +75,6 @@ def folds(table: Table, count: int, seed: int) -> list[tuple[np.ndarray, np.ndar
 
 
 def standardised(table: Table, train: np.ndarray) -> np.ndarray:
-    """(N, F) features in deviations from the training rows' mean, missing values at the mean."""
+    """Returns (N, F) features standardised with the training rows' mean and deviation. Missing values become 0."""
     mean, deviation = np.nanmean(table.features[train], axis=0), np.nanstd(table.features[train], axis=0)
     return np.nan_to_num((table.features - mean) / np.where(deviation > 0, deviation, 1))

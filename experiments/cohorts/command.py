@@ -1,8 +1,9 @@
-"""Real multi-site tables: raw features, ComBat, the paper's baselines and ours, nothing fitted outside the fold.
+"""Real multi-site tables: compares raw features, ComBat, the baselines of Lokhande et al. 2022 and ours.
 
-The folder --cohorts holds a folder a cohort (fcon1000, abide1, ixi_thickness) with its participants.tsv. Every method
-is fitted on a fold's training rows alone: scaling, harmonisation, networks, the residualising by splines of age and
-sex, probes and their settings. Cohorts and methods that are run apart join one table.
+The folder --cohorts contains one folder per cohort (fcon1000, abide1, ixi_thickness) with its participants.tsv. Every
+method is fitted on a fold's training rows alone. This includes scaling, harmonisation, networks, the regression on
+splines of age and on sex, and the probes and their settings. Separate runs of cohorts and methods are joined in one
+table.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from experiments.provenance import made_here, written_by
 from experiments.registry import Experiment
 from experiments.tables import Measured, results_path
 
-BARS = {  # what was asked: site and age MAE at most, sex and diagnosis as raw
+BARS = {  # required: highest site accuracy and age MAE. Sex and diagnosis must be as predictable as from raw.
     "ixi_thickness": (0.58, 8.43),
     "abide1": (0.05 + 0.05, 3.50),
     "fcon1000": (0.056 + 0.05, 3.96),
@@ -47,12 +48,12 @@ def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
 
 
 def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
-    """Evaluates every method on every cohort, or goes on at the fold where it was stopped.
+    """Evaluates every method on every cohort. A stopped run continues at the fold where it stopped.
 
     Raises:
-      InputError: a bad table, an unknown method, or methods that do not start with raw.
+      InputError: a table is invalid, a method is unknown, or raw is not the first method.
     """
-    # One thread each: the probes are small, and runs side by side gain more from the cores.
+    # A run uses one thread: the probes are small, and parallel runs make better use of the cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
     jax.config.update("jax_compilation_cache_dir", str((options.runs / "cache" / "compiled").absolute()))
@@ -73,7 +74,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
 
 
 def _record(settings: dict[str, int], commits: set[str]) -> dict[str, Any]:
-    """Returns the provenance of rows of the given commits; their config is the settings beside the estimator's."""
+    """Returns the provenance of rows of the given commits. The config joins the settings and the estimator's."""
     estimator = EquivariantPooling(epochs=settings["epochs"]).get_params()
     made = made_here(settings | {"estimator": estimator}, settings["seed"], commits)
     try:
@@ -105,13 +106,13 @@ def _unseen(table: Table, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def joined_rows(earlier: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns both, the newer of two rows of one name, in the order of cohorts and methods."""
+    """Returns the union of both, ordered by cohort and method. A newer row replaces an earlier row of the same name."""
     by_name = {(row["cohort"], row["representation"]): row for row in [*earlier, *rows]}
     return sorted(by_name.values(), key=lambda row: (row["cohort"], METHODS.index(row["method"])))
 
 
 def markdown(experiment: Experiment, content: dict[str, Any]) -> str:
-    """Returns the tables as text: one for each cohort, with the unseen sites where they were measured."""
+    """Returns the tables as text, one for each cohort, with the scores of unseen sites if they were measured."""
     return "\n".join(_lines(experiment, content))
 
 

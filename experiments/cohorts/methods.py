@@ -1,4 +1,4 @@
-"""Every method as one function: from a fold's training rows to features of all rows."""
+"""Fits each method on a fold's training rows and computes its features of all rows."""
 
 from typing import Any
 
@@ -19,12 +19,11 @@ Representations = dict[str, np.ndarray]  # name -> (N, F') features of all rows
 
 
 def represent(method: str, table: Table, train_rows: np.ndarray, epochs: int) -> tuple[Representations, dict[str, Any]]:
-    """What a method (raw, combat, ours, or a baseline's `config.method`) makes of all rows, and what it chose.
+    """Returns the representations of all rows by a method (raw, combat, ours, or a baseline's `config.method`).
 
-    It is fitted on the training rows alone.
-
-    The name of a representation ends in " *" where its columns mean the same whatever the fold: features, and not the
-    axes of a latent.
+    The settings that the method chose are returned as well. The method is fitted on the training rows alone. The name
+    of a representation ends in " *" if its columns have the same meaning in every fold. Features do, but the axes of a
+    latent do not.
     """
     inputs = standardised(table, train_rows)
     if method == "raw":
@@ -37,15 +36,15 @@ def represent(method: str, table: Table, train_rows: np.ndarray, epochs: int) ->
 
 
 def target_of(table: Table) -> str:
-    """What a baseline's network is to predict: the diagnosis where there is one, else sex."""
+    """Returns the target of a baseline's network: the diagnosis if the table has one, else sex."""
     return "dx" if "dx" in table.labels else "sex"
 
 
 def _combat(table: Table, inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """neuroCombat on the training rows, keeping age, sex and diagnosis; its estimates applied to all others.
+    """Fits neuroCombat on the training rows, preserving age, sex and diagnosis, and applies it to all rows.
 
-    As in its own `neuroCombatFromTraining` (which fails with NumPy 2) a new row is scaled about the mean training row:
-    its covariates are not asked for. A site that training rows lack stays raw.
+    As in neuroCombat's `neuroCombatFromTraining` (which fails with NumPy 2), a held-out row is scaled about the mean
+    training row, and its covariates are not used. Rows of a site without training rows stay raw.
     """
     try:
         from neuroCombat import neuroCombat
@@ -66,11 +65,11 @@ def _combat(table: Table, inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
         gamma, delta = estimates["gamma.star"][index], estimates["delta.star"][index]
         harmonised[here] = ((inputs[here] - centre) / deviation - gamma) / np.sqrt(delta) * deviation + centre
     harmonised[rows] = fitted["data"].T
-    return np.where(np.isfinite(harmonised), harmonised, inputs)  # a site of one row has no variance
+    return np.where(np.isfinite(harmonised), harmonised, inputs)  # not finite if a site has one row, and so no variance
 
 
 def _ours(table: Table, inputs: np.ndarray, rows: np.ndarray, epochs: int) -> tuple[Representations, dict[str, Any]]:
-    """Equivariant to age and sex; the diagnosis, where there is one, is the target."""
+    """Computes features that are equivariant to age and sex. The diagnosis, if the table has one, is the target."""
     site = np.array(table.site_names)[table.site]
     prior_rows = select_prior_rows(table, inputs, rows)
     pooling = EquivariantPooling(epochs=epochs, prior_rows=prior_rows)
@@ -104,7 +103,7 @@ def _baseline(method: str, table: Table, inputs: np.ndarray, rows: np.ndarray, e
 
 
 def _as_cohort(table: Table, inputs: np.ndarray, rows: np.ndarray) -> Cohort:
-    """Training rows are divided into train and validation; all others are test."""
+    """Converts a table to a `Cohort`. Training rows are divided into train and validation, and the others are test."""
     target = target_of(table)
     split = np.full(len(inputs), "test", dtype="<U10")
     strata = list(zip(table.site[rows].tolist(), table.labels[target][rows].tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""What is read from features: the site by four probes, age and labels by the best of a few models, chosen inside."""
+"""Predicts the site from features by four probes, and age and labels by models chosen inside the training rows."""
 
 import warnings
 from typing import Any
@@ -17,11 +17,11 @@ from sklearn.svm import SVC, SVR
 from eqpool.data.tables.splines import CovariateDesign
 
 SITE_PROBES = ("logistic", "svm", "mlp", "forest")
-AGE_MACHINES = ((10.0, 0.1), (10.0, 0.4), (30.0, 0.1), (30.0, 0.4), (100.0, 0.1))  # C, and gamma times the features
+AGE_MACHINES = ((10.0, 0.1), (10.0, 0.4), (30.0, 0.1), (30.0, 0.4), (100.0, 0.1))  # C, and gamma times F
 
 
 def site_probe(name: str) -> Any:
-    """An unfitted classifier of the site."""
+    """Returns an unfitted classifier of the site."""
     models = {
         "logistic": LogisticRegression(C=0.1, max_iter=500, class_weight="balanced"),
         "svm": SVC(C=3.0, class_weight="balanced"),
@@ -34,14 +34,14 @@ def site_probe(name: str) -> Any:
 
 
 def without_covariates(features: np.ndarray, covariates: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """(N, F): what splines of age, and sex, do not explain; fitted on the training rows."""
+    """Returns the (N, F) residuals of a regression on splines of age and on sex, fitted on the training rows."""
     columns = CovariateDesign.fit(covariates[train]).apply(covariates)
     columns = np.column_stack([np.ones(len(columns)), columns])
     return features - columns @ np.linalg.lstsq(columns[train], features[train], rcond=None)[0]
 
 
 def told_sites(residual: np.ndarray, site: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str, np.ndarray]:
-    """What each probe, trained on the training rows, takes the held-out rows' site to be."""
+    """Predicts the site of the held-out rows with each probe, trained on the training rows."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return {
@@ -50,7 +50,10 @@ def told_sites(residual: np.ndarray, site: np.ndarray, train: np.ndarray, test: 
 
 
 def told_age(features: np.ndarray, age: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """The held-out ages, by ridge regression or a support vector machine, whichever is better inside training rows."""
+    """Predicts the held-out ages with ridge regression or a support vector machine.
+
+    Cross-validation inside the training rows chooses the model.
+    """
     inner = KFold(3, shuffle=True, random_state=0)
     models = [
         make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 4, 13))),
@@ -64,7 +67,7 @@ def told_age(features: np.ndarray, age: np.ndarray, train: np.ndarray, test: np.
 
 
 def told_label(features: np.ndarray, label: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """The held-out labels, by logistic regression whose penalty is chosen inside the training rows."""
+    """Predicts the held-out labels with logistic regression. The penalty is chosen inside the training rows."""
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500, class_weight="balanced"))
     search = GridSearchCV(
         model,

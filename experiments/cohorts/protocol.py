@@ -1,4 +1,4 @@
-"""One method on one cohort: folds that are stored one by one, and what they add up to."""
+"""Evaluates one method on one cohort. Each fold is stored as soon as it is computed."""
 
 import functools
 import hashlib
@@ -16,15 +16,15 @@ from experiments.cohorts.probes import SITE_PROBES, told_age, told_label, told_s
 from experiments.runner import stored
 
 PERMUTATIONS = 999
-PROBES_VERSION = 2  # of `probes`; what older ones told is not read
-Told = dict[str, np.ndarray]  # "<representation>/<what>" -> what was told of the fold's held-out rows
+PROBES_VERSION = 2  # of `probes`. Stored predictions of older versions are not read.
+Told = dict[str, np.ndarray]  # "<representation>/<variable>" -> predictions for the fold's held-out rows
 
 
 def evaluate(method: str, table: Table, folder: pathlib.Path, count: int, seed: int, epochs: int) -> dict[str, Any]:
-    """Returns every representation of a method, by name, with what the probes predict for each row when held out.
+    """Returns the probes' predictions for each row when held out, for every representation of a method, by name.
 
-    The folds that `folder` holds already, computed with the same settings and features, are read: the method's features
-    in one file, and the probes' predictions in another. `commits` are those that computed them.
+    Folds that were already computed with the same settings and features are read from `folder`. One file contains the
+    method's features, and another the probes' predictions. The result's `commits` are the commits that computed them.
     """
     splits = folds(table, count, seed)
     parts, chosen, commits = [], [], set()
@@ -56,7 +56,7 @@ def evaluate(method: str, table: Table, folder: pathlib.Path, count: int, seed: 
 
 
 def scores(table: Table, told: Told, raw: Told) -> dict[str, Any]:
-    """The numbers of one line of the table; `raw` is what the raw features told, for paired comparisons."""
+    """Returns the numbers of one line of the table. `raw` has the predictions from raw features, for paired tests."""
     probed, age = table.probed, table.covariates[:, 0]
     result: dict[str, Any] = {"chance": 1 / len(np.unique(table.site[probed]))}
     for design in ("transfer", "within"):
@@ -98,7 +98,7 @@ def _told(table: Table, representations: Told, train: np.ndarray, test: np.ndarr
 
 
 def _within(table: Table, features: np.ndarray, count: int, seed: int) -> Told:
-    """The site probes, cross-validated among rows each of which was harmonised by a model that had not seen it."""
+    """Cross-validates the site probes among rows that were harmonised by models not trained on them."""
     told = {f"within_{name}": np.full(len(table.site), -1) for name in SITE_PROBES}
     rows = np.flatnonzero(table.probed)
     splits = StratifiedKFold(count, shuffle=True, random_state=seed + 1).split(rows, table.site[rows])
@@ -111,7 +111,7 @@ def _within(table: Table, features: np.ndarray, count: int, seed: int) -> Told:
 
 
 def _site(table: Table, predictions: Told) -> dict[str, Any]:
-    """The strongest probe, and how often labels at random would be told as well by the strongest of them."""
+    """Returns the strongest probe and its p-value, from the strongest probe under permuted sites."""
     rows = table.probed
     reached = {name: balanced_accuracy_score(table.site[rows], told[rows]) for name, told in predictions.items()}
     best = max(reached, key=reached.__getitem__)
@@ -120,7 +120,7 @@ def _site(table: Table, predictions: Told) -> dict[str, Any]:
 
 
 def _permuted(truth: np.ndarray, predictions: Told) -> float:
-    """p of the largest balanced accuracy among predictions of held-out rows, were they told without the truth."""
+    """Returns the p-value of the largest balanced accuracy among predictions of held-out rows, by permuted truth."""
     generator = np.random.default_rng(0)
     classes, index = np.unique(truth, return_inverse=True)
     size = np.bincount(index)
@@ -136,7 +136,7 @@ def _permuted(truth: np.ndarray, predictions: Told) -> float:
 
 
 def _sign_flips(differences: np.ndarray) -> float:
-    """One-sided p that the mean of paired differences is as far above 0: whether a method is worse than raw."""
+    """Returns the one-sided p-value of a sign-flip test for a mean of paired differences above 0 (worse than raw)."""
     generator = np.random.default_rng(0)
     signs = generator.choice([-1.0, 1.0], (PERMUTATIONS, len(differences)))
     drawn = signs @ differences / len(differences)
@@ -151,6 +151,6 @@ def _by_row(parts: list[np.ndarray], splits: list[tuple[np.ndarray, np.ndarray]]
 
 
 def fingerprint(table: Table, train: np.ndarray, epochs: int) -> str:
-    """Tells a cohort's features, a fold's training rows and the networks' epochs from any others."""
+    """Returns a hash of a cohort's features, a fold's training rows and the networks' epochs."""
     digest = hashlib.sha256(np.nan_to_num(table.features).tobytes() + train.tobytes() + str(epochs).encode())
     return digest.hexdigest()[:12]

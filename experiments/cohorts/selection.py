@@ -1,4 +1,4 @@
-"""The one setting that is chosen inside a fold: how strongly scanners' covariances are shrunk."""
+"""Selects the shrinkage of scanners' covariances, the only setting of our method that is chosen inside a fold."""
 
 import numpy as np
 from sklearn.metrics import balanced_accuracy_score
@@ -12,13 +12,14 @@ from experiments.cohorts.cohort import Table
 from experiments.cohorts.probes import site_probe, without_covariates
 
 PRIOR_ROWS_A_FEATURE = (0.6, 1.2, 2.4)
-WINDOW = 0.02  # of the best age error
+WINDOW = 0.02  # relative to the best age error
 
 
 def select_prior_rows(table: Table, inputs: np.ndarray, rows: np.ndarray) -> float:
-    """The most invariant setting (support vector probe) among those within 2% of the best age error (the paper's rule).
+    """Returns the setting with the lowest site accuracy (support vector probe) within 2% of the best age error.
 
-    Three folds of the training rows `rows`; no other row is looked at.
+    This is the selection rule of Lokhande et al. 2022. The scores come from three-fold cross-validation inside the
+    training rows `rows`. Other rows are not used.
     """
     tried = [(_scores(table, inputs, rows, a * inputs.shape[1]), a * inputs.shape[1]) for a in PRIOR_ROWS_A_FEATURE]
     best = min(error for (error, _), _ in tried)
@@ -26,7 +27,7 @@ def select_prior_rows(table: Table, inputs: np.ndarray, rows: np.ndarray) -> flo
 
 
 def _scores(table: Table, inputs: np.ndarray, rows: np.ndarray, prior_rows: float) -> tuple[float, float]:
-    """Mean absolute error of age, and balanced accuracy of the site."""
+    """Returns the mean absolute error of age and the balanced accuracy of the site."""
     site, age = table.site.astype(str), table.covariates[:, 0]
     errors, told, true = [], [], []
     for inner, held_out in StratifiedKFold(3, shuffle=True, random_state=0).split(rows, table.site[rows]):

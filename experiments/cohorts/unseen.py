@@ -1,4 +1,4 @@
-"""Sites that training never saw: left out one at a time, or in groups, then told without and with a few controls."""
+"""Evaluates sites that are left out of training, one at a time or in groups, with and without calibration."""
 
 import functools
 import pathlib
@@ -15,16 +15,16 @@ from experiments.cohorts.probes import told_age, told_label
 from experiments.cohorts.protocol import PROBES_VERSION, Told, fingerprint
 from experiments.runner import stored
 
-CONTROLS = 10  # rows of a new site that it is calibrated on; they are not scored
+CONTROLS = 10  # rows that calibrate a new site. They are not scored.
 LINES = ("raw", "ours, site never seen", f"ours, calibrated on {CONTROLS} rows")
 
 
 def evaluate_unseen(
     table: Table, folder: pathlib.Path, groups: int, seed: int, epochs: int
 ) -> dict[str, dict[str, Any]]:
-    """The scores of each of `LINES` over the rows of all sites, each told by models that never saw its site.
+    """Returns the scores of each of `LINES` over all scored rows, from models that were not trained on a row's site.
 
-    ComBat has no line: it has no estimate for such a site.
+    ComBat has no line, because it has no estimate for a site that is not in its training rows.
     """
     parts, rows = [], []
     for train, calibration, test in unseen_splits(table, groups, CONTROLS, seed):
@@ -42,9 +42,9 @@ def evaluate_unseen(
 def unseen_splits(
     table: Table, groups: int, controls: int, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(training rows, rows to calibrate on, rows to score) of each left-out site, or of each of `groups` groups.
+    """Yields (training rows, rows to calibrate on, rows to score) of each left-out site or group of sites.
 
-    Sites of fewer than 2 `controls` rows are only trained on.
+    If `groups` is 0, one site is left out at a time. Sites with fewer than 2 * `controls` rows are only trained on.
     """
     large = np.isin(table.site, np.flatnonzero(np.bincount(table.site) >= 2 * controls))
     everyone = np.arange(len(table.site))
@@ -93,7 +93,7 @@ def _scores(table: Table, rows: np.ndarray, told: Told) -> dict[str, Any]:
 
 
 def describe_unseen(scores: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """The lines of a Markdown table."""
+    """Yields the lines of a Markdown table."""
     yield "| features | age MAE | R2 | sex | dx |"
     yield "|---" * 5 + "|"
     for line, values in scores.items():

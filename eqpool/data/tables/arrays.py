@@ -1,6 +1,6 @@
-"""Labels, numbers, covariates and nuisances as a library call gives them (lists, arrays, frames), to plain arrays.
+"""Converts the labels, numbers, covariates and nuisances of a library call (lists, arrays, frames) to plain arrays.
 
-Each entry is read as `eqpool.data.tables.coding` says, and so as out of a table.
+Each entry is read by the rules of `eqpool.data.tables.coding`, which also apply to the text of tables.
 """
 
 import collections
@@ -29,16 +29,17 @@ from eqpool.errors import InputError
 
 
 class LabelWarning(UserWarning):
-    """Words such as "NA" were read as missing, or several spellings as one label."""
+    """Warning that words such as "NA" were read as missing, or that several spellings were read as one label."""
 
 
 def as_names(labels: Any, count: int, argument: str) -> np.ndarray:
-    """(N,) str labels, "" where unknown.
+    """Returns (N,) str labels, "" where unknown.
 
-    A `LabelWarning` names words that were read as missing, and spellings such as "1" and "1.0" that are one label.
+    A `LabelWarning` names the words that were read as missing, and the spellings, such as "1" and "1.0", that are one
+    label.
 
     Raises:
-      InputError: another number of labels, more than one dimension, or an entry that is no label.
+      InputError: the number of labels is not `count`, there is more than one dimension, or an entry is not a label.
     """
     values = as_column(labels, count, argument)
     names = read_labels(values, lambda row: f"{argument}, row {row}")
@@ -48,10 +49,12 @@ def as_names(labels: Any, count: int, argument: str) -> np.ndarray:
 
 
 def as_column(values: Any, count: int | None, argument: str) -> np.ndarray:
-    """(N,) objects of a list, an array or a Series, of any length where `count` is None; masked entries are None.
+    """Returns a list, an array or a Series as (N,) objects, with None for masked entries.
+
+    If `count` is None, any length is accepted.
 
     Raises:
-      InputError: another shape.
+      InputError: the shape is not (count,).
     """
     column = np.asarray(_unmasked(values), dtype=object)
     if column.ndim != 1 or count not in (None, len(column)):
@@ -65,26 +68,28 @@ class CovariateCoding:
     """The covariates of a fit: numbers, and categories with their levels.
 
     Attributes:
-      levels: of each column by its name, sorted; () for numbers. A level becomes a column of 0 and 1, but the first,
-        which is the reference. The first is "" where a fit of an earlier version did not keep it.
+      levels: sorted levels of each column, by column name, and () for numbers. Each level except the first, which is
+        the reference, becomes a column of 0 and 1. The first level is "" if an earlier version, which did not store
+        it, made the fit.
     """
 
     levels: dict[str, tuple[str, ...]]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The C names of the columns: `age`, or `sex=M` for a level."""
+        """Returns the C names of the columns: `age`, or `sex=M` for a level."""
         expanded = ([f"{name}={level}" for level in levels[1:]] or [name] for name, levels in self.levels.items())
         return tuple(name for names in expanded for name in names)
 
     @classmethod
     def fit(cls, covariates: Any, count: int) -> "CovariateCoding":
-        """From N rows of numbers or categories, as `as_covariates` takes them.
+        """Learns the coding from N rows of numbers or categories, in the forms that `as_covariates` accepts.
 
-        Categorical columns of pandas are categories, others by `eqpool.data.tables.coding.holds_numbers`.
+        Categorical columns of pandas are always categories. For other columns,
+        `eqpool.data.tables.coding.holds_numbers` decides.
 
         Raises:
-          InputError: another number of rows, a column named twice, or a category with a single level.
+          InputError: the number of rows is not `count`, a column is named twice, or a category has a single level.
         """
         levels: dict[str, tuple[str, ...]] = {}
         for name, values in _columns(covariates, count, "covariates").items():
@@ -98,7 +103,7 @@ class CovariateCoding:
 
     @classmethod
     def from_names(cls, names: tuple[str, ...]) -> "CovariateCoding":
-        """From the names alone, which do not say what the reference levels are."""
+        """Builds the coding from the column names alone, which do not include the reference levels."""
         levels: dict[str, tuple[str, ...]] = {}
         for name in names:
             column, is_level, level = name.partition("=")
@@ -106,11 +111,11 @@ class CovariateCoding:
         return cls(levels)
 
     def apply(self, covariates: Any, count: int) -> np.ndarray:
-        """N rows as (N, C) float64.
+        """Returns N rows as (N, C) float64.
 
         Raises:
-          InputError: other columns or another number of rows than expected, an entry that is missing or no number, or
-            a category that `fit` did not see.
+          InputError: the columns or the number of rows differ from those expected, an entry is missing or not a
+            number, or `fit` did not see a category.
         """
         columns = _columns(covariates, count, "covariates")
         if set(columns) != set(self.levels):
@@ -125,7 +130,7 @@ class CovariateCoding:
             return _finite_numbers(values)[:, None]
         labels = _categories(name, values)
         new = [level for level in sort_labels(labels) if level not in levels]
-        if levels[0] == UNKNOWN and len(new) == 1:  # then it may be the reference
+        if levels[0] == UNKNOWN and len(new) == 1:  # the unstored reference level may be this one
             levels = (new[0], *levels[1:])
         seen = [level for level in levels if level != UNKNOWN]
         check_seen(labels, seen, f"covariates, column {name}", values.index)
@@ -135,12 +140,14 @@ class CovariateCoding:
 def as_covariates(
     covariates: Any, count: int, names: tuple[str, ...] | None = None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(N, C) float64 and the C names. Columns of categories become 0-1 columns, one a level but the first.
+    """Returns covariates as (N, C) float64, and the C column names.
+
+    A column of categories becomes 0-1 columns, one for each level except the first.
 
     Args:
       covariates: (N,) or (N, C) numbers or text, a pandas Series, or a frame.
       count: N.
-      names: those of an earlier call, whose columns are then expected in any order.
+      names: names that an earlier call returned. If given, the same columns are expected, in any order.
 
     Raises:
       InputError: see `CovariateCoding`.
@@ -150,14 +157,14 @@ def as_covariates(
 
 
 def as_nuisances(nuisances: Any, count: int) -> tuple[np.ndarray | None, tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """(N, Q) int32 levels, -1 where unknown, the Q names, and the names of each one's levels, sorted.
+    """Returns nuisances as (N, Q) int32 levels, -1 where unknown, the Q names, and the sorted level names of each.
 
     Args:
-      nuisances: (N,) labels, a Series, or a frame of labels; None for none, which gives None and no names.
+      nuisances: (N,) labels, a Series, or a frame of labels. None returns None and no names.
       count: N.
 
     Raises:
-      InputError: another number of rows, a column named twice, or a label with fewer than two levels.
+      InputError: the number of rows is not `count`, a column is named twice, or a nuisance has fewer than two levels.
     """
     if nuisances is None:
         return None, (), ()
@@ -173,14 +180,16 @@ def as_nuisances(nuisances: Any, count: int) -> tuple[np.ndarray | None, tuple[s
 
 
 def as_features(X: Any, names: tuple[str, ...] | None) -> Any:
-    """X with each column that holds text, objects or pandas' own types read as float64; what else it is, as it is.
+    """Returns X with columns of text, objects or pandas' own types read as float64.
+
+    Other kinds of input are returned unchanged.
 
     Args:
       X: a frame, an array or nested lists.
-      names: the columns of `fit`, which a frame is brought to; None before it, or where it had an array.
+      names: columns of `fit`, to which a frame is reordered. None before `fit`, or if `fit` was given an array.
 
     Raises:
-      InputError: a column of a frame that is missing or named twice, or an entry that is no number.
+      InputError: a column of a frame is missing or named twice, or an entry is not a number.
     """
     if isinstance(X, pd.DataFrame):
         check_unique(X, "X")
@@ -196,10 +205,12 @@ def as_features(X: Any, names: tuple[str, ...] | None) -> Any:
 
 
 def reordered(frame: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:
-    """The columns `names` of a frame in that order; others are left out. A name matches as text: 0 is "0".
+    """Returns the columns `names` of a frame, in that order, without the others.
+
+    Names are compared as text: 0 matches "0".
 
     Raises:
-      InputError: naming the first column that is missing.
+      InputError: a column is missing. The message names the first such column.
     """
     present = list(map(str, frame.columns))
     for name in names:
@@ -211,7 +222,7 @@ def reordered(frame: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:
 
 
 def check_unique(frame: pd.DataFrame, argument: str) -> None:
-    """Raises `InputError` naming a column that stands twice in a frame, as text: 0 and "0" are one name."""
+    """Raises `InputError` if a column name occurs twice in a frame. Names are compared as text: 0 equals "0"."""
     counts = collections.Counter(map(str, frame.columns))
     for name, count in counts.items():
         if count > 1:
@@ -219,7 +230,7 @@ def check_unique(frame: pd.DataFrame, argument: str) -> None:
 
 
 def _columns(columns: Any, count: int, argument: str) -> dict[str, pd.Series]:
-    """The columns of a frame, a Series or an array, by their names as text."""
+    """Returns the columns of a frame, a Series or an array, keyed by their names as text."""
     frame = _as_frame(columns, argument)
     if len(frame) != count:
         raise InputError(f"{argument} has {len(frame)} rows, expected {count}, one a row of X")
@@ -255,7 +266,7 @@ def _is_of_numbers(values: pd.Series) -> bool:
 
 
 def _categories(name: str, values: pd.Series) -> np.ndarray:
-    """(N,) labels of a covariate that is one of categories, none missing."""
+    """Returns the (N,) labels of a categorical covariate and raises `InputError` if one is missing."""
     labels = as_names(values, len(values), f"covariates, column {name}")
     missing = labels == UNKNOWN
     if missing.any():
@@ -265,7 +276,7 @@ def _categories(name: str, values: pd.Series) -> np.ndarray:
 
 
 def _finite_numbers(values: pd.Series) -> np.ndarray:
-    """(N,) float64 of a continuous covariate; an age such as "89+" is 89."""
+    """Returns a continuous covariate as (N,) float64. An age such as "89+" is read as 89."""
     where = _in_cell(values.index, values.name, "covariates")
     capped = not pd.api.types.is_numeric_dtype(values.dtype)
     numbers = read_numbers(without_caps(values)[0] if capped else values, where)
@@ -276,7 +287,10 @@ def _finite_numbers(values: pd.Series) -> np.ndarray:
 
 
 def _numbers_of_array(X: Any) -> Any:
-    """An array of text or objects column by column as float64; what check_array refuses goes there as it is."""
+    """Reads an array of text or objects as float64, column by column.
+
+    Input that scikit-learn's `check_array` refuses is returned unchanged, so that `check_array` reports it.
+    """
     try:
         values = np.asarray(X)
     except ValueError:  # lists of several lengths
@@ -293,7 +307,10 @@ def _numbers_of_array(X: Any) -> Any:
 
 
 def _unmasked(values: Any) -> Any:
-    """A masked array as one of objects, None where it is masked, since `numpy.asarray` drops masks; others as given."""
+    """Returns a masked array as an array of objects with None where masked, and other values unchanged.
+
+    `numpy.asarray` alone would drop the mask.
+    """
     if not isinstance(values, np.ma.MaskedArray):
         return values
     entries = np.ma.getdata(values).astype(object)

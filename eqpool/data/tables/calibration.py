@@ -1,10 +1,13 @@
-"""What each scanner does to a table of features, undone before training: location and, shrunk, covariance.
+"""Estimates each scanner's effect on the location and covariance of tabular features, and removes it before training.
 
-Every site's rows are moved and turned onto the pooled distribution of what covariates and target leave over. Three
-things keep it honest on small sites and unequal ages: every estimate is shrunk towards "no scanner effect" as if
-`prior_rows` further rows had shown none; the directions in which covariates and target act are moved but never turned
-or scaled, so that a site of narrow ages is not stretched to the spread of the others; and nothing at apply time asks
-for covariates or target.
+Covariates and target are regressed out, and each site's residuals are mapped onto the pooled residual distribution.
+Three rules protect small sites and sites with different age ranges:
+
+- Every estimate is shrunk towards "no scanner effect". A site's covariance is shrunk as if `prior_rows` further rows
+  had shown no effect.
+- Directions in which covariates and target act are shifted but never rotated or scaled. A site with a narrow age range
+  is therefore not stretched to the spread of the others.
+- Applying the calibration needs neither covariates nor target.
 """
 
 import dataclasses
@@ -15,20 +18,20 @@ import numpy as np
 from eqpool.data.tables.coding import same_labels
 from eqpool.data.tables.splines import CovariateDesign
 
-SHIFT_PRIOR_ROWS = 3.0  # a mean is known from few rows
-PRIOR_ROWS_A_FEATURE = 1.2  # a covariance needs more of them the more features there are
-_DIAGONAL_SHARE = 0.05  # of the pooled covariance, so that it can be inverted
+SHIFT_PRIOR_ROWS = 3.0  # a few rows suffice to estimate a mean
+PRIOR_ROWS_A_FEATURE = 1.2  # the rows needed to estimate a covariance grow with the number of features
+_DIAGONAL_SHARE = 0.05  # weight of the diagonal in the pooled covariance, which makes it invertible
 
 
 @dataclasses.dataclass(frozen=True)
 class SiteEffect:
-    """One scanner.
+    """The effect of one scanner.
 
     Attributes:
-      rows: training rows it was learnt from.
-      centre: (F,) float64, their mean.
-      shift: (F,) float64, what is taken off.
-      transport: (F, F) float64; a row's distance from `centre` is multiplied by it from the right.
+      rows: number of training rows that the effect was learnt from.
+      centre: (F,) float64, mean of these rows.
+      shift: (F,) float64, offset that `apply` subtracts.
+      transport: (F, F) float64, matrix by which a row's difference from `centre` is multiplied from the right.
     """
 
     rows: int
@@ -37,23 +40,23 @@ class SiteEffect:
     transport: np.ndarray
 
     def apply(self, inputs: np.ndarray) -> np.ndarray:
-        """(N, F) rows of this scanner to what the average scanner would have shown."""
+        """Maps (N, F) rows of this scanner to the values expected from the average scanner."""
         return self.centre - self.shift + (inputs - self.centre) @ self.transport
 
 
 @dataclasses.dataclass(frozen=True)
 class SiteCalibration:
-    """Scanner effects of all sites, and what a new site's are measured against.
+    """The scanner effects of all sites, and the pooled reference for the effect of a new site.
 
     Attributes:
-      design: of the covariates.
-      effects: (P + K, F) float64, of the design's columns and of the K columns of the target.
-      target_mean: (K,) float64, of the target's columns.
-      level: (F,) float64, the pooled mean of what the effects leave over.
-      whitening, unwhitening: (F, F) float64, the inverse square root of the pooled covariance, and the square root.
+      design: regression design of the covariates.
+      effects: (P + K, F) float64, regression coefficients of the design's P columns and the target's K columns.
+      target_mean: (K,) float64, mean of the target's columns.
+      level: (F,) float64, pooled mean of the residuals.
+      whitening, unwhitening: (F, F) float64, inverse square root and square root of the pooled covariance.
       kept: (F, D) float64, orthonormal whitened directions of covariates and target.
-      prior_rows: of the covariances.
-      sites: by name.
+      prior_rows: number of rows without an effect that each site's covariance is averaged with.
+      sites: scanner effects by site name.
     """
 
     design: CovariateDesign
@@ -76,15 +79,16 @@ class SiteCalibration:
         *,
         prior_rows: float | None = None,
     ) -> "SiteCalibration":
-        """From training rows alone.
+        """Learns the calibration from training rows.
 
         Args:
           inputs: (N, F) standardised features without missing values.
-          site: (N,) names; rows of "" have no known site and are left out.
-          covariates: (N, C), C may be 0.
-          target: (N, K) columns to be kept, such as 0-1 columns of classes or a standardised number; NaN where unknown.
-          prior_rows: rows without any effect that a site's covariance is averaged with; infinity: location alone;
-            None: 1.2 a feature.
+          site: (N,) names. Rows with "" have no known site and are left out.
+          covariates: (N, C) covariates. C may be 0.
+          target: (N, K) columns whose effects are preserved, such as 0-1 columns of classes or a standardised number,
+            NaN where unknown.
+          prior_rows: number of rows without an effect that each site's covariance is averaged with. Infinity corrects
+            the location alone. None means 1.2 per feature.
 
         Raises:
           ValueError: no row has a known site.
@@ -116,9 +120,9 @@ class SiteCalibration:
     def with_site(
         self, name: str, inputs: np.ndarray, covariates: np.ndarray, target: np.ndarray | None = None
     ) -> "SiteCalibration":
-        """The calibration with one more site (or the same one anew), from (N, F) rows of it with their covariates.
+        """Returns a copy that includes, or replaces, the effect of the site `name`, learnt from (N, F) rows of it.
 
-        `target` (N, K) as in `fit`; without it the rows are taken to be as the training rows are on average.
+        `target` is (N, K), as in `fit`. Without it, every row is given the mean target of the training rows.
         """
         columns = np.broadcast_to(self.target_mean, (len(inputs), len(self.target_mean))) if target is None else target
         terms = np.concatenate([self.design.apply(covariates), np.nan_to_num(columns - self.target_mean)], axis=1)
@@ -127,11 +131,11 @@ class SiteCalibration:
         return dataclasses.replace(self, sites=self.sites | added)
 
     def apply(self, inputs: np.ndarray, site: np.ndarray) -> np.ndarray:
-        """(N, F) float32: every row as the average scanner would have shown it.
+        """Returns (N, F) float32 features, each row as expected from the average scanner.
 
         Args:
           inputs: (N, F) standardised features without missing values.
-          site: (N,) names; a row of a name that was not calibrated gets the site that it looks most like.
+          site: (N,) names. Rows whose site was not calibrated are treated as rows of the most similar site.
         """
         calibrated = inputs.astype(np.float64)
         known = np.isin(site, list(self.sites))
@@ -144,7 +148,7 @@ class SiteCalibration:
         return calibrated.astype(np.float32)
 
     def nearest(self, inputs: np.ndarray) -> np.ndarray:
-        """(N,) the site that each row looks most like: linear discriminant analysis with the pooled covariance."""
+        """Returns the (N,) most similar sites, by linear discriminant analysis with the pooled covariance."""
         names = np.array(list(self.sites), object)
         whitened = inputs @ self.whitening
         centres = np.stack([effect.centre for effect in self.sites.values()]) @ self.whitening
@@ -162,7 +166,7 @@ class SiteCalibration:
         return SiteEffect(rows, inputs.mean(axis=0), shift, transport)
 
     def _turn(self, covariance: np.ndarray, rows: int) -> np.ndarray:
-        """The inverse square root of a whitened covariance, shrunk; the identity on the directions that are kept."""
+        """Returns the inverse square root of a shrunk whitened covariance, with the identity on the kept directions."""
         share = self.prior_rows / (self.prior_rows + rows)
         identity = np.eye(len(covariance))
         kept = self.kept @ self.kept.T
@@ -171,7 +175,7 @@ class SiteCalibration:
         return kept + free @ _power(shrunk, -0.5) @ free
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Plain arrays, ready for an npz; `from_arrays` is the inverse."""
+        """Returns plain arrays, ready for an npz file. `from_arrays` is the inverse."""
         shared = {name: getattr(self, name) for name in _SHARED}
         knots = {f"knots/{index}": knots for index, knots in enumerate(self.design.knots)}
         sites = {
@@ -185,7 +189,7 @@ class SiteCalibration:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Any]) -> "SiteCalibration":
-        """From what `to_arrays` gave."""
+        """Builds the calibration from the arrays that `to_arrays` returned."""
         mean = arrays["covariate_mean"]
         knots = tuple(arrays[f"knots/{index}"] for index in range(len(mean)))
         sites = {
@@ -204,7 +208,7 @@ _SHARED = ("effects", "target_mean", "level", "whitening", "unwhitening", "kept"
 
 
 def _effects(terms: np.ndarray, number: np.ndarray, inputs: np.ndarray) -> np.ndarray:
-    """(P, F): least squares of the terms beside a constant for each site."""
+    """Returns the (P, F) least-squares coefficients of the terms, fitted jointly with a constant for each site."""
     sites = (number[:, None] == np.arange(number.max() + 1)[None]).astype(np.float64)
     return np.linalg.lstsq(np.concatenate([terms, sites], axis=1), inputs, rcond=None)[0][: terms.shape[1]]
 
@@ -225,7 +229,7 @@ def _power(symmetric: np.ndarray, exponent: float) -> np.ndarray:
 
 
 def _directions(rows: np.ndarray) -> np.ndarray:
-    """(F, D) orthonormal basis of the span of (P, F) rows."""
+    """Returns an (F, D) orthonormal basis of the span of (P, F) rows."""
     if not len(rows):
         return np.zeros((rows.shape[1], 0))
     _, values, vectors = np.linalg.svd(rows, full_matrices=False)

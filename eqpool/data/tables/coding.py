@@ -1,20 +1,21 @@
-"""One coding of labels and of numbers, for the text of tables and for arrays and frames in memory.
+"""Defines how labels and numbers are read, for the text of tables and for arrays and frames in memory.
 
-A label names a site, a class, a category or a level of a nuisance. `to_label` makes text of every form of it:
+A label names a site, a class, a category or a level of a nuisance. `to_label` converts every form of a label to text:
 
-- a whole number is written without a fraction: 1, 1.0, numpy.int64(1), "1", "1.0" and b"1" are all "1"; other decimals
-  lose trailing zeros, so that "1.50" is "1.5"; "01" is a name and stays "01";
-- text loses blanks around it and is brought to Unicode's composed form (NFC); bytes are UTF-8, or else Latin-1;
-- True and False are "True" and "False";
-- dates, complex numbers, infinities and containers are refused.
+- A whole number is written without a fraction: 1, 1.0, numpy.int64(1), "1", "1.0" and b"1" are all "1". Other decimals
+  lose trailing zeros, so "1.50" is "1.5". "01" is a name and stays "01".
+- Text is stripped of surrounding blanks and normalised to Unicode's composed form (NFC). Bytes are decoded as UTF-8,
+  or as Latin-1 if that fails.
+- True and False are "True" and "False".
+- Dates, complex numbers, infinities and containers are refused.
 
-Missing are None, NaN, pandas.NA, NaT, masked entries, blank text, and the words in `MISSING`, in tables and in arrays
-alike. A site may really be called NA, so that `label_notes` names each such word and how often it was found.
+None, NaN, pandas.NA, NaT, masked entries, blank text and the words in `MISSING` are missing values, in tables and in
+arrays alike. Because a site may really be called NA, `label_notes` reports each such word and its count.
 
-A number is a finite one of at most 1e30, in any form: a Python or NumPy number, a bool, or text such as " 61.5 ". A
-column is one of numbers if at least half of its different values are, or have a decimal comma, since neither that nor a
-typing error must turn a measurement into a category with as many values as there are rows. What is no number in it is
-an error.
+A number is finite and at most 1e30 in size, in any form: a Python or NumPy number, a bool, or text such as " 61.5 ".
+A column holds numbers if at least half of its distinct values are numbers or have a decimal comma. This rule keeps a
+decimal comma or a typing error from turning a measurement into a category with as many levels as rows. Entries of such
+a column that are not numbers are errors.
 """
 
 import collections
@@ -37,7 +38,7 @@ UNKNOWN = ""
 MISSING = frozenset(
     {"", "n/a", "N/A", "NA", "nan", "NaN", "NAN", "<NA>", "NaT", "#N/A", "null", "NULL", "<null>", "<NULL>"}
 )
-LARGEST_NUMBER = 1e30  # squares and sums of such still are numbers, and float32 holds it
+LARGEST_NUMBER = 1e30  # float32 can hold it, and in float64 its squares and their sums stay finite
 MOST_CLASS_LEVELS = 10
 MOST_NAMED = 5
 
@@ -46,13 +47,13 @@ _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 _CAPPED = re.compile(r"\d+(\.\d+)?\+")  # BIDS hides high ages: 89+ is 89 or more
 _DATES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64, pd.Period)
 _NUMBERS = (numbers.Real, decimal.Decimal, np.bool_)
-_BLANKS = "\ufeff\u200b"  # invisible, and no blanks to Python
+_BLANKS = "\ufeff\u200b"  # invisible characters that str.strip does not remove
 
 Where = Callable[[int], str]  # the start of a message about a row
 
 
 def is_missing(value: Any) -> bool:
-    """Returns whether one entry stands for no value; see the head of this file."""
+    """Returns whether an entry is a missing value, by the rules in this module's docstring."""
     if isinstance(value, bytes | str):
         return _text(value) in MISSING
     if value is None or value is pd.NA or value is pd.NaT or value is np.ma.masked:
@@ -63,10 +64,10 @@ def is_missing(value: Any) -> bool:
 
 
 def to_label(value: Any) -> str:
-    """Returns one entry as a label, "" where it is missing.
+    """Returns an entry as a label, "" if it is missing.
 
     Raises:
-      InputError: a date, a complex number, an infinity or a container.
+      InputError: the entry is a date, a complex number, an infinity or a container.
     """
     if is_missing(value):
         return UNKNOWN
@@ -89,13 +90,13 @@ def to_label(value: Any) -> str:
 
 
 def to_number(value: Any) -> float | None:
-    """Returns one entry as a number, NaN where it is missing, None where it is no finite number of at most 1e30."""
+    """Returns an entry as a number: NaN if it is missing, None if it is not a finite number of at most 1e30 in size."""
     if is_missing(value):
         return math.nan
     if isinstance(value, bytes | str):
         text = _text(value)
         try:
-            number = float(text) if "_" not in text else math.nan  # Python reads 1_000; a table does not mean it
+            number = float(text) if "_" not in text else math.nan  # Python would read 1_000 as a number
         except ValueError:
             return None
     elif _is_real(value):
@@ -109,7 +110,7 @@ def read_labels(values: Sequence[Any] | np.ndarray | pd.Series, where: Where) ->
     """Returns N entries as (N,) str labels, "" where missing.
 
     Raises:
-      InputError: the first entry that is no label; its message starts with `where` of the row.
+      InputError: an entry is not a label. The message starts with `where(row)` of the first such entry.
     """
     labels = []
     for row, value in enumerate(values):
@@ -124,7 +125,7 @@ def read_numbers(values: Sequence[Any] | np.ndarray | pd.Series, where: Where) -
     """Returns N entries as (N,) float64, NaN where missing.
 
     Raises:
-      InputError: the first entry that is no number; its message starts with `where` of the row.
+      InputError: an entry is not a number. The message starts with `where(row)` of the first such entry.
     """
     found = _numbers_of_a_numeric_column(values)
     if found is None:
@@ -139,21 +140,27 @@ def read_numbers(values: Sequence[Any] | np.ndarray | pd.Series, where: Where) -
 
 
 def without_caps(values: Sequence[Any] | np.ndarray | pd.Series) -> tuple[list[Any], int]:
-    """Returns the entries with capped ages such as "89+" as the number before the plus, and how many there are."""
+    """Returns the entries with capped ages such as "89+" replaced by the number before the plus, and their count."""
     entries = list(values)
     capped = [isinstance(value, bytes | str) and bool(_CAPPED.fullmatch(_text(value))) for value in entries]
     return [_text(v).rstrip("+") if cap else v for v, cap in zip(entries, capped, strict=True)], sum(capped)
 
 
 def holds_numbers(values: Iterable[Any]) -> bool:
-    """Returns whether a column is one of numbers: at least half of its different known values are."""
+    """Returns whether a column holds numbers: at least half of its distinct known values are numbers.
+
+    A value with a decimal comma counts as a number here.
+    """
     known = {value for value in values if not is_missing(value)}
     numeric = sum(to_number(value) is not None or _has_decimal_comma(value) for value in known)
     return 2 * numeric >= len(known)
 
 
 def is_of_classes(labels: np.ndarray, target_type: str) -> bool:
-    """Returns whether a target (N,) of labels is one of classes: under "auto" text, or at most 10 whole numbers."""
+    """Returns whether an (N,) target of labels is categorical.
+
+    With "auto", text and at most 10 distinct whole numbers are classes.
+    """
     if target_type != "auto":
         return target_type == "classes"
     known = sort_labels(labels)
@@ -163,7 +170,7 @@ def is_of_classes(labels: np.ndarray, target_type: str) -> bool:
 
 
 def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:
-    """Returns the different known labels: numbers first, by their size, then text."""
+    """Returns the distinct known labels: numbers first, in increasing order, then text."""
     return tuple(sorted({str(name) for name in labels} - {UNKNOWN}, key=_sorting_key))
 
 
@@ -173,8 +180,8 @@ def code_labels(
     """Returns (N,) int32 indices into the names, -1 for a label that is unknown or not among them, and the names.
 
     Args:
-      labels: (N,) by `read_labels`.
-      names: of an earlier call; by default all labels, sorted.
+      labels: (N,) labels from `read_labels`.
+      names: names that an earlier call returned. By default, all labels, sorted.
     """
     ordered = sort_labels(labels) if names is None else tuple(str(name) for name in names)
     index = {name: position for position, name in enumerate(ordered)}
@@ -182,7 +189,10 @@ def code_labels(
 
 
 def indicators(codes: np.ndarray, levels: int) -> np.ndarray:
-    """Returns (N, levels - 1) float64 columns of 0 and 1, one a level but the first; NaN where the code is -1."""
+    """Returns (N, levels - 1) float64 columns of 0 and 1, one for each level except the first.
+
+    Rows with code -1 are NaN.
+    """
     columns = (codes[:, None] == np.arange(1, levels)[None]).astype(np.float64)
     return np.where(codes[:, None] < 0, np.nan, columns)
 
@@ -191,8 +201,8 @@ def label_notes(texts: Mapping[str, int], name: str) -> list[str]:
     """Returns lines on a column of labels: words that were read as missing, and spellings that were read as one label.
 
     Args:
-      texts: how often each text stands there; "" and "n/a" are missing without a word.
-      name: of the column.
+      texts: count of each text in the column. The missing values "" and "n/a" are not reported.
+      name: name of the column.
     """
     words = [f'"{text}" ({count})' for text, count in texts.items() if text in MISSING - {UNKNOWN, "n/a"}]
     notes = [f"{name}: {', '.join(words)} read as missing; a level of that name needs another one"] if words else []
@@ -206,7 +216,7 @@ def label_notes(texts: Mapping[str, int], name: str) -> list[str]:
 
 
 def count_texts(values: Iterable[Any]) -> dict[str, int]:
-    """Returns how often each text stands among the entries, without blanks around; what is no text is left out."""
+    """Returns the count of each stripped text among the entries. Entries that are not text are skipped."""
     return dict(collections.Counter(_text(value) for value in values if isinstance(value, bytes | str)))
 
 
@@ -214,13 +224,13 @@ def check_seen(labels: np.ndarray, levels: Sequence[str], column: str, names: An
     """Checks that every label is known from training.
 
     Args:
-      labels: (N,); unknown ones pass.
-      levels: that training saw.
-      column: what the message starts with.
+      labels: (N,) labels. Unknown ones pass.
+      levels: levels in the training data.
+      column: start of the message.
       names: (N,) names of the rows, for the message.
 
     Raises:
-      InputError: naming the first level that is new, its rows and the levels that training saw.
+      InputError: a level is new. The message names the first such level, its rows and the levels of training.
     """
     new = [name for name in sort_labels(labels) if name not in levels]
     if new:
@@ -232,10 +242,12 @@ def check_seen(labels: np.ndarray, levels: Sequence[str], column: str, names: An
 
 
 def same_labels(names: Iterable[Any], what: str) -> tuple[str, ...]:
-    """Returns stored names by today's coding, for a model of an earlier version, which kept 1 and 1.0 apart.
+    """Returns stored names under the current coding.
+
+    Models of earlier versions distinguished 1 from 1.0.
 
     Raises:
-      InputError: two of them are one label today.
+      InputError: two of the names are the same label under the current coding.
     """
     given = [str(name) for name in names]
     labels = [to_label(name) or name for name in given]
@@ -251,7 +263,7 @@ def _has_decimal_comma(value: Any) -> bool:
 
 
 def _is_real(value: Any) -> bool:
-    """Whether it is a real number; NumPy counts time differences among the whole ones."""
+    """Returns whether a value is a real number. NumPy's time differences, which it counts as integers, are not."""
     return isinstance(value, _NUMBERS) and not isinstance(value, np.timedelta64)
 
 
@@ -268,7 +280,7 @@ def _text(value: bytes | str) -> str:
 
 
 def _plain_decimal(text: str) -> str:
-    """ "1.0" as "1" and "1.50" as "1.5"; any other text as it is."""
+    """Writes "1.0" as "1" and "1.50" as "1.5", and returns other text unchanged."""
     if not _PLAIN_NUMBER.fullmatch(text):
         return text
     whole, _, fraction = text.partition(".")
@@ -278,7 +290,7 @@ def _plain_decimal(text: str) -> str:
 
 
 def _numbers_of_a_numeric_column(values: Any) -> np.ndarray | None:
-    """(N,) float64 of a column whose dtype is one of real numbers or bools; None of any other."""
+    """Returns a column whose dtype is real or bool as (N,) float64, and None for any other dtype."""
     if isinstance(values, pd.Series):
         is_real = pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_complex_dtype(values.dtype)
         return values.to_numpy(np.float64, na_value=np.nan) if is_real else None

@@ -1,4 +1,4 @@
-"""Covariates and nuisances out of a participants table: numbers, or categories where the configuration says so."""
+"""Reads covariates and nuisances from a participants table, as numbers or as categories if the configuration asks."""
 
 import dataclasses
 from typing import NamedTuple
@@ -21,10 +21,10 @@ class ColumnSpec(NamedTuple):
 
 
 class Covariates(NamedTuple):
-    """N rows of C covariates.
+    """The covariates of N rows.
 
     Attributes:
-      values: (N, C) float64, NaN where missing. A category of L levels becomes L - 1 columns of 0 and 1.
+      values: (N, C) float64, NaN where missing. A category with L levels becomes L - 1 columns of 0 and 1.
       names: the C names: `age`, or `sex=M` for a category.
       notes: lines for the log.
     """
@@ -35,12 +35,12 @@ class Covariates(NamedTuple):
 
 
 def parse_specs(text: str, key: str = "config.data.covariates") -> tuple[ColumnSpec, ...]:
-    """Reads `'age, sex:categorical'`; a column is continuous unless it says otherwise.
+    """Parses text such as `'age, sex:categorical'`. A column is continuous by default.
 
-    A name that holds a comma or a colon stands in double quotes: `'"ratio a:b","scan, type":categorical'`.
+    A name that contains a comma or a colon is written in double quotes: `'"ratio a:b","scan, type":categorical'`.
 
     Raises:
-      InputError: a quote that is not closed, or another word after the colon.
+      InputError: a quote is not closed, or the word after the colon is unknown.
     """
     specs = []
     for entry in split_entries(text):
@@ -58,10 +58,10 @@ def parse_specs(text: str, key: str = "config.data.covariates") -> tuple[ColumnS
 
 
 def read_covariates(table: ParticipantsTable, specs: tuple[ColumnSpec, ...]) -> Covariates:
-    """The covariates' columns, side by side; an age such as `89+` counts as 89 and is noted.
+    """Reads the covariates. An age such as `89+` is read as 89, and a note reports it.
 
     Raises:
-      InputError: a value that is no number in a continuous column, a category with a single level.
+      InputError: a continuous column has a value that is not a number, or a category has a single level.
     """
     values, names, notes = [], [], []
     for spec in specs:
@@ -79,10 +79,10 @@ def read_covariates(table: ParticipantsTable, specs: tuple[ColumnSpec, ...]) -> 
 
 
 def read_nuisances(table: ParticipantsTable, names: tuple[str, ...]) -> tuple[np.ndarray, tuple[tuple[str, ...], ...]]:
-    """(N, Q) int32 level indices, -1 where missing, and each column's level names.
+    """Returns (N, Q) int32 level indices, -1 where missing, and each column's level names.
 
     Raises:
-      InputError: a column with fewer than two levels.
+      InputError: a column is absent or has fewer than two levels.
     """
     columns, levels = [], []
     for name in names:
@@ -94,10 +94,10 @@ def read_nuisances(table: ParticipantsTable, names: tuple[str, ...]) -> tuple[np
 
 
 def read_described(table: ParticipantsTable, names: tuple[str, ...]) -> np.ndarray:
-    """(N, D) float64 of numeric columns, NaN where missing.
+    """Returns numeric columns as (N, D) float64, NaN where missing.
 
     Raises:
-      InputError: a column that is not there, or a value that is no number.
+      InputError: a column is absent, or a value is not a number.
     """
     for name in names:
         table.require(name, "config.data.described")

@@ -1,4 +1,4 @@
-"""Feature columns to float32: categories to one-hot, numbers to z-scores, both learnt from training rows only."""
+"""Encodes feature columns as float32: one-hot categories and z-scored numbers, both learnt from training rows only."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -15,14 +15,14 @@ MISSING_CATEGORY = "n/a"
 
 @dataclasses.dataclass(frozen=True)
 class NumberColumn:
-    """A numeric feature as `ColumnScaling` found it in training rows.
+    """A numeric feature, with the statistics that `ColumnScaling` computed from training rows.
 
     Attributes:
-      name: of the column.
-      mean, deviation: over training rows; the deviation of a constant column is 1.
-      constant: whether training rows differ by no more than rounding. False where a model of an earlier
-        version does not say it.
-      nonnegative: whether no training row is negative; None where a model of an earlier version does not say it.
+      name: name of the column.
+      mean, deviation: mean and standard deviation over training rows. The deviation of a constant column is 1.
+      constant: whether training rows differ by no more than rounding. False if a model of an earlier version, which
+        did not store it, is loaded.
+      nonnegative: whether no training row is negative. None if a model of an earlier version is loaded.
     """
 
     name: str
@@ -34,7 +34,7 @@ class NumberColumn:
 
 @dataclasses.dataclass(frozen=True)
 class CategoryColumn:
-    """A categorical feature and the sorted values it takes in training rows."""
+    """A categorical feature and its sorted values in training rows."""
 
     name: str
     categories: tuple[str, ...]
@@ -42,13 +42,13 @@ class CategoryColumn:
 
 @dataclasses.dataclass(frozen=True)
 class FeatureEncoding:
-    """How a table's columns become the model's input; kept with a model so that new rows are encoded alike."""
+    """The encoding of a table's columns as model input, stored with the model and applied to new rows."""
 
     columns: tuple[NumberColumn | CategoryColumn, ...]
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """The F names of the encoded features: `age`, or `education=Masters` for a category."""
+        """Returns the F names of the encoded features: `age`, or `education=Masters` for a category."""
         names: list[str] = []
         for column in self.columns:
             if isinstance(column, NumberColumn):
@@ -58,15 +58,18 @@ class FeatureEncoding:
         return tuple(names)
 
     def apply(self, frame: pd.DataFrame) -> np.ndarray:
-        """A frame of N rows with these columns to (N, F) float32.
+        """Encodes a frame of N rows with these columns as (N, F) float32.
 
-        A missing number becomes the training mean (0). A category that training rows lack becomes all zeros.
+        A missing number becomes the training mean (0). A category that is not in the training rows becomes all zeros.
         """
         blocks = [_encode(frame[column.name], column) for column in self.columns]
         return np.concatenate(blocks, axis=1).astype(np.float32) if blocks else np.zeros((len(frame), 0), np.float32)
 
     def unlike_training(self, frame: pd.DataFrame) -> Iterator[str]:
-        """A line for each column of N rows in which something is missing that is present in all training rows."""
+        """Yields a line for each number column with missing values among N rows.
+
+        A category column is reported only if it was complete in the training rows.
+        """
         for column in self.columns:
             values = frame[column.name]
             if isinstance(column, NumberColumn):
@@ -80,10 +83,10 @@ class FeatureEncoding:
                     yield f"{column.name}: missing in {missing} of {len(frame)} rows, which are of no category"
 
     def check_categories(self, frame: pd.DataFrame, rows: Sequence[str]) -> None:
-        """Checks that N new rows, whose names are `rows`, have no category that training rows lack.
+        """Checks that the N new rows, named by `rows`, have no category that is absent from the training rows.
 
         Raises:
-          InputError: naming the column, the category, its rows and the categories of the training rows.
+          InputError: a category is new. The message names the column, the category, its rows and the known categories.
         """
         for column in self.columns:
             if isinstance(column, CategoryColumn):
@@ -92,7 +95,7 @@ class FeatureEncoding:
 
     @property
     def scaling(self) -> ColumnScaling:
-        """Of the number columns, in order."""
+        """Returns the scaling of the number columns, in order."""
         columns = self.numbers
         mean, deviation = (np.array([getattr(c, name) for c in columns], np.float64) for name in ("mean", "deviation"))
         signs = [column.nonnegative for column in columns]
@@ -101,16 +104,16 @@ class FeatureEncoding:
 
     @property
     def numbers(self) -> tuple[NumberColumn, ...]:
-        """The columns that are numbers."""
+        """Returns the number columns."""
         return tuple(column for column in self.columns if isinstance(column, NumberColumn))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON; `from_dict` is the inverse."""
+        """Returns plain values, ready for JSON. `from_dict` is the inverse."""
         return {"columns": [dataclasses.asdict(column) for column in self.columns]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "FeatureEncoding":
-        """From what `to_dict` gave, also after a trip through JSON."""
+        """Builds the encoding from the values that `to_dict` returned, also after a round trip through JSON."""
         return cls(
             tuple(
                 NumberColumn(**column)
@@ -122,11 +125,11 @@ class FeatureEncoding:
 
 
 def fit_encoding(frame: pd.DataFrame, training_rows: np.ndarray) -> FeatureEncoding:
-    """Learns scaling and vocabularies.
+    """Learns the scaling of numbers and the vocabularies of categories.
 
     Args:
-      frame: N rows; float columns are numbers (NaN where missing), all others are categories.
-      training_rows: indices of the rows to learn from; no other row is looked at.
+      frame: N rows. Float columns are numbers (NaN where missing), and all others are categories.
+      training_rows: indices of the rows to learn from. Other rows are not used.
     """
     training = frame.iloc[training_rows]
     return FeatureEncoding(tuple(_fit_column(str(name), training[name]) for name in frame.columns))

@@ -1,6 +1,6 @@
-"""participants.tsv by BIDS rules: rows, sites, covariates and targets. Every error names file, row and column.
+"""Reads participants.tsv by BIDS rules: rows, sites, covariates and targets. Every error names file, row and column.
 
-Labels and numbers are read as `eqpool.data.tables.coding` says.
+Labels and numbers are read by the rules of `eqpool.data.tables.coding`.
 """
 
 import collections
@@ -30,18 +30,18 @@ ID_COLUMN = "participant_id"
 SESSION_COLUMNS = ("session_id", "session")
 RESERVED = (ID_COLUMN, *SESSION_COLUMNS, "split", "path")
 MOST_CATEGORIES = 50
-LONGEST_NAME = 200  # bytes; a file's name has 255 at most
+LONGEST_NAME = 200  # bytes. A file name has at most 255.
 
 
 @dataclasses.dataclass(frozen=True)
 class ParticipantsTable:
-    """A table as text.
+    """A table of participants as text.
 
     Attributes:
-      path: the file, for messages.
-      frame: N rows of stripped strings; what is missing is "".
-      line: (N,) 1-based line in the file.
-      missing: how often each word that means "missing", such as NA, stands in each column of the file.
+      path: path of the file, for messages.
+      frame: N rows of stripped strings, "" where missing.
+      line: (N,) 1-based line numbers in the file.
+      missing: count of each word that means "missing", such as NA, in each column of the file.
     """
 
     path: pathlib.Path
@@ -50,7 +50,7 @@ class ParticipantsTable:
     missing: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
 
     def where(self, row: int, column: str = "") -> str:
-        """ "participants.tsv, line 3 (sub-1, ses-2), column age": the start of a message."""
+        """Returns the start of a message, such as "participants.tsv, line 3 (sub-1, ses-2), column age"."""
         name = self.frame[ID_COLUMN].iloc[row] if ID_COLUMN in self.frame else ""
         visit = session_column(self)
         session = self.frame[visit].iloc[row].removeprefix("ses-")[:LONGEST_NAME] if visit else ""
@@ -59,11 +59,11 @@ class ParticipantsTable:
 
     @property
     def labels(self) -> list[str]:
-        """`where` of every row."""
+        """Returns `where` of every row."""
         return [self.where(row) for row in range(len(self.frame))]
 
     def require(self, column: str, key: str) -> pd.Series:
-        """The column of that name; `key` is what asked for it."""
+        """Returns a column by name, or raises `InputError`. `key` is the setting that asked for it."""
         if column in self.frame:
             return self.frame[column]
         nearest = difflib.get_close_matches(column, list(self.frame.columns), n=1, cutoff=0.5)
@@ -71,16 +71,16 @@ class ParticipantsTable:
         raise InputError(f"{self.path}, line 1: no column {column} ({key}){hint}")
 
     def take(self, rows: np.ndarray) -> "ParticipantsTable":
-        """Some rows, in that order."""
+        """Returns a table of the given rows, in that order."""
         frame = self.frame.iloc[rows].reset_index(drop=True)
         return dataclasses.replace(self, frame=frame, line=self.line[rows])
 
     def names_in(self, column: str) -> np.ndarray:
-        """The column as (N,) str labels, "" where missing: names of sites, classes or categories."""
+        """Returns a column of sites, classes or categories as (N,) str labels, "" where missing."""
         return read_labels(self.frame[column], lambda row: self.where(row, column))
 
     def label_notes(self, column: str) -> list[str]:
-        """Lines on a column of labels, by `eqpool.data.tables.coding.label_notes`."""
+        """Returns the lines of `eqpool.data.tables.coding.label_notes` for a column of labels."""
         texts = collections.Counter(self.frame[column].tolist())
         return label_notes({**texts, **self.missing.get(column, {})}, column)
 
@@ -89,8 +89,8 @@ def read_participants(path: pathlib.Path) -> ParticipantsTable:
     """Reads a .tsv (tab) or .csv (comma) file in UTF-8 with a header line.
 
     Raises:
-      InputError: no such file, another encoding, no rows, a row with too few or too many fields, a column without a
-        name or named twice, a participant_id that is missing or not a plain name.
+      InputError: the file does not exist, is not UTF-8 or has no rows. A row has too few or too many fields. A column
+        has no name or is named twice. A participant_id is missing or not a plain name.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a participants.tsv (config.data.participants)")
@@ -119,19 +119,29 @@ def read_participants(path: pathlib.Path) -> ParticipantsTable:
 
 
 def parse_numbers(table: ParticipantsTable, column: str) -> np.ndarray:
-    """A column as (N,) float64, NaN where missing; an `InputError` for what else is no number up to 1e30."""
+    """Returns a column as (N,) float64, NaN where missing.
+
+    Raises:
+      InputError: an entry is neither missing nor a number of at most 1e30 in size.
+    """
     return read_numbers(table.frame[column], lambda row: table.where(row, column))
 
 
 def parse_classes(values: Sequence[str] | pd.Series) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(N,) int32 indices into the sorted labels, -1 where missing. Labels that are numbers come first, by size."""
+    """Returns (N,) int32 indices into the sorted labels, -1 where missing, and the labels.
+
+    Labels that are numbers come first, in increasing order.
+    """
     return code_labels(read_labels(values, lambda row: f"row {row}"))
 
 
 def parse_target(table: ParticipantsTable, column: str, target_type: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The target: (N,) int32 classes with their names, or (N,) float32 numbers and no names.
+    """Returns the target: (N,) int32 classes with their names, or (N,) float32 numbers and no names.
 
-    Under "auto", text is classes, and so are whole numbers of at most 10 levels; other numbers are numbers.
+    With "auto", text and whole numbers with at most 10 levels are classes. Other numbers are numbers.
+
+    Raises:
+      InputError: the column is absent, every value is missing, or an entry of a target of numbers is not a number.
     """
     table.require(column, "config.data.target")
     labels = table.names_in(column)
@@ -143,16 +153,16 @@ def parse_target(table: ParticipantsTable, column: str, target_type: str) -> tup
 
 
 def select_features(table: ParticipantsTable, patterns: Sequence[str], excluded: Sequence[str]) -> pd.DataFrame:
-    """The feature columns: float64 where numeric (NaN missing), else text.
+    """Returns the feature columns: float64 if numeric (NaN where missing), else text.
 
     Args:
-      table: N rows.
-      patterns: column names or glob patterns, matched in order; a column is taken once.
-      excluded: site, covariates, target and the like: a pattern passes over them, a plain name of one is an error.
+      table: table of N rows.
+      patterns: column names or glob patterns, matched in order. A column is taken once.
+      excluded: columns such as site, covariates and target. A pattern skips them, and naming one is an error.
 
     Raises:
-      InputError: a name or pattern that no column matches, a numeric column with text in it, a text column with more
-        than 50 values, or an excluded column by name.
+      InputError: a name or pattern matches no column, a numeric column contains text, a text column has more than 50
+        values, or an excluded column is named.
     """
     barred = {*excluded, *RESERVED}
     chosen: list[str] = []
@@ -187,24 +197,24 @@ def _feature(table: ParticipantsTable, column: str) -> np.ndarray:
 
 
 def session_column(table: ParticipantsTable) -> str | None:
-    """The column that tells a participant's scans apart, if there is one."""
+    """Returns the name of the session column, which distinguishes a participant's scans, or None."""
     return next((name for name in SESSION_COLUMNS if name in table.frame), None)
 
 
 def sessions(table: ParticipantsTable) -> list[str]:
-    """Each row's session; "" for all where there is no such column."""
+    """Returns each row's session, or "" for all rows if there is no session column."""
     column = session_column(table)
     return table.frame[column].tolist() if column else [""] * len(table.frame)
 
 
 def who(table: ParticipantsTable) -> dict[str, pd.Series]:
-    """The columns that name a row: participant_id, and the session where there is such a column."""
+    """Returns the columns that name a row: participant_id, and the session column if there is one."""
     column = session_column(table)
     return {name: table.frame[name] for name in (ID_COLUMN, column) if name}
 
 
 def named_sites(table: ParticipantsTable, column: str) -> np.ndarray:
-    """(N,) the site of each row, "n/a" where it is missing or there is no such column."""
+    """Returns the (N,) site of each row, "n/a" where it is missing or if there is no such column."""
     if column not in table.frame:
         return np.full(len(table.frame), "n/a")
     names = table.names_in(column).astype(object)
@@ -212,7 +222,7 @@ def named_sites(table: ParticipantsTable, column: str) -> np.ndarray:
 
 
 def check_duplicates(table: ParticipantsTable) -> None:
-    """Raises `InputError` where a scan stands twice: same participant and session, or same path."""
+    """Raises `InputError` if two rows have the same participant, session and path, as far as these columns exist."""
     columns = [ID_COLUMN, *(name for name in (session_column(table), "path") if name and name in table.frame)]
     seen: dict[tuple[str, ...], int] = {}
     for row, key in enumerate(table.frame[columns].itertuples(index=False, name=None)):
@@ -225,7 +235,7 @@ def check_duplicates(table: ParticipantsTable) -> None:
 
 
 def _rows(path: pathlib.Path) -> tuple[list[int], list[list[str]]]:
-    """The non-empty rows with their line numbers."""
+    """Returns the line numbers of the non-empty rows, and these rows."""
     separator = "," if path.suffix.lower() == ".csv" else "\t"
     lines: list[int] = []
     rows: list[list[str]] = []
@@ -234,7 +244,7 @@ def _rows(path: pathlib.Path) -> tuple[list[int], list[list[str]]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=separator, strict=True)
             for row in reader:
-                # A quote that is never closed, or by another one lines below, would swallow the rows between them.
+                # An unclosed quote, or one closed several lines below, would swallow the rows in between.
                 if reader.line_num > previous + 1:
                     raise InputError(f"{path}, line {previous + 1}: a field of several lines, is a quote not closed?")
                 if any(field.strip() for field in row):

@@ -1,4 +1,4 @@
-"""The one z-scorer of columns of numbers: means, deviations, and which columns do not vary at all."""
+"""Computes z-scores of numeric columns and identifies the columns that are constant."""
 
 import dataclasses
 
@@ -6,19 +6,19 @@ import numpy as np
 
 from eqpool.errors import InputError
 
-# Values that differ by no more than rounding do: so many steps of float64 at the largest value's size.
+# Largest range of a constant column, in steps of float64 at the size of its largest value. It allows for rounding.
 _ROUNDING_STEPS = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class ColumnScaling:
-    """Means and deviations of F columns over training rows.
+    """The means and deviations of F columns over training rows.
 
     Attributes:
-      mean: (F,) float64; 0 for a column without any value.
-      deviation: (F,) float64, of the population; 1 for a constant column.
-      constant: (F,) bool, columns whose values differ by no more than rounding. Pooling leaves them as they are.
-      nonnegative: (F,) bool, columns without a negative value; None where a model of an earlier version lacks it.
+      mean: (F,) float64 means, 0 for a column without any value.
+      deviation: (F,) float64 population standard deviations, 1 for a constant column.
+      constant: (F,) bool, columns whose values differ by no more than rounding. Pooling does not change them.
+      nonnegative: (F,) bool, columns without a negative value. None if a model of an earlier version is loaded.
     """
 
     mean: np.ndarray
@@ -28,10 +28,10 @@ class ColumnScaling:
 
     @classmethod
     def fit(cls, values: np.ndarray) -> "ColumnScaling":
-        """From (N, F) numbers of at most 1e30 in size, NaN where missing.
+        """Computes the statistics of (N, F) numbers of at most 1e30 in size, NaN where missing.
 
-        A column is constant if its range is at most 16 steps of float64 at its largest size: a scale of 1e-13 that
-        varies is no constant, and 1e8 with rounding errors is one.
+        A column is constant if its range is at most 16 steps of float64 at its largest magnitude. Values that vary at
+        a scale of 1e-13 are therefore not constant, but values of 1e8 that differ by rounding errors are.
         """
         known = np.isfinite(values)
         counts, has_any = np.maximum(known.sum(axis=0), 1), known.any(axis=0)
@@ -49,21 +49,24 @@ class ColumnScaling:
         return cls(mean, deviation, constant, lowest >= 0)
 
     def apply(self, values: np.ndarray) -> np.ndarray:
-        """(N, F) numbers to (N, F) float64 z-scores; a missing one becomes the mean, 0."""
+        """Returns (N, F) numbers as (N, F) float64 z-scores. A missing number becomes the mean, 0."""
         return np.nan_to_num((values - self.mean) / self.deviation, nan=0.0)
 
     def with_change(self, values: np.ndarray, change: np.ndarray) -> np.ndarray:
-        """(N, F) numbers in their own units plus a (N, F) change in z-scores; constant columns come back as they are.
+        """Adds an (N, F) change in z-scores to (N, F) numbers in their own units.
 
-        A missing number stays missing.
+        Constant columns do not change. A missing number stays missing.
         """
         return values + np.where(self.constant, 0.0, self.deviation * change.astype(np.float64))
 
     def clipped(self, harmonised: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(N, F) numbers with those below 0 set to 0 where no training row is below 0, and (F,) int64 how many.
+        """Sets negative values to 0 in the columns without a negative value in training rows.
+
+        Returns:
+          The (N, F) numbers, and the (F,) int64 counts of values that were set to 0.
 
         Raises:
-          InputError: the model is of a version that did not keep which columns these are.
+          InputError: an earlier version, which did not store the sign of its features, wrote the model.
         """
         if self.nonnegative is None:
             raise InputError(
@@ -75,15 +78,16 @@ class ColumnScaling:
 
 
 def pooled_change(inputs: np.ndarray, calibrated: np.ndarray, decoded: np.ndarray, pooled: np.ndarray) -> np.ndarray:
-    """How much pooling changes (N, F) features, in z-scores.
+    """Computes the change that pooling makes to (N, F) features, in z-scores.
 
-    It is the site calibration's change plus the change in what the decoder gives, so that what the latent has no room
-    for is kept. With the calibrated inputs for `decoded` the features become the decode itself.
+    The change is the site calibration's change plus the change between the two decoded features. Variation that the
+    latent cannot represent is therefore preserved. If the calibrated inputs are passed as `decoded`, the result turns
+    the features into `pooled` itself.
 
     Args:
       inputs: z-scores of the features.
-      calibrated: the same after the site calibration, which the networks see; `inputs` without one.
-      decoded: D(l), the decode before pooling.
-      pooled: D(Psi(Phi)), the decode after it.
+      calibrated: z-scores after the site calibration, which the networks receive. Equal to `inputs` without one.
+      decoded: D(l), the decoded features before pooling.
+      pooled: D(Psi(Phi)), the decoded features after pooling.
     """
     return pooled - decoded + calibrated - inputs

@@ -1,4 +1,4 @@
-"""Smooth effects of a covariate: the restricted cubic spline of regression modelling, in float64."""
+"""Computes restricted cubic splines of covariates for regression models with smooth effects, in float64."""
 
 import dataclasses
 
@@ -9,12 +9,12 @@ _KNOT_QUANTILES = {3: (0.1, 0.5, 0.9), 4: (0.05, 0.35, 0.65, 0.95), 5: (0.05, 0.
 
 @dataclasses.dataclass(frozen=True)
 class CovariateDesign:
-    """How covariates become the columns of a regression; learnt from training rows, linear beyond the outer knots.
+    """The regression columns of covariates, learnt from training rows and linear beyond the outer knots.
 
     Attributes:
-      mean: (C,) float64, what is taken off each covariate.
-      scale: (C,) float64, its deviation, 1 where that is 0.
-      knots: C arrays of scaled knots; empty where a covariate has too few values for a curve.
+      mean: (C,) float64 means, subtracted from the covariates.
+      scale: (C,) float64 standard deviations, 1 where the deviation is 0.
+      knots: C arrays of scaled knots. The array is empty if a covariate has too few values for a curve.
     """
 
     mean: np.ndarray
@@ -23,22 +23,22 @@ class CovariateDesign:
 
     @classmethod
     def fit(cls, covariates: np.ndarray, num_knots: int = 4) -> "CovariateDesign":
-        """From the (N, C) covariates of training rows; knots at Harrell's quantiles."""
+        """Learns the design from the (N, C) covariates of training rows, with knots at Harrell's quantiles."""
         mean, deviation = covariates.mean(axis=0), covariates.std(axis=0)
         scale = np.where(deviation > 0, deviation, 1.0)
         return cls(mean, scale, tuple(_knots(column, num_knots) for column in ((covariates - mean) / scale).T))
 
     def apply(self, covariates: np.ndarray) -> np.ndarray:
-        """(N, C) covariates to (N, P) float64 columns: the C scaled covariates, then the curves of each."""
+        """Returns the (N, P) float64 columns of (N, C) covariates: the C scaled covariates, then the curves of each."""
         scaled = (np.asarray(covariates, np.float64) - self.mean) / self.scale
         curves = [restricted_cubic_spline(column, knots) for column, knots in zip(scaled.T, self.knots, strict=True)]
         return np.concatenate([scaled, *curves], axis=1)
 
 
 def restricted_cubic_spline(values: np.ndarray, knots: np.ndarray) -> np.ndarray:
-    """The curved columns (N, K - 2) of a cubic spline that is linear beyond its K knots (Harrell 2015, eq. 2.25).
+    """Returns the (N, K - 2) curved columns of a cubic spline, linear beyond its K knots (Harrell 2015, eq. 2.25).
 
-    Together with a constant and `values` (N,) themselves they span the natural cubic splines on these knots.
+    Together with a constant and the (N,) `values` themselves, they span the natural cubic splines on these knots.
     """
     if len(knots) < 3:
         return np.zeros((len(values), 0))

@@ -1,4 +1,4 @@
-"""What a target is, as a library call gives it: classes, a number, or nothing."""
+"""Encodes the target of a library call: classes, a number, or no target."""
 
 import dataclasses
 from typing import Any
@@ -22,12 +22,13 @@ from eqpool.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class TargetCoding:
-    """What a target is: classes, or a number with its mean and deviation over training rows, or nothing (no target).
+    """The coding of a target: classes, a number with its mean and deviation over training rows, or no target.
 
     Attributes:
       kind: "classes", "number" or "none".
-      classes: sorted, numbers and bools in their own dtype, others as labels; empty unless kind is "classes".
-      mean, deviation: of a number.
+      classes: sorted classes. Numbers and bools keep their dtype, and others are labels. Empty unless `kind` is
+        "classes".
+      mean, deviation: mean and standard deviation of a number.
     """
 
     kind: str
@@ -37,20 +38,22 @@ class TargetCoding:
 
     @property
     def num_classes(self) -> int:
-        """0 unless the target is classes."""
+        """Returns the number of classes, 0 unless `kind` is "classes"."""
         return len(self.classes)
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes as labels."""
+        """Returns the classes as labels."""
         return tuple(to_label(name) for name in self.classes)
 
     @classmethod
     def fit(cls, y: Any, target_type: str) -> "TargetCoding":
-        """From (N,) values, unknown ones missing; "auto" takes text and few whole numbers to be classes.
+        """Learns the coding from (N,) values, with unknown values missing.
+
+        With "auto", text and at most 10 distinct whole numbers are classes.
 
         Raises:
-          InputError: a number is asked for and a value is none, or no value is known.
+          InputError: no value is known, or a value of a target of numbers is not a number.
         """
         if y is None:
             return cls("none", np.zeros(0))
@@ -71,10 +74,14 @@ class TargetCoding:
         return cls("number", np.zeros(0), float(numbers.mean()), float(numbers.std()) or 1.0)
 
     def encode(self, y: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """(N,) int32 classes or float32 standardised numbers, 0 where unknown, and (N,) float32 0-1: known or not.
+        """Encodes the target.
+
+        Returns:
+          (N,) int32 classes or float32 standardised numbers, 0 where unknown, and (N,) float32, 1 where the target is
+          known and 0 elsewhere.
 
         Raises:
-          InputError: another number of rows, or a class that `fit` did not see.
+          InputError: the number of rows is not `count`, or `fit` did not see a class.
         """
         if y is None or self.kind == "none":
             return np.zeros(count, np.float32), np.zeros(count, np.float32)
@@ -93,17 +100,17 @@ class TargetCoding:
         return np.maximum(codes, 0), (codes >= 0).astype(np.float32)
 
     def columns(self, target: np.ndarray, known: np.ndarray) -> np.ndarray | None:
-        """What `encode` gave as (N, K) float64 columns, NaN where unknown: classes but the first, or the number."""
+        """Returns the `target_columns` (N, K) of the output of `encode`, or None without a target."""
         return None if self.kind == "none" else target_columns(target, known > 0, self.num_classes)
 
     def decode(self, prediction: np.ndarray) -> np.ndarray:
-        """(N, outputs) of the network to (N,) labels or numbers in the target's units."""
+        """Converts the (N, outputs) predictions of the network to (N,) labels or numbers in the target's units."""
         if self.kind == "classes":
             return self.classes[prediction.argmax(axis=1)]
         return prediction[:, 0].astype(np.float64) * self.deviation + self.mean
 
     def score(self, y: Any, predicted: np.ndarray) -> float:
-        """Accuracy of predicted classes, or R^2 of predicted numbers, over the rows whose target is known."""
+        """Computes the accuracy of classes or the R^2 of numbers, over the rows with a known target."""
         if self.kind == "classes":
             truth, known = self.encode(y, len(predicted))
             return float(np.mean((self.classes[truth] == predicted)[known > 0]))
@@ -113,13 +120,16 @@ class TargetCoding:
 
 
 def target_columns(target: np.ndarray, known: np.ndarray, num_classes: int) -> np.ndarray:
-    """A target (N,) as (N, K) float64 columns of a regression: classes but the first, or the number; NaN if unknown."""
+    """Returns an (N,) target as (N, K) float64 regression columns, NaN where unknown.
+
+    The columns are indicators of all classes except the first, or the number itself.
+    """
     values = target[:, None] == np.arange(1, num_classes)[None] if num_classes else target[:, None]
     return np.where(known[:, None], values.astype(np.float64), np.nan)
 
 
 def _classes(known: list[Any], labels: np.ndarray) -> np.ndarray:
-    """Sorted: numbers and bools in their own dtype, everything else as labels."""
+    """Returns the sorted classes, numbers and bools in their own dtype, and everything else as labels."""
     names = sort_labels(labels)
     if not any(isinstance(value, str | bytes) for value in known):
         own = np.unique(np.array(known))
