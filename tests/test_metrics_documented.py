@@ -23,6 +23,7 @@ from eqpool.methods.decoding import Pooled, measure, summarise
 from eqpool.methods.istn import Istn
 from eqpool.objectives.istn import TASK_MODELS
 from eqpool.storage import files
+from eqpool.storage.run_folder import RunFolder
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -143,7 +144,7 @@ def test_every_metric_of_an_istn(monkeypatch, tmp_path):
         monkeypatch.setattr(f"eqpool.methods.istn.{name}", lambda *_: state)
     monkeypatch.setattr("eqpool.methods.istn.forward_on_images", forward)
     monkeypatch.setattr("eqpool.methods.istn.istn_steps", lambda *_: {})
-    compare(of_istn(("a", "b"), tmp_path) | of_istn((), tmp_path), ISTN)
+    compare(of_istn(("a", "b"), RunFolder(tmp_path)) | of_istn((), RunFolder(tmp_path)), ISTN)
 
 
 def test_every_number_of_the_maps(volumes, monkeypatch, tmp_path):

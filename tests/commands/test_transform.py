@@ -377,14 +377,14 @@ def test_a_run_of_before_is_read_by_todays_coding(trained_table, tmp_path, capsy
     for column in stored["features"]["columns"]:
         column.pop("constant", None), column.pop("nonnegative", None)
     model.write_text(json.dumps(stored | {"site_names": ["1.0", "2.0"]}))
-    facts = ModelFacts.read(tmp_path / "run")
+    facts = ModelFacts.read(RunFolder(tmp_path / "run"))
     assert facts.site_names == ("1", "2") and not facts.features.scaling.constant.any()
     arguments = [f"--workdir={tmp_path / 'run'}", f"--participants={trained_table / 'participants.tsv'}"]
     assert main([*arguments, f"--output={tmp_path / 'out'}", "--keep_sign=on"]) == 2
     assert "keep_sign: the model is of an earlier version" in capsys.readouterr().err
     model.write_text(json.dumps(stored | {"site_names": ["1", "1.0"]}))
     with pytest.raises(InputError, match="site_names: 1 and 1.0 are one label, 1, now; train the model again"):
-        ModelFacts.read(tmp_path / "run")
+        ModelFacts.read(RunFolder(tmp_path / "run"))
 
 
 def test_a_calibrated_table_is_calibrated_again_for_new_rows(trained_table, tmp_path):

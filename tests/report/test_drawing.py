@@ -64,12 +64,10 @@ def test_a_figure_that_fails_is_a_line_and_is_drawn_by_the_next_call(
 
 
 def test_the_same_command_draws_again_what_failed(run_folder, monkeypatch, capsys, as_users_run_it):
-    from eqpool.methods.trained import read_config
-
     from eqpool.commands.run import run
 
     only(monkeypatch, "training_curves", draw=failing(RuntimeError("no")))
-    config = read_config(run_folder)
+    config = RunFolder(run_folder).read_config()
     run(config, run_folder)
     assert has_failed(RunFolder(run_folder))
     only(monkeypatch, "training_curves", draw=lambda work: figures.draw_training_curves(work.log))
