@@ -28,6 +28,7 @@ from eqpool.objectives.istn import make_istn
 from eqpool.objectives.stage_one import make_stage_one
 from eqpool.objectives.stage_two import make_stage_two
 from eqpool.objectives.task import make_task
+from eqpool.storage.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -202,7 +203,7 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(name, tmp_path):
 
     def run(folder: pathlib.Path, epochs: int) -> TrainState:
         folder.mkdir(exist_ok=True)
-        return train(Session.start(config(method, epochs), folder), lambda stage: stage)
+        return train(Session.start(config(method, epochs), RunFolder(folder)), lambda stage: stage)
 
     whole = run(tmp_path / "whole", 4)
     run(tmp_path / "cut", 2)
