@@ -1,9 +1,9 @@
 """The door of `python -m eqpool.maps`; `eqpool.commands.maps` is the command."""
 
+import importlib
 import sys
 from typing import Any
 
-from eqpool.commands import maps as _command
 from eqpool.commands.maps import main
 
 __all__ = ["make_maps", "main"]  # noqa: F822 - the first is imported when it is asked for
@@ -11,7 +11,9 @@ __all__ = ["make_maps", "main"]  # noqa: F822 - the first is imported when it is
 
 def __getattr__(name: str) -> Any:
     """Imports the function behind the command when it is asked for: the command checks its paths first."""
-    return getattr(_command, name)
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("eqpool.commands.make_maps"), name)
 
 
 if __name__ == "__main__":

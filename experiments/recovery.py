@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
-from eqpool.commands.maps import make_maps
+from eqpool.commands.make_maps import make_maps
 from eqpool.config import DataConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.load import load_cohort

@@ -5,24 +5,9 @@ Trains the run of a work directory K more times, each time without one fold of t
 command resumes a stopped call. Training takes K times as long as the run itself.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
 from eqpool.commands.given_paths import check_run
 from eqpool.commands.shell import GOES_ON, attempt, make_parser, path_argument
 from eqpool.storage.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from eqpool.commands.make_maps import FORMS, form_tiles, make_maps, map_form
-
-__all__ = ["FORMS", "form_tiles", "main", "make_maps", "map_form"]
-
-
-def __getattr__(name: str) -> Any:
-    """Imports the map functions on first use, because the command checks its paths first."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("eqpool.commands.make_maps"), name)
 
 
 def main(arguments: list[str]) -> int:

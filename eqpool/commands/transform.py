@@ -13,26 +13,12 @@ With more than two sites an ISTN needs the site of every scan.
 """
 
 import argparse
-import importlib
-from typing import TYPE_CHECKING, Any
 
 from eqpool.commands.given_paths import check_file, check_folder, check_new_folder, check_run
 from eqpool.commands.shell import attempt, make_parser, path_argument
 from eqpool.storage.run_folder import RunFolder
 
-if TYPE_CHECKING:
-    from eqpool.commands.new_scans import check_output, transform
-
-__all__ = ["check_output", "main", "transform"]
-
 HARMONISED = ("change", "decoded", "none")
-
-
-def __getattr__(name: str) -> Any:
-    """Imports the functions on first use, because the command checks its paths first."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("eqpool.commands.new_scans"), name)
 
 
 def main(arguments: list[str]) -> int:

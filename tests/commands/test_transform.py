@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eqpool.commands.transform import check_output, main, transform
+from eqpool.commands.new_scans import check_output, transform
+from eqpool.commands.transform import main
 from eqpool.config import DataConfig
 from eqpool.data.load import load_cohort
 from eqpool.data.volumes.read import VERSION, prepare_volume
