@@ -61,10 +61,9 @@ def transform(
     table = read_participants(participants)
     check_duplicates(table)
     facts = ModelFacts.read(run_folder)
-    on_volumes = len(facts.input_shape) == 3
     facts.check_preparation(run_folder)
     check_not_inputs(_written(written_to), [participants])
-    if on_bad_volume is not None and not on_volumes:
+    if on_bad_volume is not None and not facts.on_volumes:
         raise InputError(
             f"--on_bad_volume={on_bad_volume}: the run is on {facts.dataset}, not on volumes; leave it out"
         )
@@ -73,7 +72,7 @@ def transform(
         say(note)
 
     image_root = root or participants.parent
-    sources = find_images(table, image_root, outside_root=outside_root) if on_volumes else []
+    sources = find_images(table, image_root, outside_root=outside_root) if facts.on_volumes else []
     left_out: dict[int, str] = {}
     overlaps: list[float] = []
 
@@ -86,7 +85,7 @@ def transform(
             yield _noting_overlap(scans, overlaps)
 
     written = model.write(NewScans(table, sources, image_root, prepare), written_to, harmonised, say)
-    if on_volumes:
+    if facts.on_volumes:
         written.insert(list(written).index("site") + 1, OVERLAP_COLUMN, np.round(overlaps, 4))
         _write_left_out(written_to.left_out_file, table, left_out, say)
     write_table(model.table_file(written_to), written, missing="n/a")

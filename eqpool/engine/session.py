@@ -119,7 +119,7 @@ def train_on_table(
     optimizer = stage.make_optimizer(_count_steps(stage, train, settings.batch_size))
     epoch_fn = make_table_epoch(stage, optimizer, settings.batch_size, session.mesh)
     train_table, validation_table = data_parallel.put_replicated(
-        [_take(columns, train), _take(columns, validation)], session.mesh
+        [take_rows(columns, train), take_rows(columns, validation)], session.mesh
     )
     init_key, epoch_key = _stage_keys(session, stage)
 
@@ -144,7 +144,7 @@ def train_on_volumes(session: Session, stage: Stage, data: TrainingData) -> Trai
     validate = jax.jit(stage.validate)
     finish = jax.jit(functools.partial(finish_epoch, stage), donate_argnums=0)
     init_key, epoch_key = _stage_keys(session, stage)
-    validation_columns = data_parallel.put_replicated(_take(columns, validation), session.mesh)
+    validation_columns = data_parallel.put_replicated(take_rows(columns, validation), session.mesh)
     position = np.zeros(len(data.inputs), np.int32)
     position[train] = np.arange(len(train))
 
@@ -182,7 +182,7 @@ def train_on_images(
     """Trains a convolutional stage on images that fit in device memory, with the arguments of `train_on_table`."""
     settings = stage.settings
     batch_size = min(settings.batch_size, len(train))
-    tables = data_parallel.put_replicated([_take(columns, train), _take(columns, validation)], session.mesh)
+    tables = data_parallel.put_replicated([take_rows(columns, train), take_rows(columns, validation)], session.mesh)
     order = rows_in_order(len(train), batch_size, session.mesh)
     optimizer = stage.make_optimizer(_count_steps(stage, train, batch_size))
     epoch_fn = make_image_epoch(stage, optimizer, order, pick_rows, session.mesh)
@@ -192,8 +192,8 @@ def train_on_images(
 def train_on_pairs(session: Session, stage: Stage, source: Columns, reference: Columns, splits: Pairs) -> TrainState:
     """Trains the ISTN on two unpaired tables that fit in device memory; `splits` holds the row indices of each."""
     batch_size = min(stage.settings.batch_size, len(splits.source_train))
-    tables = (_take(source, splits.source_train), _take(reference, splits.reference_train))
-    held_out = (_take(source, splits.source_validation), _take(reference, splits.reference_validation))
+    tables = (take_rows(source, splits.source_train), take_rows(reference, splits.reference_train))
+    held_out = (take_rows(source, splits.source_validation), take_rows(reference, splits.reference_validation))
     tables, held_out = data_parallel.put_replicated((tables, held_out), session.mesh)
     order = pairs_in_order(len(splits.source_train), len(splits.reference_train), batch_size, session.mesh)
     optimizer = stage.make_optimizer(_count_steps(stage, splits.source_train, batch_size))
@@ -286,7 +286,8 @@ def _count_steps(stage: Stage, train: np.ndarray, batch_size: int) -> int:
     return count_batches(train, batch_size)
 
 
-def _take(columns: Columns, rows: np.ndarray) -> Columns:
+def take_rows(columns: Columns, rows: np.ndarray) -> Columns:
+    """Returns the given rows (R,) of every column (N, ...)."""
     return {name: column[rows] for name, column in columns.items()}
 
 

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from eqpool import __version__
-from eqpool.config import EvaluateConfig, RunConfig, keeps_sign
+from eqpool.config import EvaluateConfig, RunConfig
 from eqpool.data.cohort import Cohort, Grid
 from eqpool.data.sources.simulated import scanner_free_path
 from eqpool.data.volumes.prepare import in_parallel
@@ -16,16 +15,8 @@ from eqpool.data.volumes.read import prepare_volume
 from eqpool.evaluate.intervals import bootstrap_interval
 from eqpool.evaluate.similarity import peak_signal_to_noise, structural_similarity_inside
 from eqpool.methods.base import Outputs
-from eqpool.methods.derivatives import (
-    Clipped,
-    check_not_inputs,
-    derivative_paths,
-    say_clipped,
-    to_z_scores,
-    write_change,
-    write_decoded,
-    write_description,
-)
+from eqpool.methods.derivatives import to_z_scores
+from eqpool.methods.volume_writer import VolumeWriter
 from eqpool.storage.files import write_arrays
 from eqpool.storage.run_folder import RunFolder
 
@@ -79,6 +70,11 @@ class Pooled(NamedTuple):
         assert self.original is not None and self.pooled is not None
         return self.pooled - self.original
 
+    def write(self, writer: VolumeWriter, alignment: np.ndarray | None) -> None:
+        """Writes the row's volume."""
+        assert self.original is not None and self.pooled is not None
+        writer.write(self.row, self.original, self.pooled, alignment)
+
 
 def padded_batches(volumes: Iterable[tuple[int, np.ndarray]], size: int = 8) -> Iterator[tuple[list[int], np.ndarray]]:
     """Gathers (row, volume) pairs into (rows, inputs (`size`, *shape) float32), in order.
@@ -112,39 +108,6 @@ def pool_volumes(trained: EncoderDecoder, volumes: Iterable[tuple[int, np.ndarra
             yield Pooled(row, to_z_scores(inputs[place], squash), own, original, pooled)
 
 
-def volume_writer(
-    trained: EncoderDecoder,
-    sources: list[pathlib.Path],
-    paths: list[pathlib.Path],
-    harmonised: str,
-    alignment_of: Callable[[int], np.ndarray | None],
-    root: pathlib.Path,
-) -> Callable[[Pooled], Clipped]:
-    """Returns the function that writes one `Pooled` row in the form that `config.output.harmonised` names.
-
-    With `config.output.keep_sign` the values keep the input's sign. The function returns the number of values set to 0.
-    `alignment_of` returns the map from a row's image to the template, both in millimetres. `root` is the data set of
-    the sources.
-
-    Raises:
-      InputError: an output path is an input.
-    """
-    grid = trained.grid
-    assert grid is not None
-    check_not_inputs(paths, sources)
-
-    keep_sign = keeps_sign(trained.config.output, on_volumes=True)
-
-    def write(pooled: Pooled) -> Clipped:
-        source, path, alignment = sources[pooled.row], paths[pooled.row], alignment_of(pooled.row)
-        if harmonised == "change":
-            return write_change(source, pooled.change, grid, path, alignment, root=root, keep_sign=keep_sign)
-        assert pooled.pooled is not None
-        return write_decoded(source, pooled.pooled, grid, path, alignment, root=root, keep_sign=keep_sign)
-
-    return write
-
-
 def harmonise_cohort(
     trained: EncoderDecoder,
     cohort: Cohort,
@@ -163,22 +126,14 @@ def harmonise_cohort(
     """
     test = set(cohort.rows("test").tolist())
     rows = sorted(test) if harmonised == "none" else list(range(len(cohort.site)))
-    write: Callable[[Pooled], Clipped | None] = lambda pooled: None  # noqa: E731
-    clipped: list[Clipped | None] = []
-    if harmonised != "none":
-        output = folder.derivatives
-        paths = derivative_paths(output, cohort.scan_name.tolist())
-        sources = [pathlib.Path(path) for path in cohort.image_path]
-        root = pathlib.Path(cohort.image_root)
-        write = volume_writer(trained, sources, paths, harmonised, cohort.alignment_of, root)
-        origin = ": SIMULATED images" if cohort.simulated else ""
-        write_description(output, __version__, harmonised=harmonised, origin=origin)
+    writer = None if harmonised == "none" else _writer(trained, cohort, folder, harmonised)
 
     chosen = sample_rows(cohort)
     drawn: dict[int, Pooled] = {}
 
     def work(pooled: Pooled) -> Metrics | None:
-        clipped.append(write(pooled))
+        if writer is not None:
+            pooled.write(writer, cohort.alignment_of(pooled.row))
         if pooled.row in chosen:
             drawn[pooled.row] = pooled
         return measure(cohort, pooled) if pooled.row in test else None
@@ -189,10 +144,25 @@ def harmonise_cohort(
         work, stream, workers=trained.config.data.workers, progress=True, label=label, total=len(rows)
     ) as r:
         measured = [metrics for metrics in r if metrics is not None]
-    say_clipped([one for one in clipped if one is not None], say)
+    if writer is not None:
+        writer.report(say)
     _write_samples(cohort, [drawn[row] for row in chosen], folder)
     subject = cohort.participant_id[[row for row in rows if row in test]]
     return summarise(measured, subject, trained.config.evaluate, trained.config.seed)
+
+
+def _writer(trained: EncoderDecoder, cohort: Cohort, folder: RunFolder, harmonised: str) -> VolumeWriter:
+    assert cohort.grid is not None
+    return VolumeWriter(
+        folder.derivatives,
+        cohort.scan_name.tolist(),
+        [pathlib.Path(path) for path in cohort.image_path],
+        pathlib.Path(cohort.image_root),
+        cohort.grid,
+        trained.config.output,
+        form=harmonised,
+        origin=": SIMULATED images" if cohort.simulated else "",
+    )
 
 
 def sample_rows(cohort: Cohort) -> list[int]:

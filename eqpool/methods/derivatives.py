@@ -120,9 +120,8 @@ def write_change(
     image, tissue = _read_with_tissue(source, grid, alignment)
     values = np.asarray(image.dataobj, dtype=np.float32)
     added = _on_voxels_of(image, np.where(grid.mask, tissue.deviation * change, 0), grid, alignment)
-    harmonised, clipped = _clip(np.where(values != 0, values + added, 0), values, keep_sign)
-    _save(harmonised, image, _sources(source, root) | _intensities(tissue) | clipped.facts(), path)
-    return clipped
+    facts = _sources(source, root) | _intensities(tissue)
+    return _save_clipped(np.where(values != 0, values + added, 0), image, facts, path, keep_sign)
 
 
 def write_decoded(
@@ -141,10 +140,8 @@ def write_decoded(
     """
     image, tissue = _read_with_tissue(source, grid, alignment)
     volume = np.where(grid.mask, tissue.mean + tissue.deviation * decoded, 0)
-    there = _on_voxels_of(image, volume, grid, alignment)
-    harmonised, clipped = _clip(there, np.asarray(image.dataobj), keep_sign)
-    _save(harmonised, image, _sources(source, root) | _intensities(tissue) | clipped.facts(), path)
-    return clipped
+    facts = _sources(source, root) | _intensities(tissue)
+    return _save_clipped(_on_voxels_of(image, volume, grid, alignment), image, facts, path, keep_sign)
 
 
 def write_jacobian(
@@ -181,12 +178,14 @@ def _read_with_tissue(source: pathlib.Path, grid: Grid, alignment: np.ndarray | 
     return image, measure_tissue(on_grid, grid, source, image=in_ras, aligned=alignment is not None)
 
 
-def _clip(values: np.ndarray, source: np.ndarray, keep_sign: bool) -> tuple[np.ndarray, Clipped]:
-    """Sets values below 0 to 0, if `keep_sign` is set and the source has no negative voxel."""
-    written = int(np.count_nonzero(values))
-    if not keep_sign or source.min() < 0:
-        return values, Clipped(0, written)
-    return np.maximum(values, 0), Clipped(int(np.count_nonzero(values < 0)), written)
+def _save_clipped(
+    values: np.ndarray, source: nibabel.Nifti1Image, facts: dict[str, Any], path: pathlib.Path, keep_sign: bool
+) -> Clipped:
+    """Saves values; those below 0 become 0 if `keep_sign` is set and the source has no negative voxel."""
+    keeps = keep_sign and not np.asarray(source.dataobj).min() < 0
+    clipped = Clipped(int(np.count_nonzero(values < 0)) if keeps else 0, int(np.count_nonzero(values)))
+    _save(np.maximum(values, 0) if keeps else values, source, facts | clipped.facts(), path)
+    return clipped
 
 
 def _on_voxels_of(

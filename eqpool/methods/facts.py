@@ -58,9 +58,14 @@ class ModelFacts:
         """The shape that the networks were built for. Nuisances are left out because no network depends on them."""
         return DataShape(self.input_shape, len(self.covariate_names), len(self.site_names), len(self.target_classes))
 
+    @property
+    def on_volumes(self) -> bool:
+        """Whether the inputs are volumes."""
+        return len(self.input_shape) == 3
+
     def check_preparation(self, folder: RunFolder) -> None:
         """Raises `InputError`, naming `folder`, if another version prepared the run's volumes."""
-        if len(self.input_shape) == 3 and self.preparation != PREPARATION:
+        if self.on_volumes and self.preparation != PREPARATION:
             before = f"version {self.preparation}" if self.preparation else "an earlier version"
             raise InputError(
                 f"--workdir={folder.path}: trained on volumes prepared by {before} of the preparation, and this eqpool "

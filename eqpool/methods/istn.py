@@ -13,7 +13,14 @@ from eqpool.data.shape import DataShape
 from eqpool.data.volumes.prepare import PreparedScan
 from eqpool.engine.pairs import REFERENCE_COLUMNS, Pairs
 from eqpool.engine.selected import selected_variables
-from eqpool.engine.session import Columns, Session, forward_on_images, train_on_images, train_on_pairs
+from eqpool.engine.session import (
+    Columns,
+    Session,
+    forward_on_images,
+    take_rows,
+    train_on_images,
+    train_on_pairs,
+)
 from eqpool.engine.state import Stage, Variables, of_network
 from eqpool.errors import InputError
 from eqpool.evaluate.evaluation import only_finite
@@ -170,7 +177,7 @@ def _predictions(
     """Predicts held-out images: the source's, and the reference's before and after retraining."""
 
     def predict(variables: Variables, side: str) -> np.ndarray:
-        return forward_on_images(session, task, variables, _take(columns, rows[side, "test"]))["prediction"]
+        return forward_on_images(session, task, variables, take_rows(columns, rows[side, "test"]))["prediction"]
 
     predictions = {"source": predict(of_task, "source"), "before": predict(of_task, "reference")}
     return predictions | {name: predict(of_network(of_istn, name), "reference") for name in TASK_MODELS}
@@ -186,7 +193,7 @@ def _compare_images(
 ) -> dict[str, Any]:
     """Measures the distance of held-out source images to the reference's, before and after, and the deformation."""
     compared = [rows[side, "test"][:MOST_COMPARED] for side in ("source", "reference")]
-    source = _take(columns, compared[0])
+    source = take_rows(columns, compared[0])
     made = forward_on_images(session, stage, of_istn, source)
     subject, config = cohort.participant_id[np.concatenate(compared)], session.config
     look = look_metrics(
@@ -208,10 +215,6 @@ def _write_examples(
     steps = istn_steps(config, of_istn, columns["inputs"][source], columns["site"][source], len(cohort.site_names))
     names = cohort.participant_id[source].astype(np.str_)
     write_arrays(folder.examples_file, steps | {"reference": columns["inputs"][reference], "name": names})
-
-
-def _take(columns: Columns, rows: np.ndarray) -> Columns:
-    return {name: column[rows] for name, column in columns.items()}
 
 
 def _write_volumes(config: RunConfig, folder: RunFolder, cohort: Cohort, variables: Variables) -> None:

@@ -59,7 +59,7 @@ class IstnModel:
         if harmonised is not None:
             raise InputError(f"--harmonised={harmonised}: an ISTN has one form, which its shape decides; leave it out")
         facts, table = self.facts, scans.table
-        if len(facts.input_shape) != 3:
+        if not facts.on_volumes:
             raise InputError(f"the run was trained on {facts.dataset}, expected one on volumes")
         sites, num_sites = _sites(table, self.config.data.site_column, facts.site_names), len(facts.site_names)
         shown: list[PreparedScan] = []

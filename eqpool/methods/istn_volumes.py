@@ -8,22 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eqpool import __version__
-from eqpool.config import RunConfig, keeps_sign
+from eqpool.config import RunConfig
 from eqpool.data.volumes.grids import named_grid
 from eqpool.data.volumes.prepare import PreparedScan, in_parallel
-from eqpool.methods.derivatives import (
-    Clipped,
-    check_not_inputs,
-    derivative_paths,
-    say_clipped,
-    to_z_scores,
-    write_change,
-    write_decoded,
-    write_description,
-    write_jacobian,
-)
+from eqpool.methods.derivatives import to_z_scores
 from eqpool.methods.istn_steps import trace_steps
+from eqpool.methods.volume_writer import VolumeWriter, origin_of
 from eqpool.storage.run_folder import RunFolder
 
 
@@ -95,30 +85,31 @@ def write_harmonised(
     Raises:
       InputError: an output is an input, or cannot be written.
     """
-    grid, squash = named_grid(config.data.grid), config.data.squash
-    paths = derivative_paths(output.derivatives, names)
-    check_not_inputs(paths, sources)
-    form = "change" if config.istn.shape == "none" else "decoded"
-    keep_sign = keeps_sign(config.output, on_volumes=True)
-    origin = ", by networks trained on SIMULATED images" if simulated else ""
-    write_description(output.derivatives, __version__, harmonised=f"istn_{form}", origin=origin)
+    squash = config.data.squash
+    writer = VolumeWriter(
+        output.derivatives,
+        names,
+        sources,
+        root,
+        named_grid(config.data.grid),
+        config.output,
+        form="change" if config.istn.shape == "none" else "decoded",
+        by="istn_",
+        origin=origin_of(simulated),
+    )
 
-    def write(made: tuple[PreparedScan, Harmonised]) -> tuple[int, Clipped]:
+    def write(made: tuple[PreparedScan, Harmonised]) -> int:
         scan, harmonised = made
-        source, path, image = sources[scan.row], paths[scan.row], to_z_scores(harmonised.image, squash)
-        if form == "change":
-            change = image - to_z_scores(scan.volume, squash)
-            clipped = write_change(source, change, grid, path, scan.alignment, root=root, keep_sign=keep_sign)
-        else:
-            clipped = write_decoded(source, image, grid, path, scan.alignment, root=root, keep_sign=keep_sign)
+        before, after = to_z_scores(scan.volume, squash), to_z_scores(harmonised.image, squash)
+        writer.write(scan.row, before, after, scan.alignment)
         if harmonised.jacobian is not None:
-            write_jacobian(source, harmonised.jacobian, grid, path, scan.alignment, root=root)
-        return scan.row, clipped
+            writer.write_jacobian(scan.row, harmonised.jacobian, scan.alignment)
+        return scan.row
 
     stream = ((scan, harmonise(scan.volume, int(sites[scan.row]))) for scan in scans)
     with in_parallel(
         write, stream, workers=config.data.workers, progress=True, label="Harmonising", total=total
     ) as results:
         written = list(results)
-    say_clipped([clipped for _, clipped in written], say)
-    return [row for row, _ in written]
+    writer.report(say)
+    return written

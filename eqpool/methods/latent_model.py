@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pandas as pd
 
-from eqpool import __version__
 from eqpool.config import RunConfig, keeps_sign
 from eqpool.data.cohort import Grid
 from eqpool.data.tables.calibration import SiteCalibration
@@ -20,10 +19,10 @@ from eqpool.data.volumes.grids import named_grid
 from eqpool.data.volumes.prepare import PreparedScan, in_parallel
 from eqpool.errors import InputError
 from eqpool.methods.base import NewScans, Outputs, Say
-from eqpool.methods.decoding import Pooled, pool_volumes, volume_writer
-from eqpool.methods.derivatives import Clipped, derivative_paths, say_clipped, write_description
+from eqpool.methods.decoding import Pooled, pool_volumes
 from eqpool.methods.facts import ModelFacts
 from eqpool.methods.harmonised_table import write_harmonised_table
+from eqpool.methods.volume_writer import VolumeWriter, origin_of
 from eqpool.storage.run_folder import RunFolder
 
 TABLE_BATCH = 4096
@@ -58,7 +57,7 @@ class LatentModel:
     @property
     def grid(self) -> Grid | None:
         """The grid of volumes; None for tables."""
-        return named_grid(self.config.data.grid) if len(self.facts.input_shape) == 3 else None
+        return named_grid(self.config.data.grid) if self.facts.on_volumes else None
 
     def write(self, scans: NewScans, output: RunFolder, harmonised: str | None, say: Say) -> pd.DataFrame:
         """Writes the harmonised data of new scans; see `eqpool.methods.base.TrainedModel`.
@@ -73,14 +72,8 @@ class LatentModel:
 
     def _write_volumes(self, scans: NewScans, output: RunFolder, form: str, say: Say) -> pd.DataFrame:
         """Prepares, encodes, decodes and writes volume by volume."""
-        write: Callable[[Pooled], Clipped | None] = lambda pooled: None  # noqa: E731
-        clipped: list[Clipped | None] = []
+        writer = None if form == "none" else self._writer(scans, output, form)
         alignments: dict[int, np.ndarray | None] = {}
-        if form != "none":
-            paths = derivative_paths(output.derivatives, names_in_table(scans.table, scans.sources))
-            write = volume_writer(self, scans.sources, paths, form, alignments.get, scans.root)
-            origin = ", by networks trained on SIMULATED images" if self.facts.simulated else ""
-            write_description(output.derivatives, __version__, harmonised=form, origin=origin)
 
         def volumes(prepared: Iterator[PreparedScan]) -> Iterator[tuple[int, np.ndarray]]:
             for scan in prepared:
@@ -88,7 +81,8 @@ class LatentModel:
                 yield scan.row, scan.volume
 
         def work(pooled: Pooled) -> tuple[int, Outputs]:
-            clipped.append(write(pooled))
+            if writer is not None:
+                pooled.write(writer, alignments[pooled.row])
             return pooled.row, pooled.outputs
 
         with (
@@ -103,10 +97,24 @@ class LatentModel:
             ) as results,
         ):
             done = list(results)
-        say_clipped([one for one in clipped if one is not None], say)
+        if writer is not None:
+            writer.report(say)
         kept = np.array([row for row, _ in done])
         outputs = {name: np.stack([one[name] for _, one in done]) for name in done[0][1]}
         return self._embeddings(scans.table.take(kept), outputs)
+
+    def _writer(self, scans: NewScans, output: RunFolder, form: str) -> VolumeWriter:
+        assert self.grid is not None
+        return VolumeWriter(
+            output.derivatives,
+            names_in_table(scans.table, scans.sources),
+            scans.sources,
+            scans.root,
+            self.grid,
+            self.config.output,
+            form=form,
+            origin=origin_of(self.facts.simulated),
+        )
 
     def _write_table(self, table: ParticipantsTable, output: RunFolder, form: str, say: Say) -> pd.DataFrame:
         encoding, dataset = self.facts.features, self.facts.dataset

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from eqpool.commands.new_scans import transform
 from eqpool.commands.run import dry_run, run
-from eqpool.commands.transform import transform
 from eqpool.config import DataConfig
 from eqpool.config.methods import METHODS, MethodEntry
 from eqpool.storage.run_folder import RunFolder

@@ -1,0 +1,86 @@
+"""Writes the harmonised volumes of one call, in the form and with the sign that its config asks for."""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from eqpool import __version__
+from eqpool.config import OutputConfig, keeps_sign
+from eqpool.data.cohort import Grid
+from eqpool.methods.base import Say
+from eqpool.methods.derivatives import (
+    Clipped,
+    check_not_inputs,
+    derivative_paths,
+    say_clipped,
+    write_change,
+    write_decoded,
+    write_description,
+    write_jacobian,
+)
+
+
+def origin_of(simulated: bool) -> str:
+    """Returns the end of the data set's name for networks that were trained on simulated images, else ""."""
+    return ", by networks trained on SIMULATED images" if simulated else ""
+
+
+class VolumeWriter:
+    """Writes harmonised volumes under one folder and counts the voxels that are set to 0. Threads may share it."""
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        names: Sequence[str],
+        sources: Sequence[pathlib.Path],
+        root: pathlib.Path,
+        grid: Grid,
+        output: OutputConfig,
+        *,
+        form: str,
+        by: str = "",
+        origin: str = "",
+    ):
+        """Writes the folder's dataset_description.json.
+
+        Args:
+          folder: folder of the derivative.
+          names: (N,) names of all rows, by `eqpool.data.volumes.bids_names`.
+          sources: (N,) image of each row.
+          root: folder of the sources' data set.
+          grid: grid of the volumes.
+          output: decides whether values keep the input's sign (`keep_sign`).
+          form: "change" adds the change to the input; "decoded" replaces the input.
+          by: prefix of the form's description, such as "istn_".
+          origin: end of the data set's name.
+
+        Raises:
+          InputError: an output path is an input.
+        """
+        self._paths, self._sources, self._root, self._grid = derivative_paths(folder, names), sources, root, grid
+        self._form, self._keep_sign = form, keeps_sign(output, on_volumes=True)
+        self._clipped: list[Clipped] = []
+        check_not_inputs(self._paths, sources)
+        write_description(folder, __version__, harmonised=f"{by}{form}", origin=origin)
+
+    def write(self, row: int, before: np.ndarray, after: np.ndarray, alignment: np.ndarray | None) -> None:
+        """Writes a row's volume.
+
+        Args:
+          row: number of the row.
+          before, after: `grid.shape`, z-scores of the input's tissue. The volume before counts only as a change.
+          alignment: (4, 4) map from the source's millimetres to the grid's; None if they are the same.
+        """
+        write, volume = (write_change, after - before) if self._form == "change" else (write_decoded, after)
+        path, sign = self._paths[row], self._keep_sign
+        clipped = write(self._sources[row], volume, self._grid, path, alignment, root=self._root, keep_sign=sign)
+        self._clipped.append(clipped)
+
+    def write_jacobian(self, row: int, jacobian: np.ndarray, alignment: np.ndarray | None) -> None:
+        """Writes the Jacobian determinant of a row's deformation beside its volume."""
+        write_jacobian(self._sources[row], jacobian, self._grid, self._paths[row], alignment, root=self._root)
+
+    def report(self, say: Say) -> None:
+        """Reports through `say` how many voxels were set to 0, if any were."""
+        say_clipped(self._clipped, say)
