@@ -8,7 +8,8 @@ import pytest
 from eqpool.config import DataConfig, EvaluateConfig
 from eqpool.data.cohort import Scaling
 from eqpool.data.sources.participants_folder import load_design
-from eqpool.evaluate.evaluation import Embeddings, evaluate, non_finite_rows
+from eqpool.evaluate.evaluation import evaluate
+from eqpool.evaluate.outputs import Embeddings, non_finite_rows
 from tests.data.preflight.test_findings import sound
 
 

@@ -9,8 +9,9 @@ import scipy.stats
 from eqpool import equivariance_loss_pairwise, mmd
 from eqpool.config import EvaluateConfig
 from eqpool.data.cohort import Cohort
-from eqpool.evaluate import metrics
-from eqpool.evaluate.evaluation import Embeddings, only_finite, site_distance_metrics
+from eqpool.evaluate import metrics, permutations
+from eqpool.evaluate.distances import site_distance_metrics
+from eqpool.evaluate.outputs import Embeddings, only_finite
 from eqpool.geometry import so
 from eqpool.losses.equivariance import equivariance_error
 
@@ -240,7 +241,7 @@ def test_subjects_change_places_whole_and_every_order_is_as_likely():
     subject = np.array([7, 3, 7, 9, 3, 9, 5, 4, 4, 9])
     counts = np.array([1, 1, 1, 1, 1, 1, 1, 1, 1, 0], bool)  # 7, 3, 9 and 4 have two rows that count, 5 has one
     keys = jax.random.split(jax.random.key(0), 2400)
-    orders = np.asarray(jax.vmap(lambda key: metrics.permute_subjects(key, subject, counts))(keys))
+    orders = np.asarray(jax.vmap(lambda key: permutations.permute_subjects(key, subject, counts))(keys))
     np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(10), (2400, 1)))
     assert (orders[:, 6] == 6).all() and (orders[:, 9] == 9).all()
     for rows in ([0, 2], [1, 4], [3, 5], [7, 8]):
@@ -268,8 +269,8 @@ def test_within_strata_every_order_is_as_likely_and_no_row_leaves():
     stratum = np.array([1, 0, 1, 0, 1, 1, 0])
     counts = np.array([1, 1, 1, 1, 0, 1, 1], bool)
     keys = jax.random.split(jax.random.key(0), 3600)
-    rows = np.asarray(jax.vmap(lambda key: metrics.permute_rows(key, counts, stratum))(keys))
-    people = np.asarray(jax.vmap(lambda key: metrics.permute_subjects(key, np.arange(7), counts, stratum))(keys))
+    rows = np.asarray(jax.vmap(lambda key: permutations.permute_rows(key, counts, stratum))(keys))
+    people = np.asarray(jax.vmap(lambda key: permutations.permute_subjects(key, np.arange(7), counts, stratum))(keys))
     for orders in (rows, people):
         np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(7), (3600, 1)))
         np.testing.assert_array_equal(stratum[orders], np.tile(stratum, (3600, 1)))
@@ -282,7 +283,7 @@ def test_people_of_several_rows_stay_within_their_stratum():
     subject = np.repeat(np.arange(6), 2)
     stratum = np.array([0, 0, 0, 1, 1, 1, 0, 0, 1, 0, 1, 1])  # 0 and 3 are of stratum 0; the others' largest is 1
     keys = jax.random.split(jax.random.key(0), 200)
-    orders = jax.vmap(lambda key: metrics.permute_subjects(key, subject, np.ones(12, bool), stratum))(keys)
+    orders = jax.vmap(lambda key: permutations.permute_subjects(key, subject, np.ones(12, bool), stratum))(keys)
     given = subject[np.asarray(orders)]
     np.testing.assert_array_equal(given[:, ::2], given[:, 1::2])
     of_low = given[:, [0, 6]]
