@@ -24,7 +24,7 @@ from eqpool.data.tables.coding import (
     read_numbers,
     sort_labels,
 )
-from eqpool.errors import InputError
+from eqpool.errors import InputError, listed
 
 ID_COLUMN = "participant_id"
 SESSION_COLUMNS = ("session_id", "session")
@@ -67,7 +67,7 @@ class ParticipantsTable:
         if column in self.frame:
             return self.frame[column]
         nearest = difflib.get_close_matches(column, list(self.frame.columns), n=1, cutoff=0.5)
-        hint = f"; did you mean {nearest[0]}?" if nearest else f"; found {_listed(list(self.frame.columns))}"
+        hint = f"; did you mean {nearest[0]}?" if nearest else f"; found {listed(list(self.frame.columns), most=8)}"
         raise InputError(f"{self.path}, line 1: no column {column} ({key}){hint}")
 
     def take(self, rows: np.ndarray) -> "ParticipantsTable":
@@ -273,7 +273,3 @@ def _check_names(table: ParticipantsTable) -> None:
         before = written.setdefault(name.removeprefix("sub-"), name)
         if before != name:
             raise InputError(f"{table.where(row, ID_COLUMN)}: {name} beside {before}, expected one name a participant")
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
