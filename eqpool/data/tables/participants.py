@@ -127,14 +127,6 @@ def parse_numbers(table: ParticipantsTable, column: str) -> np.ndarray:
     return read_numbers(table.frame[column], lambda row: table.where(row, column))
 
 
-def parse_classes(values: Sequence[str] | pd.Series) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Returns (N,) int32 indices into the sorted labels, -1 where missing, and the labels.
-
-    Labels that are numbers come first, in increasing order.
-    """
-    return code_labels(read_labels(values, lambda row: f"row {row}"))
-
-
 def parse_target(table: ParticipantsTable, column: str, target_type: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """Returns the target: (N,) int32 classes with their names, or (N,) float32 numbers and no names.
 
