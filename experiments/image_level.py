@@ -96,8 +96,10 @@ def write_tables(cohort: Cohort, reference: int, istn: pathlib.Path, folder: pat
     Raises:
       InputError: a scan of the other site has no harmonised volume.
     """
-    frame = pooled_table(cohort).assign(path=[str(pathlib.Path(path).absolute()) for path in cohort.image_path])
-    made = derivative_paths(RunFolder(istn).derivatives, cohort.scan_name.tolist())
+    assert cohort.volumes is not None
+    volumes = cohort.volumes
+    frame = pooled_table(cohort).assign(path=[str(pathlib.Path(path).absolute()) for path in volumes.image_path])
+    made = derivative_paths(RunFolder(istn).derivatives, volumes.scan_name.tolist())
     other = (cohort.site >= 0) & (cohort.site != reference)  # the ISTN leaves scans of an unknown site unchanged
     missing = [path for path, is_other in zip(made, other, strict=True) if is_other and not path.is_file()]
     if missing:

@@ -65,7 +65,7 @@ def _make_maps(config: RunConfig, folder: RunFolder, folds: int) -> Facts:
     cache = use_compilation_cache(config, folder)
     cohort = load_cohort(config.data, cache)
     _check_data(folder, cohort)
-    if cohort.grid is None:
+    if cohort.volumes is None:
         raise InputError(f"--workdir={folder.path}: a run on a table, expected one on volumes")
     if len(cohort.target_classes) not in (0, 2):
         raise InputError(
@@ -129,14 +129,14 @@ def map_form(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path) 
     regressor that is collinear with the others has no partial R^2 and is listed in `not_estimable`, for example the
     site if only one site has targets.
     """
-    assert cohort.grid is not None
+    assert cohort.volumes is not None
     rows, contrast, nuisance = _t_design(cohort, decodes.fold)
     t = t_map(form_tiles(decodes, form, rows), contrast, nuisance)
     found = {name: significant(t.p, name, THRESHOLD) for name in ("bonferroni", "fdr")}  # type: ignore[arg-type]
     name = f"{form}_t_{files.file_name_part(contrast_name(cohort))}"
-    write_map(folder / f"{name}.nii.gz", t.t, cohort.grid)
+    write_map(folder / f"{name}.nii.gz", t.t, cohort.volumes.grid)
     for correction, voxels in found.items():
-        write_map(folder / f"{name}_{correction}.nii.gz", np.where(voxels, t.t, 0), cohort.grid)
+        write_map(folder / f"{name}_{correction}.nii.gz", np.where(voxels, t.t, 0), cohort.volumes.grid)
     facts: Facts = {
         "rows": len(rows),
         "degrees_of_freedom": t.degrees_of_freedom,
@@ -155,7 +155,7 @@ def map_form(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path) 
             left_out.append(name)
             continue
         share = partial_r_squared(form_tiles(decodes, form, known), regressors, nuisance)
-        write_map(folder / f"{form}_r2_{files.file_name_part(name)}.nii.gz", share.r_squared, cohort.grid)
+        write_map(folder / f"{form}_r2_{files.file_name_part(name)}.nii.gz", share.r_squared, cohort.volumes.grid)
         facts[f"r2_{name}_mean"] = float(share.r_squared.mean())
         facts[f"r2_{name}_by_chance"] = share.by_chance
         facts[f"r2_{name}_voxels_bonferroni"] = int(significant(share.p, "bonferroni", THRESHOLD).sum())
@@ -164,8 +164,8 @@ def map_form(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path) 
 
 def _recovery(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path, mapped: Facts, truth: Truth) -> Facts:
     """Compares a form's map, with facts `mapped`, and its volumes to the simulated truth."""
-    assert cohort.grid is not None
-    mask, (judged, affected) = cohort.grid.mask, truth
+    assert cohort.volumes is not None
+    mask, (judged, affected) = cohort.volumes.grid.mask, truth
     name = f"{form}_t_{files.file_name_part(contrast_name(cohort))}"
     t, found = (read_map(folder / f"{end}.nii.gz")[mask][judged] for end in (name, f"{name}_fdr"))
     facts: Facts = {"truth_voxels": int(affected.sum()), "unaffected_voxels": int((~affected).sum())}
@@ -174,8 +174,8 @@ def _recovery(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path,
     strict = np.abs(t) > mapped["t_threshold_bonferroni"]
     facts |= {f"{score}_bonferroni": value for score, value in detection_scores(strict, affected).items()}
     errors = []
-    for row, image in enumerate(cohort.image_path):
-        brain = prepare_volume(scanner_free_path(pathlib.Path(image)), cohort.grid)[0][mask]
+    for row, image in enumerate(cohort.volumes.image_path):
+        brain = prepare_volume(scanner_free_path(pathlib.Path(image)), cohort.volumes.grid)[0][mask]
         volume = np.tensordot(FORMS[form], decodes.values[:, row].astype(np.float64), axes=1)
         errors.append(float(np.sqrt(np.mean((volume - brain) ** 2))))
     return facts | {"recovery_error": float(np.mean(errors))}
@@ -187,12 +187,12 @@ def _truth(cohort: Cohort) -> Truth:
     The simulated disease thins all cortex slightly. A map is judged by strongly affected voxels (disease_mask) and by
     unaffected ones. Voxels in between count neither as hits nor as false alarms.
     """
-    assert cohort.grid is not None
+    assert cohort.volumes is not None
+    grid, image = cohort.volumes.grid, pathlib.Path(cohort.volumes.image_path[0])
     affected, effect = (
-        np.abs(lay_on_grid(read_volume(effect_path(pathlib.Path(cohort.image_path[0]), name)), cohort.grid))
-        for name in ("disease_mask", "disease_effect")
+        np.abs(lay_on_grid(read_volume(effect_path(image, name)), grid)) for name in ("disease_mask", "disease_effect")
     )
-    mask = cohort.grid.mask
+    mask = grid.mask
     judged = (affected[mask] > 0.5) | is_unaffected(effect[mask])
     return judged, affected[mask][judged] > 0.5
 

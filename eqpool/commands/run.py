@@ -85,13 +85,13 @@ def _compute(config: RunConfig, folder: RunFolder, say: Callable[[str], None]) -
     refuse(findings)
     check_splits(cohort)
     fingerprint = data_hash(cohort)
-    preparation = VERSION if cohort.grid is not None else 0
+    preparation = VERSION if cohort.volumes is not None else 0
     folder.claim_data(fingerprint, pooled_table(cohort).to_csv(sep="\t", index=False), preparation)
     method = method_named(config.method)
     scaling = method.scaling(config, cohort)
     ModelFacts.of(cohort, scaling).write(folder)
-    if cohort.calibration is not None:
-        files.write_arrays(folder.calibration_file, cohort.calibration.to_arrays())
+    if cohort.table is not None and cohort.table.calibration is not None:
+        files.write_arrays(folder.calibration_file, cohort.table.calibration.to_arrays())
     outcome = method.fit(dataclasses.replace(session, names=cohort.participant_id), cohort, scaling, folder)
     return {
         "dataset": cohort.name,

@@ -20,10 +20,10 @@ def describe_cohort(cohort: Cohort) -> str:
     """Describes the pooled data: simulated or real, rows by site and class, covariates, and notes."""
     kind = "SIMULATED data (made by eqpool, not measured)" if cohort.simulated else "real data"
     shape = "x".join(map(str, cohort.inputs.shape[1:]))
-    if cohort.grid is not None:
-        what = f"volumes of {shape} voxels (grid {cohort.grid.name})"
+    if cohort.volumes is not None:
+        what = f"volumes of {shape} voxels (grid {cohort.volumes.grid.name})"
     else:
-        what = f"{shape} features a row" if cohort.input_names else f"images of {shape} pixels"
+        what = f"{shape} features a row" if cohort.table is not None else f"images of {shape} pixels"
     lines = [f"{cohort.name}: {kind}, {len(cohort.site)} rows, {what}", *_site_lines(cohort)]
     lines.append("  rows by split: " + ", ".join(f"{split} {len(cohort.rows(split))}" for split in SPLITS))
     lines += [f"  note: {note}" for note in cohort.notes]

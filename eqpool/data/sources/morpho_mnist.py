@@ -148,7 +148,6 @@ def load_morpho_mnist(
         simulated=True,
         participant_id=columns["participant_id"],
         inputs=columns["image"],
-        input_names=(),
         site=site,
         site_names=(source, target),
         covariates=np.zeros((len(site), 0)),

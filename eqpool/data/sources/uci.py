@@ -18,6 +18,7 @@ from eqpool.data.sources.builders import prepare_once
 from eqpool.data.sources.downloads import raw_files
 from eqpool.data.splits import assign_splits
 from eqpool.data.tables.encoding import fit_encoding
+from eqpool.data.tables.inputs import TableInputs
 from eqpool.errors import InputError
 
 
@@ -176,12 +177,12 @@ def load_uci(dataset: str, raw_dir: str, cache_dir: pathlib.Path, seed: int) -> 
     split = _split(dataset, participant_id, strata, origin, seed)
     frame = _frame(columns, layout)
     encoding = fit_encoding(frame, np.flatnonzero(split == "train"))
+    inputs = encoding.apply(frame)
     return Cohort(
         name=dataset,
         simulated=False,
         participant_id=participant_id,
-        inputs=encoding.apply(frame),
-        input_names=encoding.input_names,
+        inputs=inputs,
         site=columns["site"].astype(np.int32),
         site_names=tuple(layout.site.values()),
         covariates=columns["covariate"].astype(np.float64)[:, None],
@@ -190,6 +191,7 @@ def load_uci(dataset: str, raw_dir: str, cache_dir: pathlib.Path, seed: int) -> 
         target_name="income" if dataset == "adult" else "credit",
         target_classes=tuple(layout.target.values()),
         split=split,
+        table=TableInputs(encoding.input_names, inputs),
         notes=_notes(layout, participant_id.size, raw_dir),
     )
 
