@@ -68,6 +68,8 @@ def write_description(folder: pathlib.Path, version: str, *, harmonised: str, or
     how = {
         "change": "the input plus the change that pooling makes in its decode, D(Psi(Phi(l))) - D(l)",
         "decoded": "the decode D(Psi(Phi(l))) of the pooled latent",
+        "combat_change": "the input plus what ComBat changes in its intensities",
+        "combat_decoded": "what ComBat makes of the input on the grid of the run",
         "istn_change": "the input plus what an image transformer network changes in its looks",
         "istn_decoded": "the input after an image and a spatial transformer network",
     }[harmonised]
