@@ -55,6 +55,11 @@ def _check_together(config: RunConfig) -> None:
         raise InputError(
             f'config.data.nuisances = "{config.data.nuisances}": expected "" unless config.method is {taking}'
         )
+    if makes_images(config.method) and config.data.site_calibration != "none":
+        raise InputError(
+            f'config.data.site_calibration = "{config.data.site_calibration}": expected "none" with config.method = '
+            f'"{config.method}"'
+        )
     if config.data.dataset == "participants" and not config.data.participants:
         raise InputError('config.data.participants = "": expected the path of a participants.tsv')
 

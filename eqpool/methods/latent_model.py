@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from eqpool.config import RunConfig, keeps_sign
+from eqpool.data.site_effects.voxelwise import VoxelCalibration
+from eqpool.data.sources.volume_calibration import predicted_note
 from eqpool.data.tables.calibration import SiteCalibration
 from eqpool.data.tables.coding import UNKNOWN
 from eqpool.data.tables.participants import ParticipantsTable, named_sites, who
@@ -18,7 +20,9 @@ from eqpool.data.volumes.inputs import Grid
 from eqpool.data.volumes.prepare import PreparedScan, in_parallel
 from eqpool.errors import InputError
 from eqpool.methods.base import NewScans, Outputs, Say
-from eqpool.methods.decoding import Pooled, pool_volumes
+from eqpool.methods.calibration import Calibration
+from eqpool.methods.controls import with_controls
+from eqpool.methods.decoding import Pooled, PreparedRow, pool_volumes
 from eqpool.methods.facts import ModelFacts
 from eqpool.methods.harmonised_table import feature_frame, write_harmonised_table
 from eqpool.methods.volume_writer import VolumeWriter, origin_of
@@ -39,14 +43,14 @@ class LatentModel:
         returns `pooled_latent` (B, n), the pooled latent on the unit sphere, on which D was trained.
       decode: latents (B, n) -> (B, *input_shape) float32, for volumes with the linear part once it is fitted
         (`eqpool.methods.linear_decoder`). None if the method cannot decode Phi.
-      calibration: site calibration applied to a table's features before training; None if there is none.
+      calibration: site calibration applied to features or volumes before training; None if there is none.
     """
 
     config: RunConfig
     facts: ModelFacts
     encode: Encode
     decode: Decode | None
-    calibration: SiteCalibration | None = None
+    calibration: Calibration | None = None
     reference_site = ""
 
     def table_file(self, output: RunFolder) -> pathlib.Path:
@@ -57,6 +61,16 @@ class LatentModel:
     def grid(self) -> Grid | None:
         """The grid of volumes; None for tables."""
         return named_grid(self.config.data.grid) if self.facts.on_volumes else None
+
+    def calibrated_on(self, controls: NewScans, say: Say) -> "LatentModel":
+        """Returns a copy that has the scanner effects of the controls' sites; see `TrainedModel`."""
+        if self.calibration is None:
+            raise InputError(
+                f"--calibrate={controls.table.path}: the run has no site calibration, "
+                "expected one with config.data.site_calibration"
+            )
+        calibration = with_controls(self.calibration, controls, self.config, self.facts, say)
+        return dataclasses.replace(self, calibration=calibration)
 
     def write(self, scans: NewScans, output: RunFolder, harmonised: str | None, say: Say) -> pd.DataFrame:
         """Writes the harmonised data of new scans; see `eqpool.methods.base.TrainedModel`.
@@ -73,11 +87,12 @@ class LatentModel:
         """Prepares, encodes, decodes and writes volume by volume."""
         writer = None if form == "none" else self._writer(scans, output, form)
         alignments: dict[int, np.ndarray | None] = {}
+        sites, predicted = self._sites(scans.table), list[str]()
 
-        def volumes(prepared: Iterator[PreparedScan]) -> Iterator[tuple[int, np.ndarray]]:
+        def volumes(prepared: Iterator[PreparedScan]) -> Iterator[PreparedRow]:
             for scan in prepared:
                 alignments[scan.row] = scan.alignment
-                yield scan.row, scan.volume
+                yield PreparedRow(scan.row, scan.volume, self._calibrated(scan.volume, sites[scan.row], predicted))
 
         def work(pooled: Pooled) -> tuple[int, Outputs]:
             if writer is not None:
@@ -98,6 +113,8 @@ class LatentModel:
             done = list(results)
         if writer is not None:
             writer.report(say)
+        if predicted:
+            say(predicted_note(predicted, self.config.data.site_column))
         kept = np.array([row for row, _ in done])
         outputs = {name: np.stack([one[name] for _, one in done]) for name in done[0][1]}
         return self._embeddings(scans.table.take(kept), outputs)
@@ -112,6 +129,7 @@ class LatentModel:
             self.grid,
             self.config.output,
             form=form,
+            by="" if self.calibration is None else "calibrated_",
             origin=origin_of(self.facts.simulated),
         )
 
@@ -121,7 +139,10 @@ class LatentModel:
             raise InputError(f"the run was trained on {dataset}; expected one on a participants table or on volumes")
         frame = feature_frame(table, encoding, say)
         uncalibrated = encoding.apply(frame)
-        inputs = self._calibrated(table, uncalibrated)
+        assert self.calibration is None or isinstance(self.calibration, SiteCalibration)
+        inputs = uncalibrated
+        if self.calibration is not None:
+            inputs = self.calibration.apply(uncalibrated, self._sites(table))
         parts, changes = [], []
         for start in range(0, len(inputs), TABLE_BATCH):
             here = slice(start, start + TABLE_BATCH)
@@ -138,13 +159,23 @@ class LatentModel:
             )
         return self._embeddings(table, outputs)
 
-    def _calibrated(self, table: ParticipantsTable, inputs: np.ndarray) -> np.ndarray:
-        """Removes each site's effect. A row of an unknown site is treated like the site that it resembles most."""
+    def _calibrated(self, volume: np.ndarray, site: str, predicted: list[str]) -> np.ndarray | None:
+        """Returns a volume less its site's effects, None without a calibration.
+
+        Without a calibrated site it is predicted, and the most probable one is appended to `predicted`.
+        """
         if self.calibration is None:
-            return inputs
+            return None
+        assert isinstance(self.calibration, VoxelCalibration)
+        weights = self.calibration.weights(volume, site)
+        if site not in self.calibration.sites:
+            predicted.append(self.calibration.sites[int(np.argmax(weights))])
+        return self.calibration.apply_weights(volume, weights)
+
+    def _sites(self, table: ParticipantsTable) -> np.ndarray:
+        """Returns the (N,) names of the rows' sites, "" where unknown."""
         column = self.config.data.site_column
-        known = column in table.frame
-        return self.calibration.apply(inputs, table.names_in(column) if known else np.full(len(inputs), UNKNOWN))
+        return table.names_in(column) if column in table.frame else np.full(len(table.frame), UNKNOWN)
 
     def _embeddings(self, table: ParticipantsTable, outputs: Outputs) -> pd.DataFrame:
         facts, first = self.facts, pd.DataFrame(who(table))

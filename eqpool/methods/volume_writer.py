@@ -64,15 +64,15 @@ class VolumeWriter:
         check_not_inputs(self._paths, sources)
         write_description(folder, __version__, harmonised=f"{by}{form}", origin=origin)
 
-    def write(self, row: int, before: np.ndarray, after: np.ndarray, alignment: np.ndarray | None) -> None:
+    def write(self, row: int, change: np.ndarray, whole: np.ndarray, alignment: np.ndarray | None) -> None:
         """Writes a row's volume.
 
         Args:
           row: number of the row.
-          before, after: `grid.shape`, z-scores of the input's tissue. The volume before counts only as a change.
+          change, whole: `grid.shape`, z-scores of the input's tissue: what is added to the input, and what replaces it.
           alignment: (4, 4) map from the source's millimetres to the grid's; None if they are the same.
         """
-        write, volume = (write_change, after - before) if self._form == "change" else (write_decoded, after)
+        write, volume = (write_change, change) if self._form == "change" else (write_decoded, whole)
         path, sign = self._paths[row], self._keep_sign
         clipped = write(self._sources[row], volume, self._grid, path, alignment, root=self._root, keep_sign=sign)
         self._clipped.append(clipped)

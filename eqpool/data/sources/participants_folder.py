@@ -12,6 +12,7 @@ from eqpool.data.cohort import SPLITS, Cohort
 from eqpool.data.preflight.features import examine_features, failed_values
 from eqpool.data.preflight.finding import Finding
 from eqpool.data.preflight.requirements import check_cohort
+from eqpool.data.sources.volume_calibration import calibrate_volumes, calibration_notes, check_volume_calibration
 from eqpool.data.splits import assign_splits, balanced_strata
 from eqpool.data.tables.calibration import SiteCalibration
 from eqpool.data.tables.coding import code_labels
@@ -52,7 +53,12 @@ def load_participants(
     whole, table, cohort = _read_design(config, simulated)
     check_cohort(cohort, str(path), site_column=config.site_column)  # before hours of preparing volumes
     if config.features:
+        if config.site_calibration == "location_scale":
+            raise InputError(
+                'config.data.site_calibration = "location_scale": expected volumes, not config.data.features'
+            )
         return _with_features(cohort, table, config)
+    check_volume_calibration(config)
     cohort = _with_volumes(cohort, whole, table, config, cache_dir, progress)
     check_cohort(cohort, str(path), site_column=config.site_column)
     return cohort
@@ -285,7 +291,7 @@ def _with_volumes(
         labels=table.labels,
     )
     kept = prepared.kept
-    return dataclasses.replace(
+    cohort = dataclasses.replace(
         cohort.take(kept),
         inputs=prepared.inputs,
         volumes=VolumeInputs(
@@ -301,3 +307,5 @@ def _with_volumes(
         notes=(*cohort.notes, *prepared.notes),
         findings=prepared.findings,
     )
+    cohort = calibrate_volumes(cohort, config)
+    return dataclasses.replace(cohort, notes=(*cohort.notes, *calibration_notes(cohort, config)))

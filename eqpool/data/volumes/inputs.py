@@ -6,6 +6,9 @@ import dataclasses
 
 import numpy as np
 
+from eqpool.data.site_effects.voxelwise import VoxelCalibration
+from eqpool.data.volumes.records import RecordedVolumes
+
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
@@ -36,6 +39,8 @@ class VolumeInputs:
       mask_overlap: (N,) float64, Dice coefficient of each volume's non-zero voxels and the template's brain mask.
       tissue_mean, tissue_deviation: (N,) float64, mean and standard deviation by which each volume was z-scored, in the
         image's own units.
+      prepared: the N volumes before the site calibration, None if the cohort's `inputs` are these.
+      calibration: site calibration that was applied, None if there was none.
       alignment: (N, 4, 4) float64, map from each image's millimetres to the template's, None if all agree.
     """
 
@@ -47,6 +52,8 @@ class VolumeInputs:
     tissue_mean: np.ndarray
     tissue_deviation: np.ndarray
     alignment: np.ndarray | None = None
+    prepared: np.ndarray | RecordedVolumes | None = None
+    calibration: VoxelCalibration | None = None
 
     def alignment_of(self, row: int) -> np.ndarray | None:
         """Returns the (4, 4) map from a row's image millimetres to the template's, or None if they are the same."""
@@ -55,4 +62,5 @@ class VolumeInputs:
     def take(self, rows: np.ndarray) -> VolumeInputs:
         """Returns the part for some rows, in the order of `rows`."""
         columns = {name: value[rows] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        return dataclasses.replace(self, **columns)
+        prepared = None if self.prepared is None else self.prepared[rows]
+        return dataclasses.replace(self, **columns | {"prepared": prepared})
