@@ -36,7 +36,7 @@ from eqpool.storage import files
 from eqpool.storage.progress import track
 from eqpool.storage.run_folder import RunFolder
 
-THRESHOLD = 1e-3  # threshold of Lokhande et al. 2022, Fig. 5, after Bonferroni
+_THRESHOLD = 1e-3  # threshold of Lokhande et al. 2022, Fig. 5, after Bonferroni
 # Form -> weights of the input, of its decode D(l) and of the pooled decode D(Psi(Phi(l))).
 FORMS = {
     "before": (1.0, 0.0, 0.0),
@@ -87,8 +87,8 @@ def _make_maps(config: RunConfig, folder: RunFolder, folds: int) -> Facts:
     facts: Facts = {
         "folds": folds,
         "simulated": cohort.simulated,
-        "contrast": contrast_name(cohort),
-        "threshold": THRESHOLD,
+        "contrast": _contrast_name(cohort),
+        "threshold": _THRESHOLD,
         "forms": {name: report(name) for name in track(FORMS, "Maps", unit="form")},
     }
     if truth is not None:
@@ -97,7 +97,7 @@ def _make_maps(config: RunConfig, folder: RunFolder, folds: int) -> Facts:
     return facts
 
 
-def contrast_name(cohort: Cohort) -> str:
+def _contrast_name(cohort: Cohort) -> str:
     """Returns the name of the contrast, such as "AD-CN" for classes, or the name of a numeric target."""
     return "-".join(cohort.target_classes) or cohort.target_name
 
@@ -132,8 +132,8 @@ def map_form(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path) 
     assert cohort.volumes is not None
     rows, contrast, nuisance = _t_design(cohort, decodes.fold)
     t = t_map(form_tiles(decodes, form, rows), contrast, nuisance)
-    found = {name: significant(t.p, name, THRESHOLD) for name in ("bonferroni", "fdr")}  # type: ignore[arg-type]
-    name = f"{form}_t_{files.file_name_part(contrast_name(cohort))}"
+    found = {name: significant(t.p, name, _THRESHOLD) for name in ("bonferroni", "fdr")}  # type: ignore[arg-type]
+    name = f"{form}_t_{files.file_name_part(_contrast_name(cohort))}"
     write_map(folder / f"{name}.nii.gz", t.t, cohort.volumes.grid)
     for correction, voxels in found.items():
         write_map(folder / f"{name}_{correction}.nii.gz", np.where(voxels, t.t, 0), cohort.volumes.grid)
@@ -141,7 +141,7 @@ def map_form(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path) 
         "rows": len(rows),
         "degrees_of_freedom": t.degrees_of_freedom,
         "voxels": t.t.size,
-        "t_threshold_bonferroni": t_threshold(t.t.size, t.degrees_of_freedom, THRESHOLD),
+        "t_threshold_bonferroni": t_threshold(t.t.size, t.degrees_of_freedom, _THRESHOLD),
         **{f"voxels_{correction}": int(voxels.sum()) for correction, voxels in found.items()},
     }
     known = rows[cohort.site[rows] >= 0]
@@ -158,7 +158,7 @@ def map_form(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path) 
         write_map(folder / f"{form}_r2_{files.file_name_part(name)}.nii.gz", share.r_squared, cohort.volumes.grid)
         facts[f"r2_{name}_mean"] = float(share.r_squared.mean())
         facts[f"r2_{name}_by_chance"] = share.by_chance
-        facts[f"r2_{name}_voxels_bonferroni"] = int(significant(share.p, "bonferroni", THRESHOLD).sum())
+        facts[f"r2_{name}_voxels_bonferroni"] = int(significant(share.p, "bonferroni", _THRESHOLD).sum())
     return facts | {"not_estimable": left_out}
 
 
@@ -166,7 +166,7 @@ def _recovery(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path,
     """Compares a form's map, with facts `mapped`, and its volumes to the simulated truth."""
     assert cohort.volumes is not None
     mask, (judged, affected) = cohort.volumes.grid.mask, truth
-    name = f"{form}_t_{files.file_name_part(contrast_name(cohort))}"
+    name = f"{form}_t_{files.file_name_part(_contrast_name(cohort))}"
     t, found = (read_map(folder / f"{end}.nii.gz")[mask][judged] for end in (name, f"{name}_fdr"))
     facts: Facts = {"truth_voxels": int(affected.sum()), "unaffected_voxels": int((~affected).sum())}
     facts |= matched_detection(np.abs(t), affected)
@@ -202,7 +202,7 @@ def _gain(cohort: Cohort, decodes: Decodes, truth: Truth) -> Facts:
     rows, contrast, nuisance = _t_design(cohort, decodes.fold)
     judged, affected = truth
     before, after = (partial(form_tiles, decodes, form, rows, judged) for form in ("before", "after"))
-    return detection_gain(before, after, contrast, nuisance, affected)
+    return detection_gain(before, after, contrast, nuisance, affected, cohort.participant_id[rows])
 
 
 def _check(config: RunConfig, folds: int) -> None:

@@ -36,7 +36,7 @@ def represent(method: str, table: Table, train_rows: np.ndarray, epochs: int) ->
     return {f"{method}, Phi": _baseline(method, table, inputs, train_rows, epochs)}, {}
 
 
-def target_of(table: Table) -> str:
+def _target_of(table: Table) -> str:
     """Returns the target of a baseline's network: the diagnosis if the table has one, else sex."""
     return "dx" if "dx" in table.labels else "sex"
 
@@ -105,7 +105,7 @@ def _baseline(method: str, table: Table, inputs: np.ndarray, rows: np.ndarray, e
 
 def _as_cohort(table: Table, inputs: np.ndarray, rows: np.ndarray) -> Cohort:
     """Converts a table to a `Cohort`. Training rows are divided into train and validation, and the others are test."""
-    target = target_of(table)
+    target = _target_of(table)
     features = inputs.astype(np.float32)
     split = np.full(len(inputs), "test", dtype="<U10")
     strata = list(zip(table.site[rows].tolist(), table.labels[target][rows].tolist(), strict=True))

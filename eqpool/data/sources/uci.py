@@ -42,7 +42,7 @@ class _Layout:
         return tuple(column for column in self.columns if column not in others)
 
 
-ADULT = _Layout(
+_ADULT = _Layout(
     columns=(
         *("age", "workclass", "fnlwgt", "education", "education_years", "marital_status", "occupation"),
         *("relationship", "race", "gender", "capital_gain", "capital_loss", "hours_per_week", "country", "target"),
@@ -54,7 +54,7 @@ ADULT = _Layout(
     target={"<=50K": "<=50K", ">50K": ">50K"},
     site_column="gender",
 )
-GERMAN = _Layout(
+_GERMAN = _Layout(
     columns=(
         *("status", "duration_months", "history", "purpose", "amount", "savings", "employment", "instalment_rate"),
         *("personal_status", "debtors", "residence", "property", "age", "other_plans", "housing", "credits", "job"),
@@ -138,14 +138,14 @@ class _UciBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 class UciAdult(_UciBuilder):
     """48 842 people of the 1994 census: splits `data` (32 561) and `test` (16 281), as UCI divides them."""
 
-    layout = ADULT
+    layout = _ADULT
     files = {"data": "adult.data", "test": "adult.test"}
 
 
 class UciGerman(_UciBuilder):
     """1 000 credit applicants: split `data`."""
 
-    layout = GERMAN
+    layout = _GERMAN
     files = {"data": "german.data"}
 
 
