@@ -10,7 +10,7 @@ import numpy as np
 from eqpool.config import EvaluateConfig, RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.sources.simulated import scanner_free_path
-from eqpool.data.volumes.inputs import Grid
+from eqpool.data.volumes.inputs import Grid, ImageFacts
 from eqpool.data.volumes.prepare import in_parallel
 from eqpool.data.volumes.read import prepare_volume
 from eqpool.evaluate.intervals import bootstrap_interval
@@ -71,10 +71,10 @@ class Pooled(NamedTuple):
         assert self.original is not None and self.pooled is not None
         return self.pooled - self.original
 
-    def write(self, writer: VolumeWriter, alignment: np.ndarray | None) -> None:
-        """Writes the row's volume."""
+    def write(self, writer: VolumeWriter, facts: ImageFacts) -> None:
+        """Writes the row's volume, whose image has these facts."""
         assert self.original is not None and self.pooled is not None
-        writer.write(self.row, self.original, self.pooled, alignment)
+        writer.write(self.row, self.original, self.pooled, facts)
 
 
 def padded_batches(volumes: Iterable[tuple[int, np.ndarray]], size: int = 8) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -167,7 +167,7 @@ def write_and_measure(
 
     def work(pooled: Pooled) -> Metrics | None:
         if writer is not None:
-            pooled.write(writer, volumes.alignment_of(pooled.row))
+            pooled.write(writer, volumes.facts_of(pooled.row))
         if pooled.row in chosen:
             drawn[pooled.row] = pooled
         return measure(cohort, pooled) if pooled.row in test else None

@@ -14,7 +14,7 @@ from eqpool.data.tables.participants import ParticipantsTable, named_sites, who
 from eqpool.data.tables.scaling import pooled_change
 from eqpool.data.volumes.bids_names import names_in_table
 from eqpool.data.volumes.grids import named_grid
-from eqpool.data.volumes.inputs import Grid
+from eqpool.data.volumes.inputs import Grid, ImageFacts
 from eqpool.data.volumes.prepare import PreparedScan, in_parallel
 from eqpool.errors import InputError
 from eqpool.methods.base import NewScans, Outputs, Say
@@ -72,16 +72,16 @@ class LatentModel:
     def _write_volumes(self, scans: NewScans, output: RunFolder, form: str, say: Say) -> pd.DataFrame:
         """Prepares, encodes, decodes and writes volume by volume."""
         writer = None if form == "none" else self._writer(scans, output, form)
-        alignments: dict[int, np.ndarray | None] = {}
+        facts: dict[int, ImageFacts] = {}
 
         def volumes(prepared: Iterator[PreparedScan]) -> Iterator[tuple[int, np.ndarray]]:
             for scan in prepared:
-                alignments[scan.row] = scan.alignment
+                facts[scan.row] = scan.facts
                 yield scan.row, scan.volume
 
         def work(pooled: Pooled) -> tuple[int, Outputs]:
             if writer is not None:
-                pooled.write(writer, alignments[pooled.row])
+                pooled.write(writer, facts[pooled.row])
             return pooled.row, pooled.outputs
 
         with (
