@@ -223,7 +223,7 @@ class CombatModel:
 
         def work(scan: PreparedScan) -> int:
             if form != "none":
-                self.pooled(scan.row, scan.volume, sites[scan.row]).write(writer, scan.alignment)
+                self.pooled(scan.row, scan.volume, sites[scan.row]).write(writer, scan.facts)
             return scan.row
 
         with scans.prepare() as prepared:
