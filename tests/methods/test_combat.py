@@ -142,7 +142,13 @@ def test_new_volumes_are_harmonised_as_the_run_harmonised_its_own(volumes, tmp_p
         name, path = cohort.participant_id[row], cohort.volumes.image_path[row]
         lines.append(f"{name}\t{path}\t{cohort.site_names[cohort.site[row]]}")
     (tmp_path / "new.tsv").write_text("\n".join(lines) + "\n")
-    transform(folder, tmp_path / "new.tsv", tmp_path / "out", root=pathlib.Path(cohort.volumes.image_root), outside_root="allow")
+    transform(
+        folder,
+        tmp_path / "new.tsv",
+        tmp_path / "out",
+        root=pathlib.Path(cohort.volumes.image_root),
+        outside_root="allow",
+    )
     for path in (tmp_path / "out" / "derivatives").rglob("*.nii.gz"):
         name = path.name.split("_")[0]
         own = next((folder / "derivatives").rglob(f"{name}_*.nii.gz"))
