@@ -22,7 +22,7 @@ from eqpool.models.baseline import Baseline, BaselineOutput
 from eqpool.objectives.prediction import prediction_loss
 from eqpool.objectives.site_terms import kernel_options
 from eqpool.objectives.stage_one import squared_error_per_row
-from eqpool.ops.numerics import masked_mean
+from eqpool.ops.rows import masked_mean
 
 DECILES = 10
 Term = Callable[[BaselineOutput, Batch], jax.Array]

@@ -28,7 +28,8 @@ from eqpool.models.discriminator import Discriminator
 from eqpool.models.istn import ISTN, IstnOutput
 from eqpool.objectives.prediction import prediction_loss
 from eqpool.objectives.task import apply_task, as_images, task_network
-from eqpool.ops.numerics import masked_mean, safe_norm
+from eqpool.ops.numerics import safe_norm
+from eqpool.ops.rows import masked_mean
 
 TASK_MODELS = ("scratch", "finetuned")
 

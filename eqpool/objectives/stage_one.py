@@ -15,7 +15,7 @@ from eqpool.losses.equivariance import equivariance_error, equivariance_loss
 from eqpool.models.autoencoder import StageOne
 from eqpool.objectives.prediction import prediction_loss
 from eqpool.objectives.site_terms import labels_of, mean_over_chunks, sum_over_labels, tau_mmd
-from eqpool.ops.numerics import masked_mean
+from eqpool.ops.rows import masked_mean
 
 
 def covariate_generators(config: ModelConfig, num_covariates: int) -> np.ndarray:

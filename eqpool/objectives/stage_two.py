@@ -15,7 +15,7 @@ from eqpool.models.invariant import StageTwo
 from eqpool.models.mlp import MLP
 from eqpool.objectives.prediction import prediction_loss
 from eqpool.objectives.site_terms import kernel_options, labels_of, mean_over_chunks, sum_over_labels
-from eqpool.ops.numerics import masked_mean
+from eqpool.ops.rows import masked_mean
 
 
 def mmd_ramp(config: StageTwoConfig, epoch: jax.Array | int) -> jax.Array:
