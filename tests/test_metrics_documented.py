@@ -15,8 +15,10 @@ from eqpool.commands.make_maps import make_maps
 from eqpool.config import EvaluateConfig, RunConfig, TaskConfig, to_dict
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.load import load_cohort
-from eqpool.evaluate.evaluation import Embeddings, evaluate, site_floor_metrics
+from eqpool.evaluate.evaluation import evaluate
+from eqpool.evaluate.outputs import Embeddings
 from eqpool.evaluate.probes import ProbeScore
+from eqpool.evaluate.site_metrics import site_floor_metrics
 from eqpool.geometry import so
 from eqpool.methods.crossfit import Decodes, deal_folds
 from eqpool.methods.decoding import Pooled, measure, summarise
@@ -70,7 +72,6 @@ def cohort(classes: tuple[str, ...]) -> Cohort:
         simulated=True,
         participant_id=np.array([f"sub-{row}" for row in range(ROWS)]),
         inputs=(generator.uniform(-1, 1, (ROWS, 8, 8)) + site[:, None, None]).astype(np.float32),
-        input_names=(),
         site=site,
         site_names=("A", "B"),
         covariates=generator.uniform(50, 80, (ROWS, 1)),
@@ -114,7 +115,7 @@ def volumes(tmp_path_factory):
 
 
 def test_every_metric_of_a_pooling_run(volumes, monkeypatch):
-    monkeypatch.setattr("eqpool.evaluate.evaluation.probe_panel", a_score)
+    monkeypatch.setattr("eqpool.evaluate.site_metrics.probe_panel", a_score)
     config, scans = volumes
     brain = np.asarray(scans.inputs[0])
     measured = [measure(scans, Pooled(0, brain, {}, brain + 0.1, brain + 0.2))]
@@ -149,7 +150,7 @@ def test_every_metric_of_an_istn(monkeypatch, tmp_path):
 
 def test_every_number_of_the_maps(volumes, monkeypatch, tmp_path):
     config, scans = volumes
-    mask = scans.grid.mask
+    mask = scans.volumes.grid.mask
     inputs = np.stack([np.asarray(scans.inputs[row])[mask] for row in range(len(scans.site))])
     noise = np.random.default_rng(3).normal(0, 0.1, (2, *inputs.shape))
     decodes = Decodes(np.concatenate([inputs[None], inputs + noise]).astype(np.float32), deal_folds(config, scans, 2))

@@ -9,7 +9,7 @@ from eqpool.data.cohort import Cohort
 from eqpool.data.shape import DataShape
 from eqpool.engine.session import Columns, Session, TrainingData
 from eqpool.engine.state import Stage, Variables
-from eqpool.evaluate.evaluation import Embeddings
+from eqpool.evaluate.outputs import Embeddings
 from eqpool.methods.base import PlannedStage
 from eqpool.methods.decoding import harmonise_cohort
 from eqpool.methods.latent import LatentMethod
@@ -59,7 +59,7 @@ class Pooling(LatentMethod):
 
     def harmonise(self, cohort: Cohort, folder: RunFolder) -> dict:
         """Writes the harmonised volumes under derivatives/eqpool and measures the held-out ones."""
-        if cohort.grid is None:
+        if cohort.volumes is None:
             return {}
         model = complete_decoder(folder, self.load(folder), cohort)
         return harmonise_cohort(model, cohort, folder, model.config.output.harmonised, folder.append_to_log)

@@ -17,28 +17,27 @@ from eqpool.report.workfolder import WorkFolder
 
 FEWEST_TO_EMBED = 21
 FEWEST_FOR_A_CURVE = 10
-UNCORRECTED = 1e-3
+_UNCORRECTED = 1e-3
 LARGEST_SHARE = 0.5  # fraction of a voxel's variance
 
 
 def enough_to_embed(work: WorkFolder) -> str:
     """Checks that there are enough held-out rows for a t-SNE."""
-    rows = len(work.rows("test"))
-    if work.non_finite_rows:
-        return _not_finite(work)
-    if rows < FEWEST_TO_EMBED:
-        return f"left out: a t-SNE of {rows} held-out rows shows nothing that can be relied on, which takes at least 21"
-    return ""
+    what = "a t-SNE of {} held-out rows shows nothing that can be relied on"
+    return _enough_rows(work, FEWEST_TO_EMBED, what)
 
 
 def enough_for_trend(work: WorkFolder) -> str:
     """Checks that there are enough held-out rows for a plot of predicted against true values."""
-    rows = len(work.rows("test"))
+    return _enough_rows(work, FEWEST_FOR_A_CURVE, "{} held-out rows show no trend")
+
+
+def _enough_rows(work: WorkFolder, fewest: int, what: str) -> str:
+    """Checks that all latents are finite and `fewest` rows are held out. `what` names their number in braces."""
     if work.non_finite_rows:
-        return _not_finite(work)
-    if rows < FEWEST_FOR_A_CURVE:
-        return f"left out: {rows} held-out rows show no trend, which takes at least {FEWEST_FOR_A_CURVE}"
-    return ""
+        return f"left out: the latents of {work.non_finite_rows} rows are not finite"
+    rows = len(work.rows("test"))
+    return f"left out: {what.format(rows)}, which takes at least {fewest}" if rows < fewest else ""
 
 
 def few_for_density(work: WorkFolder) -> str:
@@ -69,7 +68,7 @@ def too_few_degrees(degrees_of_freedom: float) -> str:
         return ""
     return (
         f"with {degrees_of_freedom:g} degrees of freedom a voxel has to share {share:.0%} of its variance with the "
-        f"target to reach even an uncorrected p < {UNCORRECTED:g}; at most {LARGEST_SHARE:.0%} can be asked of one, "
+        f"target to reach even an uncorrected p < {_UNCORRECTED:g}; at most {LARGEST_SHARE:.0%} can be asked of one, "
         "which takes more people"
     )
 
@@ -83,9 +82,5 @@ def share_needed(degrees_of_freedom: float) -> float:
         return 1.0
     if np.isinf(degrees_of_freedom):
         return 0.0
-    squared = float(student_t.isf(UNCORRECTED / 2, degrees_of_freedom)) ** 2
+    squared = float(student_t.isf(_UNCORRECTED / 2, degrees_of_freedom)) ** 2
     return squared / (squared + degrees_of_freedom)
-
-
-def _not_finite(work: WorkFolder) -> str:
-    return f"left out: the latents of {work.non_finite_rows} rows are not finite"

@@ -12,14 +12,14 @@ import jinja2
 from eqpool.config.methods import makes_images
 from eqpool.report.comparison import compare_runs
 from eqpool.report.drawing import Drawn, write_figures
-from eqpool.report.summary import ON_TOP
+from eqpool.report.summary import is_on_top
 from eqpool.report.verdicts import Reading, read_metrics
 from eqpool.report.workfolder import WorkFolder, read_workfolder
 from eqpool.storage.files import write_text
 from eqpool.storage.run_folder import NON_FINITE_ROWS, RunFolder
 
 # The report begins with these metrics, as far as the run has them.
-HEADLINES = (
+_HEADLINES = (
     NON_FINITE_ROWS,
     "strongest_probe_before",
     "strongest_probe_covariate_free",
@@ -33,9 +33,9 @@ HEADLINES = (
     "finetuned_mae",
     "image_mmd_after",
 )
-VERDICTS = {"good": "as hoped", "bad": "not as hoped", "open": "not decided", "plain": ""}
-MARKS = {"good": "✓", "bad": "✗", "open": "?", "plain": ""}
-SEVERITIES = ("refusal", "warning", "info")
+_VERDICTS = {"good": "as hoped", "bad": "not as hoped", "open": "not decided", "plain": ""}
+_MARKS = {"good": "✓", "bad": "✗", "open": "?", "plain": ""}
+_SEVERITIES = ("refusal", "warning", "info")
 
 
 def write_report(folder: pathlib.Path, compared: Sequence[pathlib.Path] = ()) -> pathlib.Path:
@@ -69,8 +69,8 @@ def _render(work: WorkFolder, drawn: Sequence[Drawn], comparison: dict[str, Any]
     )
     readings, sites = read_metrics(work.metrics), _sites(work.results["counts"]["by_site"])
     found = work.results.get("preflight", [])
-    below = [finding for finding in found if not _is_on_top(finding)]
-    findings = sorted(below, key=lambda finding: SEVERITIES.index(finding["severity"]))
+    below = [finding for finding in found if not is_on_top(finding["severity"], finding["check"])]
+    findings = sorted(below, key=lambda finding: _SEVERITIES.index(finding["severity"]))
     return environment.get_template("page.html").render(
         name=study_name(work),
         top=_top(work.metrics, found),
@@ -84,8 +84,8 @@ def _render(work: WorkFolder, drawn: Sequence[Drawn], comparison: dict[str, Any]
         },
         findings=findings,
         comparison=comparison,
-        verdicts=VERDICTS,
-        marks=MARKS,
+        verdicts=_VERDICTS,
+        marks=_MARKS,
         sites=sites,
         classes=list(dict.fromkeys(label for _, _, of_class in sites for label in of_class)),
     )
@@ -107,17 +107,13 @@ def _top(metrics: dict[str, Any], findings: Sequence[dict[str, Any]]) -> list[st
     """Returns the warnings at the top of the page: latents that are not finite, and too few held-out subjects."""
     broken = metrics.get(NON_FINITE_ROWS)
     not_finite = f"The latents of {broken} rows are not finite: no pooling result can be read from this run"
-    shown = [finding for finding in findings if _is_on_top(finding)]
+    shown = [finding for finding in findings if is_on_top(finding["severity"], finding["check"])]
     return [not_finite] * bool(broken) + [finding["message"][:1].upper() + finding["message"][1:] for finding in shown]
-
-
-def _is_on_top(finding: dict[str, Any]) -> bool:
-    return finding["severity"] == "warning" and finding["check"] in ON_TOP
 
 
 def _headlines(readings: list[Reading], covariates: Sequence[str]) -> list[Reading]:
     by_name = {reading.metric: reading for reading in readings}
-    names = [name.replace("{}", covariates[0]) if covariates else name for name in HEADLINES]
+    names = [name.replace("{}", covariates[0]) if covariates else name for name in _HEADLINES]
     return [by_name[name] for name in names if name in by_name]
 
 

@@ -13,7 +13,7 @@ from eqpool.report.lettering import drawn_names, legend_of
 SITE_COLOURS = ("#0072B2", "#D55E00", "#009988", "#882255", "#000000", "#5B3A1E")
 SITE_MARKERS = ("o", "^", "s", "D", "v")  # 5 markers and 6 colours are coprime, which gives 30 pairs
 INK, SIMULATED = "#1A1A1A", "#B00020"
-MOST_LEGEND_COLUMNS = 6
+_MOST_LEGEND_COLUMNS = 6
 
 
 class SiteStyle(NamedTuple):
@@ -28,7 +28,7 @@ def site_style(index: int) -> SiteStyle:
     return SiteStyle(SITE_COLOURS[index % len(SITE_COLOURS)], SITE_MARKERS[index % len(SITE_MARKERS)])
 
 
-def scatter_sites(axes: Axes, points: np.ndarray, sites: np.ndarray, names: list[str], size: float = 16) -> None:
+def scatter_sites(axes: Axes, points: np.ndarray, sites: np.ndarray, names: list[str]) -> None:
     """Draws points (N, 2), each in the style of its site (N,).
 
     `names` holds the names of all sites, in the order of their styles.
@@ -36,7 +36,7 @@ def scatter_sites(axes: Axes, points: np.ndarray, sites: np.ndarray, names: list
     for index, name in enumerate(names):
         here = points[sites == name]
         colour, marker = site_style(index)
-        axes.scatter(here[:, 0], here[:, 1], color=colour, marker=marker, s=size, linewidths=0, alpha=0.8)
+        axes.scatter(here[:, 0], here[:, 1], color=colour, marker=marker, s=16, linewidths=0, alpha=0.8)
 
 
 def legend_below(figure: Figure, axes: Axes, names: list[str]) -> None:
@@ -45,6 +45,8 @@ def legend_below(figure: Figure, axes: Axes, names: list[str]) -> None:
     `axes` are axes on which `scatter_sites` drew the sites `names` first.
     """
     drawn = drawn_names(names)
-    columns = max(1, min(MOST_LEGEND_COLUMNS, len(names), int(10 * figure.get_figwidth() / (max(map(len, drawn)) + 5))))
+    columns = max(
+        1, min(_MOST_LEGEND_COLUMNS, len(names), int(10 * figure.get_figwidth() / (max(map(len, drawn)) + 5)))
+    )
     options = {"loc": "outside lower center", "frameon": False, "fontsize": "small", "markerscale": 1.5}
     legend_of(figure, axes.collections[: len(names)], drawn, ncols=columns, **options)

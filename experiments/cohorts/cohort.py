@@ -6,13 +6,14 @@ import pathlib
 import numpy as np
 from sklearn.model_selection import StratifiedKFold
 
+from eqpool.data.tables.coding import code_labels
 from eqpool.data.tables.covariates import parse_specs, read_covariates
-from eqpool.data.tables.participants import parse_classes, read_participants, select_features
+from eqpool.data.tables.participants import read_participants, select_features
 from eqpool.errors import InputError
 
 COHORTS = ("ixi_thickness", "abide1", "fcon1000")
-SMALLEST_PROBED_SITE = 10  # fewest subjects of a site that the probes predict
-ROLES = ("site", "age", "sex", "dx")
+_SMALLEST_PROBED_SITE = 10  # fewest subjects of a site that the probes predict
+_ROLES = ("site", "age", "sex", "dx")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Table:
     @property
     def probed(self) -> np.ndarray:
         """Returns (N,) bool, true for rows of sites that are large enough to be probed."""
-        return np.isin(self.site, np.flatnonzero(np.bincount(self.site) >= SMALLEST_PROBED_SITE))
+        return np.isin(self.site, np.flatnonzero(np.bincount(self.site) >= _SMALLEST_PROBED_SITE))
 
 
 def load_table(folder: pathlib.Path, name: str) -> Table:
@@ -48,16 +49,16 @@ def load_table(folder: pathlib.Path, name: str) -> Table:
       InputError: the table is invalid. The one-line message names file, row and column.
     """
     table = read_participants(folder / name / "participants.tsv")
-    for column in ROLES[:3]:
+    for column in _ROLES[:3]:
         table.require(column, "experiments cohorts")
     covariates = read_covariates(table, parse_specs("age,sex:categorical")).values
     if not np.isfinite(covariates).all():
         raise InputError(f"{table.path}: a row without age or sex, expected none")
-    features = select_features(table, ["*"], ROLES).to_numpy(np.float64)
-    site, site_names = parse_classes(table.frame["site"])
+    features = select_features(table, ["*"], _ROLES).to_numpy(np.float64)
+    site, site_names = code_labels(table.names_in("site"))
     labels = {"sex": covariates[:, 1].astype(int)}
     if "dx" in table.frame:
-        diagnosis, classes = parse_classes(table.frame["dx"])
+        diagnosis, classes = code_labels(table.names_in("dx"))
         labels |= {"dx": diagnosis} if len(classes) == 2 else {}
     return Table(name, np.where(features == 0, np.nan, features), site, site_names, covariates, labels)
 

@@ -14,20 +14,21 @@ from experiments.cohorts.cohort import Table, standardised
 from experiments.cohorts.probes import told_age, told_label
 from experiments.cohorts.protocol import PROBES_VERSION, Told, fingerprint
 from experiments.runner import stored
+from experiments.tables import table
 
-CONTROLS = 10  # rows that calibrate a new site. They are not scored.
-LINES = ("raw", "ours, site never seen", f"ours, calibrated on {CONTROLS} rows")
+_CONTROLS = 10  # rows that calibrate a new site. They are not scored.
+_LINES = ("raw", "ours, site never seen", f"ours, calibrated on {_CONTROLS} rows")
 
 
 def evaluate_unseen(
     table: Table, folder: pathlib.Path, groups: int, seed: int, epochs: int
 ) -> dict[str, dict[str, Any]]:
-    """Returns the scores of each of `LINES` over all scored rows, from models that were not trained on a row's site.
+    """Returns the scores of each of `_LINES` over all scored rows, from models that were not trained on a row's site.
 
     ComBat has no line, because it has no estimate for a site that is not in its training rows.
     """
     parts, rows = [], []
-    for train, calibration, test in unseen_splits(table, groups, CONTROLS, seed):
+    for train, calibration, test in unseen_splits(table, groups, _CONTROLS, seed):
         name = f"{fingerprint(table, train, epochs)}_told{PROBES_VERSION}.npz"
         compute = functools.partial(_told, table, train, calibration, test, epochs)
         parts.append(stored(folder / table.name / "unseen" / name, compute))
@@ -35,7 +36,7 @@ def evaluate_unseen(
     order = np.concatenate(rows)
     return {
         line: _scores(table, order, {what: _joined(parts, f"{line}/{what}") for what in ("age", *table.labels)})
-        for line in LINES
+        for line in _LINES
     }
 
 
@@ -74,7 +75,7 @@ def _told(table: Table, train: np.ndarray, calibration: np.ndarray, test: np.nda
     calibrated = seen.copy()
     calibrated[test] = pooling.harmonise(inputs[test], site[test])
     told: Told = {}
-    for line, features in zip(LINES, (inputs, seen, calibrated), strict=True):
+    for line, features in zip(_LINES, (inputs, seen, calibrated), strict=True):
         told[f"{line}/age"] = told_age(features, table.covariates[:, 0], train, test)
         told |= {f"{line}/{name}": told_label(features, label, train, test) for name, label in table.labels.items()}
     return told
@@ -94,9 +95,9 @@ def _scores(table: Table, rows: np.ndarray, told: Told) -> dict[str, Any]:
 
 def describe_unseen(scores: dict[str, dict[str, Any]]) -> Iterator[str]:
     """Yields the lines of a Markdown table."""
-    yield "| features | age MAE | R2 | sex | dx |"
-    yield "|---" * 5 + "|"
+    rows = []
     for line, values in scores.items():
         labels = (values.get(f"{name}_balanced_accuracy") for name in ("sex", "dx"))
         cells = ["" if value is None else f"{value:.3f}" for value in labels]
-        yield f"| {line} | {values['age_mae']:.2f} | {values['age_r2']:.2f} | {' | '.join(cells)} |"
+        rows.append([line, f"{values['age_mae']:.2f}", f"{values['age_r2']:.2f}", *cells])
+    yield from table(["features", "age MAE", "R2", "sex", "dx"], rows)

@@ -21,9 +21,11 @@ import numpy as np
 from scipy.stats import norm
 
 from eqpool.data.cohort import Cohort
+from eqpool.data.preflight.finding import Finding
 
-WIDEST = 0.15  # half the interval of a balanced accuracy
-WIDEST_CORRELATION = 0.3
+HELD_OUT = "held_out_people"  # the check with warnings at the top of log and report
+_WIDEST = 0.15  # half the interval of a balanced accuracy
+_WIDEST_CORRELATION = 0.3
 _Z = float(norm.ppf(0.975))
 
 
@@ -85,7 +87,7 @@ def accuracy_half_width(people: Sequence[int]) -> float:
 
 def widest_accuracy(groups: int) -> float:
     """Returns the largest acceptable `accuracy_half_width` for this number of groups."""
-    return min(WIDEST, 1 / groups)
+    return min(_WIDEST, 1 / groups)
 
 
 def fewest_of_each(groups: int) -> int:
@@ -106,7 +108,26 @@ def correlation_half_width(people: int) -> float:
 
 def fewest_of_a_number() -> int:
     """Returns the fewest people that make a correlation's interval narrow enough."""
-    return math.ceil(3 + (_Z / math.atanh(WIDEST_CORRELATION)) ** 2)
+    return math.ceil(3 + (_Z / math.atanh(_WIDEST_CORRELATION)) ** 2)
+
+
+def held_out_findings(cohort: Cohort) -> Iterator[Finding]:
+    """Reports whether the test split has the people that a result needs."""
+    if not np.any(cohort.split == "test"):  # as in the estimator, which holds nobody out
+        return
+    results = list(examine_held_out(cohort))
+    few = [result for result in results if not result.is_enough]
+    numbers = {result.name: {"people": list(result.people), "half_width": result.half_width} for result in results}
+    describe = HeldOut.describe
+    if few:
+        message = (
+            f"few people are held out, so that most results will stay undecided: {', '.join(map(describe, few))}; pool "
+            "more people, hold more of them out (config.data.test_fraction), or read several splits together"
+        )
+        yield Finding("warning", HELD_OUT, message, {"held_out": numbers})
+    elif results:
+        message = f"enough people are held out: {', '.join(map(describe, results))}"
+        yield Finding("info", HELD_OUT, message, {"held_out": numbers})
 
 
 def examine_held_out(cohort: Cohort) -> Iterator[HeldOut]:
@@ -117,7 +138,7 @@ def examine_held_out(cohort: Cohort) -> Iterator[HeldOut]:
         yield from _groups(f"classes of {cohort.target_name}", cohort, test, cohort.target, cohort.target_classes)
     elif cohort.target_name:
         yield _number(cohort.target_name, cohort, test & cohort.target_known)
-    for index, name in enumerate(cohort.nuisance_names if cohort.nuisance is not None else ()):
+    for index, name in enumerate(cohort.nuisance_names):
         assert cohort.nuisance is not None
         yield from _groups(f"levels of {name}", cohort, test, cohort.nuisance[:, index], cohort.nuisance_levels[index])
     numbers = [index for index in range(len(cohort.covariate_names)) if len(np.unique(cohort.covariates[:, index])) > 2]
@@ -138,4 +159,4 @@ def _groups(
 
 def _number(name: str, cohort: Cohort, rows: np.ndarray) -> HeldOut:
     people = len(np.unique(cohort.participant_id[rows]))
-    return HeldOut(name, (people,), (), correlation_half_width(people), WIDEST_CORRELATION, fewest_of_a_number())
+    return HeldOut(name, (people,), (), correlation_half_width(people), _WIDEST_CORRELATION, fewest_of_a_number())
