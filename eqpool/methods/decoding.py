@@ -10,7 +10,7 @@ import numpy as np
 from eqpool.config import EvaluateConfig, RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.sources.simulated import scanner_free_path
-from eqpool.data.volumes.inputs import Grid
+from eqpool.data.volumes.inputs import Grid, ImageFacts
 from eqpool.data.volumes.prepare import in_parallel
 from eqpool.data.volumes.read import prepare_volume
 from eqpool.evaluate.intervals import bootstrap_interval
@@ -71,10 +71,10 @@ class Pooled(NamedTuple):
         assert self.original is not None and self.pooled is not None
         return self.pooled - self.original
 
-    def write(self, writer: VolumeWriter, alignment: np.ndarray | None) -> None:
-        """Writes the row's volume."""
+    def write(self, writer: VolumeWriter, facts: ImageFacts) -> None:
+        """Writes the row's volume, whose image has these facts."""
         assert self.original is not None and self.pooled is not None
-        writer.write(self.row, self.original, self.pooled, alignment)
+        writer.write(self.row, self.original, self.pooled, facts)
 
 
 def padded_batches(volumes: Iterable[tuple[int, np.ndarray]], size: int = 8) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -125,35 +125,64 @@ def harmonise_cohort(
       also has `recovery_error_*`, the root-mean-square error to the scanner-free truth in z-scores, of the input and of
       both forms. Each value is a mean over held-out volumes, with its interval.
     """
+    rows = rows_to_harmonise(cohort, harmonised)
+    stream = pool_volumes(trained, ((row, cohort.inputs[row]) for row in rows))
+    return write_and_measure(stream, rows, cohort, folder, trained.config, harmonised, say)
+
+
+def rows_to_harmonise(cohort: Cohort, harmonised: str) -> list[int]:
+    """Returns the rows that a run harmonises: all of them, or the held-out rows if no volume is written."""
+    return cohort.rows("test").tolist() if harmonised == "none" else list(range(len(cohort.site)))
+
+
+def write_and_measure(
+    stream: Iterable[Pooled],
+    rows: list[int],
+    cohort: Cohort,
+    folder: RunFolder,
+    config: RunConfig,
+    harmonised: str,
+    say: Callable[[str], None],
+    *,
+    by: str = "",
+) -> Metrics:
+    """Writes a stream of harmonised volumes and measures the held-out ones, as `harmonise_cohort` does.
+
+    Args:
+      stream: the volumes of `rows`, in order.
+      rows: row numbers.
+      cohort: cohort of the volumes.
+      folder: folder of the run.
+      config: config of the run.
+      harmonised: form of the written volumes.
+      say: receives a line on the voxels that were set to 0.
+      by: prefix of the form's description, such as "combat_".
+    """
     assert cohort.volumes is not None
     volumes, test = cohort.volumes, set(cohort.rows("test").tolist())
-    rows = sorted(test) if harmonised == "none" else list(range(len(cohort.site)))
-    writer = None if harmonised == "none" else _writer(trained, cohort, folder, harmonised)
+    writer = None if harmonised == "none" else _writer(config, cohort, folder, harmonised, by)
 
     chosen = sample_rows(cohort)
     drawn: dict[int, Pooled] = {}
 
     def work(pooled: Pooled) -> Metrics | None:
         if writer is not None:
-            pooled.write(writer, volumes.alignment_of(pooled.row))
+            pooled.write(writer, volumes.facts_of(pooled.row))
         if pooled.row in chosen:
             drawn[pooled.row] = pooled
         return measure(cohort, pooled) if pooled.row in test else None
 
-    stream = pool_volumes(trained, ((row, cohort.inputs[row]) for row in rows))
     label = "Harmonising"
-    with in_parallel(
-        work, stream, workers=trained.config.data.workers, progress=True, label=label, total=len(rows)
-    ) as r:
+    with in_parallel(work, stream, workers=config.data.workers, progress=True, label=label, total=len(rows)) as r:
         measured = [metrics for metrics in r if metrics is not None]
     if writer is not None:
         writer.report(say)
     _write_samples(cohort, [drawn[row] for row in chosen], folder)
     subject = cohort.participant_id[[row for row in rows if row in test]]
-    return summarise(measured, subject, trained.config.evaluate, trained.config.seed)
+    return summarise(measured, subject, config.evaluate, config.seed)
 
 
-def _writer(trained: EncoderDecoder, cohort: Cohort, folder: RunFolder, harmonised: str) -> VolumeWriter:
+def _writer(config: RunConfig, cohort: Cohort, folder: RunFolder, harmonised: str, by: str) -> VolumeWriter:
     assert cohort.volumes is not None
     volumes = cohort.volumes
     return VolumeWriter(
@@ -162,8 +191,9 @@ def _writer(trained: EncoderDecoder, cohort: Cohort, folder: RunFolder, harmonis
         [pathlib.Path(path) for path in volumes.image_path],
         pathlib.Path(volumes.image_root),
         volumes.grid,
-        trained.config.output,
+        config.output,
         form=harmonised,
+        by=by,
         origin=": SIMULATED images" if cohort.simulated else "",
     )
 
