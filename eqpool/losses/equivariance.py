@@ -40,8 +40,7 @@ def equivariance_loss(
     rotates each plane p of B by an angle. With u_i = R_i tau_i and R_i = expm(c_i B),
 
         expm:    sum_ij |G tau_i - tau_j|^2 = 2 N sum_i |u_i - mean u|^2 = 2 N sum_i |tau_i - R_i^-1 mean u|^2, in O(N).
-        cayley:  the same sum plus the excess from rotating by 2 atan(mu_p (c_i - c_j) / 2) instead of mu_p (c_i - c_j),
-                 in O(N^2).
+        cayley:  the same plus a term of the difference of 2 atan(mu_p (c_i - c_j) / 2) and mu_p (c_i - c_j), in O(N^2).
 
     R_i is a sum of a few fixed matrices times cosines and sines of c_i, so no tau_i is multiplied by a matrix of its
     own. The planes are computed on the host, once per trace. At the optimum under expm, tau_i = expm(-c_i B) u for one
