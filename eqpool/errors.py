@@ -4,6 +4,7 @@ import errno
 import pathlib
 import re
 import sys
+from collections.abc import Sequence
 
 LONGEST_LINE = 1500
 
@@ -60,6 +61,11 @@ def check_is_path(text: str) -> None:
     """
     if re.search(r"\b[a-z][a-z0-9+.-]*://", text):
         raise InputError(f"{text}: an address, expected a path; mount the bucket and name its folder")
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Returns the first `most` names for a message, separated by commas, with "..." in place of the rest."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def complain(message: object, code: int = 2) -> int:

@@ -12,7 +12,6 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -25,10 +24,8 @@ from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.fingerprint import data_hash
 from eqpool.data.load import load_cohort
-from eqpool.engine import data_parallel
 from eqpool.engine.session import Session
 from eqpool.methods.latent import train_latents
-from eqpool.storage.logs import MemoryLog
 from experiments.flags import add_folder, parse_settings, whole_numbers
 from experiments.provenance import ROOT, config_hash, made_here, written_by
 from experiments.registry import Experiment
@@ -105,7 +102,7 @@ def folds(cohort: Cohort) -> Iterator[Cohort]:
 
 def held_out(config: RunConfig, cohort: Cohort) -> dict[str, np.ndarray]:
     """Trains on the cohort and returns the accuracy on test rows, and each probe's scores for the last site there."""
-    session = Session(config, data_parallel.make_mesh(1), None, MemoryLog(), jax.random.key(config.seed))
+    session = Session.start(config)
     made, _ = train_latents(session, cohort, Scaling.fit(cohort))
     train_rows, test = cohort.rows("train"), cohort.rows("test")
     accuracy = np.mean(made.prediction[test].argmax(axis=1) == cohort.target[test])

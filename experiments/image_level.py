@@ -20,7 +20,7 @@ from eqpool.data.load import load_cohort
 from eqpool.errors import InputError
 from eqpool.methods.derivatives import derivative_paths
 from eqpool.methods.istn import reference_site
-from eqpool.storage.files import write_text
+from eqpool.storage.files import write_table
 from eqpool.storage.run_folder import RunFolder
 from experiments.flags import add_folder, add_jobs, add_set, parse_settings
 from experiments.provenance import written_by
@@ -105,7 +105,7 @@ def write_tables(cohort: Cohort, reference: int, istn: pathlib.Path, folder: pat
     harmonised = frame.assign(path=np.where(other, [str(path.absolute()) for path in made], frame["path"]))
     tables = {"original": frame, "harmonised": harmonised}
     for name, one in tables.items():
-        write_text(folder / f"{name}.tsv", one.to_csv(sep="\t", index=False))
+        write_table(folder / f"{name}.tsv", one)
     return {name: folder / f"{name}.tsv" for name in tables}
 
 

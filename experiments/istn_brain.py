@@ -13,7 +13,8 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from eqpool.data.tables.participants import parse_classes, read_participants
+from eqpool.data.tables.coding import code_labels
+from eqpool.data.tables.participants import read_participants
 from eqpool.errors import InputError
 from experiments.flags import add_folder, add_jobs, add_set, parse_settings, some_of
 from experiments.provenance import written_by
@@ -99,7 +100,9 @@ def _place(row: dict[str, Any]) -> tuple[Any, ...]:
 def _sites(participants: pathlib.Path | None) -> tuple[str, str]:
     if not participants:
         return SITES
-    names = parse_classes(read_participants(participants).require("site", "site"))[1]
+    table_of_scans = read_participants(participants)
+    table_of_scans.require("site", "site")
+    names = code_labels(table_of_scans.names_in("site"))[1]
     if len(names) != 2:
         raise InputError(f"{participants}, column site: {len(names)} sites, expected 2")
     return names[0], names[1]
@@ -171,10 +174,14 @@ def _cells(results: dict[str, Any], row: int) -> list[str]:
     metrics = results["metrics"]
     key, digits = score_of(metrics)
     scores = [with_interval(metrics, f"{name}_{key}", digits) for name in SCORES]
-    stn = f"B-spline ({spacing})" if shape == "bspline" else shape
     constant = "majority_accuracy" if key == "accuracy" else "constant_mae"
     scores.append(with_interval(metrics, f"before_{constant}", digits))
-    return [appearance, stn, *scores, image_distance(metrics), f"{results['wall_seconds']:.0f}"]
+    return [appearance, stn_name(shape, spacing), *scores, image_distance(metrics), f"{results['wall_seconds']:.0f}"]
+
+
+def stn_name(shape: str, spacing: int) -> str:
+    """Returns an STN in words, with the spacing of a B-spline's control points in voxels."""
+    return f"B-spline ({spacing})" if shape == "bspline" else shape
 
 
 def score_of(metrics: dict[str, Any]) -> tuple[str, int]:

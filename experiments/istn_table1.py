@@ -14,7 +14,7 @@ from typing import Any
 
 from eqpool.errors import InputError
 from experiments.flags import add_folder, add_jobs, numbers, some_of
-from experiments.istn_brain import SCORES, image_distance
+from experiments.istn_brain import SCORES, image_distance, stn_name
 from experiments.provenance import written_by
 from experiments.registry import Experiment
 from experiments.runner import Setting, Task, config_of, folder_name, run_all
@@ -117,7 +117,7 @@ def _place(row: dict[str, Any]) -> tuple[Any, ...]:
 def _names(row: int) -> tuple[str, str]:
     """Returns a row's ITN and STN in words."""
     appearance, shape, spacing, _ = ROWS[row]
-    return appearance, f"B-spline ({spacing})" if shape == "bspline" else shape
+    return appearance, stn_name(shape, spacing)
 
 
 def markdown(experiment: Experiment, content: dict[str, Any]) -> str:

@@ -65,7 +65,7 @@ def scanner_from_voxels(cohort: Cohort, seed: int = 0) -> dict[str, Any]:
     def score(chosen: np.ndarray) -> float:
         return 100 * balanced_accuracy(truth[chosen], predicted[chosen])
 
-    interval = bootstrap_interval(score, len(rows), 500, seed)
+    interval = bootstrap_interval(score, len(rows), 500, seed, cohort.participant_id[rows])
     return {"scanner_from_voxels": score(np.arange(len(rows))), "scanner_from_voxels_interval": interval}
 
 

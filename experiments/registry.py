@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -93,17 +92,6 @@ _ALL = (
 )  # fmt: skip
 
 EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}
-
-
-def index() -> Iterator[str]:
-    """Yields the lines of README.md's table."""
-    yield "| experiment | question | command | time on two CPU cores | numbers |"
-    yield "|---|---|---|---|---|"
-    for one in EXPERIMENTS.values():
-        files = sorted((HERE / "results").glob("*.json"))
-        own = [f"[{path.stem}](results/{path.name})" for path in files if experiment_of(path) is one]
-        name = f"[{one.name}](pages/{one.name}.md)"
-        yield f"| {name} | {one.question} | `{one.command}` | {one.time} | {', '.join(own) or 'not committed'} |"
 
 
 def experiment_of(results: pathlib.Path) -> Experiment:

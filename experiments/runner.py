@@ -27,6 +27,7 @@ from eqpool.errors import InputError
 from eqpool.storage.files import read_arrays, read_json, write_arrays, write_json, write_text
 from eqpool.storage.logs import MetricsLog
 from eqpool.storage.progress import track
+from eqpool.storage.run_folder import RunFolder
 from experiments.provenance import ROOT, commit, config_hash
 
 Setting = dict[str, Any]
@@ -160,7 +161,7 @@ def _run(task: Task, keep_diverged: bool) -> dict[str, Any]:
     """Returns the results of a run with its commit, which is None for runs from before commits were recorded."""
     config, record = config_of(task), task.folder / PROVENANCE_FILE
     now = {"commit": commit(), "config_hash": config_hash(config)}  # read before the run, because HEAD may move
-    finished = (task.folder / "results.json").exists()
+    finished = RunFolder(task.folder).is_finished
     try:
         results = run(config, task.folder, quiet=True)
     except (InputError, TrainingDiverged, Preempted) as error:
@@ -184,16 +185,17 @@ def take_stage_one(finished: pathlib.Path, folder: pathlib.Path) -> None:
     Does nothing if `folder` already has a stage one, or if the finished run has none. The checkpoints are put in place
     last and atomically, so an interrupted copy is repeated.
     """
-    source, target = finished / "checkpoints" / _STAGE, folder / "checkpoints" / _STAGE
+    before, after = RunFolder(finished), RunFolder(folder)
+    source, target = before.checkpoints / _STAGE, after.checkpoints / _STAGE
     if not source.is_dir() or target.exists():
         return
     part = folder / f"{_STAGE}.copy"
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(source, part)
-    records = [record for record in MetricsLog(finished / "metrics.jsonl").records() if record["stage"] == _STAGE]
-    write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
-    for name in ("data.json", "pooled.tsv"):
-        shutil.copyfile(finished / name, folder / name)
+    records = [record for record in MetricsLog(before.metrics_file).records() if record["stage"] == _STAGE]
+    write_text(after.metrics_file, "".join(json.dumps(record) + "\n" for record in records))
+    shutil.copyfile(before.data_file, after.data_file)
+    shutil.copyfile(before.pooled_file, after.pooled_file)
     target.parent.mkdir(exist_ok=True)
     part.rename(target)
 

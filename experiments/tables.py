@@ -5,11 +5,11 @@ import pathlib
 import re
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from eqpool.storage.files import read_json, write_text
-from experiments.registry import Experiment
+from experiments.registry import EXPERIMENTS, HERE, Experiment, experiment_of
 
 TASK_MODELS_KEPT = "each at its own epoch"  # fact of an ISTN's tables; older ones kept all at the ISTN's epoch
 _BLOCK = re.compile(r"<!-- table of results/(\S+)\.json, written by the command -->\n(.*?)\n<!-- end -->\n", re.DOTALL)
@@ -73,12 +73,23 @@ def without_blocks(page: str) -> str:
     return _BLOCK.sub("", page)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     """Yields the lines of a Markdown table."""
     yield "| " + " | ".join(header) + " |"
     yield "|---" * len(header) + "|"
     for row in rows:
         yield "| " + " | ".join(row) + " |"
+
+
+def index() -> Iterator[str]:
+    """Yields the lines of README.md's table."""
+    rows = []
+    for one in EXPERIMENTS.values():
+        files = sorted((HERE / "results").glob("*.json"))
+        own = [f"[{path.stem}](results/{path.name})" for path in files if experiment_of(path) is one]
+        name = f"[{one.name}](pages/{one.name}.md)"
+        rows.append([name, one.question, f"`{one.command}`", one.time, ", ".join(own) or "not committed"])
+    yield from table(["experiment", "question", "command", "time on two CPU cores", "numbers"], rows)
 
 
 def mean_and_deviation(values: Sequence[float | None], digits: int) -> str:

@@ -37,9 +37,9 @@ from experiments import (
 from experiments.__main__ import main, without_paths
 from experiments.comparison import WINDOW, select
 from experiments.flags import parse_settings
-from experiments.registry import EXPERIMENTS, HERE, experiment_of, index
+from experiments.registry import EXPERIMENTS, HERE, experiment_of
 from experiments.runner import Task, before_stage_two, config_of, folder_name, run_all, stored, take_stage_one
-from experiments.tables import blocks, joined, put_table, without_blocks
+from experiments.tables import blocks, index, joined, put_table, without_blocks
 
 RESULTS = sorted((HERE / "results").glob("*.json"))
 

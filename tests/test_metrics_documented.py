@@ -15,8 +15,10 @@ from eqpool.commands.make_maps import make_maps
 from eqpool.config import EvaluateConfig, RunConfig, TaskConfig, to_dict
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.load import load_cohort
-from eqpool.evaluate.evaluation import Embeddings, evaluate, site_floor_metrics
+from eqpool.evaluate.evaluation import evaluate
+from eqpool.evaluate.outputs import Embeddings
 from eqpool.evaluate.probes import ProbeScore
+from eqpool.evaluate.site_metrics import site_floor_metrics
 from eqpool.geometry import so
 from eqpool.methods.crossfit import Decodes, deal_folds
 from eqpool.methods.decoding import Pooled, measure, summarise
@@ -114,7 +116,7 @@ def volumes(tmp_path_factory):
 
 
 def test_every_metric_of_a_pooling_run(volumes, monkeypatch):
-    monkeypatch.setattr("eqpool.evaluate.evaluation.probe_panel", a_score)
+    monkeypatch.setattr("eqpool.evaluate.site_metrics.probe_panel", a_score)
     config, scans = volumes
     brain = np.asarray(scans.inputs[0])
     measured = [measure(scans, Pooled(0, brain, {}, brain + 0.1, brain + 0.2))]

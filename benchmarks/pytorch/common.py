@@ -33,7 +33,7 @@ def set_initial_weights(module: nn.Module) -> nn.Module:
     return module
 
 
-def function(function: Callable[[torch.Tensor], torch.Tensor], x: Any, gradient: bool, compiled: bool) -> Work:
+def function(function: Callable[[torch.Tensor], torch.Tensor], x: Any, gradient: bool, compiled: bool = False) -> Work:
     """Returns the work of computing a scalar `function` of an array, with its gradient if `gradient` is set."""
     x = tensor(x)
     function = torch.compile(function) if compiled else function
@@ -52,7 +52,7 @@ def function(function: Callable[[torch.Tensor], torch.Tensor], x: Any, gradient:
 
 def training(
     loss: Callable[..., torch.Tensor], module: nn.Module, batches: Callable[[], Any], learning_rate: float,
-    compiled: bool, steps: int = 1,
+    compiled: bool = False, steps: int = 1,
 ) -> Work:  # fmt: skip
     """Returns the work of training with fused Adam on all `batches()`, which have `steps` batches per run."""
     optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate, fused=True)

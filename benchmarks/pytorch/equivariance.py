@@ -56,11 +56,11 @@ def _pairs(tau_i, rotation_i, tau, rotation):
     return (relative @ tau_i[:, None] - tau[None]).square().sum()
 
 
-def loss(rows: int, n: int, form: str = "linear", compiled: bool = False) -> inputs.Work:
+def loss(rows: int, n: int, form: str = "linear") -> inputs.Work:
     """Returns the work of the loss over `rows` rotations of n dimensions. `form` is "linear" or "pairwise"."""
     covariate, generator = common.tensor(inputs.uniform(rows)), uniform_generator(n)
     if form == "pairwise":
         matrix = torch.tensor(generator, dtype=torch.float32)
-        return common.function(lambda tau: pairwise(tau, covariate, matrix), inputs.rotations(rows, n), True, compiled)
+        return common.function(lambda tau: pairwise(tau, covariate, matrix), inputs.rotations(rows, n), True)
     variance = EquivarianceLoss(generator)
-    return common.function(lambda tau: variance(tau, covariate), inputs.rotations(rows, n), True, compiled)
+    return common.function(lambda tau: variance(tau, covariate), inputs.rotations(rows, n), True)

@@ -12,8 +12,8 @@ def cayley(A: torch.Tensor) -> torch.Tensor:
     return torch.linalg.solve(identity - A / 2, identity + A / 2)
 
 
-def group_map(name: str, n: int, batch: int, gradient: bool, compiled: bool = False) -> inputs.Work:
+def group_map(name: str, n: int, batch: int, gradient: bool) -> inputs.Work:
     """Returns the work of a weighted sum over the map ("cayley" or "expm") of `batch` skew matrices."""
     weight = common.tensor(inputs.normal(batch, n, n, seed=3))
     mapped = {"cayley": cayley, "expm": torch.linalg.matrix_exp}[name]
-    return common.function(lambda A: (mapped(A) * weight).sum(), inputs.skew_matrices(batch, n), gradient, compiled)
+    return common.function(lambda A: (mapped(A) * weight).sum(), inputs.skew_matrices(batch, n), gradient)

@@ -188,13 +188,11 @@ class Step(nn.Module):
         return bce(fooled, torch.ones_like(fooled)) + caught + 25 * (t2t - reference).abs().mean()
 
 
-def step(
-    kind: str, side: int, batch: int, dropout: float = 0.5, compiled: bool = False, channels_last: bool = False
-) -> inputs.Work:
+def step(kind: str, side: int, batch: int, dropout: float = 0.5, channels_last: bool = False) -> inputs.Work:
     """Returns the work of a step of fused Adam on `batch` float32 images of each site, with `side`^3 voxels."""
     module = common.set_initial_weights(Step(kind, side, dropout)).train()
     images = [torch.tanh(common.tensor(inputs.normal(batch, 1, side, side, side, seed=seed))) for seed in (0, 1)]
     if channels_last:
         module = module.to(memory_format=torch.channels_last_3d)
         images = [image.to(memory_format=torch.channels_last_3d) for image in images]
-    return common.training(module, module, lambda: [images], 1e-4, compiled)
+    return common.training(module, module, lambda: [images], 1e-4)

@@ -29,9 +29,9 @@ class Volumes(Dataset):
         return torch.from_numpy(scaled.astype(np.float32))
 
 
-def epochs(files: int, batch: int, first: bool, compiled: bool = False) -> Work:
+def epochs(files: int, batch: int, first: bool) -> Work:
     """Returns the work of an epoch over `files` volumes at 2 mm. The first epoch costs the same as later ones."""
-    del first, compiled
+    del first
     paths = write_files(pathlib.Path(tempfile.mkdtemp()), files)
     loader = DataLoader(Volumes(paths), batch, shuffle=True, num_workers=2, persistent_workers=True)
     return Work(lambda: sum(float(one.sum()) for one in loader), steps=files)

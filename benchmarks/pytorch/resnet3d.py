@@ -63,10 +63,10 @@ class ResNet3D(nn.Module):
         return x.mean((2, 3, 4))
 
 
-def step(shape: tuple[int, int, int], batch: int, compiled: bool = False, channels_last: bool = False) -> inputs.Work:
+def step(shape: tuple[int, int, int], batch: int, channels_last: bool = False) -> inputs.Work:
     """Returns the work of a step of fused Adam on the mean square of the encoder's features, in float32."""
     module = common.set_initial_weights(ResNet3D()).train()
     if channels_last:
         module = module.to(memory_format=torch.channels_last_3d)
     volume = common.tensor(inputs.normal(batch, *shape))
-    return common.training(lambda x: module(x).square().mean(), module, lambda: [(volume,)], 3e-4, compiled)
+    return common.training(lambda x: module(x).square().mean(), module, lambda: [(volume,)], 3e-4)

@@ -142,8 +142,8 @@ def _flat(config: ConfigDict, prefix: str = "") -> dict[str, object]:
 
 
 def _help(config: ConfigDict | None) -> str:
-    named = (_CONFIG, _WORKDIR, _DRY_RUN, _LIST, _HELP)
-    lines = [(__doc__ or "").strip(), "", *(f"  --{flag.name:<10} {flags.FLAGS[flag.name].help}" for flag in named)]
+    named = (_CONFIG, _WORKDIR, _DISTRIBUTED, _DRY_RUN, _LIST, _HELP)
+    lines = [(__doc__ or "").strip(), "", *(f"  --{flag.name:<11} {flags.FLAGS[flag.name].help}" for flag in named)]
     if config is not None:
         lines += ["", *(f"  --config.{key}={value!r}" for key, value in _flat(config).items())]
     return "\n".join(lines)

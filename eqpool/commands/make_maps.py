@@ -202,7 +202,7 @@ def _gain(cohort: Cohort, decodes: Decodes, truth: Truth) -> Facts:
     rows, contrast, nuisance = _t_design(cohort, decodes.fold)
     judged, affected = truth
     before, after = (partial(form_tiles, decodes, form, rows, judged) for form in ("before", "after"))
-    return detection_gain(before, after, contrast, nuisance, affected)
+    return detection_gain(before, after, contrast, nuisance, affected, cohort.participant_id[rows])
 
 
 def _check(config: RunConfig, folds: int) -> None:

@@ -1,4 +1,4 @@
-"""The entry point for data: from a checked `DataConfig` to a `Cohort`, and from a cohort's volumes to batches."""
+"""The entry point for data: from a checked `DataConfig` to a `Cohort`."""
 
 import dataclasses
 import pathlib
@@ -6,11 +6,8 @@ import pathlib
 from eqpool.config import COHORTS, DataConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.sources.participants_folder import load_participants
-from eqpool.data.volumes.batches import count_batches, volume_batches
 from eqpool.data.volumes.grids import named_grid
 from eqpool.errors import InputError, to_path
-
-__all__ = ["count_batches", "load_cohort", "volume_batches"]
 
 _SIMULATION_SEED = 0  # fixed, so that splits with different seeds are of the same cohort
 
@@ -56,14 +53,13 @@ def _own(config: DataConfig) -> DataConfig:
 
 
 def _load_public(config: DataConfig, cache_dir: pathlib.Path) -> Cohort:
-    from eqpool.data.sources import (
-        published,
-        uci,  # tensorflow_datasets takes half a second to import
-    )
-
     if config.split == "published":
-        return published.load_published(config.dataset, config.raw_dir)
-    return uci.load_uci(config.dataset, config.raw_dir, cache_dir, config.split_seed)
+        from eqpool.data.sources.published import load_published
+
+        return load_published(config.dataset, config.raw_dir)
+    from eqpool.data.sources.uci import load_uci  # tensorflow_datasets takes half a second to import
+
+    return load_uci(config.dataset, config.raw_dir, cache_dir, config.split_seed)
 
 
 def _load_digits(config: DataConfig, cache_dir: pathlib.Path, progress: bool) -> Cohort:

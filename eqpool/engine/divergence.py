@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-MOST_NAMED = 8
+from eqpool.errors import listed
 
 
 class StepTerms(NamedTuple):
@@ -41,8 +41,8 @@ class BadBatch(ArithmeticError):
         Without `names` the message numbers the rows from 0.
         """
         named = [f"row {row}" for row in self.rows] if names is None else [str(name) for name in names[self.rows]]
-        shown = ", ".join(named[:MOST_NAMED]) + (", ..." if len(named) > MOST_NAMED else "")
-        return f"step {self.step}: {', '.join(self.terms)} not finite for the batch of {shown} ({len(named)} rows)"
+        batch = f"{listed(named, most=8)} ({len(named)} rows)"
+        return f"step {self.step}: {', '.join(self.terms)} not finite for the batch of {batch}"
 
 
 def check_steps(steps: StepTerms, first: int) -> None:

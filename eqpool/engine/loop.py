@@ -60,9 +60,10 @@ def fit(
     Raises:
       TrainingDiverged: at the first batch with a loss or gradient that is not finite, or the first epoch with a
         validation score that is not. Nothing of that epoch is saved.
-      Preempted: at the end of the epoch in which SIGTERM arrived, after saving.
+      Preempted: at the end of the epoch in which SIGTERM arrived, after saving. If that epoch fails, nothing of it is
+        saved, and the message gives the error.
     """
-    with Checkpoints(directory) if directory else NoCheckpoints() as checkpoints, _stop_on_sigterm() as stop_asked:
+    with Checkpoints(directory) if directory else NoCheckpoints() as checkpoints, _stop_on_sigterm(name) as stop_asked:
         if checkpoints.latest_epoch() is not None:
             state = checkpoints.restore_last_good(state)
         first = int(state.epoch)
@@ -118,8 +119,11 @@ def _last_good(epoch: int | None) -> str:
 
 
 @contextmanager
-def _stop_on_sigterm() -> Iterator[threading.Event]:
-    """Yields an event that SIGTERM sets. A SIGTERM after the loop's last check goes to the outer handler."""
+def _stop_on_sigterm(name: str) -> Iterator[threading.Event]:
+    """Yields an event that SIGTERM sets. A SIGTERM after the loop's last check goes to the outer handler.
+
+    An error after a SIGTERM becomes `Preempted`, because a caller that handles the error would go on with other work.
+    """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
@@ -127,6 +131,10 @@ def _stop_on_sigterm() -> Iterator[threading.Event]:
     before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
     try:
         yield asked
+    except Exception as error:
+        if asked.is_set() and not isinstance(error, Preempted):
+            raise Preempted(f"stopped by SIGTERM in {name}, which then failed: {error}") from error
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
     if asked.is_set():

@@ -70,8 +70,6 @@ def read_estimator(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if version not in _READABLE:
         raise InputError(f"{path}: format {version}, expected {_FORMAT}; another version of eqpool wrote it")
     given = {"keep_sign": False} | header["parameters"]
-    if isinstance(given["rotation_range"], list):
-        given["rotation_range"] = tuple(given["rotation_range"])
     parameters = Parameters.check(given)
     return parameters.to_dict(), _attributes(path, header, arrays, parameters)
 

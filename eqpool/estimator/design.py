@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from eqpool.data.cohort import Cohort
+from eqpool.data.preflight.features import examine_features
 from eqpool.data.preflight.finding import refuse
-from eqpool.data.preflight.findings import examine_design, examine_features
+from eqpool.data.preflight.findings import examine_design
 from eqpool.data.tables.coding import code_labels
 from eqpool.data.tables.targets import TargetCoding
 

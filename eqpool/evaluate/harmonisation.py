@@ -1,18 +1,16 @@
 """Metrics of an ISTN: accuracy of the task models on the reference site, and MMD between the sites' images."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from eqpool.config import EvaluateConfig
 from eqpool.data.cohort import Cohort, Scaling
-from eqpool.evaluate.evaluation import distance_metrics, target_metrics
+from eqpool.evaluate.distances import distance_metrics
 from eqpool.evaluate.intervals import number_subjects
 from eqpool.evaluate.metrics import mmd_permutation_test
-
-Metrics = dict[str, Any]
+from eqpool.evaluate.outputs import Metrics
+from eqpool.evaluate.predictions import target_metrics
 
 
 def task_metrics(

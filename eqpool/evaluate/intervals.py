@@ -23,8 +23,6 @@ def bootstrap_interval(
 
     Draws with a score that is not finite are skipped.
 
-    None where there are no rows, or no draw is defined.
-
     Args:
       score: function of row indices, in which a row occurs as often as its subject was drawn.
       num_rows: number of rows.
@@ -33,7 +31,7 @@ def bootstrap_interval(
       subject: (num_rows,), subject of each row. `None` treats every row as a separate subject.
 
     Returns:
-      The 95% interval, or None if no draw has a finite score.
+      The 95% interval, or None if there are no rows or no draw has a finite score.
     """
     if num_rows == 0:
         return None
@@ -119,6 +117,11 @@ def balanced_accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
     if not len(truth):
         return float("nan")
     return float(np.mean([np.mean(predicted[truth == label] == label) for label in np.unique(truth)]))
+
+
+def chance_level(labels: np.ndarray) -> float:
+    """Returns the balanced accuracy of a guess, which is one over the number of labels that occur."""
+    return 1 / max(1, len(np.unique(labels)))
 
 
 def area_under_curve(truth: np.ndarray, score: np.ndarray) -> float:

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from eqpool.config import EvaluateConfig
 from eqpool.evaluate.adversary import adversary_scores
 from eqpool.evaluate.intervals import Interval, area_under_curve, balanced_accuracy, bootstrap_interval
-from eqpool.evaluate.metrics import permute_subjects
+from eqpool.evaluate.permutations import permute_subjects
 from eqpool.ops.finite import check_finite
 from eqpool.storage.progress import track
 
@@ -117,7 +117,7 @@ def strongest_by_chance(
       stratum: (N,) variable, such as a diagnosis, that is predictable from the features and whose frequency differs
         between sites. Permuting within its levels keeps it from counting as a scanner effect.
       splits: row indices of each split. Sites are permuted within a split. The sites of a subject's rows move together
-        to another subject of the same stratum with as many rows (`eqpool.evaluate.metrics.permute_subjects`).
+        to another subject of the same stratum with as many rows (`eqpool.evaluate.permutations.permute_subjects`).
       permutations: number of permutations.
     """
     people, levels = (np.unique(of_row, return_inverse=True)[1] for of_row in (subject, stratum))

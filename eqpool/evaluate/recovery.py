@@ -33,21 +33,20 @@ def detection_scores(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     return {"sensitivity": _share(found[truth]), "specificity": _share(~found[~truth])}
 
 
-def matched_detection(strength: np.ndarray, truth: np.ndarray, rate: float = MATCHED_RATE) -> dict[str, float]:
+def matched_detection(strength: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Scores a map by the order of its voxels, independently of any significance threshold.
 
     Args:
       strength: (V,), strength of the effect in each voxel, such as |t|.
       truth: (V,) bool, mask of the affected voxels.
-      rate: share of the unaffected voxels that may be found.
 
     Returns:
-      `sensitivity_at_matched_rate`, the share of affected voxels above the threshold that a share `rate` of the
+      `sensitivity_at_matched_rate`, the share of affected voxels above the threshold that a share `MATCHED_RATE` of the
       unaffected voxels exceeds, and `auc`, the area under the ROC curve. Both are NaN if no voxel or every voxel is
       affected, or a strength is NaN.
     """
     return {
-        "sensitivity_at_matched_rate": _matched_sensitivity(strength, truth, rate),
+        "sensitivity_at_matched_rate": _matched_sensitivity(strength, truth),
         "auc": float(roc_auc_score(truth, strength)) if _is_ranked(strength, truth) else float("nan"),
     }
 
@@ -58,27 +57,27 @@ def detection_gain(
     of_interest: np.ndarray,
     nuisance: np.ndarray,
     truth: np.ndarray,
+    subject: np.ndarray,
     *,
     bootstraps: int = 200,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Computes the gain in sensitivity at the matched rate from the t-map `before` to the t-map `after`.
 
     The volumes are never in memory all at once. Their tiles are read again for every few draws.
 
     Args:
-      before, after: functions that return the tiles (N, T) of the same subjects in one form of the volumes. The tiles
+      before, after: functions that return the tiles (N, T) of the same scans in one form of the volumes. The tiles
         cover V voxels together. Each function is called several times.
       of_interest, nuisance: (N,) and (N, C), regressors of `t_map`.
       truth: (V,) bool, mask of the affected voxels.
+      subject: (N,) identifiers of the subjects. All scans of a subject are drawn together.
       bootstraps: number of draws of subjects, which both forms share.
-      seed: seed of the draws.
 
     Returns:
       `sensitivity_gain`, and `sensitivity_gain_interval`, its 95% interval over subjects.
     """
     count = len(of_interest)
-    draws = [np.arange(count), *bootstrap_draws(count, bootstraps, seed)]
+    draws = [np.arange(count), *bootstrap_draws(count, bootstraps, 0, subject)]
     estimable = np.array([is_estimable(of_interest[rows][:, None], nuisance[rows]) for rows in draws])
     gains = np.full(len(draws), np.nan)  # stays NaN for draws in which the target's effect is not estimable
     kept = [rows for rows, usable in zip(draws, estimable, strict=True) if usable]
@@ -97,14 +96,14 @@ def _sensitivities(
         for tile in tiles():
             strength.append([np.abs(t_map([tile[rows]], of_interest[rows], nuisance[rows]).t) for rows in some])
         whole = (np.concatenate([part[number] for part in strength]) for number in range(len(some)))
-        found += [_matched_sensitivity(values, truth, MATCHED_RATE) for values in whole]
+        found += [_matched_sensitivity(values, truth) for values in whole]
     return np.array(found)
 
 
-def _matched_sensitivity(strength: np.ndarray, truth: np.ndarray, rate: float) -> float:
+def _matched_sensitivity(strength: np.ndarray, truth: np.ndarray) -> float:
     if not _is_ranked(strength, truth):
         return float("nan")
-    return float((strength[truth] > np.quantile(strength[~truth], 1 - rate)).mean())
+    return float((strength[truth] > np.quantile(strength[~truth], 1 - MATCHED_RATE)).mean())
 
 
 def _is_ranked(strength: np.ndarray, truth: np.ndarray) -> bool:

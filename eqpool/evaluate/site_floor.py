@@ -8,7 +8,8 @@ from eqpool import __version__
 from eqpool.config import EvaluateConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.fingerprint import rows_digest
-from eqpool.evaluate.evaluation import only_finite, site_floor_metrics
+from eqpool.evaluate.outputs import only_finite
+from eqpool.evaluate.site_metrics import site_floor_metrics
 from eqpool.storage import files
 
 

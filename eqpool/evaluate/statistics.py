@@ -4,7 +4,7 @@ Voxels are processed in tiles, so that a cohort's volumes are never in memory al
 some voxels, and its number of voxels is chosen to limit its size. All computations are float64 on the host.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -50,16 +50,6 @@ class PartialR2(NamedTuple):
 def tile_width(rows: int) -> int:
     """Returns the number of voxels in a tile with this number of rows."""
     return max(1, TILE_VALUES // max(1, rows))
-
-
-def voxel_tiles(volumes: Sequence[np.ndarray] | np.ndarray, tile_voxels: int = 0) -> Iterator[np.ndarray]:
-    """Yields rows (N, V), such as a memory map, as float64 tiles (N, T) in the order of the voxels.
-
-    T is `tile_voxels`, or `tile_width` if that is 0. The last tile may be narrower.
-    """
-    count, tile_voxels = volumes[0].shape[-1], tile_voxels or tile_width(len(volumes))
-    for start in range(0, count, tile_voxels):
-        yield np.stack([row[start : start + tile_voxels] for row in volumes]).astype(np.float64)
 
 
 def t_map(tiles: Iterable[np.ndarray], of_interest: np.ndarray, nuisance: np.ndarray) -> TMap:

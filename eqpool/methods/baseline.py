@@ -9,7 +9,7 @@ from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.shape import DataShape
 from eqpool.engine.session import Columns, Session, TrainingData, train_stage
 from eqpool.engine.state import Stage, Variables
-from eqpool.evaluate.evaluation import Embeddings
+from eqpool.evaluate.outputs import Embeddings
 from eqpool.methods.base import Outputs
 from eqpool.methods.latent import LatentMethod
 from eqpool.methods.latent_model import Decode, Encode

@@ -23,8 +23,8 @@ from eqpool.engine.session import (
 )
 from eqpool.engine.state import Stage, Variables, of_network
 from eqpool.errors import InputError
-from eqpool.evaluate.evaluation import only_finite
 from eqpool.evaluate.harmonisation import look_metrics, task_metrics
+from eqpool.evaluate.outputs import only_finite
 from eqpool.methods.base import Outcome, PlannedStage
 from eqpool.methods.facts import ModelFacts
 from eqpool.methods.istn_model import IstnModel

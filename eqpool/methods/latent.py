@@ -14,7 +14,8 @@ from eqpool.engine.selected import selected_variables
 from eqpool.engine.session import Columns, Session, TrainingData
 from eqpool.engine.state import Stage, Variables
 from eqpool.errors import InputError
-from eqpool.evaluate.evaluation import Embeddings, evaluate, only_finite
+from eqpool.evaluate.evaluation import evaluate
+from eqpool.evaluate.outputs import Embeddings, only_finite
 from eqpool.evaluate.site_floor import cached_site_floor
 from eqpool.methods.base import Outcome, PlannedStage, method_named
 from eqpool.methods.facts import ModelFacts

@@ -13,7 +13,7 @@ from eqpool.data.shape import DataShape
 from eqpool.engine.compilation import standard_promotion
 from eqpool.engine.session import Session, TrainingData, forward_on_table, train_on_table, train_stage
 from eqpool.engine.state import Stage, Variables
-from eqpool.evaluate.evaluation import Embeddings
+from eqpool.evaluate.outputs import Embeddings
 from eqpool.geometry.sphere import normalize
 from eqpool.methods.base import Outputs
 from eqpool.objectives.stage_one import make_decoder, make_stage_one

@@ -9,7 +9,7 @@ from eqpool.data.cohort import Cohort
 from eqpool.data.shape import DataShape
 from eqpool.engine.session import Columns, Session, TrainingData
 from eqpool.engine.state import Stage, Variables
-from eqpool.evaluate.evaluation import Embeddings
+from eqpool.evaluate.outputs import Embeddings
 from eqpool.methods.base import PlannedStage
 from eqpool.methods.decoding import harmonise_cohort
 from eqpool.methods.latent import LatentMethod

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from eqpool.data.cohort import Cohort
-from eqpool.evaluate.evaluation import Embeddings
+from eqpool.evaluate.outputs import Embeddings
 from eqpool.storage.run_folder import OVERLAP_COLUMN
 
 

@@ -1,5 +1,6 @@
 """Figures of the statistical maps in maps/*.nii.gz, drawn on the template (Lokhande et al. 2022, Fig. 5)."""
 
+import functools
 from typing import Any, Literal
 
 import nibabel
@@ -73,6 +74,11 @@ def _load(folder: RunFolder, name: str) -> nibabel.Nifti1Image:
     return nibabel.load(folder.maps / f"{name}.nii.gz")  # type: ignore[return-value]
 
 
+@functools.cache
+def _template() -> nibabel.Nifti1Image:
+    return load_mni152_template(resolution=2)
+
+
 def _draw(
     overlays: dict[str, nibabel.Nifti1Image],
     labels: dict[str, str],
@@ -85,12 +91,11 @@ def _draw(
     scale = Normalize(-most if signed else 0, most)
     figure = Figure(figsize=(11, 1.75 * len(overlays) + 0.5))
     FigureCanvasAgg(figure)  # nilearn needs a canvas to measure its labels before the figure is saved
-    template = load_mni152_template(resolution=2)
     height = TOP / len(overlays)
     for line, (form, overlay) in enumerate(overlays.items()):
         bottom = TOP - (line + 1) * height
         slices = plot_anat(
-            template,
+            _template(),
             display_mode="z",
             cut_coords=CUTS_MM,
             figure=figure,

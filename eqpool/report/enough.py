@@ -23,22 +23,21 @@ LARGEST_SHARE = 0.5  # fraction of a voxel's variance
 
 def enough_to_embed(work: WorkFolder) -> str:
     """Checks that there are enough held-out rows for a t-SNE."""
-    rows = len(work.rows("test"))
-    if work.non_finite_rows:
-        return _not_finite(work)
-    if rows < FEWEST_TO_EMBED:
-        return f"left out: a t-SNE of {rows} held-out rows shows nothing that can be relied on, which takes at least 21"
-    return ""
+    what = "a t-SNE of {} held-out rows shows nothing that can be relied on"
+    return _enough_rows(work, FEWEST_TO_EMBED, what)
 
 
 def enough_for_trend(work: WorkFolder) -> str:
     """Checks that there are enough held-out rows for a plot of predicted against true values."""
-    rows = len(work.rows("test"))
+    return _enough_rows(work, FEWEST_FOR_A_CURVE, "{} held-out rows show no trend")
+
+
+def _enough_rows(work: WorkFolder, fewest: int, what: str) -> str:
+    """Checks that all latents are finite and `fewest` rows are held out. `what` names their number in braces."""
     if work.non_finite_rows:
-        return _not_finite(work)
-    if rows < FEWEST_FOR_A_CURVE:
-        return f"left out: {rows} held-out rows show no trend, which takes at least {FEWEST_FOR_A_CURVE}"
-    return ""
+        return f"left out: the latents of {work.non_finite_rows} rows are not finite"
+    rows = len(work.rows("test"))
+    return f"left out: {what.format(rows)}, which takes at least {fewest}" if rows < fewest else ""
 
 
 def few_for_density(work: WorkFolder) -> str:
@@ -85,7 +84,3 @@ def share_needed(degrees_of_freedom: float) -> float:
         return 0.0
     squared = float(student_t.isf(UNCORRECTED / 2, degrees_of_freedom)) ** 2
     return squared / (squared + degrees_of_freedom)
-
-
-def _not_finite(work: WorkFolder) -> str:
-    return f"left out: the latents of {work.non_finite_rows} rows are not finite"

@@ -12,7 +12,7 @@ import jinja2
 from eqpool.config.methods import makes_images
 from eqpool.report.comparison import compare_runs
 from eqpool.report.drawing import Drawn, write_figures
-from eqpool.report.summary import ON_TOP
+from eqpool.report.summary import is_on_top
 from eqpool.report.verdicts import Reading, read_metrics
 from eqpool.report.workfolder import WorkFolder, read_workfolder
 from eqpool.storage.files import write_text
@@ -69,7 +69,7 @@ def _render(work: WorkFolder, drawn: Sequence[Drawn], comparison: dict[str, Any]
     )
     readings, sites = read_metrics(work.metrics), _sites(work.results["counts"]["by_site"])
     found = work.results.get("preflight", [])
-    below = [finding for finding in found if not _is_on_top(finding)]
+    below = [finding for finding in found if not is_on_top(finding["severity"], finding["check"])]
     findings = sorted(below, key=lambda finding: SEVERITIES.index(finding["severity"]))
     return environment.get_template("page.html").render(
         name=study_name(work),
@@ -107,12 +107,8 @@ def _top(metrics: dict[str, Any], findings: Sequence[dict[str, Any]]) -> list[st
     """Returns the warnings at the top of the page: latents that are not finite, and too few held-out subjects."""
     broken = metrics.get(NON_FINITE_ROWS)
     not_finite = f"The latents of {broken} rows are not finite: no pooling result can be read from this run"
-    shown = [finding for finding in findings if _is_on_top(finding)]
+    shown = [finding for finding in findings if is_on_top(finding["severity"], finding["check"])]
     return [not_finite] * bool(broken) + [finding["message"][:1].upper() + finding["message"][1:] for finding in shown]
-
-
-def _is_on_top(finding: dict[str, Any]) -> bool:
-    return finding["severity"] == "warning" and finding["check"] in ON_TOP
 
 
 def _headlines(readings: list[Reading], covariates: Sequence[str]) -> list[Reading]:

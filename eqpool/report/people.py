@@ -8,9 +8,9 @@ AGE_COLOURS = ("#440154", "#3B528B", "#21918C", "#5EC962", "#FDE725")
 GROUPS = 4  # quantile groups of the covariate
 
 
-def covariate_groups(values: np.ndarray, groups: int = GROUPS) -> tuple[np.ndarray, list[str]]:
+def covariate_groups(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Returns the quantile group of each value, (N,) int, and the range of each group as text."""
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, groups + 1)))
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, GROUPS + 1)))
     group = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(len(edges) - 2, 0))
     return group, [f"{low:.0f} to {high:.0f}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
 

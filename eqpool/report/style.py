@@ -28,7 +28,7 @@ def site_style(index: int) -> SiteStyle:
     return SiteStyle(SITE_COLOURS[index % len(SITE_COLOURS)], SITE_MARKERS[index % len(SITE_MARKERS)])
 
 
-def scatter_sites(axes: Axes, points: np.ndarray, sites: np.ndarray, names: list[str], size: float = 16) -> None:
+def scatter_sites(axes: Axes, points: np.ndarray, sites: np.ndarray, names: list[str]) -> None:
     """Draws points (N, 2), each in the style of its site (N,).
 
     `names` holds the names of all sites, in the order of their styles.
@@ -36,7 +36,7 @@ def scatter_sites(axes: Axes, points: np.ndarray, sites: np.ndarray, names: list
     for index, name in enumerate(names):
         here = points[sites == name]
         colour, marker = site_style(index)
-        axes.scatter(here[:, 0], here[:, 1], color=colour, marker=marker, s=size, linewidths=0, alpha=0.8)
+        axes.scatter(here[:, 0], here[:, 1], color=colour, marker=marker, s=16, linewidths=0, alpha=0.8)
 
 
 def legend_below(figure: Figure, axes: Axes, names: list[str]) -> None:

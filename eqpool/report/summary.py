@@ -9,7 +9,7 @@ import numpy as np
 
 from eqpool.data.cohort import SPLITS, Cohort
 from eqpool.data.preflight.finding import Finding
-from eqpool.data.preflight.findings import HELD_OUT
+from eqpool.data.preflight.held_out import HELD_OUT
 from eqpool.report.verdicts import read_metrics
 from eqpool.storage.run_folder import RunFolder
 
@@ -38,7 +38,8 @@ def describe_data(cohort: Cohort, findings: Sequence[Finding]) -> str:
 
 def describe_top(findings: Sequence[Finding]) -> str:
     """Returns the warnings that come first, one line each, or "" if there are none."""
-    return "\n".join(_on_one_line(f"WARNING: {finding.message}") for finding in findings if _is_on_top(finding))
+    shown = [finding for finding in findings if is_on_top(finding.severity, finding.check)]
+    return "\n".join(_on_one_line(f"WARNING: {finding.message}") for finding in shown)
 
 
 def _on_one_line(text: str) -> str:
@@ -46,8 +47,9 @@ def _on_one_line(text: str) -> str:
     return "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text)
 
 
-def _is_on_top(finding: Finding) -> bool:
-    return finding.severity == "warning" and finding.check in ON_TOP
+def is_on_top(severity: str, check: str) -> bool:
+    """Returns whether a finding of this severity and check comes first in the log and in the report."""
+    return severity == "warning" and check in ON_TOP
 
 
 def describe_findings(findings: Sequence[Finding], everything: bool = False) -> str:
@@ -55,7 +57,7 @@ def describe_findings(findings: Sequence[Finding], everything: bool = False) -> 
 
     These are warnings and refusals. With `everything`, infos are included.
     """
-    below = [finding for finding in findings if not _is_on_top(finding)]
+    below = [finding for finding in findings if not is_on_top(finding.severity, finding.check)]
     shown = [finding for finding in below if everything or finding.severity != "info"]
     lines = [_on_one_line(f"  {finding.severity}: {finding.check}: {finding.message}") for finding in shown]
     nothing = ": nothing to warn about" if len(below) == len(findings) else ": nothing else to warn about"

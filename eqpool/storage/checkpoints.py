@@ -43,12 +43,12 @@ class Checkpoints:
     digest detects a single flipped bit.
     """
 
-    def __init__(self, directory: pathlib.Path, keep: int = 2):
+    def __init__(self, directory: pathlib.Path):
         self._directory = directory
         policies = ocp.training.preservation_policies
         try:
             self._checkpointer = ocp.training.Checkpointer(
-                directory.absolute(), preservation_policy=policies.LatestN(keep), cleanup_tmp_directories=True
+                directory.absolute(), preservation_policy=policies.LatestN(2), cleanup_tmp_directories=True
             )
         except OSError as error:
             raise InputError(f"{directory}: cannot be written ({error.strerror})") from error

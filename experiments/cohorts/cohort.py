@@ -6,8 +6,9 @@ import pathlib
 import numpy as np
 from sklearn.model_selection import StratifiedKFold
 
+from eqpool.data.tables.coding import code_labels
 from eqpool.data.tables.covariates import parse_specs, read_covariates
-from eqpool.data.tables.participants import parse_classes, read_participants, select_features
+from eqpool.data.tables.participants import read_participants, select_features
 from eqpool.errors import InputError
 
 COHORTS = ("ixi_thickness", "abide1", "fcon1000")
@@ -54,10 +55,10 @@ def load_table(folder: pathlib.Path, name: str) -> Table:
     if not np.isfinite(covariates).all():
         raise InputError(f"{table.path}: a row without age or sex, expected none")
     features = select_features(table, ["*"], ROLES).to_numpy(np.float64)
-    site, site_names = parse_classes(table.frame["site"])
+    site, site_names = code_labels(table.names_in("site"))
     labels = {"sex": covariates[:, 1].astype(int)}
     if "dx" in table.frame:
-        diagnosis, classes = parse_classes(table.frame["dx"])
+        diagnosis, classes = code_labels(table.names_in("dx"))
         labels |= {"dx": diagnosis} if len(classes) == 2 else {}
     return Table(name, np.where(features == 0, np.nan, features), site, site_names, covariates, labels)
 

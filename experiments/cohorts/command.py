@@ -12,19 +12,21 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 from threadpoolctl import threadpool_limits
 
+from eqpool.config import COHORTS, RunConfig
+from eqpool.engine.compilation import use_compilation_cache
 from eqpool.errors import InputError
 from eqpool.estimator import EquivariantPooling
 from eqpool.storage.files import read_json
+from eqpool.storage.run_folder import RunFolder
 from experiments.cohorts.cohort import Table, load_table
 from experiments.cohorts.protocol import evaluate, scores
 from experiments.cohorts.unseen import describe_unseen, evaluate_unseen
 from experiments.flags import add_folder, count
 from experiments.provenance import made_here, written_by
 from experiments.registry import Experiment
-from experiments.tables import Measured, results_path
+from experiments.tables import Measured, results_path, table
 
 BARS = {  # required: highest site accuracy and age MAE. Sex and diagnosis must be as predictable as from raw.
     "ixi_thickness": (0.58, 8.43),
@@ -32,13 +34,13 @@ BARS = {  # required: highest site accuracy and age MAE. Sex and diagnosis must 
     "fcon1000": (0.056 + 0.05, 3.96),
 }
 METHODS = ("raw", "combat", "naive", "mmd", "cai", "ss", "rm", "ours")
-COLUMNS = "| features | site, transfer | site, within | age MAE | R2 | sex | dx |"
+COLUMNS = ("features", "site, transfer", "site, within", "age MAE", "R2", "sex", "dx")
 
 
 def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
     """Adds the experiment's own flags."""
     add_folder(parser, "--cohorts", "folder with a folder a cohort", required=True)
-    parser.add_argument("--names", default="ixi_thickness,abide1,fcon1000", help="comma-separated")
+    parser.add_argument("--names", default=",".join(COHORTS), help="comma-separated")
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated; raw first")
     parser.add_argument("--folds", type=count, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the folds")
@@ -56,8 +58,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
     # A run uses one thread: the probes are small, and parallel runs make better use of the cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
-    jax.config.update("jax_compilation_cache_dir", str((options.runs / "cache" / "compiled").absolute()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    use_compilation_cache(RunConfig(), RunFolder(options.runs / "cohorts"))
     if not set(options.methods.split(",")) <= set(METHODS):
         raise InputError(f"--methods={options.methods}: expected some of {', '.join(METHODS)}")
     settings = {"folds": options.folds, "seed": options.seed, "epochs": options.epochs}
@@ -94,7 +95,7 @@ def _cohort(table: Table, options: argparse.Namespace, settings: dict[str, int])
         for representation, told in found["told"].items():
             values = scores(table, told, raw)
             row = {"cohort": table.name, "representation": representation.removesuffix(" *"), "scores": values}
-            print(_line(row), flush=True)
+            print(" | ".join(_cells(row)), flush=True)
             yield row | {"method": method, "chosen": found["chosen"], "made": _record(settings, found["commits"])}
 
 
@@ -128,8 +129,7 @@ def _lines(experiment: Experiment, content: dict[str, Any]) -> Iterator[str]:
         yield from ("", f"{name}, chance {own[0]['scores']['chance']:.3f}.")
         if name in BARS:
             yield f"The bar: site at most {BARS[name][0]:.3f}, age MAE at most {BARS[name][1]:.2f}, sex and dx as raw."
-        yield from ("", COLUMNS, "|---" * 7 + "|")
-        yield from (_line(row) for row in own)
+        yield from ("", *table(COLUMNS, map(_cells, own)))
         if name in unseen:
             groups = unseen[name]["groups"]
             how = f"in {groups} groups" if groups else "one at a time"
@@ -139,7 +139,7 @@ def _lines(experiment: Experiment, content: dict[str, Any]) -> Iterator[str]:
             yield from describe_unseen(unseen[name]["lines"])
 
 
-def _line(row: dict[str, Any]) -> str:
+def _cells(row: dict[str, Any]) -> list[str]:
     values = row["scores"]
     cells = [row["representation"], *(_site_cell(values, design) for design in ("transfer", "within"))]
     cells += [f"{values['age_mae']:.2f}{_mark(values, 'age')}", f"{values['age_r2']:.2f}"]
@@ -147,7 +147,7 @@ def _line(row: dict[str, Any]) -> str:
         key = f"{name}_balanced_accuracy"
         accuracy = f"{values[key]:.3f} ({values[f'{name}_accuracy']:.3f}){_mark(values, name)}" if key in values else ""
         cells.append(accuracy)
-    return "| " + " | ".join(cells) + " |"
+    return cells
 
 
 def _site_cell(values: dict[str, Any], design: str) -> str:

@@ -14,6 +14,7 @@ from experiments.cohorts.cohort import Table, standardised
 from experiments.cohorts.probes import told_age, told_label
 from experiments.cohorts.protocol import PROBES_VERSION, Told, fingerprint
 from experiments.runner import stored
+from experiments.tables import table
 
 CONTROLS = 10  # rows that calibrate a new site. They are not scored.
 LINES = ("raw", "ours, site never seen", f"ours, calibrated on {CONTROLS} rows")
@@ -94,9 +95,9 @@ def _scores(table: Table, rows: np.ndarray, told: Told) -> dict[str, Any]:
 
 def describe_unseen(scores: dict[str, dict[str, Any]]) -> Iterator[str]:
     """Yields the lines of a Markdown table."""
-    yield "| features | age MAE | R2 | sex | dx |"
-    yield "|---" * 5 + "|"
+    rows = []
     for line, values in scores.items():
         labels = (values.get(f"{name}_balanced_accuracy") for name in ("sex", "dx"))
         cells = ["" if value is None else f"{value:.3f}" for value in labels]
-        yield f"| {line} | {values['age_mae']:.2f} | {values['age_r2']:.2f} | {' | '.join(cells)} |"
+        rows.append([line, f"{values['age_mae']:.2f}", f"{values['age_r2']:.2f}", *cells])
+    yield from table(["features", "age MAE", "R2", "sex", "dx"], rows)

@@ -1,13 +1,16 @@
 """The command as a user types it: exit codes, one line on stderr, nothing half-written."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
 import nibabel
 import numpy as np
 import pytest
+from absl import flags
 
+import eqpool.commands.main  # noqa: F401, which defines the flags
 from eqpool.config.recipes import find_config
 from eqpool.data.volumes.grids import named_grid
 
@@ -109,6 +112,12 @@ def test_the_help_shows_an_example_and_every_key():
     assert done.returncode == 0 and done.stderr == ""
     assert "Example: python -m eqpool.main --config=configs/adni.py" in done.stdout
     assert "--config.name='german'" in done.stdout and "--config.stage_two.mmd_weight=" in done.stdout
+
+
+def test_the_help_names_every_flag():
+    own = flags.FLAGS.flags_by_module_dict()["eqpool.commands.main"]
+    named = set(re.findall(r"^  --(\w+) ", command("--help").stdout, re.MULTILINE))
+    assert named == {flag.name for flag in own} >= {"config", "distributed", "workdir"}
 
 
 def test_shipped_configs_are_found_from_any_folder(tmp_path, monkeypatch):

@@ -131,7 +131,7 @@ def test_the_gain_is_that_of_the_judged_voxels_at_once(mapped, monkeypatch):
     }
     expected = detection_gain(
         lambda: [whole["before"]], lambda: [whole["after"]], (cohort.target[rows] == 0).astype(float), nuisance,
-        mask[judged] > 0.5,
+        mask[judged] > 0.5, cohort.participant_id[rows],
     )  # fmt: skip
     monkeypatch.setattr("eqpool.commands.make_maps.tile_width", lambda count: 100)
     for found in (facts, _gain(cohort, decodes, _truth(cohort))):

@@ -214,3 +214,19 @@ def test_sigterm_after_the_last_look_is_not_lost(tmp_path, monkeypatch):
     finally:
         signal.signal(signal.SIGTERM, before)
     assert outside == ["SIGTERM"]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_sigterm_is_not_lost_when_its_epoch_fails(tmp_path, asked):
+    """A caller that goes on after a run that diverged, as the experiments do, still stops when it was asked to."""
+
+    def fail_at_two(epoch):
+        if epoch == 2:
+            if asked:
+                os.kill(os.getpid(), signal.SIGTERM)
+            raise TrainingDiverged("toy diverged")
+
+    expected = (Preempted, "stopped by SIGTERM in toy.*toy diverged") if asked else (TrainingDiverged, "^toy diverged")
+    with pytest.raises(expected[0], match=expected[1]):
+        train(tmp_path, 6, save_every=1, hook=fail_at_two)
+    assert train(tmp_path, 6)[0].epoch == 6  # goes on from epoch 2

@@ -8,7 +8,8 @@ import pytest
 from eqpool.config import DataConfig, EvaluateConfig
 from eqpool.data.cohort import Scaling
 from eqpool.data.sources.participants_folder import load_design
-from eqpool.evaluate.evaluation import Embeddings, evaluate, non_finite_rows
+from eqpool.evaluate.evaluation import evaluate
+from eqpool.evaluate.outputs import Embeddings, non_finite_rows, only_finite
 from tests.data.preflight.test_findings import sound
 
 
@@ -43,3 +44,9 @@ def test_nothing_else_is_measured_then(embeddings, tmp_path):
     spoilt = dataclasses.replace(embeddings, phi=phi)
     metrics = evaluate(cohort, Scaling.fit(cohort), spoilt, np.zeros((1, 3, 3)), "expm", EvaluateConfig(), 0)
     assert metrics == {"non_finite_rows": 1}
+
+
+def test_what_json_lacks_is_none():
+    values = {"nan": float("nan"), "inf": float("inf"), "number": 1.5, "name": "mlp", "interval": (0.1, 0.2)}
+    values |= {"wide": (0.1, float("inf")), "missing": None}
+    assert only_finite(values) == values | {"nan": None, "inf": None, "wide": None}

@@ -7,9 +7,11 @@ import pytest
 
 from eqpool.config import EvaluateConfig
 from eqpool.data.cohort import Cohort, Scaling
-from eqpool.evaluate import evaluation
+from eqpool.evaluate import site_metrics
 from eqpool.evaluate.adversary import adversary_scores
 from eqpool.evaluate.intervals import area_under_curve, balanced_accuracy
+from eqpool.evaluate.outputs import Embeddings
+from eqpool.evaluate.predictions import target_metrics
 from eqpool.evaluate.probes import ProbeScore, probe_panel, site_floor_features, strongest, strongest_by_chance
 from eqpool.evaluate.readout import read_covariate
 
@@ -208,7 +210,7 @@ def test_how_often_shuffled_sites_are_read_as_well_is_the_p_value(monkeypatch):
         read.append(float(np.mean(shuffled[test] == site[test])) if len(test) else 0.5)
         return [ProbeScore("mlp", "transfer", 0.5, read[-1], (0.4, 0.6), np.nan)]
 
-    monkeypatch.setattr(evaluation, "probe_panel", panel)
+    monkeypatch.setattr(site_metrics, "probe_panel", panel)
     cohort = Cohort(
         name="made_up", simulated=True, participant_id=np.arange(40).astype(str), inputs=np.zeros((40, 1), np.float32),
         input_names=(), site=site, site_names=("GE", "Siemens"), covariates=np.full((40, 1), 60.0),
@@ -217,7 +219,7 @@ def test_how_often_shuffled_sites_are_read_as_well_is_the_p_value(monkeypatch):
     )  # fmt: skip
     blank = np.zeros((40, 2), np.float32)
     config = dataclasses.replace(CONFIG, probe_permutations=30)
-    found = evaluation.probe_metrics(cohort, evaluation.Embeddings(blank, None, blank, blank, blank), config)
+    found = site_metrics.probe_metrics(cohort, Embeddings(blank, None, blank, blank, blank), config)
     told, shuffled = read[1], np.array(read[4:])  # Phi, without the covariate, before, validation; then the shuffled
     assert told == 1 and shuffled.shape == (30,) and shuffled.std() > 0
     assert found["strongest_probe_covariate_free_p_value"] == (1 + np.sum(shuffled >= told)) / 31
@@ -263,9 +265,9 @@ def test_sites_without_any_target_are_probed_too_and_the_floor_is_of_those_with(
     )  # fmt: skip
     blank = np.zeros((150, 2), np.float32)
     config = dataclasses.replace(CONFIG, adversary_epochs=5)
-    found = evaluation.probe_metrics(cohort, evaluation.Embeddings(phi, None, phi, None, blank), config)
+    found = site_metrics.probe_metrics(cohort, Embeddings(phi, None, phi, None, blank), config)
     assert found["strongest_probe"] > 0.6  # one of three sites is always told; by chance 0.33
-    floor = evaluation.site_floor_metrics(cohort, config)
+    floor = site_metrics.site_floor_metrics(cohort, config)
     assert 0.3 < floor["site_floor"] < 0.8  # of the two sites where the diagnosis is known
 
 
@@ -282,10 +284,10 @@ def test_chance_is_that_of_the_labels_that_are_there():
     )  # fmt: skip
     blank = np.zeros((300, 2), np.float32)
     config = dataclasses.replace(CONFIG, adversary_epochs=5)
-    found = evaluation.probe_metrics(cohort, evaluation.Embeddings(phi, None, phi, None, blank), config)
+    found = site_metrics.probe_metrics(cohort, Embeddings(phi, None, phi, None, blank), config)
     assert found["site_chance"] == 0.5 and found["strongest_probe"] < 0.7
     scaling = Scaling.fit(cohort)
-    scores = evaluation.target_metrics(cohort, scaling, np.eye(2)[np.zeros(100, int)], np.arange(200, 300), config, 0)
+    scores = target_metrics(cohort, scaling, np.eye(2)[np.zeros(100, int)], np.arange(200, 300), config, 0)
     assert scores["balanced_accuracy"] == 100 == scores["target_chance"]  # of one class any guess is right
 
 
@@ -299,11 +301,11 @@ def test_where_there_is_one_site_nothing_is_probed():
         split=np.repeat(["train", "test"], 30),
     )  # fmt: skip
     blank = np.zeros((60, 2), np.float32)
-    assert evaluation.probe_metrics(cohort, evaluation.Embeddings(phi, None, phi, phi, blank), CONFIG) == {}
-    assert evaluation.site_floor_metrics(cohort, CONFIG) == {}
+    assert site_metrics.probe_metrics(cohort, Embeddings(phi, None, phi, phi, blank), CONFIG) == {}
+    assert site_metrics.site_floor_metrics(cohort, CONFIG) == {}
     both = dataclasses.replace(cohort, site=(np.arange(60) % 2).astype(np.int32))  # no validation rows at all
     config = dataclasses.replace(CONFIG, adversary_epochs=5)
-    found = evaluation.probe_metrics(both, evaluation.Embeddings(phi, None, phi, None, blank), config)
+    found = site_metrics.probe_metrics(both, Embeddings(phi, None, phi, None, blank), config)
     assert found["strongest_probe"] > 0 and np.isnan(found["selection_probe"])
 
 

@@ -14,7 +14,6 @@ from eqpool.evaluate.statistics import (
     significant,
     t_map,
     t_threshold,
-    voxel_tiles,
 )
 
 ROWS, VOXELS = 40, 23
@@ -36,7 +35,7 @@ def fitted(voxel: int, *columns: np.ndarray):
 
 
 def tiles(size: int = 7):
-    return voxel_tiles(VALUES, size)
+    return np.split(VALUES, range(size, VOXELS, size), axis=1)
 
 
 def test_t_is_that_of_statsmodels():
@@ -114,14 +113,14 @@ def test_the_threshold_is_where_bonferroni_begins():
 
 def test_constant_voxels_have_no_effect():
     values = np.column_stack([np.full(ROWS, 7.3), VALUES[:, 0], np.zeros(ROWS)])
-    result = t_map(voxel_tiles(values), GROUP, NUISANCE)
+    result = t_map([values], GROUP, NUISANCE)
     assert result.t[0] == result.t[2] == 0 and result.p[0] == result.p[2] == 1 and result.t[1] != 0
-    share = partial_r_squared(voxel_tiles(values), indicators(SITE), AGE[:, None])
+    share = partial_r_squared([values], indicators(SITE), AGE[:, None])
     assert share.r_squared[0] == share.r_squared[2] == 0 and share.p[0] == share.p[2] == 1
 
 
 def test_a_perfect_effect_does_not_divide_by_zero():
-    result = t_map(voxel_tiles((GROUP * 3 + 1)[:, None]), GROUP, AGE[:, None])
+    result = t_map([(GROUP * 3 + 1)[:, None]], GROUP, AGE[:, None])
     assert abs(result.t[0]) > 1e6 and result.p[0] < 1e-100
 
 
@@ -139,7 +138,7 @@ def test_shuffled_diagnoses_are_found_at_the_nominal_rate():
     for _ in range(60):
         latent = random.normal(size=(ROWS, 8)) @ random.normal(size=(8, 300))
         values = latent + random.normal(size=(ROWS, 300)) + 0.05 * AGE[:, None]
-        p = t_map(voxel_tiles(values), random.permutation(GROUP), AGE[:, None]).p
+        p = t_map([values], random.permutation(GROUP), AGE[:, None]).p
         rates.append([np.mean(p < 0.05), np.mean(p < 0.001), significant(p, "bonferroni", 0.05).any()])
     five, tenth, familywise = np.mean(rates, axis=0)
     assert 0.035 < five < 0.065  # 18 000 correlated tests: a deviation of about 0.004
@@ -160,13 +159,6 @@ def test_shuffled_diagnoses_are_found_at_the_nominal_rate():
 def test_a_bad_design_says_so(of_interest, nuisance, expected):
     with pytest.raises(ValueError, match=expected):
         t_map(tiles(), of_interest, nuisance)
-
-
-def test_a_memory_map_is_read_tile_by_tile(tmp_path):
-    rows = np.lib.format.open_memmap(tmp_path / "rows.npy", mode="w+", dtype=np.float32, shape=VALUES.shape)
-    rows[:] = VALUES
-    shapes = [tile.shape for tile in voxel_tiles(rows, 10)]
-    assert shapes == [(ROWS, 10), (ROWS, 10), (ROWS, 3)]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e200])

@@ -6,13 +6,10 @@ import numpy as np
 import pytest
 
 from eqpool.data.cohort import Scaling
-from eqpool.evaluate.evaluation import (
-    Embeddings,
-    distance_metrics,
-    equivariance_metrics,
-    only_finite,
-)
+from eqpool.evaluate.distances import distance_metrics
+from eqpool.evaluate.evaluation import equivariance_metrics
 from eqpool.evaluate.metrics import TwoSampleTest
+from eqpool.evaluate.outputs import Embeddings, only_finite
 from eqpool.geometry import so
 from eqpool.report.summary import describe_results
 from eqpool.report.verdicts import read_metrics

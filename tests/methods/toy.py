@@ -7,7 +7,7 @@ import numpy as np
 from eqpool.config import TrainingConfig
 from eqpool.engine.session import train_stage
 from eqpool.engine.state import LossValue, Stage
-from eqpool.evaluate.evaluation import Embeddings
+from eqpool.evaluate.outputs import Embeddings
 from eqpool.losses.task import task_loss
 from eqpool.methods.latent import LatentMethod
 

@@ -21,7 +21,9 @@ import numpy as np
 from scipy.stats import norm
 
 from eqpool.data.cohort import Cohort
+from eqpool.data.preflight.finding import Finding
 
+HELD_OUT = "held_out_people"  # the check with warnings at the top of log and report
 WIDEST = 0.15  # half the interval of a balanced accuracy
 WIDEST_CORRELATION = 0.3
 _Z = float(norm.ppf(0.975))
@@ -109,6 +111,25 @@ def fewest_of_a_number() -> int:
     return math.ceil(3 + (_Z / math.atanh(WIDEST_CORRELATION)) ** 2)
 
 
+def held_out_findings(cohort: Cohort) -> Iterator[Finding]:
+    """Reports whether the test split has the people that a result needs."""
+    if not np.any(cohort.split == "test"):  # as in the estimator, which holds nobody out
+        return
+    results = list(examine_held_out(cohort))
+    few = [result for result in results if not result.is_enough]
+    numbers = {result.name: {"people": list(result.people), "half_width": result.half_width} for result in results}
+    describe = HeldOut.describe
+    if few:
+        message = (
+            f"few people are held out, so that most results will stay undecided: {', '.join(map(describe, few))}; pool "
+            "more people, hold more of them out (config.data.test_fraction), or read several splits together"
+        )
+        yield Finding("warning", HELD_OUT, message, {"held_out": numbers})
+    elif results:
+        message = f"enough people are held out: {', '.join(map(describe, results))}"
+        yield Finding("info", HELD_OUT, message, {"held_out": numbers})
+
+
 def examine_held_out(cohort: Cohort) -> Iterator[HeldOut]:
     """Yields the precision that the test split allows for sites, target, nuisances and numeric covariates."""
     test = cohort.split == "test"
@@ -117,7 +138,7 @@ def examine_held_out(cohort: Cohort) -> Iterator[HeldOut]:
         yield from _groups(f"classes of {cohort.target_name}", cohort, test, cohort.target, cohort.target_classes)
     elif cohort.target_name:
         yield _number(cohort.target_name, cohort, test & cohort.target_known)
-    for index, name in enumerate(cohort.nuisance_names if cohort.nuisance is not None else ()):
+    for index, name in enumerate(cohort.nuisance_names):
         assert cohort.nuisance is not None
         yield from _groups(f"levels of {name}", cohort, test, cohort.nuisance[:, index], cohort.nuisance_levels[index])
     numbers = [index for index in range(len(cohort.covariate_names)) if len(np.unique(cohort.covariates[:, index])) > 2]

@@ -9,8 +9,8 @@ import pandas as pd
 from eqpool.config import COHORTS, DataConfig
 from eqpool.config.names import split_names
 from eqpool.data.cohort import SPLITS, Cohort
+from eqpool.data.preflight.features import examine_features, failed_values
 from eqpool.data.preflight.finding import Finding
-from eqpool.data.preflight.findings import examine_features, failed_values
 from eqpool.data.preflight.requirements import check_cohort
 from eqpool.data.splits import assign_splits, balanced_strata
 from eqpool.data.tables.calibration import SiteCalibration

@@ -174,12 +174,13 @@ def load_uci(dataset: str, raw_dir: str, cache_dir: pathlib.Path, seed: int) -> 
     participant_id = np.array([f"{split}-{row:05d}" for row, split in enumerate(origin, start=1)])
     strata = list(zip(columns["site"].tolist(), columns["target"].tolist(), strict=True))
     split = _split(dataset, participant_id, strata, origin, seed)
-    encoding = fit_encoding(_frame(columns, layout), np.flatnonzero(split == "train"))
+    frame = _frame(columns, layout)
+    encoding = fit_encoding(frame, np.flatnonzero(split == "train"))
     return Cohort(
         name=dataset,
         simulated=False,
         participant_id=participant_id,
-        inputs=encoding.apply(_frame(columns, layout)),
+        inputs=encoding.apply(frame),
         input_names=encoding.input_names,
         site=columns["site"].astype(np.int32),
         site_names=tuple(layout.site.values()),

@@ -83,10 +83,10 @@ class CovariateCoding:
 
     @classmethod
     def fit(cls, covariates: Any, count: int) -> "CovariateCoding":
-        """Learns the coding from N rows of numbers or categories, in the forms that `as_covariates` accepts.
+        """Learns the coding of covariates: (N,) or (N, C) numbers or text, a pandas Series, or a frame.
 
-        Categorical columns of pandas are always categories. For other columns,
-        `eqpool.data.tables.coding.holds_numbers` decides.
+        A column of categories becomes 0-1 columns, one for each level except the first. Categorical columns of pandas
+        are always categories. For other columns, `eqpool.data.tables.coding.holds_numbers` decides.
 
         Raises:
           InputError: the number of rows is not `count`, a column is named twice, or a category has a single level.
@@ -135,25 +135,6 @@ class CovariateCoding:
         seen = [level for level in levels if level != UNKNOWN]
         check_seen(labels, seen, f"covariates, column {name}", values.index)
         return indicators(code_labels(labels, levels)[0], len(levels))
-
-
-def as_covariates(
-    covariates: Any, count: int, names: tuple[str, ...] | None = None
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Returns covariates as (N, C) float64, and the C column names.
-
-    A column of categories becomes 0-1 columns, one for each level except the first.
-
-    Args:
-      covariates: (N,) or (N, C) numbers or text, a pandas Series, or a frame.
-      count: N.
-      names: names that an earlier call returned. If given, the same columns are expected, in any order.
-
-    Raises:
-      InputError: see `CovariateCoding`.
-    """
-    coding = CovariateCoding.fit(covariates, count) if names is None else CovariateCoding.from_names(names)
-    return coding.apply(covariates, count), coding.names
 
 
 def as_nuisances(nuisances: Any, count: int) -> tuple[np.ndarray | None, tuple[str, ...], tuple[tuple[str, ...], ...]]:

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eqpool.errors import InputError
+from eqpool.errors import InputError, listed
 
 UNKNOWN = ""
 # BIDS writes n/a; the others are written by R, pandas, spreadsheets and databases.
@@ -40,7 +40,6 @@ MISSING = frozenset(
 )
 LARGEST_NUMBER = 1e30  # float32 can hold it, and in float64 its squares and their sums stay finite
 MOST_CLASS_LEVELS = 10
-MOST_NAMED = 5
 
 _PLAIN_NUMBER = re.compile(r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)")
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
@@ -235,9 +234,9 @@ def check_seen(labels: np.ndarray, levels: Sequence[str], column: str, names: An
     new = [name for name in sort_labels(labels) if name not in levels]
     if new:
         rows = [str(names[row]) for row in np.flatnonzero(labels == new[0])]
-        listed = ", ".join(rows[:MOST_NAMED]) + (", ..." if len(rows) > MOST_NAMED else "")
         raise InputError(
-            f'{column}: "{new[0]}" in {len(rows)} rows ({listed}), expected one of {", ".join(levels)} as in training'
+            f'{column}: "{new[0]}" in {len(rows)} rows ({listed(rows)}), expected one of {", ".join(levels)} as in '
+            "training"
         )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from eqpool.config.names import split_entries, split_quoted
 from eqpool.data.tables.coding import code_labels, holds_numbers, indicators, without_caps
-from eqpool.data.tables.participants import ParticipantsTable, parse_classes, parse_numbers
+from eqpool.data.tables.participants import ParticipantsTable, parse_numbers
 from eqpool.errors import InputError
 
 _KINDS = ("", ":continuous", ":categorical")
@@ -86,7 +86,8 @@ def read_nuisances(table: ParticipantsTable, names: tuple[str, ...]) -> tuple[np
     """
     columns, levels = [], []
     for name in names:
-        index, present = parse_classes(table.require(name, "config.data.nuisances"))
+        table.require(name, "config.data.nuisances")
+        index, present = code_labels(table.names_in(name))
         _check_levels(table, name, present)
         columns.append(index)
         levels.append(present)

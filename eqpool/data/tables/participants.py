@@ -24,7 +24,7 @@ from eqpool.data.tables.coding import (
     read_numbers,
     sort_labels,
 )
-from eqpool.errors import InputError
+from eqpool.errors import InputError, listed
 
 ID_COLUMN = "participant_id"
 SESSION_COLUMNS = ("session_id", "session")
@@ -67,7 +67,7 @@ class ParticipantsTable:
         if column in self.frame:
             return self.frame[column]
         nearest = difflib.get_close_matches(column, list(self.frame.columns), n=1, cutoff=0.5)
-        hint = f"; did you mean {nearest[0]}?" if nearest else f"; found {_listed(list(self.frame.columns))}"
+        hint = f"; did you mean {nearest[0]}?" if nearest else f"; found {listed(list(self.frame.columns), most=8)}"
         raise InputError(f"{self.path}, line 1: no column {column} ({key}){hint}")
 
     def take(self, rows: np.ndarray) -> "ParticipantsTable":
@@ -125,14 +125,6 @@ def parse_numbers(table: ParticipantsTable, column: str) -> np.ndarray:
       InputError: an entry is neither missing nor a number of at most 1e30 in size.
     """
     return read_numbers(table.frame[column], lambda row: table.where(row, column))
-
-
-def parse_classes(values: Sequence[str] | pd.Series) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Returns (N,) int32 indices into the sorted labels, -1 where missing, and the labels.
-
-    Labels that are numbers come first, in increasing order.
-    """
-    return code_labels(read_labels(values, lambda row: f"row {row}"))
 
 
 def parse_target(table: ParticipantsTable, column: str, target_type: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -273,7 +265,3 @@ def _check_names(table: ParticipantsTable) -> None:
         before = written.setdefault(name.removeprefix("sub-"), name)
         if before != name:
             raise InputError(f"{table.where(row, ID_COLUMN)}: {name} beside {before}, expected one name a participant")
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")

@@ -10,6 +10,7 @@ from eqpool.data.tables.arrays import as_column, as_names
 from eqpool.data.tables.coding import (
     UNKNOWN,
     code_labels,
+    indicators,
     is_of_classes,
     read_labels,
     read_numbers,
@@ -124,8 +125,9 @@ def target_columns(target: np.ndarray, known: np.ndarray, num_classes: int) -> n
 
     The columns are indicators of all classes except the first, or the number itself.
     """
-    values = target[:, None] == np.arange(1, num_classes)[None] if num_classes else target[:, None]
-    return np.where(known[:, None], values.astype(np.float64), np.nan)
+    if num_classes:
+        return indicators(np.where(known, target, -1), num_classes)
+    return np.where(known, target.astype(np.float64), np.nan)[:, None]
 
 
 def _classes(known: list[Any], labels: np.ndarray) -> np.ndarray:

@@ -5,8 +5,7 @@ from typing import Any
 
 from eqpool.data.preflight.finding import Finding
 from eqpool.data.volumes.read import ALIGNED_OVERLAP
-
-_MOST_NAMED = 5
+from eqpool.errors import listed
 
 
 def check_overlap(facts: Sequence[tuple[str, Mapping[str, Any]]], align: str, where: str = "") -> list[Finding]:
@@ -25,7 +24,7 @@ def check_overlap(facts: Sequence[tuple[str, Mapping[str, Any]]], align: str, wh
         f"{len(apart)} of {len(facts)} volumes overlap the template's brain mask by a Dice below {ALIGNED_OVERLAP:g}"
     )
     named = [f"{name} {fact['overlap']:.2f}" for name, fact in apart]
-    message = f"{share} ({', '.join(named[:_MOST_NAMED])}{', ...' if len(named) > _MOST_NAMED else ''}); "
+    message = f"{share} ({listed(named)}); "
     message += "; ".join([*_what_helps(len(apart), parts, align), *([where] if where else [])])
     numbers = {"volumes": len(facts), "below": len(apart), "parts_of_brains": parts}
     return [Finding("warning", "mask_overlap", message, numbers)]

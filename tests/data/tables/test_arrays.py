@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eqpool.data.tables.arrays import as_covariates, as_names
+from eqpool.data.tables.arrays import CovariateCoding, as_names
 from eqpool.data.tables.targets import TargetCoding
 from eqpool.errors import InputError
 
@@ -15,17 +15,18 @@ def test_names():
 
 def test_covariates_of_every_form():
     for given in (np.array([1.0, 2.0]), [[1.0], [2.0]], pd.Series([1, 2], name="age")):
-        values, names = as_covariates(given, 2)
-        np.testing.assert_array_equal(values, [[1], [2]])
-    assert names == ("age",)
+        coding = CovariateCoding.fit(given, 2)
+        np.testing.assert_array_equal(coding.apply(given, 2), [[1], [2]])
+    assert coding.names == ("age",)
     frame = pd.DataFrame({"sex": ["M", "F", "M"], "age": [3.0, 4, 5]})
-    values, names = as_covariates(frame, 3)
-    assert names == ("sex=M", "age")
-    np.testing.assert_array_equal(values, [[1, 3], [0, 4], [1, 5]])
-    again, _ = as_covariates(frame[["age", "sex"]].iloc[[0]], 1, names)  # one level alone, columns in another order
+    coding = CovariateCoding.fit(frame, 3)
+    assert coding.names == ("sex=M", "age")
+    np.testing.assert_array_equal(coding.apply(frame, 3), [[1, 3], [0, 4], [1, 5]])
+    restored = CovariateCoding.from_names(coding.names)
+    again = restored.apply(frame[["age", "sex"]].iloc[[0]], 1)  # one level alone, columns in another order
     np.testing.assert_array_equal(again, [[1, 3]])
     with pytest.raises(InputError, match="covariates are age, expected sex=M, age as in fit"):
-        as_covariates(frame[["age"]], 3, names)
+        restored.apply(frame[["age"]], 3)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import pytest
 
 from eqpool.config import DataConfig
 from eqpool.data.load import load_cohort
-from eqpool.data.tables.participants import parse_classes, read_participants, select_features
+from eqpool.data.tables.coding import code_labels, read_labels
+from eqpool.data.tables.participants import read_participants, select_features
 from eqpool.errors import InputError
 from eqpool.methods.run_tables import pooled_table
 
@@ -210,7 +211,7 @@ def test_patterns_pass_over_site_covariate_and_target(tmp_path):
 
 
 def test_class_names_that_are_numbers_sort_as_numbers():
-    index, names = parse_classes(["10", "9", "", "10"])
+    index, names = code_labels(read_labels(["10", "9", "", "10"], lambda row: f"row {row}"))
     assert names == ("9", "10") and index.tolist() == [1, 0, -1, 1]
 
 

@@ -3,8 +3,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eqpool.data.load import count_batches, volume_batches
-from eqpool.data.volumes.batches import FEWEST_ROWS, PADDING, batch_sizes, batch_slots, epoch_layout
+from eqpool.data.volumes.batches import (
+    FEWEST_ROWS,
+    PADDING,
+    batch_sizes,
+    batch_slots,
+    count_batches,
+    epoch_layout,
+    volume_batches,
+)
 
 INPUTS = np.random.default_rng(0).standard_normal((40, 3, 4, 5)).astype(np.float32)
 ROWS = np.array([i for i in range(40) if i % 4])  # 30 rows
