@@ -17,7 +17,7 @@ from eqpool.data.tables.splines import CovariateDesign
 from eqpool.errors import InputError
 
 VERSION = 2  # files of version 1, which lacked the key "version", had locations and covariances alone
-_PLAIN, _ARRAYS = ("method", "reference", "correlation"), ("effects", "target_mean", "level")
+_PLAIN, _ARRAYS = ("correction", "reference", "correlation"), ("effects", "target_mean", "level")
 
 
 def pack(fields: Mapping[str, Any]) -> dict[str, np.ndarray]:

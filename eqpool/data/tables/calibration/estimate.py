@@ -54,7 +54,7 @@ def fit(
     fit_on: np.ndarray | None,
     subject: np.ndarray | None,
 ) -> dict[str, Any]:
-    """Returns the fields of a `SiteCalibration` except for its method and reference, from the arguments of its `fit`."""
+    """Returns the fields of a `SiteCalibration` except method and reference, from the arguments of its `fit`."""
     used = site != "" if fit_on is None else (site != "") & np.asarray(fit_on, bool)
     if not used.any():
         raise InputError("site: every row's site is unknown, expected at least one that is known")
@@ -109,7 +109,7 @@ def _fields(rows: _Rows, method: str, prior_rows: float | None) -> dict[str, Any
 
 
 def _scaled_fit(rows: _Rows, *, with_scale: bool) -> tuple[SiteFit, np.ndarray, VariancePrior, np.ndarray]:
-    """Returns the regression on features divided by their site's scale, the (K, F) scales, their prior and residuals."""
+    """Returns the regression on features over their site's scale, the (K, F) scales, their prior and residuals."""
     scale, weights = np.ones((len(rows.names), rows.inputs.shape[1])), ~rows.failed * np.bincount(rows.number)[:, None]
     for _ in range(_ROUNDS):
         fitted = fit_sites(rows.terms, rows.number, rows.person, rows.inputs / scale[rows.number])
@@ -150,6 +150,7 @@ def new_effect(
     expected: np.ndarray,
     correlation: float,
     subject: np.ndarray | None,
+    failed: np.ndarray | None,
     *,
     with_scale: bool,
 ) -> SiteEffect:
@@ -161,11 +162,13 @@ def new_effect(
       expected: (n, F) features expected on the average scanner.
       correlation: correlation of two rows of a person.
       subject: (n,) labels of persons, or None if every row is another person's.
+      failed: (F,) bool, features that are not estimated, besides those with one value in all rows.
       with_scale: whether to estimate the scale.
     """
     counts = np.unique(np.arange(len(inputs)) if subject is None else np.asarray(subject), return_counts=True)[1]
     independent = float(np.sum(counts / (1 + (counts - 1) * correlation)))
-    failed, several = _constant(inputs), with_scale and len(inputs) > 1
+    failed = _constant(inputs) if failed is None else _constant(inputs) | failed
+    several = with_scale and len(inputs) > 1
     inputs = np.where(failed, expected, inputs)
     target, scale = expected.mean(axis=0), np.ones(inputs.shape[1])
     centred, slopes = inputs - inputs.mean(axis=0), expected - target

@@ -19,7 +19,7 @@ class SiteCalibration:
     """The scanner effects of all sites, and what the effect of a new site is estimated with.
 
     Attributes:
-      method: one of `METHODS`.
+      correction: the method, one of `METHODS`.
       design: regression design of the covariates.
       effects: (P + K, F) float64, regression coefficients of the design's P columns and the target's K columns.
       target_mean: (K,) float64, mean of the target's columns.
@@ -31,7 +31,7 @@ class SiteCalibration:
       sites: scanner effects by site name.
     """
 
-    method: str
+    correction: str
     design: CovariateDesign
     effects: np.ndarray
     target_mean: np.ndarray
@@ -77,7 +77,7 @@ class SiteCalibration:
           InputError: no row has a known site, or none of `reference`.
         """
         fields = estimate.fit(inputs, site, covariates, target, method, prior_rows, reference, fit_on, subject)
-        return cls(method=method, reference=reference, **fields)
+        return cls(correction=method, reference=reference, **fields)
 
     def with_site(
         self,
@@ -86,23 +86,22 @@ class SiteCalibration:
         covariates: np.ndarray,
         target: np.ndarray | None = None,
         subject: np.ndarray | None = None,
+        *,
+        failed: np.ndarray | None = None,
     ) -> "SiteCalibration":
         """Returns a copy that includes, or replaces, the effect of the site `name`, learnt from (N, F) rows of it.
 
         The effect is shrunk towards the distribution of the known sites' effects. One row is enough. `target` is
-        (N, K), as in `fit`. Without it, every row is given the mean target of the training rows.
+        (N, K), as in `fit`. Without it, every row is given the mean target of the training rows. The (F,) features that
+        `failed` are not estimated, besides those with one value in all rows.
         """
         columns = np.broadcast_to(self.target_mean, (len(inputs), len(self.target_mean))) if target is None else target
         terms = np.concatenate([self.design.apply(covariates), np.nan_to_num(columns - self.target_mean)], axis=1)
         expected = self.level + terms @ self.effects
         effect = estimate.new_effect(
-            self.shared,
-            inputs.astype(np.float64),
-            expected,
-            self.correlation,
-            subject,
-            with_scale=self.method != "location",
-        )
+            self.shared, inputs.astype(np.float64), expected, self.correlation, subject, failed,
+            with_scale=self.correction != "location",
+        )  # fmt: skip
         return dataclasses.replace(self, sites=self.sites | {name: effect})
 
     def apply(self, inputs: np.ndarray, site: np.ndarray, covariates: np.ndarray | None = None) -> np.ndarray:
@@ -133,6 +132,13 @@ class SiteCalibration:
         corrected = [*(self._corrected(name, rows) for name in self.sites), other]
         return np.einsum("nk,knf->nf", weights, np.stack(corrected))
 
+    def unchanged(self, site: np.ndarray) -> np.ndarray:
+        """Returns the (N, F) values that `apply` leaves alone: the reference's rows, and failed features of a site."""
+        unchanged = np.zeros((len(site), len(self.level)), bool)
+        for name, effect in self.sites.items():
+            unchanged[site == name] = effect.unchanged | (name == self.reference)
+        return unchanged
+
     def posterior(self, inputs: np.ndarray, covariates: np.ndarray | None = None) -> np.ndarray:
         """Returns the probabilities of each known site, and last of none of them, (N, K + 1)."""
         expected = None if covariates is None else self.expected(covariates)
@@ -147,7 +153,7 @@ class SiteCalibration:
         """Returns what was corrected, and how strongly, as plain values."""
         features, choice = len(self.level), self.shared.choice
         return {
-            "method": self.method,
+            "method": self.correction,
             "reference": self.reference or "average scanner",
             "rows": {name: effect.rows for name, effect in self.sites.items()},
             "shift": {name: _typical(effect.shift) for name, effect in self.sites.items()},
@@ -162,8 +168,8 @@ class SiteCalibration:
         """Returns one line for a run's log on what was corrected, and how strongly."""
         told = self.describe()
         scales = ", ".join(f"{name} {value:.2f}" for name, value in told["scale"].items())
-        parts = [f"site calibration ({self.method}): location"]
-        if self.method != "location":
+        parts = [f"site calibration ({self.correction}): location"]
+        if self.correction != "location":
             parts.append(f"scale ({scales if len(self.sites) <= 6 else _range(told['scale'].values())})")
         parts.append(told["covariance"])
         towards = f"; {self.reference} is the reference" if self.reference else ""
