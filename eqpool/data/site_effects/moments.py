@@ -1,0 +1,66 @@
+"""Fits a linear model with a constant for each site to rows that are streamed twice and never held together."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+# Opens a stream of (rows, values): indices (n,) of the design's rows, and their values (n, F). Some rows may be absent.
+OpenStream = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]
+
+
+class SiteModel(NamedTuple):
+    """A least-squares fit of F features on terms and a constant for each of S sites.
+
+    Attributes:
+      coefficients: (P, F) float64, coefficients of the P terms.
+      constants: (S, F) float64, constant of each site.
+      residual_squares: (S, F) float64, sum of squared residuals of each site's rows.
+      rows: (S,) int64, number of rows of each site.
+    """
+
+    coefficients: np.ndarray
+    constants: np.ndarray
+    residual_squares: np.ndarray
+    rows: np.ndarray
+
+
+def fit_site_model(open_stream: OpenStream, terms: np.ndarray, site: np.ndarray, num_sites: int) -> SiteModel:
+    """Fits the model in two passes over the stream.
+
+    Memory grows with (P + S) F and with the size of a chunk, but not with the number of rows.
+
+    Args:
+      open_stream: opens the stream. Both passes must yield the same values. Rows whose site is below 0 are ignored.
+      terms: (N, P) float64 terms of all rows, such as covariates. Collinear terms share their effect.
+      site: (N,) int, index of each row's site, or -1.
+      num_sites: S.
+
+    Raises:
+      ValueError: the stream lacks a row whose site is known, or repeats one.
+    """
+    used = np.flatnonzero(site >= 0)
+    member = (site[used, None] == np.arange(num_sites)[None]).astype(np.float64)
+    design = np.concatenate([member, terms[used]], axis=1)
+    solver = np.zeros((design.shape[1], len(site)))
+    solver[:, used] = np.linalg.pinv(design)  # of the design alone, which is small
+
+    fitted: np.ndarray | float = 0.0
+    seen = np.zeros(len(site), np.int64)
+    for rows, values in open_stream():
+        seen[rows] += 1
+        fitted = fitted + solver[:, rows] @ np.asarray(values, np.float64)  # 0 for rows without a site
+    wrong = np.flatnonzero(seen[used] != 1)
+    if wrong.size:
+        raise ValueError(f"the stream has row {used[wrong[0]]} {seen[used[wrong[0]]]} times, expected once")
+    assert isinstance(fitted, np.ndarray)
+    constants, coefficients = fitted[:num_sites], fitted[num_sites:]
+
+    squares = np.zeros_like(constants)
+    for rows, values in open_stream():
+        for index in range(num_sites):
+            here = site[rows] == index
+            if here.any():
+                residual = values[here] - terms[rows[here]] @ coefficients - constants[index]
+                squares[index] += np.einsum("nf,nf->f", residual, residual)
+    return SiteModel(coefficients, constants, squares, np.bincount(site[used], minlength=num_sites))
