@@ -15,6 +15,7 @@ DESIGNS = {
 }
 SCALE = 1.36  # median deviation of the second pipeline over the first's, as in real pairs
 NOISE = 0.5  # deviation of what the second pipeline measures by itself, in deviations of the first
+ALIKE = 0.85  # share of that noise's variance that is correlated between features as people's features are
 FEW = 40
 GENERATED = "generated"
 
@@ -54,7 +55,7 @@ def people_of(table: Table) -> tuple[np.ndarray, np.ndarray]:
 
 
 def generated_people(seed: int, rows: int = 700, features: int = 60) -> tuple[np.ndarray, np.ndarray]:
-    """Returns standardised features of generated people, with eight factors that features share, and their covariates."""
+    """Returns standardised features of generated people, which share eight factors, and their covariates."""
     generator = np.random.default_rng(seed)
     covariates = np.column_stack([generator.uniform(20, 80, rows), generator.integers(0, 2, rows)])
     terms = np.column_stack([(covariates[:, 0] - 50) / 17, covariates[:, 1] - 0.5])
@@ -83,12 +84,13 @@ def make_pairs(name: str, people: np.ndarray, covariates: np.ndarray, design: st
 def _second_pipeline(people: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Shifts, scales, bends and blurs features, each by another strength, to `SCALE` times the deviation in the median.
 
-    A quarter of the features is all but untouched and a quarter is hit twice as hard. Half of the noise's variance is
-    correlated between features as people's features are.
+    A quarter of the features is all but untouched and a quarter is hit twice as hard. Most of the noise is correlated
+    between features as people's features are.
     """
     count = people.shape[1]
     strength = generator.choice([0.1, 1.0, 1.0, 2.0], count)
-    errors = (people[generator.permutation(len(people))] + generator.normal(size=people.shape)) / np.sqrt(2)
+    alike = people[generator.permutation(len(people))]
+    errors = np.sqrt(ALIKE) * alike + np.sqrt(1 - ALIKE) * generator.normal(size=people.shape)
     noise = NOISE * np.sqrt(strength) * errors
     bent = people + 0.08 * strength * generator.normal(size=count) * (people**2 - 1)
     leaked = bent + 0.1 * strength * np.roll(bent, 1, axis=1)

@@ -8,7 +8,7 @@ rows, and see neither age nor sex of held-out rows, except for "combat", which n
 
 import argparse
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,6 @@ from experiments.known_truth_pairs import (
     generated_people,
     make_pairs,
     people_of,
-    site_names,
     training_rows,
 )
 from experiments.provenance import made_here, written_by

@@ -16,15 +16,17 @@ class MethodEntry:
       path: "module:class" of the implementation.
       makes: "latents" for one vector a scan, or "images" for harmonised images.
       takes_nuisances: whether the method can be made invariant to `config.data.nuisances`.
+      calibrates: whether `config.data.site_calibration = "by_method"` means "auto" rather than "none".
     """
 
     path: str
     makes: Literal["latents", "images"] = "latents"
     takes_nuisances: bool = False
+    calibrates: bool = False
 
 
 METHODS = {
-    "ours": MethodEntry("eqpool.methods.pooling:Pooling", takes_nuisances=True),
+    "ours": MethodEntry("eqpool.methods.pooling:Pooling", takes_nuisances=True, calibrates=True),
     **dict.fromkeys(("naive", "mmd", "cai", "ss", "rm"), MethodEntry("eqpool.methods.baseline:Baseline")),
     "istn": MethodEntry("eqpool.methods.istn:Istn", makes="images"),
 }
