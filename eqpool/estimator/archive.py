@@ -131,6 +131,7 @@ def _attributes(path: pathlib.Path, header: dict[str, Any], arrays: dict[str, np
         "target_": TargetCoding(classes=arrays["classes"], **header["target"]),
         "sites_": np.array(same_labels(arrays["sites"], f"{path}, sites"), np.str_),
         "unseen_sites_": (),
+        "clipped_": np.zeros(len(mean), np.int64),
         "findings_": header.get("findings", []),
         "scaling_": ColumnScaling(mean, arrays["feature_scale"], constant, arrays.get("feature_nonnegative")),
         "calibration_": fitted,

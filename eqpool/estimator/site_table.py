@@ -134,6 +134,7 @@ class SiteTable(BaseEstimator):
         """Fits scaling and calibration, and returns the (N, F) z-scores before calibration."""
         self.covariates_, self.target_, self.sites_ = rows.coding, rows.target_coding, np.array(rows.sites, np.str_)
         self.unseen_sites_: tuple[str, ...] = ()
+        self.clipped_ = np.zeros(X.shape[1], np.int64)
         self.scaling_ = ColumnScaling.fit(X)
         inputs = self._scaled(X)
         self.calibration_ = None
@@ -203,7 +204,6 @@ class SiteTable(BaseEstimator):
 
     def _as_given(self, values: np.ndarray, like: Any) -> Any:
         """Clips values if `keep_sign` is set, and returns them as a frame if `like` is a frame."""
-        self.clipped_ = np.zeros(values.shape[1], np.int64)
         if plain(self.keep_sign):
             values, self.clipped_ = self.scaling_.clipped(values)
         if isinstance(like, pd.DataFrame):

@@ -42,9 +42,7 @@ def fit_table_calibration(
         raise InputError(f'config.data.fit_on = "{config.fit_on}": no training row with a known site, expected some')
     if config.reference and config.reference not in used:
         expected = ", ".join(sorted({str(name) for name in used} - {""}))
-        raise InputError(
-            f'config.data.reference = "{config.reference}": expected a site of the training rows, {expected}'
-        )
+        raise InputError(f'config.data.reference = "{config.reference}": expected a site of training rows: {expected}')
     return SiteCalibration.fit(
         inputs[rows],
         site,
