@@ -57,7 +57,7 @@ def test_a_perfect_harmonisation_scores_best(pairs):
     )
     assert oracle["paired_error"] == 0 and oracle["concordance"] == pytest.approx(1)
     assert oracle["identified"] == 1 and abs(oracle["site"] - 0.5) < 0.1
-    raw = scores(pairs, train, test, METHODS["raw"](pairs, train), raw_rows)
+    raw = scores(pairs, train, test, METHODS["raw"](pairs, train), pairs.measured[:, test])
     assert raw["paired_error"] == 1 and raw["site"] > 0.8
 
 
