@@ -253,7 +253,7 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Site
         check_is_fitted(self)
         features, names = self._new_rows(X, site)
         values = None if covariates is None else self.covariates_.apply(covariates, len(features))
-        before = self._scaled(features)
+        before = self.scaling_.apply(features).astype(np.float32)  # as the encoded features of a run
         inputs = self._calibrated(before, names, values)
         outputs = self.pooling_.apply(inputs)
         decoded, pooled = (self.pooling_.decode(outputs[name]) for name in ("latent", "pooled_latent"))
@@ -301,7 +301,7 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Site
     def _prepared(self, X: Any, site: Any) -> tuple[np.ndarray, np.ndarray]:
         """Returns new rows in their own units and as calibrated z-scores."""
         features, names = self._new_rows(X, site)
-        return features, self._calibrated(self._scaled(features), names)
+        return features, self._calibrated(self.scaling_.apply(features).astype(np.float32), names)
 
 
 def _training_columns(rows: FitRows, covariates: np.ndarray) -> dict[str, np.ndarray]:

@@ -136,7 +136,7 @@ class SiteTable(BaseEstimator):
         self.unseen_sites_: tuple[str, ...] = ()
         self.clipped_ = np.zeros(X.shape[1], np.int64)
         self.scaling_ = ColumnScaling.fit(X)
-        inputs = self._scaled(X)
+        inputs = self.scaling_.apply(X)
         self.calibration_ = None
         if reference and reference not in rows.sites:
             raise InputError(f"reference: {reference}, expected one of {', '.join(rows.sites) or 'the sites of fit'}")
@@ -155,10 +155,6 @@ class SiteTable(BaseEstimator):
                 stacklevel=3,
             )
         return inputs
-
-    def _scaled(self, X: np.ndarray) -> np.ndarray:
-        """Returns (N, F) z-scores, 0 for missing and failed values."""
-        return self.scaling_.apply(np.where(self.scaling_.failed(X), np.nan, X))
 
     def _calibrated(self, inputs: np.ndarray, names: np.ndarray, covariates: np.ndarray | None = None) -> np.ndarray:
         if self.calibration_ is None:

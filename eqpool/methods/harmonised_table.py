@@ -15,7 +15,7 @@ def harmonised_features(
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Returns all feature columns in their own units, and the number of clipped values by column.
 
-    Numbers receive their change. Constant columns, categories and missing values stay unchanged.
+    Numbers receive their change. Constant columns, failed and missing values, and categories stay unchanged.
 
     Args:
       frame: N rows of features. Numbers are float64, NaN if missing.
@@ -50,6 +50,12 @@ def write_harmonised_table(
     The arguments are those of `harmonised_features`. `table` names the rows.
     """
     values, clipped = harmonised_features(frame, encoding, change, keep_sign)
+    failed = encoding.scaling.failed(frame[[column.name for column in encoding.numbers]].to_numpy(np.float64))
+    if failed.any():
+        columns = [
+            column.name for column, any_failed in zip(encoding.numbers, failed.any(axis=0), strict=True) if any_failed
+        ]
+        say(f"{failed.sum()} values that are 0 where they should be positive stay as they are: {', '.join(columns)}")
     write_table(output.harmonised_file, pd.DataFrame(who(table)).join(values), missing="n/a")
     write_json(output.harmonised_facts_file, {"keep_sign": keep_sign, "clipped": clipped})
     if clipped:
