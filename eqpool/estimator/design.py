@@ -42,7 +42,6 @@ def examine_fit(features: pd.DataFrame, rows: FitRows) -> list[dict[str, Any]]:
         simulated=False,
         participant_id=names if rows.subject is None else rows.subject,
         inputs=np.zeros((len(features), 0), np.float32),
-        input_names=(),
         site=rows.site_code,
         site_names=rows.sites,
         covariates=rows.covariates,

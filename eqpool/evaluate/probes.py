@@ -21,7 +21,7 @@ from eqpool.ops.finite import check_finite
 from eqpool.storage.progress import track
 
 # (training features, training site, held-out features) -> (seeds, held-out rows, sites) scores
-Probe = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+_Probe = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 class ProbeScore(NamedTuple):
@@ -141,7 +141,7 @@ def site_floor_features(covariates: np.ndarray, target: np.ndarray, target_class
     return np.concatenate([covariates, encoded], axis=1).astype(np.float32)
 
 
-def _probes(config: EvaluateConfig, num_sites: int) -> dict[str, Probe]:
+def _probes(config: EvaluateConfig, num_sites: int) -> dict[str, _Probe]:
     def mlp(train_features: np.ndarray, train_site: np.ndarray, test_features: np.ndarray) -> np.ndarray:
         return adversary_scores(
             train_features,
@@ -159,7 +159,7 @@ def _probes(config: EvaluateConfig, num_sites: int) -> dict[str, Probe]:
     return {"logistic": _of_library(logistic, num_sites), "mlp": mlp, "boosted_trees": _of_library(trees, num_sites)}
 
 
-def _of_library(model: Any, num_sites: int) -> Probe:
+def _of_library(model: Any, num_sites: int) -> _Probe:
     """Wraps a scikit-learn classifier with a deterministic fit as a probe with a single seed."""
 
     def probe(train_features: np.ndarray, train_site: np.ndarray, test_features: np.ndarray) -> np.ndarray:
@@ -192,7 +192,7 @@ def _folds(site: np.ndarray, subject: np.ndarray, count: int) -> list[tuple[np.n
 
 
 def _cross_validated(
-    probe: Probe, features: np.ndarray, site: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]], num_sites: int
+    probe: _Probe, features: np.ndarray, site: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]], num_sites: int
 ) -> np.ndarray:
     """Returns the probe's (seeds, N, sites) scores. Each row is scored by a fit that did not include its fold."""
     # All folds have one size, so the adversary compiles once. `np.resize` repeats test rows, and the copies are cut.

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from eqpool.config import EvaluateConfig, RunConfig
-from eqpool.data.cohort import Cohort, Grid
+from eqpool.data.cohort import Cohort
 from eqpool.data.sources.simulated import scanner_free_path
-from eqpool.data.volumes.prepare import in_parallel
+from eqpool.data.volumes.inputs import Grid, ImageFacts
+from eqpool.data.volumes.parallel import in_parallel
 from eqpool.data.volumes.read import prepare_volume
 from eqpool.evaluate.intervals import bootstrap_interval
 from eqpool.evaluate.similarity import peak_signal_to_noise, structural_similarity_inside
@@ -70,10 +71,10 @@ class Pooled(NamedTuple):
         assert self.original is not None and self.pooled is not None
         return self.pooled - self.original
 
-    def write(self, writer: VolumeWriter, alignment: np.ndarray | None) -> None:
-        """Writes the row's volume."""
+    def write(self, writer: VolumeWriter, facts: ImageFacts) -> None:
+        """Writes the row's volume, whose image has these facts."""
         assert self.original is not None and self.pooled is not None
-        writer.write(self.row, self.original, self.pooled, alignment)
+        writer.write(self.row, self.original, self.pooled, facts)
 
 
 def padded_batches(volumes: Iterable[tuple[int, np.ndarray]], size: int = 8) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -124,43 +125,75 @@ def harmonise_cohort(
       also has `recovery_error_*`, the root-mean-square error to the scanner-free truth in z-scores, of the input and of
       both forms. Each value is a mean over held-out volumes, with its interval.
     """
-    test = set(cohort.rows("test").tolist())
-    rows = sorted(test) if harmonised == "none" else list(range(len(cohort.site)))
-    writer = None if harmonised == "none" else _writer(trained, cohort, folder, harmonised)
+    rows = rows_to_harmonise(cohort, harmonised)
+    stream = pool_volumes(trained, ((row, cohort.inputs[row]) for row in rows))
+    return write_and_measure(stream, rows, cohort, folder, trained.config, harmonised, say)
+
+
+def rows_to_harmonise(cohort: Cohort, harmonised: str) -> list[int]:
+    """Returns the rows that a run harmonises: all of them, or the held-out rows if no volume is written."""
+    return cohort.rows("test").tolist() if harmonised == "none" else list(range(len(cohort.site)))
+
+
+def write_and_measure(
+    stream: Iterable[Pooled],
+    rows: list[int],
+    cohort: Cohort,
+    folder: RunFolder,
+    config: RunConfig,
+    harmonised: str,
+    say: Callable[[str], None],
+    *,
+    by: str = "",
+) -> Metrics:
+    """Writes a stream of harmonised volumes and measures the held-out ones, as `harmonise_cohort` does.
+
+    Args:
+      stream: the volumes of `rows`, in order.
+      rows: row numbers.
+      cohort: cohort of the volumes.
+      folder: folder of the run.
+      config: config of the run.
+      harmonised: form of the written volumes.
+      say: receives a line on the voxels that were set to 0.
+      by: prefix of the form's description, such as "combat_".
+    """
+    assert cohort.volumes is not None
+    volumes, test = cohort.volumes, set(cohort.rows("test").tolist())
+    writer = None if harmonised == "none" else _writer(config, cohort, folder, harmonised, by)
 
     chosen = sample_rows(cohort)
     drawn: dict[int, Pooled] = {}
 
     def work(pooled: Pooled) -> Metrics | None:
         if writer is not None:
-            pooled.write(writer, cohort.alignment_of(pooled.row))
+            pooled.write(writer, volumes.facts_of(pooled.row))
         if pooled.row in chosen:
             drawn[pooled.row] = pooled
         return measure(cohort, pooled) if pooled.row in test else None
 
-    stream = pool_volumes(trained, ((row, cohort.inputs[row]) for row in rows))
     label = "Harmonising"
-    with in_parallel(
-        work, stream, workers=trained.config.data.workers, progress=True, label=label, total=len(rows)
-    ) as r:
+    with in_parallel(work, stream, workers=config.data.workers, progress=True, label=label, total=len(rows)) as r:
         measured = [metrics for metrics in r if metrics is not None]
     if writer is not None:
         writer.report(say)
     _write_samples(cohort, [drawn[row] for row in chosen], folder)
     subject = cohort.participant_id[[row for row in rows if row in test]]
-    return summarise(measured, subject, trained.config.evaluate, trained.config.seed)
+    return summarise(measured, subject, config.evaluate, config.seed)
 
 
-def _writer(trained: EncoderDecoder, cohort: Cohort, folder: RunFolder, harmonised: str) -> VolumeWriter:
-    assert cohort.grid is not None
+def _writer(config: RunConfig, cohort: Cohort, folder: RunFolder, harmonised: str, by: str) -> VolumeWriter:
+    assert cohort.volumes is not None
+    volumes = cohort.volumes
     return VolumeWriter(
         folder.derivatives,
-        cohort.scan_name.tolist(),
-        [pathlib.Path(path) for path in cohort.image_path],
-        pathlib.Path(cohort.image_root),
-        cohort.grid,
-        trained.config.output,
+        volumes.scan_name.tolist(),
+        [pathlib.Path(path) for path in volumes.image_path],
+        pathlib.Path(volumes.image_root),
+        volumes.grid,
+        config.output,
         form=harmonised,
+        by=by,
         origin=": SIMULATED images" if cohort.simulated else "",
     )
 
@@ -175,10 +208,10 @@ def sample_rows(cohort: Cohort) -> list[int]:
 
 def _write_samples(cohort: Cohort, drawn: list[Pooled], folder: RunFolder) -> None:
     """Writes images/samples.npz, axial slices through the middle of the brain mask, if there are rows to draw."""
-    assert cohort.grid is not None
+    assert cohort.volumes is not None
     if not drawn:  # no held-out volume has a known site
         return
-    mask = cohort.grid.mask
+    mask = cohort.volumes.grid.mask
     middle = round(float(np.average(np.arange(mask.shape[2]), weights=mask.sum(axis=(0, 1)))))
     rows = [pooled.row for pooled in drawn]
     change = np.stack([np.where(mask, pooled.change, 0)[:, :, middle] for pooled in drawn])
@@ -197,15 +230,16 @@ def _write_samples(cohort: Cohort, drawn: list[Pooled], folder: RunFolder) -> No
 
 def measure(cohort: Cohort, pooled: Pooled) -> Metrics:
     """Measures the similarity of both forms to the input and, for simulated volumes, their error to the truth."""
-    assert cohort.grid is not None and pooled.pooled is not None
-    mask = cohort.grid.mask
+    assert cohort.volumes is not None and pooled.pooled is not None
+    grid = cohort.volumes.grid
+    mask = grid.mask
     forms = {"change": pooled.inputs + pooled.change, "decoded": pooled.pooled}
     result: Metrics = {}
     for name, volume in forms.items():
         result[f"psnr_{name}"] = peak_signal_to_noise(volume, pooled.inputs, mask)
         result[f"ssim_{name}"] = structural_similarity_inside(volume, pooled.inputs, mask)
     if cohort.simulated:
-        truth, _ = prepare_volume(scanner_free_path(pathlib.Path(cohort.image_path[pooled.row])), cohort.grid)
+        truth, _ = prepare_volume(scanner_free_path(pathlib.Path(cohort.volumes.image_path[pooled.row])), grid)
         for name, volume in ({"input": pooled.inputs} | forms).items():
             result[f"recovery_error_{name}"] = float(np.sqrt(np.mean((volume - truth)[mask] ** 2)))
     return result

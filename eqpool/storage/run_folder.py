@@ -19,7 +19,7 @@ from eqpool.errors import InputError, to_path
 from eqpool.storage.files import is_left_to_another, read_json, remove_parts, write_json, write_text
 
 # Keys that change places, frequencies or parallelism, but not the results.
-NEUTRAL_KEYS = ("cache_dir", "checkpoint_every_epochs", "devices", "tensorboard", "workers")
+_NEUTRAL_KEYS = ("cache_dir", "checkpoint_every_epochs", "devices", "tensorboard", "workers")
 
 OVERLAP_COLUMN = "mask_overlap"  # column of a run's tables: a volume's overlap with the template's brain
 NON_FINITE_ROWS = "non_finite_rows"  # number of rows with non-finite latents, the only metric of such a run
@@ -58,6 +58,7 @@ class RunFolder:
     data_file = _named("data.json", what="the hash of the data that the folder was made from")
     log_file = _named("log.txt", what="what was read, and the findings of the pre-flight check")
     model_file = _named("model.json", what="what the networks need to know of the training cohort")
+    combat_file = _named("combat.npz", what="ComBat's effects of covariates, target and sites")
     calibration_file = _named("calibration.npz", what="site effects of a table's features")
     linear_decoder_file = _named("linear_decoder.npz", what="the linear part of a decoder of volumes")
     checkpoints = _named("checkpoints", what="one subfolder for each stage")
@@ -234,5 +235,5 @@ def _without_neutral(config: dict[str, Any]) -> dict[str, Any]:
     return {
         key: _without_neutral(value) if isinstance(value, dict) else value
         for key, value in config.items()
-        if key not in NEUTRAL_KEYS
+        if key not in _NEUTRAL_KEYS
     }

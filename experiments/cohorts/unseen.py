@@ -17,26 +17,26 @@ from experiments.cohorts.protocol import PROBES_VERSION, Told, fingerprint
 from experiments.runner import stored
 from experiments.tables import table
 
-CONTROLS = 20  # rows that calibrate a new site. They are not scored.
-LINES = (
+_CONTROLS = 20  # rows that calibrate a new site. They are not scored.
+_LINES = (
     "raw",
-    f"ComBat, {CONTROLS} controls",
+    f"ComBat, {_CONTROLS} controls",
     "ours, calibration alone, site never seen",
-    f"ours, calibration alone, {CONTROLS} controls",
+    f"ours, calibration alone, {_CONTROLS} controls",
     "ours, site never seen",
-    f"ours, {CONTROLS} controls",
+    f"ours, {_CONTROLS} controls",
 )
 
 
 def evaluate_unseen(
     table: Table, folder: pathlib.Path, groups: int, seed: int, epochs: int
 ) -> dict[str, dict[str, Any]]:
-    """Returns the scores of each of `LINES` over all scored rows, from models that were not trained on a row's site.
+    """Returns the scores of each of `_LINES` over all scored rows, from models that were not trained on a row's site.
 
     ComBat is fitted on the training rows and the controls. Without controls it has no estimate for a new site.
     """
     parts, rows = [], []
-    for train, calibration, test in unseen_splits(table, groups, CONTROLS, seed):
+    for train, calibration, test in unseen_splits(table, groups, _CONTROLS, seed):
         name = f"{fingerprint(table, train, epochs)}_told{PROBES_VERSION}.npz"
         compute = functools.partial(_told, table, train, calibration, test, epochs)
         parts.append(stored(folder / table.name / "unseen" / name, compute))
@@ -44,7 +44,7 @@ def evaluate_unseen(
     order = np.concatenate(rows)
     return {
         line: _scores(table, order, {what: _joined(parts, f"{line}/{what}") for what in ("age", *table.labels)})
-        for line in LINES
+        for line in _LINES
     }
 
 
@@ -74,7 +74,7 @@ def _told(table: Table, train: np.ndarray, calibration: np.ndarray, test: np.nda
     for estimator in (SiteCalibrator(), EquivariantPooling(epochs=epochs)):
         lines += _with_estimator(estimator, table, inputs, train, calibration, test)
     told: Told = {}
-    for line, features in zip(LINES, lines, strict=True):
+    for line, features in zip(_LINES, lines, strict=True):
         told[f"{line}/age"] = told_age(features, table.covariates[:, 0], train, test)
         told |= {f"{line}/{name}": told_label(features, label, train, test) for name, label in table.labels.items()}
     return told

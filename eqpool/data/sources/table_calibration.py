@@ -5,14 +5,11 @@ import numpy as np
 from eqpool.config import DataConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.tables.calibration import SiteCalibration
-from eqpool.data.tables.participants import ParticipantsTable
 from eqpool.data.tables.targets import target_columns
 from eqpool.errors import InputError
 
 
-def fit_table_calibration(
-    inputs: np.ndarray, cohort: Cohort, table: ParticipantsTable, config: DataConfig
-) -> SiteCalibration | None:
+def fit_table_calibration(inputs: np.ndarray, cohort: Cohort, config: DataConfig) -> SiteCalibration | None:
     """Fits the scanner effects on the training rows, with the effects of covariates and target kept.
 
     Rows of one participant do not count as independent.
@@ -20,7 +17,6 @@ def fit_table_calibration(
     Args:
       inputs: (N, F) encoded features.
       cohort: cohort of the N rows, without its inputs.
-      table: table of the N rows, of which `config.fit_on` names a column.
       config: configuration of the data.
 
     Returns:
@@ -30,13 +26,10 @@ def fit_table_calibration(
       InputError: `config.reference` or `config.fit_on` names no training row.
     """
     if config.site_calibration == "none":
-        for key in ("reference", "fit_on"):
-            if getattr(config, key):
-                raise InputError(f'config.data.{key} = "{getattr(config, key)}": expected "" without site_calibration')
         return None
     rows = cohort.rows("train")
     site = site_names(cohort)[rows]
-    fit_on = fit_on_rows(table, config.fit_on)[rows] if config.fit_on else None
+    fit_on = None if cohort.fit_on is None else cohort.fit_on[rows]
     used = site if fit_on is None else site[fit_on]
     if not np.any(used != ""):
         raise InputError(f'config.data.fit_on = "{config.fit_on}": no training row with a known site, expected some')
@@ -53,23 +46,6 @@ def fit_table_calibration(
         fit_on=fit_on,
         subject=cohort.participant_id[rows],
     )
-
-
-def fit_on_rows(table: ParticipantsTable, fit_on: str) -> np.ndarray:
-    """Returns the (N,) bool mask of the rows whose column has a label, from a text such as "dx:CN".
-
-    Raises:
-      InputError: the text has another form, there is no such column, or no row has the label.
-    """
-    column, separator, label = fit_on.rpartition(":")
-    if not separator or not column or not label:
-        raise InputError(f'config.data.fit_on = "{fit_on}": expected column:label, such as dx:CN')
-    table.require(column, "config.data.fit_on")
-    labels = table.names_in(column)
-    if label not in labels:
-        found = ", ".join(sorted({str(name) for name in labels} - {""}))
-        raise InputError(f'config.data.fit_on = "{fit_on}": no row has {label} in {column}, expected one of {found}')
-    return labels == label
 
 
 def calibration_notes(calibration: SiteCalibration, names: tuple[str, ...]) -> list[str]:

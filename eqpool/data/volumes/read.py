@@ -6,10 +6,10 @@ from typing import NamedTuple
 import nibabel
 import numpy as np
 
-from eqpool.data.cohort import Grid
 from eqpool.data.volumes.field_of_view import advice_for_crop, is_part_of_brain
 from eqpool.data.volumes.image_checks import BadVolumeError
 from eqpool.data.volumes.image_files import read_volume
+from eqpool.data.volumes.inputs import Grid
 from eqpool.data.volumes.resampling import lay_on_grid
 
 VERSION = 4  # raise it whenever a prepared volume would come out different
@@ -17,62 +17,6 @@ VERSION = 4  # raise it whenever a prepared volume would come out different
 LEAST_COVERAGE = 0.3
 # Aligned brains overlap the mask by a Dice of about 0.9 and more. For the 120 unaligned IXI brains the median is 0.75.
 ALIGNED_OVERLAP = 0.85
-
-
-class Prepared(NamedTuple):
-    """An image that is ready for a network.
-
-    Attributes:
-      volume: `grid.shape` float32, z-scores or their tanh.
-      overlap: Dice coefficient of its non-zero voxels and the grid's brain mask.
-      is_part: whether the image shows only a part of a brain, such as a slab.
-    """
-
-    volume: np.ndarray
-    overlap: float
-    is_part: bool
-
-
-def prepare_volume(
-    path: pathlib.Path, grid: Grid, *, squash: bool = False, alignment: np.ndarray | None = None
-) -> tuple[np.ndarray, float]:
-    """Prepares one image for a network, with the arguments and errors of `prepare_image`.
-
-    Returns:
-      The volume, `grid.shape` float32, and the Dice coefficient of its non-zero voxels and the brain mask.
-    """
-    prepared = prepare_image(path, grid, squash=squash, alignment=alignment)
-    return prepared.volume, prepared.overlap
-
-
-def prepare_image(
-    path: pathlib.Path, grid: Grid, *, squash: bool = False, alignment: np.ndarray | None = None
-) -> Prepared:
-    """Reads one image, resamples it to the grid and scales it.
-
-    An image that is finer than the grid is first smoothed according to the ratio of the voxel sizes
-    (`eqpool.data.volumes.resampling` gives the reasons). Interpolation is linear, and is skipped for an image that
-    already lies on the grid. Intensities are z-scored with the mean and standard deviation of the tissue, which is the
-    non-zero voxels inside the grid's brain mask. Voxels outside the mask become 0. Empty voxels inside it are scaled
-    too and so stay dark.
-
-    Args:
-      path: NIfTI file in template space.
-      grid: target grid.
-      squash: whether to take the tanh of the z-scores, for networks with outputs in [-1, 1].
-      alignment: (4, 4) map from the image's millimetres to the template's, or None if it lies in template space
-        already.
-
-    Raises:
-      BadVolumeError: for the faults that `read_volume` lists, or if the image misses the template's brain or is
-        constant inside it.
-    """
-    image = read_volume(path)
-    volume = lay_on_grid(image, grid, alignment)
-    tissue = measure_tissue(volume, grid, path, image=image, aligned=alignment is not None)
-    scaled = np.where(grid.mask, (volume - tissue.mean) / tissue.deviation, 0)
-    scaled = (np.tanh(scaled) if squash else scaled).astype(np.float32)
-    return Prepared(scaled, tissue.overlap, is_part_of_brain(image))
 
 
 class Tissue(NamedTuple):
@@ -86,6 +30,69 @@ class Tissue(NamedTuple):
     mean: float
     deviation: float
     overlap: float
+
+
+class Prepared(NamedTuple):
+    """An image that is ready for a network.
+
+    Attributes:
+      volume: `grid.shape` float32, z-scores or their tanh.
+      tissue: mean and deviation of the z-scores, and the overlap with the grid's brain mask.
+      is_part: whether the image shows only a part of a brain, such as a slab.
+    """
+
+    volume: np.ndarray
+    tissue: Tissue
+    is_part: bool
+
+
+def prepare_volume(
+    path: pathlib.Path, grid: Grid, *, squash: bool = False, alignment: np.ndarray | None = None
+) -> tuple[np.ndarray, float]:
+    """Reads one image and prepares it for a network, with the arguments of `prepare_image`.
+
+    Returns:
+      The volume, `grid.shape` float32, and the Dice coefficient of its non-zero voxels and the brain mask.
+
+    Raises:
+      BadVolumeError: for the faults that `read_volume` and `prepare_image` list.
+    """
+    prepared = prepare_image(read_volume(path), path, grid, squash=squash, alignment=alignment)
+    return prepared.volume, prepared.tissue.overlap
+
+
+def prepare_image(
+    image: nibabel.Nifti1Image,
+    path: pathlib.Path,
+    grid: Grid,
+    *,
+    squash: bool = False,
+    alignment: np.ndarray | None = None,
+) -> Prepared:
+    """Resamples one image to the grid and scales it.
+
+    An image that is finer than the grid is first smoothed according to the ratio of the voxel sizes
+    (`eqpool.data.volumes.resampling` gives the reasons). Interpolation is linear, and is skipped for an image that
+    already lies on the grid. Intensities are z-scored with the mean and standard deviation of the tissue, which is the
+    non-zero voxels inside the grid's brain mask. Voxels outside the mask become 0. Empty voxels inside it are scaled
+    too and so stay dark.
+
+    Args:
+      image: RAS+ image from `read_volume`.
+      path: its file, which starts an error's message.
+      grid: target grid.
+      squash: whether to take the tanh of the z-scores, for networks with outputs in [-1, 1].
+      alignment: (4, 4) map from the image's millimetres to the template's, or None if it lies in template space
+        already.
+
+    Raises:
+      BadVolumeError: if the image misses the template's brain, or is constant inside it.
+    """
+    volume = lay_on_grid(image, grid, alignment)
+    tissue = measure_tissue(volume, grid, path, image=image, aligned=alignment is not None)
+    scaled = np.where(grid.mask, (volume - tissue.mean) / tissue.deviation, 0)
+    scaled = (np.tanh(scaled) if squash else scaled).astype(np.float32)
+    return Prepared(scaled, tissue, is_part_of_brain(image))
 
 
 def measure_tissue(

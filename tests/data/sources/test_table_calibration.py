@@ -8,8 +8,6 @@ import pytest
 from eqpool.config import default_config
 from eqpool.config.check import from_config_dict
 from eqpool.data.load import load_cohort
-from eqpool.data.sources.table_calibration import fit_on_rows
-from eqpool.data.tables.participants import read_participants
 from eqpool.errors import InputError
 from tests.data.tables.test_participants import config, write
 
@@ -97,19 +95,12 @@ def _deviation(lines):
         ({"fit_on": "group:CN"}, "group"),
         ({"reference": "C"}, 'config.data.reference = "C": expected a site of training rows: A, B'),
         ({"reference": "A", "fit_on": "dx:ill"}, 'config.data.reference = "A": expected a site of training rows: B'),
-        ({"reference": "A", "site_calibration": "none"}, 'config.data.reference = "A": expected "" without'),
     ],
 )
 def test_keys_that_cannot_be_met_are_refused_in_one_line(tmp_path, changes, message):
     with pytest.raises(InputError) as caught:
         cohort_of(tmp_path, rows(), **({"site_calibration": "auto"} | changes))
     assert message in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_a_label_with_a_colon_in_its_column(tmp_path):
-    path = tmp_path / "participants.tsv"
-    path.write_text("participant_id\tvisit: type\ns1\tfirst\ns2\tsecond\n")
-    np.testing.assert_array_equal(fit_on_rows(read_participants(path), "visit: type:second"), [False, True])
 
 
 @pytest.mark.parametrize(("method", "chosen"), [("ours", "auto"), ("naive", "none"), ("mmd", "none")])
