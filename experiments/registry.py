@@ -68,7 +68,7 @@ _ALL = (
     Experiment(
         "known_truth_tables", "known_truth_tables",
         "The same people measured by two pipelines: what does each method make of them?", "--cohorts=COHORTS",
-        "4 minutes",
+        "3 minutes",
     ),
     Experiment(
         "folds", "folds", "Settings of a table's config, compared by folds that never see test rows",

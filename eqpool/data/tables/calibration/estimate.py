@@ -96,7 +96,7 @@ def _fields(rows: _Rows, method: str, prior_rows: float | None) -> dict[str, Any
         effects[name] = parts.effect(
             int(here.sum()), fitted.rows[index], fitted.errors[index], centres[index] - level,
             level + rows.terms[here].mean(axis=0) @ fitted.effects, scale[index], residuals[here], logs[index],
-            rows.failed[index],
+            rows.failed[index], known=True,
         )  # fmt: skip
     expected = rows.terms @ fitted.effects
     spread = (expected - expected.mean(axis=0)).T @ (expected - expected.mean(axis=0)) / len(expected)
@@ -179,7 +179,9 @@ def new_effect(
     residuals = centred / scale - slopes
     logs = _logs(shared.whitening.scores(residuals), np.ones(len(scale))) if several else np.zeros(len(scale))
     shift = inputs.mean(axis=0) - target
-    return shared.effect(len(inputs), independent, 1 / independent, shift, target, scale, residuals, logs, failed)
+    return shared.effect(
+        len(inputs), independent, 1 / independent, shift, target, scale, residuals, logs, failed, known=False
+    )
 
 
 def _logs(residuals: np.ndarray, pooled: np.ndarray) -> np.ndarray:

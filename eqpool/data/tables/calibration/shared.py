@@ -38,6 +38,8 @@ class SharedEstimates:
         residuals: np.ndarray,
         logs: np.ndarray,
         failed: np.ndarray,
+        *,
+        known: bool,
     ) -> SiteEffect:
         """Returns the effect of a site. Failed features have no effect of their own and none on the others.
 
@@ -51,10 +53,12 @@ class SharedEstimates:
           residuals: (count, F) residuals divided by the scale, with mean 0.
           logs: (F,) estimated log variances along the principal directions, which are shrunk here.
           failed: (F,) bool.
+          known: whether the priors were estimated from this site too.
         """
         scale = np.where(failed, 1.0, scale)
         noise = error * self.whitening.covariance * np.outer(scale, scale)
-        shift = np.where(failed, 0.0, self.shift_prior.shrink(np.where(failed, 0.0, shift), noise))
+        shrink = self.shift_prior.shrink if known else self.shift_prior.shrink_jointly
+        shift = np.where(failed, 0.0, shrink(np.where(failed, 0.0, shift), noise))
         turn = np.eye(len(shift))
         if self.choice.any and independent >= 2 and not failed.all():
             turn[np.ix_(~failed, ~failed)] = self._turn(independent, residuals, logs, failed)

@@ -6,6 +6,7 @@ hundreds of rows move freely.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -96,6 +97,15 @@ class ShiftPrior:
 
     def shrink(self, shift: np.ndarray, error: np.ndarray) -> np.ndarray:
         """Returns the (F,) posterior mean of a shift whose sampling error has the (F, F) covariance `error`."""
+        variances = np.diag(self.covariance)
+        return self.centre + (shift - self.centre) * _share(variances, np.diag(error))
+
+    def shrink_jointly(self, shift: np.ndarray, error: np.ndarray) -> np.ndarray:
+        """Returns the (F,) posterior mean of a new site's shift, in which features inform each other.
+
+        This is for sites that the prior was not estimated from. For the others, the correlations of the prior are those
+        of their own errors too.
+        """
         return self.centre + self.covariance @ np.linalg.solve(self.covariance + error, shift - self.centre)
 
 
@@ -130,7 +140,7 @@ def feature_variances(effects: np.ndarray, errors: np.ndarray) -> np.ndarray:
     return weight * _likeliest_variances(effects, errors) + (1 - weight) * _likeliest_variance(effects, errors)
 
 
-def _share(variance: np.ndarray | float, error: float) -> np.ndarray | float:
+def _share(variance: Any, error: Any) -> Any:
     return variance / (variance + error + 1e-300)
 
 
