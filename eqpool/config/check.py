@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import math
 import typing
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -29,7 +29,15 @@ def from_config_dict(config: ConfigDict) -> RunConfig:
     parse_bandwidth(checked.stage_two.bandwidth, "config.stage_two.bandwidth")
     parse_bandwidth(checked.baseline.bandwidth, "config.baseline.bandwidth")
     _check_together(checked)
-    return checked
+    return _resolved(checked)
+
+
+def _resolved(config: RunConfig) -> RunConfig:
+    """Returns a config in which the method has chosen the site calibration if it is left to the method."""
+    if config.data.site_calibration != "by_method":
+        return config
+    chosen: Literal["auto", "none"] = "auto" if METHODS[config.method].calibrates else "none"
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, site_calibration=chosen))
 
 
 def _check_together(config: RunConfig) -> None:

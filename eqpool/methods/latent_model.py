@@ -122,7 +122,8 @@ class LatentModel:
             raise InputError(f"the run was trained on {dataset}; expected one on a participants table or on volumes")
         frame = feature_frame(table, encoding, say)
         uncalibrated = encoding.apply(frame)
-        inputs = self._calibrated(table, uncalibrated)
+        site = self._sites(table)
+        inputs = uncalibrated if self.calibration is None else self.calibration.apply(uncalibrated, site)
         parts, changes = [], []
         for start in range(0, len(inputs), TABLE_BATCH):
             here = slice(start, start + TABLE_BATCH)
@@ -134,18 +135,16 @@ class LatentModel:
         outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         if changes:
             keep_sign = keeps_sign(self.config.output, on_volumes=False)
-            write_harmonised_table(
-                output, pd.DataFrame(who(table)), frame, encoding, np.concatenate(changes), keep_sign, say
-            )
+            change = np.concatenate(changes)
+            if self.calibration is not None:
+                change = np.where(self.calibration.unchanged(site), 0.0, change)
+            write_harmonised_table(output, pd.DataFrame(who(table)), frame, encoding, change, keep_sign, say)
         return self._embeddings(table, outputs)
 
-    def _calibrated(self, table: ParticipantsTable, inputs: np.ndarray) -> np.ndarray:
-        """Removes each site's effect. A row of an unknown site is treated like the site that it resembles most."""
-        if self.calibration is None:
-            return inputs
+    def _sites(self, table: ParticipantsTable) -> np.ndarray:
+        """Returns the (N,) names of the rows' sites, all unknown if the table has no column of sites."""
         column = self.config.data.site_column
-        known = column in table.frame
-        return self.calibration.apply(inputs, table.names_in(column) if known else np.full(len(inputs), UNKNOWN))
+        return table.names_in(column) if column in table.frame else np.full(len(table.frame), UNKNOWN)
 
     def _embeddings(self, table: ParticipantsTable, outputs: Outputs) -> pd.DataFrame:
         facts, first = self.facts, pd.DataFrame(who(table))
