@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.comparisons import Comparison, comparisons
 from benchmarks.harness import Job, Results, in_turns, now
 
-HEADER = """\
+_HEADER = """\
 | what | ours ms | PyTorch ms | PyTorch is | PyTorch / ours | of the best | ours MB | PyTorch MB |
 |---|--:|--:|---|--:|--:|--:|--:|"""
 
@@ -32,14 +32,14 @@ def main() -> int:
     if importlib.util.find_spec("torch") is None:
         print("benchmarks.against_torch needs PyTorch: pip install 'eqpool[torch-benchmarks]'", file=sys.stderr)
         return 2
-    results = Results(pathlib.Path(arguments.output), "python -m benchmarks.against_torch", HEADER, as_line)
+    results = Results(pathlib.Path(arguments.output), "python -m benchmarks.against_torch", _HEADER, _as_line)
     for comparison in comparisons():
         if re.search(arguments.only, comparison.name):
-            results.add(compare(comparison), [one.name for one in comparisons()])
+            results.add(_compare(comparison), [one.name for one in comparisons()])
     return 0
 
 
-def compare(comparison: Comparison) -> dict[str, Any]:
+def _compare(comparison: Comparison) -> dict[str, Any]:
     """Measures one row and returns it in the form of the JSON file."""
     jobs = {"ours": Job("ours", comparison.module, comparison.function, comparison.sizes)}
     for variant in comparison.variants:
@@ -52,7 +52,7 @@ def compare(comparison: Comparison) -> dict[str, Any]:
     return {"what": comparison.name, "sizes": comparison.sizes, "sides": in_turns(jobs, leave_out)} | now()
 
 
-def as_line(row: dict[str, Any]) -> str:
+def _as_line(row: dict[str, Any]) -> str:
     """Returns a row in Markdown."""
     ours, others = row["sides"]["ours"], {name: side for name, side in row["sides"].items() if name != "ours"}
     if not others:

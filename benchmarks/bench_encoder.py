@@ -16,19 +16,19 @@ import pytest
 from benchmarks.harness import timed
 from eqpool.models.resnet3d import Decoder3D, ResNet3D
 
-TEMPLATE_4MM = (50, 59, 48)
-FSL_2MM = (91, 109, 91)
-TRAIN = {"train": True, "mutable": ["batch_stats"]}
+_TEMPLATE_4MM = (50, 59, 48)
+_FSL_2MM = (91, 109, 91)
+_TRAIN = {"train": True, "mutable": ["batch_stats"]}
 
 
 def encoder_loss(variables, volume):
-    features, updates = ResNet3D().apply(variables, volume, **TRAIN)
+    features, updates = ResNet3D().apply(variables, volume, **_TRAIN)
     return jnp.mean(jnp.square(features)), updates
 
 
-def autoencoder_loss(variables, volume):
-    latent, encoder_updates = ResNet3D().apply(variables["encoder"], volume, **TRAIN)
-    image, decoder_updates = Decoder3D(volume.shape[1:]).apply(variables["decoder"], latent, **TRAIN)
+def _autoencoder_loss(variables, volume):
+    latent, encoder_updates = ResNet3D().apply(variables["encoder"], volume, **_TRAIN)
+    image, decoder_updates = Decoder3D(volume.shape[1:]).apply(variables["decoder"], latent, **_TRAIN)
     return jnp.mean(jnp.square(image - volume)), {"encoder": encoder_updates, "decoder": decoder_updates}
 
 
@@ -36,7 +36,7 @@ def init_encoder(volume):
     return ResNet3D().init(jax.random.key(0), volume, train=True)
 
 
-def init_autoencoder(volume):
+def _init_autoencoder(volume):
     latent = jnp.zeros((volume.shape[0], 64))
     decoder = Decoder3D(volume.shape[1:]).init(jax.random.key(1), latent, train=True)
     return {"encoder": init_encoder(volume), "decoder": decoder}
@@ -45,9 +45,9 @@ def init_autoencoder(volume):
 @pytest.mark.parametrize(
     ("init", "loss", "shape", "batch"),
     [
-        (init_encoder, encoder_loss, FSL_2MM, 4),
-        (init_encoder, encoder_loss, TEMPLATE_4MM, 16),
-        (init_autoencoder, autoencoder_loss, TEMPLATE_4MM, 16),
+        (init_encoder, encoder_loss, _FSL_2MM, 4),
+        (init_encoder, encoder_loss, _TEMPLATE_4MM, 16),
+        (_init_autoencoder, _autoencoder_loss, _TEMPLATE_4MM, 16),
     ],
     ids=["encoder_2mm", "encoder_4mm", "autoencoder_4mm"],
 )

@@ -21,7 +21,7 @@ def measure(benchmark, function: Callable, *arguments: jax.Array) -> None:
     timed(benchmark, partial(jax.jit(function), *arguments), rounds=10)
 
 
-def cayley_by_solve(A: jax.Array) -> jax.Array:
+def _cayley_by_solve(A: jax.Array) -> jax.Array:
     identity = jnp.broadcast_to(jnp.eye(A.shape[-1]), A.shape)
     return jnp.linalg.solve(identity - A / 2, identity + A / 2)
 
@@ -35,7 +35,7 @@ def rotations(count: int, n: int) -> jax.Array:
     ("group_map", "count", "n"),
     [
         *[(so.cayley, *size) for size in ((128, 30), (256, 64), (4096, 30))],
-        *[(cayley_by_solve, *size) for size in ((128, 30), (256, 64))],
+        *[(_cayley_by_solve, *size) for size in ((128, 30), (256, 64))],
         *[(so.expm, *size) for size in ((128, 30), (256, 64))],
     ],
 )

@@ -33,8 +33,8 @@ import pytest
 from benchmarks.harness import timed
 from eqpool.geometry import warp
 
-BATCH, SIDE = 2, 64
-SHAPE = (SIDE,) * 3
+_BATCH, _SIDE = 2, 64
+_SHAPE = (_SIDE,) * 3
 
 
 def measure(benchmark, function: Callable, *arguments: jax.Array) -> None:
@@ -43,7 +43,7 @@ def measure(benchmark, function: Callable, *arguments: jax.Array) -> None:
     timed(benchmark, functools.partial(compiled, *arguments), rounds=15, temporary_mib=temporary_mib)
 
 
-def resample_all_corners_at_once(images: jax.Array, coordinates: jax.Array) -> jax.Array:
+def _resample_all_corners_at_once(images: jax.Array, coordinates: jax.Array) -> jax.Array:
     """Resamples in the plain form, with one gather per corner and all derivatives left to JAX."""
     padded = jnp.pad(images, ((0, 0), *((1, 1),) * 3, (0, 0)))
     sizes = np.array(images.shape[1:-1], np.float32)
@@ -60,16 +60,16 @@ def resample_all_corners_at_once(images: jax.Array, coordinates: jax.Array) -> j
 
 def problem() -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns images, smooth displacements of a few voxels, and a cotangent."""
-    images, cotangent = jax.random.normal(jax.random.key(0), (2, BATCH, *SHAPE, 1))
-    control_points = 3 * jax.random.normal(jax.random.key(1), (BATCH, *warp.bspline_control_shape(SHAPE, 16), 3))
-    return images, warp.bspline_displacement(control_points, SHAPE, spacing=16), cotangent
+    images, cotangent = jax.random.normal(jax.random.key(0), (2, _BATCH, *_SHAPE, 1))
+    control_points = 3 * jax.random.normal(jax.random.key(1), (_BATCH, *warp.bspline_control_shape(_SHAPE, 16), 3))
+    return images, warp.bspline_displacement(control_points, _SHAPE, spacing=16), cotangent
 
 
 @pytest.mark.parametrize("gradient", ["forward", "by image", "by coordinates", "by both"])
-@pytest.mark.parametrize("resample", [warp.resample, resample_all_corners_at_once], ids=["ours", "all at once"])
+@pytest.mark.parametrize("resample", [warp.resample, _resample_all_corners_at_once], ids=["ours", "all at once"])
 def test_resample(benchmark, resample, gradient):
     images, displacement, cotangent = problem()
-    coordinates = warp.voxel_grid(SHAPE) + displacement
+    coordinates = warp.voxel_grid(_SHAPE) + displacement
     if gradient == "forward":
         return measure(benchmark, resample, images, coordinates)
     by = {"by image": 0, "by coordinates": 1, "by both": (0, 1)}[gradient]
@@ -82,17 +82,17 @@ def test_transformer_with_gradient(benchmark, kind):
     """Times the computation from the parameters on, which an STN adds to a training step."""
     images, _, cotangent = problem()
     if kind == "affine":
-        parameters = 0.1 * jax.random.normal(jax.random.key(2), (4, BATCH, 3))
+        parameters = 0.1 * jax.random.normal(jax.random.key(2), (4, _BATCH, 3))
 
         def transform(images, parameters):
             return warp.warp_affine(images, warp.affine_matrix(*parameters))
     else:
         spacing = int(kind.split()[-1])
-        control_shape = warp.bspline_control_shape(SHAPE, spacing)
-        parameters = jax.random.normal(jax.random.key(2), (BATCH, *control_shape, 3))
+        control_shape = warp.bspline_control_shape(_SHAPE, spacing)
+        parameters = jax.random.normal(jax.random.key(2), (_BATCH, *control_shape, 3))
 
         def transform(images, parameters):
-            return warp.warp_displacement(images, warp.bspline_displacement(parameters, SHAPE, spacing=spacing))
+            return warp.warp_displacement(images, warp.bspline_displacement(parameters, _SHAPE, spacing=spacing))
 
     loss = jax.value_and_grad(lambda *arguments: jnp.vdot(transform(*arguments), cotangent), argnums=(0, 1))
     measure(benchmark, loss, images, parameters)
@@ -100,8 +100,8 @@ def test_transformer_with_gradient(benchmark, kind):
 
 @pytest.mark.parametrize("spacing", [8, 16])
 def test_bspline_displacement_with_gradient(benchmark, spacing):
-    points = jax.random.normal(jax.random.key(2), (BATCH, *warp.bspline_control_shape(SHAPE, spacing), 3))
-    loss = jax.value_and_grad(lambda points: jnp.sum(warp.bspline_displacement(points, SHAPE, spacing=spacing) ** 2))
+    points = jax.random.normal(jax.random.key(2), (_BATCH, *warp.bspline_control_shape(_SHAPE, spacing), 3))
+    loss = jax.value_and_grad(lambda points: jnp.sum(warp.bspline_displacement(points, _SHAPE, spacing=spacing) ** 2))
     measure(benchmark, loss, points)
 
 

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-EAGER: dict[str, Any] = {}
-COMPILED = {"compiled": True}
-CHANNELS_LAST = {"channels_last": True}
-VARIANT_NAMES = {"": "eager", "compiled": "torch.compile", "channels_last": "channels last"}
+_EAGER: dict[str, Any] = {}
+_COMPILED = {"compiled": True}
+_CHANNELS_LAST = {"channels_last": True}
+_VARIANT_NAMES = {"": "eager", "compiled": "torch.compile", "channels_last": "channels last"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Comparison:
     module: str
     function: str
     sizes: dict[str, Any]
-    variants: tuple[dict[str, Any], ...] = (EAGER,)
+    variants: tuple[dict[str, Any], ...] = (_EAGER,)
 
     def variant_name(self, variant: dict[str, Any]) -> str:
         """Returns the name of a variant."""
         if "form" in self.sizes:
             return {"pairwise": "pairs, eager", "linear": "O(N), eager"}[self.sizes["form"]]
-        return VARIANT_NAMES[next(iter(variant), "")]
+        return _VARIANT_NAMES[next(iter(variant), "")]
 
 
 def comparisons() -> Iterator[Comparison]:
@@ -46,15 +46,15 @@ def comparisons() -> Iterator[Comparison]:
         for sites in (2, 3, 20):
             sizes = {"rows": rows, "sites": sites, "gradient": rows < 17_000}
             name = f"MMD, {rows} rows, {sites} sites, {'gradient' if rows < 17_000 else 'forward'}"
-            yield Comparison(name, "mmd", "loss", sizes, (EAGER, COMPILED) if sites == 3 else (EAGER,))
+            yield Comparison(name, "mmd", "loss", sizes, (_EAGER, _COMPILED) if sites == 3 else (_EAGER,))
     for stage in ("stage_one", "stage_two"):
         sizes = {"dataset": "adult", "name": stage}
-        yield Comparison(f"Adult {stage} step, batch 128", "tables", "epoch", sizes, (EAGER, COMPILED))
+        yield Comparison(f"Adult {stage} step, batch 128", "tables", "epoch", sizes, (_EAGER, _COMPILED))
     sizes = {"shape": [91, 109, 91], "batch": 4}
-    yield Comparison("ADNI encoder step, 91x109x91, batch 4", "resnet3d", "step", sizes, (EAGER, CHANNELS_LAST))
+    yield Comparison("ADNI encoder step, 91x109x91, batch 4", "resnet3d", "step", sizes, (_EAGER, _CHANNELS_LAST))
     for kind in ("affine", "bspline"):
         sizes = {"kind": kind, "side": 64, "batch": 2}
-        yield Comparison(f"ISTN step, {kind}, 64^3, batch 2", "istn", "step", sizes, (EAGER, CHANNELS_LAST))
+        yield Comparison(f"ISTN step, {kind}, 64^3, batch 2", "istn", "step", sizes, (_EAGER, _CHANNELS_LAST))
     for first in (True, False):
         sizes = {"files": 32, "batch": 8, "first": first}
         which = "first epoch" if first else "later epochs"

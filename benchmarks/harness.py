@@ -22,12 +22,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 ROUNDS, BLOCK_SECONDS = 5, 0.3
-PACKAGES = ("jax", "torch", "flax", "numpy")
+_PACKAGES = ("jax", "torch", "flax", "numpy")
 
 
 def about() -> dict[str, str]:
     """Returns the device and the versions, which all rows of a table have to share."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)}
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES if _installed(name)}
     return {"device": f"{os.cpu_count()} cores, {_processor()}", "python": platform.python_version()} | versions
 
 

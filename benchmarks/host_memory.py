@@ -22,21 +22,21 @@ from eqpool.data.load import load_cohort
 from eqpool.data.volumes.batches import volume_batches
 from eqpool.data.volumes.grids import named_grid
 
-SIZES, GRID, IMAGES = (500, 10_000), "mni_4mm", 12
+_SIZES, _GRID, _IMAGES = (500, 10_000), "mni_4mm", 12
 
 
 def write_manifest(folder: pathlib.Path, rows: int) -> DataConfig:
     """Writes participants.tsv with `rows` rows, and an image file for each of them."""
-    grid = named_grid(GRID)
-    for number in range(IMAGES):
+    grid = named_grid(_GRID)
+    for number in range(_IMAGES):
         values = np.where(grid.mask, np.random.default_rng(number).uniform(10, 200, grid.shape), 0)
         nibabel.save(nibabel.Nifti1Image(values.astype(np.float32), grid.affine), folder / f"image{number}.nii.gz")
     lines = ["participant_id\tsite\tage\tdx\tpath"]
     for row in range(rows):
-        (folder / f"{row}.nii.gz").hardlink_to(folder / f"image{row % IMAGES}.nii.gz")
+        (folder / f"{row}.nii.gz").hardlink_to(folder / f"image{row % _IMAGES}.nii.gz")
         lines.append(f"sub-{row:05d}\t{'AB'[row % 2]}\t{50 + row % 40}\t{('AD', 'CN')[row // 2 % 2]}\t{row}.nii.gz")
     (folder / "participants.tsv").write_text("\n".join(lines))
-    return DataConfig(participants=str(folder / "participants.tsv"), grid=GRID)
+    return DataConfig(participants=str(folder / "participants.tsv"), grid=_GRID)
 
 
 def peak(rows: int) -> tuple[float, float]:
@@ -57,12 +57,12 @@ def main() -> None:
         print(*peak(int(sys.argv[1])))
         return
     print(about())
-    voxels = np.prod(named_grid(GRID).shape)
-    for rows in SIZES:
+    voxels = np.prod(named_grid(_GRID).shape)
+    for rows in _SIZES:
         command = [sys.executable, "-m", "benchmarks.host_memory", str(rows)]
         before, after = map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
         whole = rows * voxels * 4 / 1e6
-        print(f"{rows:6d} rows of {GRID}: {after:.0f} MB at most, {before:.0f} before; all volumes are {whole:.0f} MB")
+        print(f"{rows:6d} rows of {_GRID}: {after:.0f} MB at most, {before:.0f} before; all volumes are {whole:.0f} MB")
 
 
 if __name__ == "__main__":

@@ -20,24 +20,24 @@ from benchmarks.harness import about, seconds
 from eqpool.data.volumes.batches import volume_batches
 from eqpool.data.volumes.records import RecordedVolumes, link_dataset, write_shard
 
-SHAPE, VOLUMES, SHARDS, BATCH = (91, 109, 91), 64, 4, 4
+_SHAPE, _VOLUMES, _SHARDS, _BATCH = (91, 109, 91), 64, 4, 4
 
 
 def record(folder: pathlib.Path) -> RecordedVolumes:
     """Writes the volumes in shards, and returns them as one data set."""
     generator = np.random.default_rng(0)
-    files = [folder / f"{number}.array_record" for number in range(SHARDS)]
-    each = VOLUMES // SHARDS
+    files = [folder / f"{number}.array_record" for number in range(_SHARDS)]
+    each = _VOLUMES // _SHARDS
     for file in files:
-        write_shard(file, (generator.standard_normal(SHAPE, np.float32) for _ in range(each)), SHAPE)
+        write_shard(file, (generator.standard_normal(_SHAPE, np.float32) for _ in range(each)), _SHAPE)
     (folder / "dataset").mkdir()
-    link_dataset(folder / "dataset", files, [each] * SHARDS, SHAPE)
-    return RecordedVolumes(folder / "dataset", np.arange(VOLUMES), SHAPE)
+    link_dataset(folder / "dataset", files, [each] * _SHARDS, _SHAPE)
+    return RecordedVolumes(folder / "dataset", np.arange(_VOLUMES), _SHAPE)
 
 
 def batches(volumes: RecordedVolumes, epoch: int) -> Iterator[dict[str, np.ndarray]]:
     """Returns the batches of one epoch."""
-    return volume_batches(volumes, np.arange(VOLUMES), batch_size=BATCH, epoch=epoch)
+    return volume_batches(volumes, np.arange(_VOLUMES), batch_size=_BATCH, epoch=epoch)
 
 
 def main() -> None:
@@ -55,14 +55,16 @@ def main() -> None:
             for one in inputs:
                 jax.block_until_ready(step(variables, one))
 
-        computing = seconds(lambda: train([example] * (VOLUMES // BATCH)))
+        computing = seconds(lambda: train([example] * (_VOLUMES // _BATCH)))
         together = seconds(lambda: train(batch["inputs"] for batch in batches(volumes, 1)))
-    megabytes = 4 * np.prod(SHAPE) / 1e6
+    megabytes = 4 * np.prod(_SHAPE) / 1e6
     print(about())
-    print(f"{jax.devices()[0].device_kind}, batch {BATCH}, {VOLUMES} volumes of {megabytes:.1f} MB, volumes a second:")
-    print(f"  read alone                 {VOLUMES / reading:6.1f}  ({VOLUMES * megabytes / reading:.0f} MB a second)")
-    print(f"  steps on a batch in memory {VOLUMES / computing:6.1f}")
-    print(f"  steps fed by the loader    {VOLUMES / together:6.1f}  ({100 * (together / computing - 1):.0f} % longer)")
+    print(
+        f"{jax.devices()[0].device_kind}, batch {_BATCH}, {_VOLUMES} volumes of {megabytes:.1f} MB, volumes a second:"
+    )
+    print(f"  read alone                 {_VOLUMES / reading:6.1f}  ({_VOLUMES * megabytes / reading:.0f} MB a second)")
+    print(f"  steps on a batch in memory {_VOLUMES / computing:6.1f}")
+    print(f"  steps fed by the loader    {_VOLUMES / together:6.1f}  ({100 * (together / computing - 1):.0f} % longer)")
 
 
 if __name__ == "__main__":

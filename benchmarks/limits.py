@@ -17,10 +17,10 @@ from typing import Any
 
 from benchmarks.harness import Job, Results, in_turns, now
 
-HEADER = "| what | limit | measured | load |\n|---|---|---|--:|"
-GERMAN_EPOCHS = 501
-PAIRWISE_ROWS, LINEAR_ROWS = 256, 4096
-ADNI = ("resnet3d", "step", {"shape": [91, 109, 91], "batch": 4})
+_HEADER = "| what | limit | measured | load |\n|---|---|---|--:|"
+_GERMAN_EPOCHS = 501
+_PAIRWISE_ROWS, _LINEAR_ROWS = 256, 4096
+_ADNI = ("resnet3d", "step", {"shape": [91, 109, 91], "batch": 4})
 
 
 def measure(*works: tuple[str, str, str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -28,15 +28,15 @@ def measure(*works: tuple[str, str, str, dict[str, Any]]) -> list[dict[str, Any]
     return list(in_turns({str(number): Job(*work) for number, work in enumerate(works)}).values())
 
 
-def in_words(one: dict[str, Any], digits: int = 2) -> str:
+def _in_words(one: dict[str, Any], digits: int = 2) -> str:
     """Returns the times of a measurement as text."""
     median, best, processor = (f"{one[which]:.{digits}f}" for which in ("median_ms", "best_ms", "processor_ms"))
     return f"{median} ms (best {best}, processor {processor})"
 
 
-def stage_step(name: str) -> str:
+def _stage_step(name: str) -> str:
     """Measures a step on Adult, inside the scanned epoch and with its validation."""
-    return in_words(measure(("ours", "tables", "epoch", {"dataset": "adult", "name": name}))[0])
+    return _in_words(measure(("ours", "tables", "epoch", {"dataset": "adult", "name": name}))[0])
 
 
 def german() -> str:
@@ -44,21 +44,21 @@ def german() -> str:
     names = ("stage_one", "stage_two")
     stages = measure(*(("ours", "tables", "epoch", {"dataset": "german", "name": name}) for name in names))
     whole = {
-        which: sum(one[which] * one["steps"] for one in stages) * GERMAN_EPOCHS
+        which: sum(one[which] * one["steps"] for one in stages) * _GERMAN_EPOCHS
         for which in ("median_ms", "best_ms", "processor_ms")
     }
-    return in_words(whole, 0)
+    return _in_words(whole, 0)
 
 
 def equivariance() -> str:
     """Measures the equivariance loss of 65 536 and of 4096 rows, and compares the latter with the pairwise form."""
-    sizes = [{"rows": rows, "n": 30} for rows in (65_536, LINEAR_ROWS)]
-    sizes.append({"rows": PAIRWISE_ROWS, "n": 30, "form": "reference"})
+    sizes = [{"rows": rows, "n": 30} for rows in (65_536, _LINEAR_ROWS)]
+    sizes.append({"rows": _PAIRWISE_ROWS, "n": 30, "form": "reference"})
     many, few, pairs = measure(*(("ours", "equivariance", "loss", one) for one in sizes))
-    over_pairs = pairs["median_ms"] * (LINEAR_ROWS / PAIRWISE_ROWS) ** 2
+    over_pairs = pairs["median_ms"] * (_LINEAR_ROWS / _PAIRWISE_ROWS) ** 2
     return (
-        f"{in_words(many, 0)}, {many['peak_bytes'] / 1e6:.0f} MB; at {LINEAR_ROWS} {in_words(few)}, "
-        f"{over_pairs / few['median_ms']:.0f}x the pairwise form ({in_words(pairs, 0)} at {PAIRWISE_ROWS}, times 256)"
+        f"{_in_words(many, 0)}, {many['peak_bytes'] / 1e6:.0f} MB; at {_LINEAR_ROWS} {_in_words(few)}, "
+        f"{over_pairs / few['median_ms']:.0f}x the pairwise form ({_in_words(pairs, 0)} at {_PAIRWISE_ROWS}, times 256)"
     )
 
 
@@ -66,7 +66,7 @@ def mmd() -> str:
     """Measures the MMD forward and with its gradient."""
     sizes = [{"rows": 17_000, "sites": 3, "gradient": gradient} for gradient in (False, True)]
     forward, gradient = (
-        f"{in_words(one, 0)}, {one['peak_bytes'] / 1e6:.0f} MB"
+        f"{_in_words(one, 0)}, {one['peak_bytes'] / 1e6:.0f} MB"
         for one in measure(*(("ours", "mmd", "loss", size) for size in sizes))
     )
     return f"{forward}; with gradient {gradient}"
@@ -74,21 +74,21 @@ def mmd() -> str:
 
 def adni() -> str:
     """Measures the step of the ADNI-size encoder, in turns with PyTorch's."""
-    ours, torch = measure(("ours", *ADNI), ("pytorch", *ADNI))
-    return f"{ours['median_ms'] / torch['median_ms']:.1f}x: {in_words(ours, 0)} against {in_words(torch, 0)}"
+    ours, torch = measure(("ours", *_ADNI), ("pytorch", *_ADNI))
+    return f"{ours['median_ms'] / torch['median_ms']:.1f}x: {_in_words(ours, 0)} against {_in_words(torch, 0)}"
 
 
 def istn() -> str:
     """Measures the step of an affine and of a B-spline ISTN."""
     sizes = [{"kind": kind, "side": 64, "batch": 2} for kind in ("affine", "bspline")]
     measured = measure(*(("ours", "istn", "step", size) for size in sizes))
-    return "; ".join(f"{size['kind']} {in_words(one, 0)}" for size, one in zip(sizes, measured, strict=True))
+    return "; ".join(f"{size['kind']} {_in_words(one, 0)}" for size, one in zip(sizes, measured, strict=True))
 
 
 def limits() -> Iterator[tuple[str, str, Callable[[], str]]]:
     """Yields the name of each limited computation, its limit and the function that measures it."""
-    yield "Adult stage one, a step of 128", "1.5 ms (aim 1.0)", lambda: stage_step("stage_one")
-    yield "Adult stage two, a step of 128", "0.5 ms", lambda: stage_step("stage_two")
+    yield "Adult stage one, a step of 128", "1.5 ms (aim 1.0)", lambda: _stage_step("stage_one")
+    yield "Adult stage two, a step of 128", "0.5 ms", lambda: _stage_step("stage_two")
     yield "German, 501 + 501 epochs", "10 s", german
     yield "equivariance loss with gradient, 65 536 x 30 x 30", "O(N), 100x the pairwise form at 4096", equivariance
     yield "MMD, 17 000 x 30", "2 s, 1 GB", mmd
@@ -96,7 +96,7 @@ def limits() -> Iterator[tuple[str, str, Callable[[], str]]]:
     yield "ISTN step, 64^3, batch 2", "7.5 s (aim 3.75)", istn
 
 
-def as_line(row: dict[str, Any]) -> str:
+def _as_line(row: dict[str, Any]) -> str:
     """Returns a row in Markdown."""
     return f"| {row['what']} | {row['limit']} | {row['measured']} | {row['load_average']:.1f} |"
 
@@ -107,7 +107,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="a regular expression; limits whose name it is found in")
     parser.add_argument("--output", default="benchmarks/results/limits", help="path without suffix")
     arguments = parser.parse_args()
-    results = Results(pathlib.Path(arguments.output), "python -m benchmarks.limits", HEADER, as_line)
+    results = Results(pathlib.Path(arguments.output), "python -m benchmarks.limits", _HEADER, _as_line)
     for what, limit, measure_it in limits():
         if re.search(arguments.only, what):
             try:

@@ -15,10 +15,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-SUBJECTS, SHAPE_1MM = 100_000, (182, 218, 182)
-ENCODER_CHANNELS, ENCODER_BLOCKS = (16, 16, 32, 64), (2, 2, 2, 2)
-DECODER_CHANNELS, LATENT = (64, 32, 16, 8), 64
-INPUT_BYTES, ACTIVATION_BYTES = 4, 2  # prepared volumes are float32, activations bfloat16 (model.compute_dtype)
+_SUBJECTS, SHAPE_1MM = 100_000, (182, 218, 182)
+_ENCODER_CHANNELS, _ENCODER_BLOCKS = (16, 16, 32, 64), (2, 2, 2, 2)
+_DECODER_CHANNELS, _LATENT = (64, 32, 16, 8), 64
+_INPUT_BYTES, _ACTIVATION_BYTES = 4, 2  # prepared volumes are float32, activations bfloat16 (model.compute_dtype)
 
 
 class Chip(NamedTuple):
@@ -43,7 +43,7 @@ CHIPS = {
     "v5p": Chip(459e12, 2765e9, 128, 4),
     "H100": Chip(989e12, 3350e9, 8, 8),
 }
-HOST_INPUT_BYTES_A_SECOND = 12.5e9  # assumes one 100 Gbit/s link per host, to a bucket or a file system
+_HOST_INPUT_BYTES_A_SECOND = 12.5e9  # assumes one 100 Gbit/s link per host, to a bucket or a file system
 
 
 class Layer(NamedTuple):
@@ -67,15 +67,15 @@ class Layer(NamedTuple):
 
 def step_layers(shape: Sequence[int]) -> list[Layer]:
     """Returns all layers of the encoder and the decoder for one volume."""
-    return [*encoder_layers(shape), *decoder_layers(shape)]
+    return [*encoder_layers(shape), *_decoder_layers(shape)]
 
 
 def encoder_layers(shape: Sequence[int]) -> list[Layer]:
     """Returns the layers of `ResNet3D`, which has a stem, a pool and residual blocks."""
-    channels = ENCODER_CHANNELS[0]
+    channels = _ENCODER_CHANNELS[0]
     layers = [_convolution(shape, 1, channels, taps=7, stride=2, padding=3, products=2)]
     grid = _after(_after(shape, 7, 2, 3), 3, 2, 0)
-    for stage, (features, count) in enumerate(zip(ENCODER_CHANNELS, ENCODER_BLOCKS, strict=True)):
+    for stage, (features, count) in enumerate(zip(_ENCODER_CHANNELS, _ENCODER_BLOCKS, strict=True)):
         for index in range(count):
             stride = 2 if stage and not index else 1
             layers.append(_convolution(grid, channels, channels, stride=stride, normed=True))
@@ -87,17 +87,17 @@ def encoder_layers(shape: Sequence[int]) -> list[Layer]:
     return layers
 
 
-def decoder_layers(shape: Sequence[int]) -> list[Layer]:
+def _decoder_layers(shape: Sequence[int]) -> list[Layer]:
     """Returns the layers of `Decoder3D`.
 
     A dense layer makes a coarse grid. Convolutions with 3 taps then double the grid, and the eightfold features of each
     voxel become its eight finer voxels.
     """
-    doublings = len(DECODER_CHANNELS)
+    doublings = len(_DECODER_CHANNELS)
     grid = [math.ceil(size / 2**doublings) for size in shape]
-    coarse = math.prod(grid) * DECODER_CHANNELS[0]
-    layers = [Layer(2 * LATENT * coarse, 3, coarse, LATENT, coarse)]
-    widths = (*DECODER_CHANNELS, 1)
+    coarse = math.prod(grid) * _DECODER_CHANNELS[0]
+    layers = [Layer(2 * _LATENT * coarse, 3, coarse, _LATENT, coarse)]
+    widths = (*_DECODER_CHANNELS, 1)
     for level, (channels, features) in enumerate(zip(widths, widths[1:], strict=False), start=1):
         layers.append(_convolution(grid, channels, 8 * features, normed=True))
         grid = [math.ceil(size / 2 ** (doublings - level)) for size in shape]
@@ -120,10 +120,10 @@ def traffic_bytes(layers: Sequence[Layer]) -> int:
         2 * layer.inputs + layer.outputs * layer.products + layer.inputs * (layer.products - 2) + 3 * layer.normed
         for layer in layers
     )
-    return ACTIVATION_BYTES * numbers
+    return _ACTIVATION_BYTES * numbers
 
 
-def seconds_a_volume(layers: Sequence[Layer], chip: Chip) -> tuple[float, float]:
+def _seconds_a_volume(layers: Sequence[Layer], chip: Chip) -> tuple[float, float]:
     """Returns the seconds per volume on one chip by its matrix units and by its memory.
 
     Layers with fewer features than lanes use only part of a matrix unit.
@@ -144,13 +144,13 @@ def xla_flops_and_bytes(shape: tuple[int, int, int]) -> tuple[float, float]:
 
     from eqpool.models.resnet3d import Decoder3D, ResNet3D
 
-    encoder, decoder = ResNet3D(ENCODER_CHANNELS, ENCODER_BLOCKS), Decoder3D(shape, DECODER_CHANNELS)
+    encoder, decoder = ResNet3D(_ENCODER_CHANNELS, _ENCODER_BLOCKS), Decoder3D(shape, _DECODER_CHANNELS)
     options = {"train": True, "mutable": ["batch_stats"]}
 
     def initialise(volume):
         return {
             "encoder": encoder.init(jax.random.key(0), volume, train=True),
-            "decoder": decoder.init(jax.random.key(1), jnp.zeros((2, LATENT)), train=True),
+            "decoder": decoder.init(jax.random.key(1), jnp.zeros((2, _LATENT)), train=True),
         }
 
     def loss(params, stats, volume):
@@ -171,14 +171,14 @@ def report() -> str:
     """Returns the report as Markdown."""
     layers = step_layers(SHAPE_1MM)
     by_hand, (by_xla, xla_bytes) = flops(layers), xla_flops_and_bytes(SHAPE_1MM)
-    volume_bytes = math.prod(SHAPE_1MM) * INPUT_BYTES
+    volume_bytes = math.prod(SHAPE_1MM) * _INPUT_BYTES
     lines = [
         "# Roofline: stage one over 100 000 subjects at 1 mm",
         "",
         "Written by `python -m benchmarks.roofline`; on paper, no accelerator has run it.",
         "",
         f"A volume: {'x'.join(map(str, SHAPE_1MM))}, {volume_bytes / 1e6:.1f} MB as float32; "
-        f"{SUBJECTS * volume_bytes / 1e12:.2f} TB an epoch.",
+        f"{_SUBJECTS * volume_bytes / 1e12:.2f} TB an epoch.",
         f"A training step, a volume: {by_hand / 1e9:.1f} GFLOP by hand, {by_xla / 1e9:.1f} by XLA's cost analysis of "
         f"the step lowered for a TPU ({by_hand / by_xla - 1:+.1%}; the rest is norms, swish and losses).",
         f"Least memory traffic, a volume, bfloat16 activations: {traffic_bytes(layers) / 1e9:.2f} GB, "
@@ -186,23 +186,23 @@ def report() -> str:
         "float32: what fusing is worth, and the worst that memory could ask.",
         "",
         "Input asked is what the chips could use up; a host is assumed to give "
-        f"{HOST_INPUT_BYTES_A_SECOND / 1e9:.1f} GB/s. Peak share is the FLOPs done over the published peak.",
+        f"{_HOST_INPUT_BYTES_A_SECOND / 1e9:.1f} GB/s. Peak share is the FLOPs done over the published peak.",
         "",
         "| chips | matrix units, ms a volume | memory, ms a volume | volumes/s | input asked GB/s | host input GB/s "
         "| binds | epoch | peak share |",
         "|---|--:|--:|--:|--:|--:|---|--:|--:|",
     ]
     for name, chip in CHIPS.items():
-        compute, memory = seconds_a_volume(layers, chip)
+        compute, memory = _seconds_a_volume(layers, chip)
         for count in (1, 8, 256):
             asked = count / max(compute, memory)
-            given = math.ceil(count / chip.host) * HOST_INPUT_BYTES_A_SECOND / volume_bytes
+            given = math.ceil(count / chip.host) * _HOST_INPUT_BYTES_A_SECOND / volume_bytes
             rate = min(asked, given)
             binds = "input" if given < asked else "matrix units" if compute > memory else "memory"
             lines.append(
                 f"| {count} {name} | {1e3 * compute:.2f} | {1e3 * memory:.2f} | {rate:,.0f} "
                 f"| {asked * volume_bytes / 1e9:.1f} | {given * volume_bytes / 1e9:.1f} | {binds} "
-                f"| {SUBJECTS / rate:,.0f} s | {rate * by_hand / count / chip.flops_a_second:.1%} |"
+                f"| {_SUBJECTS / rate:,.0f} s | {rate * by_hand / count / chip.flops_a_second:.1%} |"
             )
     return "\n".join(lines) + "\n"
 

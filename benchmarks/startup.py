@@ -14,12 +14,12 @@ import tempfile
 
 from benchmarks.harness import about, seconds
 
-REPEATS = 5
-SMALL = "--config.data.simulated_fraction=0.06"
-COMMAND = [sys.executable, "-m", "eqpool.main", "--config=configs/adni.py", "--dry_run", SMALL]
+_REPEATS = 5
+_SMALL = "--config.data.simulated_fraction=0.06"
+_COMMAND = [sys.executable, "-m", "eqpool.main", "--config=configs/adni.py", "--dry_run", _SMALL]
 
 
-def seconds_of(command: list[str]) -> float:
+def _seconds_of(command: list[str]) -> float:
     """Runs a command, which has to succeed, and returns its wall seconds."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     return seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment))
@@ -29,13 +29,13 @@ def main() -> None:
     """Prints one line for the imports, and one for each start."""
     print(about())
     imports = ("import jax", "import eqpool; eqpool.mmd")  # eqpool imports its names when they are first used
-    pairs = [[seconds_of([sys.executable, "-c", code]) for code in imports] for _ in range(REPEATS)]
+    pairs = [[_seconds_of([sys.executable, "-c", code]) for code in imports] for _ in range(_REPEATS)]
     jax, eqpool = (statistics.median(times) for times in zip(*pairs, strict=True))
-    print(f"import jax {jax:.2f} s, import eqpool {eqpool:.2f} s: {eqpool - jax:.2f} s beyond (median of {REPEATS})")
+    print(f"import jax {jax:.2f} s, import eqpool {eqpool:.2f} s: {eqpool - jax:.2f} s beyond (median of {_REPEATS})")
     with tempfile.TemporaryDirectory() as folder:
-        command = [*COMMAND, f"--config.cache_dir={folder}/cache", f"--workdir={folder}/run"]
-        print(f"dry run of configs/adni.py, first start  {seconds_of(command):.1f} s")
-        print(f"dry run of configs/adni.py, second start {seconds_of(command):.1f} s")
+        command = [*_COMMAND, f"--config.cache_dir={folder}/cache", f"--workdir={folder}/run"]
+        print(f"dry run of configs/adni.py, first start  {_seconds_of(command):.1f} s")
+        print(f"dry run of configs/adni.py, second start {_seconds_of(command):.1f} s")
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from experiments.registry import Experiment
 from experiments.runner import Setting, Task, folder_name, run_all
 from experiments.tables import Measured, beside_the_config, in_words, mean_and_deviation, table
 
-SEEDS, SPLITS = (685, 648, 535), 5
+_SEEDS, SPLITS = (685, 648, 535), 5
 WINDOW = 5.0  # points of validation accuracy
-SELECTED_BY = ("selection_accuracy", "selection_probe")
+_SELECTED_BY = ("selection_accuracy", "selection_probe")
 
 
 class Part(NamedTuple):
@@ -64,7 +64,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
       InputError: bad data, or a table with a column "split", which every run would share.
     """
     spec = SPECS[experiment.name]
-    repeats: Sequence[int] = SEEDS
+    repeats: Sequence[int] = _SEEDS
     if spec.volumes:
         check_splits(options.participants, options.splits)
         repeats = range(options.splits)
@@ -76,7 +76,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
     return Measured(content, [result for row in rows for result in row["results"]], variant)
 
 
-def parts_of(name: str, spec: Comparison, options: argparse.Namespace) -> list[Part]:
+def _parts_of(name: str, spec: Comparison, options: argparse.Namespace) -> list[Part]:
     """Returns the parts of the table `name`. The folders depend on the data and the settings."""
     shared = {"cache_dir": str(options.runs / "cache")} | spec.fixed | parse_settings(options.set)
     if not spec.volumes:
@@ -115,7 +115,7 @@ def compute(
     experiment: Experiment, spec: Comparison, options: argparse.Namespace, repeats: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Returns a row per part and method, with the settings tried, the chosen one and its results over the repeats."""
-    parts = {part.name: part for part in parts_of(experiment.name, spec, options)}
+    parts = {part.name: part for part in _parts_of(experiment.name, spec, options)}
     cells = [(name, method) for name in parts for method in options.methods]
     variant = "paper" if spec.volumes and options.paper else ""
 
@@ -145,7 +145,7 @@ def compute(
 
 
 def _tried(setting: Setting, results: dict[str, Any]) -> dict[str, Any]:
-    return {"setting": setting} | {key: results["metrics"].get(key) for key in SELECTED_BY}
+    return {"setting": setting} | {key: results["metrics"].get(key) for key in _SELECTED_BY}
 
 
 def select(tried: list[tuple[Setting, dict[str, Any]]]) -> tuple[Setting, dict[str, Any]]:

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 METHODS = ("naive", "mmd", "cai", "ss", "rm", "ours")
-SITE_WEIGHTS = (0.1, 1.0, 10.0)
+_SITE_WEIGHTS = (0.1, 1.0, 10.0)
 
 
 class Column(NamedTuple):
@@ -23,7 +23,7 @@ class Comparison:
       config: name of a file in configs/.
       paper: the paper's cells as printed, by method. Methods that the paper lacks are absent.
       columns: columns of the table.
-      mmd_weights: candidate MMD weights of stage two for our method. The baselines choose from `SITE_WEIGHTS`.
+      mmd_weights: candidate MMD weights of stage two for our method. The baselines choose from `_SITE_WEIGHTS`.
       volumes: True for random splits of a cohort of volumes, False for three seeds of a table with its own split.
       fixed: dotted config keys that every run shares.
       methods: methods that are compared by default.
@@ -45,7 +45,7 @@ class Comparison:
             return [{}]
         if method == "ours":
             return [{"stage_two.mmd_weight": weight} for weight in self.mmd_weights]
-        return [{"baseline.site_weight": weight} for weight in SITE_WEIGHTS]
+        return [{"baseline.site_weight": weight} for weight in _SITE_WEIGHTS]
 
 
 _SHARED = (
@@ -54,7 +54,7 @@ _SHARED = (
     Column("equivariance error ↓", "equivariance_error", 2),
     Column("Adv % ↓", "adversary", 1),
 )
-TABLE_COLUMNS = (
+_TABLE_COLUMNS = (
     *_SHARED,
     Column("Adv AUC ↓", "adversary_auc", 2),
     Column("strongest probe ↓", "strongest_probe", 3),
@@ -66,7 +66,7 @@ TABLE_COLUMNS = (
     Column("ACC ↑", "accuracy", 1),
     Column("rows dropped", "dropped_without_partner", 0),
 )
-VOLUME_COLUMNS = (
+_VOLUME_COLUMNS = (
     *_SHARED,
     Column("site from Phi ↓", "strongest_probe", 3),
     Column("site floor", "site_floor", 3),
@@ -78,7 +78,7 @@ VOLUME_COLUMNS = (
     Column("ACC % ↑", "accuracy", 1),
     Column("age MAE ↓", "kept_age_mae", 2),
 )
-VOLUME_WEIGHTS = (5.0, 20.0, 80.0)
+_VOLUME_WEIGHTS = (5.0, 20.0, 80.0)
 
 # The cohort has only some tens of subjects. More epochs give the usual number of steps, and a dozen validation rows are
 # too few to choose an epoch.
@@ -88,7 +88,7 @@ _LONGER_RUNS = {f"{stage}.{key}": value for stage in ("stage_one", "baseline") f
 SPECS = {
     "table2_german": Comparison(
         config="german",
-        columns=TABLE_COLUMNS,
+        columns=_TABLE_COLUMNS,
         mmd_weights=(0.02, 0.1, 1.0),
         volumes=False,
         paper={
@@ -102,7 +102,7 @@ SPECS = {
     ),
     "table2_adult": Comparison(
         config="adult",
-        columns=TABLE_COLUMNS,
+        columns=_TABLE_COLUMNS,
         mmd_weights=(2.0, 5.0, 15.0),
         volumes=False,
         paper={
@@ -116,8 +116,8 @@ SPECS = {
     ),
     "table2_adni": Comparison(
         config="adni",
-        columns=VOLUME_COLUMNS,
-        mmd_weights=VOLUME_WEIGHTS,
+        columns=_VOLUME_COLUMNS,
+        mmd_weights=_VOLUME_WEIGHTS,
         paper={
             "naive": "3.1 (1.0), 59 (2.9), 27 (1.6), 80 (2.6)",
             "mmd": "3.1 (1.0), 59 (3.3), 27 (1.7), 80 (2.6)",
@@ -129,8 +129,8 @@ SPECS = {
     ),
     "table2_adcp": Comparison(
         config="adcp",
-        columns=VOLUME_COLUMNS,
-        mmd_weights=VOLUME_WEIGHTS,
+        columns=_VOLUME_COLUMNS,
+        mmd_weights=_VOLUME_WEIGHTS,
         paper={
             "naive": "4.1 (0.9), 49 (8.4), 90 (8.7), 83 (4.4)",
             "mmd": "3.6 (1.0), 49 (11.9), 86 (11.0), 84 (6.5)",
@@ -143,8 +143,8 @@ SPECS = {
     # Counts and scanners are those of ADNI. Ages are cut so that two scanners overlap by at most three years.
     "small_support": Comparison(
         config="adni",
-        columns=VOLUME_COLUMNS,
-        mmd_weights=VOLUME_WEIGHTS,
+        columns=_VOLUME_COLUMNS,
+        mmd_weights=_VOLUME_WEIGHTS,
         paper={"naive": "M 27", "ours": "M 16"},
         fixed={"data.dataset": "adni_small_support"},
         methods=("naive", "ours"),
@@ -152,8 +152,8 @@ SPECS = {
     # `python -m eqpool.commands.rescan` writes the table. Aligning the volumes to the template needs the extra "align".
     "rescanned": Comparison(
         config="adni",
-        columns=VOLUME_COLUMNS,
-        mmd_weights=VOLUME_WEIGHTS,
+        columns=_VOLUME_COLUMNS,
+        mmd_weights=_VOLUME_WEIGHTS,
         own="Real brains, the second scanner SIMULATED",
         paper={},
         fixed={"data.target": "sex", "data.align": "affine"} | _LONGER_RUNS,

@@ -32,8 +32,8 @@ from experiments.registry import Experiment
 from experiments.runner import Task, config_of, stored
 from experiments.tables import Measured, joined, results_path, table
 
-FOLDS = 5
-PROBES = {
+_FOLDS = 5
+_PROBES = {
     "logistic": lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=500, class_weight="balanced")),
     "trees": lambda: HistGradientBoostingClassifier(max_iter=60, max_leaf_nodes=8),
 }
@@ -58,8 +58,8 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
     rows = [_row(experiment, options, text) for text in options.set or [""]]
     variant = f"_{options.config}"
     path = results_path(options.output, experiment, variant)
-    rows = joined(path, {"folds": FOLDS}, rows, ["setting", "method", "split"])
-    return Measured({"folds": FOLDS, "rows": rows}, [made for row in rows for made in row["made"]], variant)
+    rows = joined(path, {"folds": _FOLDS}, rows, ["setting", "method", "split"])
+    return Measured({"folds": _FOLDS, "rows": rows}, [made for row in rows for made in row["made"]], variant)
 
 
 def _row(experiment: Experiment, options: argparse.Namespace, text: str) -> dict[str, Any]:
@@ -71,12 +71,12 @@ def _row(experiment: Experiment, options: argparse.Namespace, text: str) -> dict
     correct: list[float] = []
     commits: set[str] = set()
     sites: list[np.ndarray] = []
-    scores: dict[str, list[np.ndarray]] = {name: [] for name in PROBES}
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in _PROBES}
     seeded = [dataclasses.replace(config, seed=seed) for seed in options.seeds]
     for one in seeded:
         for number, fold in enumerate(folds(cohort)):
             name = f"{config_hash(one)}_{data_hash(fold)[:16]}_{number}.npz"
-            found = stored(options.runs / experiment.name / name, functools.partial(held_out, one, fold))
+            found = stored(options.runs / experiment.name / name, functools.partial(_held_out, one, fold))
             commits.add(str(found.pop("commit")))
             correct.append(100 * float(found.pop("accuracy")))
             sites.append(fold.site[fold.rows("test")])
@@ -92,7 +92,7 @@ def _row(experiment: Experiment, options: argparse.Namespace, text: str) -> dict
 def folds(cohort: Cohort) -> Iterator[Cohort]:
     """Yields the cohort once per fold, with that fold as its test split. Folds are balanced by site and target."""
     strata = cohort.site * (cohort.target.max() + 1) + cohort.target
-    dealt = StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(strata, strata)
+    dealt = StratifiedKFold(_FOLDS, shuffle=True, random_state=0).split(strata, strata)
     for number, (rest, test) in enumerate(dealt):
         split = np.full(len(strata), "train", "<U10")
         split[test] = "test"
@@ -100,13 +100,13 @@ def folds(cohort: Cohort) -> Iterator[Cohort]:
         yield dataclasses.replace(cohort, split=split)
 
 
-def held_out(config: RunConfig, cohort: Cohort) -> dict[str, np.ndarray]:
+def _held_out(config: RunConfig, cohort: Cohort) -> dict[str, np.ndarray]:
     """Trains on the cohort and returns the accuracy on test rows, and each probe's scores for the last site there."""
     session = Session.start(config)
     made, _ = train_latents(session, cohort, Scaling.fit(cohort))
     train_rows, test = cohort.rows("train"), cohort.rows("test")
     accuracy = np.mean(made.prediction[test].argmax(axis=1) == cohort.target[test])
-    fitted = {name: probe().fit(made.phi[train_rows], cohort.site[train_rows]) for name, probe in PROBES.items()}
+    fitted = {name: probe().fit(made.phi[train_rows], cohort.site[train_rows]) for name, probe in _PROBES.items()}
     scores = {name: probe.predict_proba(made.phi[test])[:, -1] for name, probe in fitted.items()}
     return {"accuracy": np.asarray(accuracy)} | scores
 
@@ -117,10 +117,10 @@ def markdown(experiment: Experiment, content: dict[str, Any]) -> str:
     for row in content["rows"]:
         correct = np.asarray(row["accuracy"])
         accuracy = f"{correct.mean():.1f} ({correct.std() / len(correct) ** 0.5:.1f})"
-        aucs = [f"{row['site_auc'][name]:.3f}" for name in PROBES]
+        aucs = [f"{row['site_auc'][name]:.3f}" for name in _PROBES]
         seeds = ", ".join(map(str, row["seeds"]))
         rows.append([row["method"], row["setting"] or "default", row["split"], seeds, accuracy, *aucs])
-    header = ["method", "setting", "split", "seeds", "accuracy %", *(f"site AUC, {name}" for name in PROBES)]
+    header = ["method", "setting", "split", "seeds", "accuracy %", *(f"site AUC, {name}" for name in _PROBES)]
     lines = [
         written_by(experiment.name, content),
         f"{content['folds']} folds; the standard error over folds and seeds in brackets.",

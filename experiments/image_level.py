@@ -29,7 +29,7 @@ from experiments.runner import Setting, Task, config_of, run_all
 from experiments.tables import Measured, beside_the_config, table, with_interval
 
 # (label, key in results.json, digits)
-COLUMNS = (
+_COLUMNS = (
     ("site from Phi", "strongest_probe", 3),
     ("site floor", "site_floor", 3),
     ("site from tau^-1 Phi", "strongest_probe_covariate_free", 3),
@@ -96,8 +96,10 @@ def write_tables(cohort: Cohort, reference: int, istn: pathlib.Path, folder: pat
     Raises:
       InputError: a scan of the other site has no harmonised volume.
     """
-    frame = pooled_table(cohort).assign(path=[str(pathlib.Path(path).absolute()) for path in cohort.image_path])
-    made = derivative_paths(RunFolder(istn).derivatives, cohort.scan_name.tolist())
+    assert cohort.volumes is not None
+    volumes = cohort.volumes
+    frame = pooled_table(cohort).assign(path=[str(pathlib.Path(path).absolute()) for path in volumes.image_path])
+    made = derivative_paths(RunFolder(istn).derivatives, volumes.scan_name.tolist())
     other = (cohort.site >= 0) & (cohort.site != reference)  # the ISTN leaves scans of an unknown site unchanged
     missing = [path for path, is_other in zip(made, other, strict=True) if is_other and not path.is_file()]
     if missing:
@@ -128,7 +130,7 @@ def markdown(experiment: Experiment, content: dict[str, Any]) -> str:
     istn, results = content["istn"], [row["results"] for row in content["rows"]]
     held_out = results[0]["counts"]["by_split"]["test"]
     rows = [
-        [row["row"]["label"], *(with_interval(row["results"]["metrics"], *column[1:]) for column in COLUMNS)]
+        [row["row"]["label"], *(with_interval(row["results"]["metrics"], *column[1:]) for column in _COLUMNS)]
         for row in content["rows"]
     ]
     lines = [
@@ -139,7 +141,7 @@ def markdown(experiment: Experiment, content: dict[str, Any]) -> str:
         "both sites. With 95% intervals.",
         *beside_the_config([f"istn.shape={content['shape']}", *content["set"]]),
         "",
-        *table(["pooling", *(label for label, _, _ in COLUMNS)], rows),
+        *table(["pooling", *(label for label, _, _ in _COLUMNS)], rows),
     ]
     return "\n".join(lines)
 

@@ -35,9 +35,9 @@ ROWS = (("itn", "none", 8), ("itn", "affine", 8), ("itn", "bspline", 8), ("itn",
 DIRECTIONS = {"brain_sex": ("one_way", "two_way"), "brain_age": ("one_way",)}
 SITES = ("UKBB", "CamCAN")  # sites of the simulated cohorts, in the order of the paper's columns
 SCORES = ("source", "before", "scratch", "finetuned")
-HEADER = ["ITN", "STN", "single site", "before", "scratch", "fine-tuned", "constant", "100 MMD²", "seconds", "paper"]
+_HEADER = ["ITN", "STN", "single site", "before", "scratch", "fine-tuned", "constant", "100 MMD²", "seconds", "paper"]
 # (config, direction, index of the source) -> the paper's cells as printed, without an ITN and then for ROWS
-PAPER = {
+_PAPER = {
     ("brain_sex", "one_way", 0): ("54.8", "79.1 / 72.2", "80.9 / 75.7", "78.3 / 76.5", "80.0 / 78.3"),
     ("brain_sex", "two_way", 0): ("54.8", "80.0 / 80.8", "70.4 / 82.4", "79.1 / 78.7", "73.0 / 67.8"),
     ("brain_sex", "one_way", 1): ("64.3", "86.2 / 78.2", "79.9 / 79.1", "80.3 / 84.5", "85.4 / 84.1"),
@@ -163,10 +163,10 @@ def _lines(experiment: Experiment, content: dict[str, Any]) -> Iterator[str]:
     for config, direction, source in dict.fromkeys(tuple(row["cell"][:3]) for row in content["rows"]):
         yield from ("", f"{config}, {direction.replace('_', ' ')}, from {sites[source]} to {sites[1 - source]}:", "")
         rows = [row for row in content["rows"] if tuple(row["cell"][:3]) == (config, direction, source)]
-        paper = PAPER[config, direction, source]
+        paper = _PAPER[config, direction, source]
         of_paper = ["" if own else f"{paper[0]}, {paper[1 + row['cell'][3]]}" for row in rows]
         lines = zip(rows, of_paper, strict=True)
-        yield from table(HEADER, [[*_cells(row["results"], row["cell"][3]), printed] for row, printed in lines])
+        yield from table(_HEADER, [[*_cells(row["results"], row["cell"][3]), printed] for row, printed in lines])
 
 
 def _cells(results: dict[str, Any], row: int) -> list[str]:

@@ -30,10 +30,10 @@ from experiments.registry import Experiment
 from experiments.runner import Task, config_of, stored
 from experiments.tables import Measured, table
 
-THICKNESSES_PIXELS = (3.0, 3.5, 4.0, 4.5)  # in addition to the paper's 5
-EPOCHS = (5, 20, 60)
+_THICKNESSES_PIXELS = (3.0, 3.5, 4.0, 4.5)  # in addition to the paper's 5
+_EPOCHS = (5, 20, 60)
 # (name, factor of the angle (negative leans right), fixed row of the 28, order of the splines)
-SHEARS = (
+_SHEARS = (
     ("about the middle, leaning right", -1.0, 13.5, 1),
     ("about the middle, leaning left", 1.0, 13.5, 1),
     ("about the upper left corner, leaning right", -1.0, 0.0, 1),
@@ -41,7 +41,7 @@ SHEARS = (
     ("about the middle, leaning right, nearest pixel", -1.0, 13.5, 0),
     ("about the middle, leaning right, by 40 to 50 degrees", -2.0, 13.5, 1),
 )
-PAPER = {"thick": "41.2", "slanted": "45.7", "thick_slanted": "32.8"}
+_PAPER = {"thick": "41.2", "slanted": "45.7", "thick_slanted": "32.8"}
 
 
 def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
@@ -57,23 +57,23 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
     config = config_of(Task("morpho_mnist", "", setting, options.runs))
     cache = use_compilation_cache(config, RunFolder(options.runs))
     cohort = load_cohort(config.data, cache)
-    kinds = dict(kinds_of_digits(config, cohort, cache))
+    kinds = dict(_kinds_of_digits(config, cohort, cache))
     shares, commits = [], set()
-    for epochs in EPOCHS:
+    for epochs in _EPOCHS:
         path = options.runs / experiment.name / f"{config_hash(config)}_{epochs}.npz"
 
         def judge(epochs: int = epochs) -> dict[str, np.ndarray]:
-            return {name: np.array(share) for name, share in accuracies(config, cohort, kinds, epochs).items()}
+            return {name: np.array(share) for name, share in _accuracies(config, cohort, kinds, epochs).items()}
 
         found = stored(path, judge)
         commits.add(str(found.pop("commit")))
         shares.append({name: float(share) for name, share in found.items()})
     content = {"digits": options.digits, "tested": int(np.sum((cohort.site == 0) & (cohort.split == "test")))}
-    content |= {"rows": [{"epochs": epochs, "accuracy": share} for epochs, share in zip(EPOCHS, shares, strict=True)]}
-    return Measured(content, [made_here(to_dict(config) | {"task_epochs": EPOCHS}, config.seed, commits)])
+    content |= {"rows": [{"epochs": epochs, "accuracy": share} for epochs, share in zip(_EPOCHS, shares, strict=True)]}
+    return Measured(content, [made_here(to_dict(config) | {"task_epochs": _EPOCHS}, config.seed, commits)])
 
 
-def kinds_of_digits(config: RunConfig, cohort: Cohort, cache: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
+def _kinds_of_digits(config: RunConfig, cohort: Cohort, cache: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (name, images) for every kind of digit.
 
     The images (N, 28, 28) in [-1, 1] are the source's held-out digits, with the same diseases for every kind.
@@ -89,18 +89,18 @@ def kinds_of_digits(config: RunConfig, cohort: Cohort, cache: pathlib.Path) -> I
 
     for domain in DOMAINS.values():
         yield domain.name, drawn(domain)
-    for thickness in THICKNESSES_PIXELS:
+    for thickness in _THICKNESSES_PIXELS:
         yield f"{thickness:g} pixels thick", drawn(dataclasses.replace(DOMAINS["thick"], thickness_pixels=thickness))
     degrees = np.random.default_rng(config.seed).uniform(*DOMAINS["slanted"].slant_degrees, len(rows))
     for name in ("thin", "thick"):
         upright = drawn(DOMAINS[name])
-        for shear, times, fixed_row, order in SHEARS:
+        for shear, times, fixed_row, order in _SHEARS:
             slopes = np.tan(np.radians(times * degrees))
             leaning = [sheared(*one, fixed_row=fixed_row, order=order) for one in zip(upright, slopes, strict=True)]
             yield f"{name}, sheared {shear}", np.stack(leaning)
 
 
-def accuracies(config: RunConfig, cohort: Cohort, kinds: dict[str, np.ndarray], epochs: int) -> dict[str, float]:
+def _accuracies(config: RunConfig, cohort: Cohort, kinds: dict[str, np.ndarray], epochs: int) -> dict[str, float]:
     """Returns the accuracy (%) of the source's classifier after its last epoch on each kind of digits."""
     config = dataclasses.replace(config, task=dataclasses.replace(config.task, epochs=epochs, patience=0))
     session, rows = Session.start(config), rows_of_sides(config, cohort)
@@ -129,7 +129,7 @@ def markdown(experiment: Experiment, content: dict[str, Any]) -> str:
         *table(
             ["digits", *(f"{row['epochs']} epochs" for row in rows), "paper"],
             [
-                [name.replace("_", " "), *(f"{row['accuracy'][name]:.1f}" for row in rows), PAPER.get(name, "")]
+                [name.replace("_", " "), *(f"{row['accuracy'][name]:.1f}" for row in rows), _PAPER.get(name, "")]
                 for name in names
             ],
         ),

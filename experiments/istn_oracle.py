@@ -20,7 +20,7 @@ from experiments.registry import Experiment
 from experiments.runner import Task, config_of, run_all
 from experiments.tables import Measured, table, with_interval
 
-COLUMNS = ("source", "before")  # accuracy of the task model on its own site, and on the reference
+_COLUMNS = ("source", "before")  # accuracy of the task model on its own site, and on the reference
 
 
 def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
@@ -64,7 +64,7 @@ def markdown(experiment: Experiment, content: dict[str, Any]) -> str:
     for row in content["rows"]:
         metrics = row["results"]["metrics"]
         key, digits = score_of(metrics)
-        rows.append([row["config"], *(with_interval(metrics, f"{which}_{key}", digits) for which in COLUMNS)])
+        rows.append([row["config"], *(with_interval(metrics, f"{which}_{key}", digits) for which in _COLUMNS)])
     first = content["rows"][0]["results"]
     lines = [
         f"SIMULATED volumes. {written_by(experiment.name, content, first)}",

@@ -31,8 +31,8 @@ ROWS = (
     ("itn", "bspline", 8, ("69.5 / 77.2", "91.8 / 93.4", "79.0 / 80.8")),
 )
 TARGETS = ("thick", "slanted", "thick_slanted")
-BEFORE = ("41.2", "45.7", "32.8")
-FULL_GRID = ((1e-4, 3e-4), (1.0, 10.0, 50.0))  # learning rates and lambdas, including the published 1e-4 and 50
+_BEFORE = ("41.2", "45.7", "32.8")
+_FULL_GRID = ((1e-4, 3e-4), (1.0, 10.0, 50.0))  # learning rates and lambdas, including the published 1e-4 and 50
 
 
 def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
@@ -60,7 +60,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
     ways += [] if options.one_way else [(target, source) for source, target in ways]
     cells = list(itertools.product(ways, map(int, options.rows)))
     own = config_of(Task("morpho_mnist", "paper" if options.full else "", {}, options.runs)).istn
-    rates, weights = FULL_GRID if options.full else ((own.learning_rate,), (own.image_weight,))
+    rates, weights = _FULL_GRID if options.full else ((own.learning_rate,), (own.image_weight,))
     grid = list(itertools.product(options.learning_rates or rates, options.lambdas or weights))
     tasks = [_task(options, way, row, *setting) for way, row in cells for setting in grid]
     results = run_all(tasks, options.jobs, experiment.name, keep_diverged=True)
@@ -147,7 +147,7 @@ def _cells(way: tuple[str, ...], row: dict[str, Any]) -> list[str]:
     metrics = row["results"]["metrics"]
     scores = [with_interval(metrics, f"{name}_accuracy", 1) for name in SCORES]
     column = TARGETS.index(way[1]) if way[0] == "thin" else None
-    paper = "" if column is None else f"{BEFORE[column]}, {published[column]}"
+    paper = "" if column is None else f"{_BEFORE[column]}, {published[column]}"
     rate, weight = row["setting"]
     chosen = f"{rate:g}, {weight:g}" + (f"; {row['diverged']} settings diverged" if row.get("diverged") else "")
     seconds = f"{row['results']['wall_seconds']:.0f}"

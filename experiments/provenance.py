@@ -12,8 +12,8 @@ from eqpool.commands.run import made_with
 from eqpool.config import RunConfig, to_dict
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-CODE = ("*.py", "pyproject.toml", "constraints.txt")  # files that tables depend on; other changes are not "-dirty"
-PLACES = (("cache_dir",), ("data", "raw_dir"), ("data", "participants"))  # config keys that name a machine's folders
+_CODE = ("*.py", "pyproject.toml", "constraints.txt")  # files that tables depend on; other changes are not "-dirty"
+_PLACES = (("cache_dir",), ("data", "raw_dir"), ("data", "participants"))  # config keys that name a machine's folders
 
 
 @functools.cache
@@ -24,7 +24,7 @@ def commit() -> str | None:
     """
     if _git("rev-parse", "--show-toplevel") != str(ROOT):
         return None
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", *CODE)
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", *_CODE)
     head = _git("rev-parse", "HEAD")
     return head and head + ("-dirty" if changed else "")
 
@@ -38,9 +38,9 @@ def _git(*arguments: str) -> str | None:
 
 
 def config_hash(config: RunConfig | Mapping[str, Any]) -> str:
-    """Returns 16 hexadecimal digits that identify a config's values, except for the folders in `PLACES`."""
+    """Returns 16 hexadecimal digits that identify a config's values, except for the folders in `_PLACES`."""
     values = to_dict(config) if isinstance(config, RunConfig) else dict(config)
-    for *sections, key in PLACES:
+    for *sections, key in _PLACES:
         section = functools.reduce(lambda tree, name: tree.get(name, {}), sections, values)
         section.pop(key, None)
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -54,9 +54,9 @@ def scanner_from_voxels(cohort: Cohort, seed: int = 0) -> dict[str, Any]:
     The probe is fitted on all principal components of the z-scored voxels of its training rows. This loses nothing,
     because there are fewer rows than voxels. L2-penalised logistic regression gives the same predictions on both.
     """
-    assert cohort.grid is not None
+    assert cohort.volumes is not None
     rows = np.flatnonzero(cohort.site >= 0)
-    voxels = np.stack([cohort.inputs[row][cohort.grid.mask] for row in rows])
+    voxels = np.stack([cohort.inputs[row][cohort.volumes.grid.mask] for row in rows])
     probe = make_pipeline(PCA(), LogisticRegression(C=1e-3, max_iter=2000))
     folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
     predicted = cross_val_predict(probe, voxels, cohort.site[rows], groups=cohort.participant_id[rows], cv=folds)

@@ -40,6 +40,7 @@ from experiments.flags import parse_settings
 from experiments.registry import EXPERIMENTS, HERE, experiment_of
 from experiments.runner import Task, before_stage_two, config_of, folder_name, run_all, stored, take_stage_one
 from experiments.tables import blocks, index, joined, put_table, without_blocks
+from tests.volume_inputs import volume_inputs
 
 RESULTS = sorted((HERE / "results").glob("*.json"))
 
@@ -274,8 +275,8 @@ def test_the_scanner_probe_finds_what_is_planted_and_nothing_else():
     planted = plain + np.einsum("ns,sxyz->nxyz", (site[:, None] == [0, 1]).astype(float), along[:2])
     blank = np.zeros(90)
     cohort = Cohort(
-        "made", True, np.arange(90).astype(str), plain, (), site, ("a", "b", "c"), blank[:, None], ("age",), blank,
-        "dx", ("x", "y"), np.full(90, "train"), grid,
+        "made", True, np.arange(90).astype(str), plain, site, ("a", "b", "c"), blank[:, None], ("age",), blank,
+        "dx", ("x", "y"), np.full(90, "train"), volumes=volume_inputs(grid, 90),
     )  # fmt: skip
     low, high = recovery.scanner_from_voxels(cohort)["scanner_from_voxels_interval"]
     assert low < 100 / 3 < high
@@ -422,14 +423,14 @@ def test_bad_flags_of_experiments_are_one_line_and_exit_code_two(module, argumen
 
 def test_image_level_tables_keep_the_split_and_replace_the_other_sites_images_alone(tmp_path):
     names = np.array(["a", "b", "c", "d"])
+    scans = np.array([f"sub-{name}/anat/sub-{name}" for name in names])
     cohort = Cohort(
-        name="two", simulated=True, participant_id=names, inputs=np.zeros((4, 1), np.float32), input_names=(),
+        name="two", simulated=True, participant_id=names, inputs=np.zeros((4, 1), np.float32),
         site=np.array([0, 1, 0, 1], np.int32), site_names=("GE", "Siemens"),
         covariates=np.array([[50.0], [60], [70], [80]]), covariate_names=("age",),
         target=np.array([0, 1, 1, 0], np.int32), target_name="sex", target_classes=("F", "M"),
         split=np.array(["train", "test", "validation", "train"]), session=np.full(4, ""),
-        image_path=np.array([str(tmp_path / f"{name}.nii.gz") for name in names]),
-        scan_name=np.array([f"sub-{name}/anat/sub-{name}" for name in names]),
+        volumes=dataclasses.replace(volume_inputs(named_grid("12x14x12"), 4, tmp_path), scan_name=scans),
     )  # fmt: skip
     with pytest.raises(InputError, match="sub-a_desc-harmonized_T1w.nii.gz: not found"):
         image_level.write_tables(cohort, 1, tmp_path / "istn", tmp_path)
@@ -443,7 +444,7 @@ def test_image_level_tables_keep_the_split_and_replace_the_other_sites_images_al
     stranger = dataclasses.replace(cohort, site=np.array([0, -1, 0, -1], np.int32))
     image_level.write_tables(stranger, 1, tmp_path / "istn", tmp_path / "stranger")
     original, harmonised = (pd.read_csv(tables[name], sep="\t") for name in ("original", "harmonised"))
-    assert original["path"].tolist() == cohort.image_path.tolist()
+    assert original["path"].tolist() == cohort.volumes.image_path.tolist()
     pd.testing.assert_frame_equal(original.drop(columns="path"), harmonised.drop(columns="path"))
     assert original["sex"].tolist() == ["F", "M", "M", "F"] and original["split"].tolist() == cohort.split.tolist()
     moved = original["path"] != harmonised["path"]
@@ -478,7 +479,7 @@ def test_folds_are_balanced_and_hold_out_every_row_once():
     site, target = generator.integers(0, 2, 100).astype(np.int32), generator.integers(0, 2, 100).astype(np.int32)
     cohort = Cohort(
         name="table", simulated=False, participant_id=np.arange(100).astype(str), inputs=np.zeros((100, 1), np.float32),
-        input_names=("x",), site=site, site_names=("A", "B"), covariates=np.zeros((100, 1)), covariate_names=("age",),
+        site=site, site_names=("A", "B"), covariates=np.zeros((100, 1)), covariate_names=("age",),
         target=target, target_name="dx", target_classes=("0", "1"), split=np.full(100, "train"),
     )  # fmt: skip
     dealt = list(folds.folds(cohort))

@@ -89,11 +89,11 @@ EVERYTHING = ("site", "age", "sex", "dx", "x_1", "x_2", "x_kind")
 
 def test_what_is_fitted_before_training_comes_from_training_rows(whole, tmp_path):
     poisoned = cohort_of(write_table(tmp_path / "table", EVERYTHING))
-    assert poisoned.encoding == whole.encoding
-    assert "never seen" not in str(whole.encoding) and poisoned.site_names == whole.site_names
+    assert poisoned.table.encoding == whole.table.encoding
+    assert "never seen" not in str(whole.table.encoding) and poisoned.site_names == whole.site_names
     assert Scaling.fit(poisoned).to_dict() == Scaling.fit(whole).to_dict()
-    for name, values in whole.calibration.to_arrays().items():
-        np.testing.assert_array_equal(poisoned.calibration.to_arrays()[name], values)
+    for name, values in whole.table.calibration.to_arrays().items():
+        np.testing.assert_array_equal(poisoned.table.calibration.to_arrays()[name], values)
     rows = whole.rows("train")
     np.testing.assert_array_equal(poisoned.inputs[rows], whole.inputs[rows])
     assert not np.array_equal(poisoned.inputs, whole.inputs, equal_nan=True)

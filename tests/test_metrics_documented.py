@@ -72,7 +72,6 @@ def cohort(classes: tuple[str, ...]) -> Cohort:
         simulated=True,
         participant_id=np.array([f"sub-{row}" for row in range(ROWS)]),
         inputs=(generator.uniform(-1, 1, (ROWS, 8, 8)) + site[:, None, None]).astype(np.float32),
-        input_names=(),
         site=site,
         site_names=("A", "B"),
         covariates=generator.uniform(50, 80, (ROWS, 1)),
@@ -151,7 +150,7 @@ def test_every_metric_of_an_istn(monkeypatch, tmp_path):
 
 def test_every_number_of_the_maps(volumes, monkeypatch, tmp_path):
     config, scans = volumes
-    mask = scans.grid.mask
+    mask = scans.volumes.grid.mask
     inputs = np.stack([np.asarray(scans.inputs[row])[mask] for row in range(len(scans.site))])
     noise = np.random.default_rng(3).normal(0, 0.1, (2, *inputs.shape))
     decodes = Decodes(np.concatenate([inputs[None], inputs + noise]).astype(np.float32), deal_folds(config, scans, 2))

@@ -46,7 +46,7 @@ def decodes_of_all(config: RunConfig, cohort: Cohort, folder: pathlib.Path) -> D
     stream = pool_volumes(
         complete_decoder(run, Pooling().load(run), seen), ((row, seen.inputs[row]) for row in range(len(split)))
     )
-    mask, values = cohort.grid.mask, np.zeros((3, len(split), int(cohort.grid.mask.sum())), np.float32)
+    mask, values = cohort.volumes.grid.mask, np.zeros((3, len(split), int(cohort.volumes.grid.mask.sum())), np.float32)
     for pooled in stream:
         values[:, pooled.row] = pooled.inputs[mask], pooled.original[mask], pooled.pooled[mask]
     return Decodes(values, np.zeros(len(split), int))

@@ -36,7 +36,7 @@ from eqpool.storage import files
 from eqpool.storage.progress import track
 from eqpool.storage.run_folder import RunFolder
 
-THRESHOLD = 1e-3  # threshold of Lokhande et al. 2022, Fig. 5, after Bonferroni
+_THRESHOLD = 1e-3  # threshold of Lokhande et al. 2022, Fig. 5, after Bonferroni
 # Form -> weights of the input, of its decode D(l) and of the pooled decode D(Psi(Phi(l))).
 FORMS = {
     "before": (1.0, 0.0, 0.0),
@@ -65,7 +65,7 @@ def _make_maps(config: RunConfig, folder: RunFolder, folds: int) -> Facts:
     cache = use_compilation_cache(config, folder)
     cohort = load_cohort(config.data, cache)
     _check_data(folder, cohort)
-    if cohort.grid is None:
+    if cohort.volumes is None:
         raise InputError(f"--workdir={folder.path}: a run on a table, expected one on volumes")
     if len(cohort.target_classes) not in (0, 2):
         raise InputError(
@@ -87,8 +87,8 @@ def _make_maps(config: RunConfig, folder: RunFolder, folds: int) -> Facts:
     facts: Facts = {
         "folds": folds,
         "simulated": cohort.simulated,
-        "contrast": contrast_name(cohort),
-        "threshold": THRESHOLD,
+        "contrast": _contrast_name(cohort),
+        "threshold": _THRESHOLD,
         "forms": {name: report(name) for name in track(FORMS, "Maps", unit="form")},
     }
     if truth is not None:
@@ -97,7 +97,7 @@ def _make_maps(config: RunConfig, folder: RunFolder, folds: int) -> Facts:
     return facts
 
 
-def contrast_name(cohort: Cohort) -> str:
+def _contrast_name(cohort: Cohort) -> str:
     """Returns the name of the contrast, such as "AD-CN" for classes, or the name of a numeric target."""
     return "-".join(cohort.target_classes) or cohort.target_name
 
@@ -129,19 +129,19 @@ def map_form(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path) 
     regressor that is collinear with the others has no partial R^2 and is listed in `not_estimable`, for example the
     site if only one site has targets.
     """
-    assert cohort.grid is not None
+    assert cohort.volumes is not None
     rows, contrast, nuisance = _t_design(cohort, decodes.fold)
     t = t_map(form_tiles(decodes, form, rows), contrast, nuisance)
-    found = {name: significant(t.p, name, THRESHOLD) for name in ("bonferroni", "fdr")}  # type: ignore[arg-type]
-    name = f"{form}_t_{files.file_name_part(contrast_name(cohort))}"
-    write_map(folder / f"{name}.nii.gz", t.t, cohort.grid)
+    found = {name: significant(t.p, name, _THRESHOLD) for name in ("bonferroni", "fdr")}  # type: ignore[arg-type]
+    name = f"{form}_t_{files.file_name_part(_contrast_name(cohort))}"
+    write_map(folder / f"{name}.nii.gz", t.t, cohort.volumes.grid)
     for correction, voxels in found.items():
-        write_map(folder / f"{name}_{correction}.nii.gz", np.where(voxels, t.t, 0), cohort.grid)
+        write_map(folder / f"{name}_{correction}.nii.gz", np.where(voxels, t.t, 0), cohort.volumes.grid)
     facts: Facts = {
         "rows": len(rows),
         "degrees_of_freedom": t.degrees_of_freedom,
         "voxels": t.t.size,
-        "t_threshold_bonferroni": t_threshold(t.t.size, t.degrees_of_freedom, THRESHOLD),
+        "t_threshold_bonferroni": t_threshold(t.t.size, t.degrees_of_freedom, _THRESHOLD),
         **{f"voxels_{correction}": int(voxels.sum()) for correction, voxels in found.items()},
     }
     known = rows[cohort.site[rows] >= 0]
@@ -155,18 +155,18 @@ def map_form(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path) 
             left_out.append(name)
             continue
         share = partial_r_squared(form_tiles(decodes, form, known), regressors, nuisance)
-        write_map(folder / f"{form}_r2_{files.file_name_part(name)}.nii.gz", share.r_squared, cohort.grid)
+        write_map(folder / f"{form}_r2_{files.file_name_part(name)}.nii.gz", share.r_squared, cohort.volumes.grid)
         facts[f"r2_{name}_mean"] = float(share.r_squared.mean())
         facts[f"r2_{name}_by_chance"] = share.by_chance
-        facts[f"r2_{name}_voxels_bonferroni"] = int(significant(share.p, "bonferroni", THRESHOLD).sum())
+        facts[f"r2_{name}_voxels_bonferroni"] = int(significant(share.p, "bonferroni", _THRESHOLD).sum())
     return facts | {"not_estimable": left_out}
 
 
 def _recovery(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path, mapped: Facts, truth: Truth) -> Facts:
     """Compares a form's map, with facts `mapped`, and its volumes to the simulated truth."""
-    assert cohort.grid is not None
-    mask, (judged, affected) = cohort.grid.mask, truth
-    name = f"{form}_t_{files.file_name_part(contrast_name(cohort))}"
+    assert cohort.volumes is not None
+    mask, (judged, affected) = cohort.volumes.grid.mask, truth
+    name = f"{form}_t_{files.file_name_part(_contrast_name(cohort))}"
     t, found = (read_map(folder / f"{end}.nii.gz")[mask][judged] for end in (name, f"{name}_fdr"))
     facts: Facts = {"truth_voxels": int(affected.sum()), "unaffected_voxels": int((~affected).sum())}
     facts |= matched_detection(np.abs(t), affected)
@@ -174,8 +174,8 @@ def _recovery(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path,
     strict = np.abs(t) > mapped["t_threshold_bonferroni"]
     facts |= {f"{score}_bonferroni": value for score, value in detection_scores(strict, affected).items()}
     errors = []
-    for row, image in enumerate(cohort.image_path):
-        brain = prepare_volume(scanner_free_path(pathlib.Path(image)), cohort.grid)[0][mask]
+    for row, image in enumerate(cohort.volumes.image_path):
+        brain = prepare_volume(scanner_free_path(pathlib.Path(image)), cohort.volumes.grid)[0][mask]
         volume = np.tensordot(FORMS[form], decodes.values[:, row].astype(np.float64), axes=1)
         errors.append(float(np.sqrt(np.mean((volume - brain) ** 2))))
     return facts | {"recovery_error": float(np.mean(errors))}
@@ -187,12 +187,12 @@ def _truth(cohort: Cohort) -> Truth:
     The simulated disease thins all cortex slightly. A map is judged by strongly affected voxels (disease_mask) and by
     unaffected ones. Voxels in between count neither as hits nor as false alarms.
     """
-    assert cohort.grid is not None
+    assert cohort.volumes is not None
+    grid, image = cohort.volumes.grid, pathlib.Path(cohort.volumes.image_path[0])
     affected, effect = (
-        np.abs(lay_on_grid(read_volume(effect_path(pathlib.Path(cohort.image_path[0]), name)), cohort.grid))
-        for name in ("disease_mask", "disease_effect")
+        np.abs(lay_on_grid(read_volume(effect_path(image, name)), grid)) for name in ("disease_mask", "disease_effect")
     )
-    mask = cohort.grid.mask
+    mask = grid.mask
     judged = (affected[mask] > 0.5) | is_unaffected(effect[mask])
     return judged, affected[mask][judged] > 0.5
 

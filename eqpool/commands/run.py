@@ -32,7 +32,7 @@ from eqpool.report.summary import describe_data, describe_results
 from eqpool.storage import files
 from eqpool.storage.run_folder import RunFolder
 
-REPORTED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
+_REPORTED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
 
 @standard_promotion()
@@ -85,13 +85,13 @@ def _compute(config: RunConfig, folder: RunFolder, say: Callable[[str], None]) -
     refuse(findings)
     check_splits(cohort)
     fingerprint = data_hash(cohort)
-    preparation = VERSION if cohort.grid is not None else 0
+    preparation = VERSION if cohort.volumes is not None else 0
     folder.claim_data(fingerprint, pooled_table(cohort).to_csv(sep="\t", index=False), preparation)
     method = method_named(config.method)
     scaling = method.scaling(config, cohort)
     ModelFacts.of(cohort, scaling).write(folder)
-    if cohort.calibration is not None:
-        files.write_arrays(folder.calibration_file, cohort.calibration.to_arrays())
+    if cohort.table is not None and cohort.table.calibration is not None:
+        files.write_arrays(folder.calibration_file, cohort.table.calibration.to_arrays())
     outcome = method.fit(dataclasses.replace(session, names=cohort.participant_id), cohort, scaling, folder)
     return {
         "dataset": cohort.name,
@@ -99,7 +99,7 @@ def _compute(config: RunConfig, folder: RunFolder, say: Callable[[str], None]) -
         "method": config.method,
         "seed": config.seed,
         "metrics": outcome.metrics,
-        "counts": count_rows(cohort) | {"dropped_without_partner": outcome.dropped},
+        "counts": _count_rows(cohort) | {"dropped_without_partner": outcome.dropped},
         **made_with(),
         "wall_seconds": round(time.monotonic() - started, 1),
         "data_hash": fingerprint,
@@ -112,12 +112,12 @@ def made_with() -> dict[str, Any]:
     """Returns the date, the devices, and the versions of the packages that affect the results."""
     return {
         "date": datetime.date.today().isoformat(),
-        "versions": {"eqpool": __version__} | {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES},
+        "versions": {"eqpool": __version__} | {name: importlib.metadata.version(name) for name in _REPORTED_PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
 
 
-def count_rows(cohort: Cohort) -> dict[str, Any]:
+def _count_rows(cohort: Cohort) -> dict[str, Any]:
     """Counts all rows, and rows by split and by site and class."""
     by_site: dict[str, Any] = {}
     for index, name in enumerate(cohort.site_names):

@@ -18,7 +18,7 @@ from eqpool.commands.given_paths import check_file, check_folder, check_new_fold
 from eqpool.commands.shell import attempt, make_parser, path_argument
 from eqpool.storage.run_folder import RunFolder
 
-HARMONISED = ("change", "decoded", "none")
+_HARMONISED = ("change", "decoded", "none")
 
 
 def main(arguments: list[str]) -> int:
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--outside_root", choices=("refuse", "allow"), default="refuse", help="paths in the table that leave the root"
     )
-    parser.add_argument("--harmonised", choices=HARMONISED, help="default: as the run's config.output.harmonised")
+    parser.add_argument("--harmonised", choices=_HARMONISED, help="default: as the run's config.output.harmonised")
     parser.add_argument(
         "--on_bad_volume", choices=("stop", "skip"), help="default: as the run's config.data.on_bad_volume"
     )

@@ -8,32 +8,11 @@ from typing import Any
 import numpy as np
 
 from eqpool.data.preflight.finding import Finding
-from eqpool.data.tables.calibration import SiteCalibration
-from eqpool.data.tables.encoding import FeatureEncoding
+from eqpool.data.tables.inputs import TableInputs
+from eqpool.data.volumes.inputs import VolumeInputs
 from eqpool.data.volumes.records import Inputs
 
 SPLITS = ("train", "validation", "test")
-
-
-def _no_names() -> np.ndarray:
-    return np.zeros(0, np.str_)
-
-
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """A voxel grid in template space.
-
-    Attributes:
-      name: name that the user gave, for messages.
-      shape: number of voxels along x, y, z (RAS+).
-      affine: (4, 4) float64 map from voxel indices to millimetres.
-      mask: bool array of `shape`, True inside the brain.
-    """
-
-    name: str
-    shape: tuple[int, int, int]
-    affine: np.ndarray
-    mask: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +26,6 @@ class Cohort:
       inputs: (N, F) float32 features, (N, height, width) float32 images, or (N, *grid.shape) float32 prepared volumes.
         Volumes are read from their records when indexed, so take them row by row. Scaled with training rows only. Never
         contains site or covariate.
-      input_names: names of the F features, empty for images and volumes.
       site: (N,) int32, index into `site_names`, -1 if unknown.
       site_names: names of the sites.
       covariates: (N, C) float64 in their own units (years), with C = 0 if there are none.
@@ -56,30 +34,22 @@ class Cohort:
       target_name: name of the target.
       target_classes: names of the classes, empty for a numeric target.
       split: (N,) str, each one of `SPLITS`.
-      grid: voxel grid of the volumes, None for a table and for images.
-      notes: lines for the run's log on rows that were read or left out, and on assumptions.
+      table: what only a table's inputs have, None for images and volumes.
+      volumes: what only volumes have, None for tables and images.
+      session: (N,) str, "" for a row without one. None for data without sessions.
       nuisance: (N, Q) int32, further labels to be invariant to, such as sex, -1 if unknown. None without any.
       nuisance_names: names of the Q nuisances.
       nuisance_levels: names of the levels of each nuisance.
       described: (N, D) float64, columns that the report shows by site, NaN if missing. Never trained on.
       described_names: names of the D columns.
-      encoding: encoding of a participants table's features as `inputs`, None for volumes and public data.
-      calibration: site calibration that was applied to a table's `inputs`, None if there was none.
+      notes: lines for the run's log on rows that were read or left out, and on assumptions.
       findings: findings of the pre-flight check on the features or volumes when they were read.
-      image_path: (N,) str, file of each volume, or (0,) for tables and digits.
-      image_root: folder of the images' data set, "" for tables and digits.
-      scan_name: (N,) str, name of each volume's derivatives from `eqpool.data.volumes.bids_names`, or (0,) as above.
-      mask_overlap: (N,) float64, Dice coefficient of each volume's non-zero voxels and the template's brain mask, or
-        (0,) without volumes.
-      session: (N,) str, "" if a table has no sessions, or (0,) for digits and published tables.
-      alignment: (N, 4, 4) float64, map from each image's millimetres to the template's, or (0, 4, 4) if they agree.
     """
 
     name: str
     simulated: bool
     participant_id: np.ndarray
     inputs: Inputs
-    input_names: tuple[str, ...]
     site: np.ndarray
     site_names: tuple[str, ...]
     covariates: np.ndarray
@@ -88,40 +58,29 @@ class Cohort:
     target_name: str
     target_classes: tuple[str, ...]
     split: np.ndarray
-    grid: Grid | None = None
-    notes: tuple[str, ...] = ()
+    table: TableInputs | None = None
+    volumes: VolumeInputs | None = None
+    session: np.ndarray | None = None
     nuisance: np.ndarray | None = None
     nuisance_names: tuple[str, ...] = ()
     nuisance_levels: tuple[tuple[str, ...], ...] = ()
     described: np.ndarray | None = None
     described_names: tuple[str, ...] = ()
-    encoding: FeatureEncoding | None = None
-    calibration: SiteCalibration | None = None
+    notes: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
-    image_path: np.ndarray = dataclasses.field(default_factory=_no_names)
-    image_root: str = ""
-    scan_name: np.ndarray = dataclasses.field(default_factory=_no_names)
-    mask_overlap: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
-    session: np.ndarray = dataclasses.field(default_factory=_no_names)
-    alignment: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 4, 4)))
 
     @property
     def target_known(self) -> np.ndarray:
         """Returns which rows have a known target, (N,) bool."""
         return self.target >= 0 if self.target_classes else np.isfinite(self.target)
 
-    def alignment_of(self, row: int) -> np.ndarray | None:
-        """Returns the (4, 4) map from a row's image millimetres to the template's, or None if they are the same."""
-        return self.alignment[row] if len(self.alignment) else None
-
     def take(self, rows: np.ndarray) -> Cohort:
         """Returns a cohort of some rows, in the order of `rows`. Volumes in records are read into memory."""
-        count = len(self.site)
         columns: dict[str, Any] = {
-            name: value[rows]
-            for name, value in vars(self).items()
-            if name == "inputs" or (isinstance(value, np.ndarray) and len(value) == count)
+            name: value[rows] for name, value in vars(self).items() if isinstance(value, np.ndarray)
         }
+        columns["inputs"] = self.inputs[rows]
+        columns |= {name: part.take(rows) for name in ("table", "volumes") if (part := getattr(self, name)) is not None}
         return dataclasses.replace(self, **columns)
 
     def rows(self, split: str) -> np.ndarray:

@@ -16,7 +16,7 @@ def rows_digest(cohort: Cohort) -> "hashlib._Hash":
     digest = hashlib.sha256(repr((cohort.site_names, cohort.covariate_names, cohort.target_classes)).encode())
     for column in (cohort.participant_id, cohort.split, cohort.site, cohort.covariates, cohort.target):
         digest.update(np.ascontiguousarray(column).tobytes())
-    if (cohort.session != "").any():
+    if cohort.session is not None and (cohort.session != "").any():
         digest.update(repr(cohort.session.tolist()).encode())
     if cohort.nuisance is not None:
         digest.update(repr((cohort.nuisance_names, cohort.nuisance_levels, cohort.nuisance.tolist())).encode())

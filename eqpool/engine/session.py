@@ -98,7 +98,7 @@ class TrainingData:
     def of(cls, cohort: Cohort, columns: Columns, train: np.ndarray | None = None) -> "TrainingData":
         """Returns a cohort's rows. `train` replaces its training rows, to leave some of them out."""
         train = cohort.rows("train") if train is None else train
-        return cls(cohort.inputs, columns, train, cohort.rows("validation"), cohort.grid is not None)
+        return cls(cohort.inputs, columns, train, cohort.rows("validation"), cohort.volumes is not None)
 
 
 def train_stage(session: Session, stage: Stage, data: TrainingData) -> tuple[Variables, Columns]:

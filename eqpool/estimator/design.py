@@ -58,7 +58,6 @@ def examine_fit(
         simulated=False,
         participant_id=rows,
         inputs=np.zeros((len(features), 0), np.float32),
-        input_names=(),
         site=codes,
         site_names=names,
         covariates=covariates,

@@ -9,9 +9,9 @@ from sklearn.metrics import roc_auc_score
 from eqpool.evaluate.intervals import bootstrap_draws, percentile_interval
 from eqpool.evaluate.statistics import is_estimable, t_map
 
-MATCHED_RATE = 0.05
+_MATCHED_RATE = 0.05
 STRENGTHS = 2**25  # |t| values in memory at once, over all draws (256 MB)
-UNAFFECTED = 1.0  # thousandths of white matter; less than a twentieth of the simulated scanners' noise
+_UNAFFECTED = 1.0  # thousandths of white matter; less than a twentieth of the simulated scanners' noise
 
 Tiles = Callable[[], Iterable[np.ndarray]]
 
@@ -21,8 +21,8 @@ def is_unaffected(effect: np.ndarray) -> np.ndarray:
 
     The mask includes at least the tenth of the voxels with the smallest effects.
     """
-    least_tenth = np.quantile(np.abs(effect), 0.1) if effect.size else UNAFFECTED
-    return np.abs(effect) <= max(UNAFFECTED, float(least_tenth))
+    least_tenth = np.quantile(np.abs(effect), 0.1) if effect.size else _UNAFFECTED
+    return np.abs(effect) <= max(_UNAFFECTED, float(least_tenth))
 
 
 def detection_scores(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -41,9 +41,9 @@ def matched_detection(strength: np.ndarray, truth: np.ndarray) -> dict[str, floa
       truth: (V,) bool, mask of the affected voxels.
 
     Returns:
-      `sensitivity_at_matched_rate`, the share of affected voxels above the threshold that a share `MATCHED_RATE` of the
-      unaffected voxels exceeds, and `auc`, the area under the ROC curve. Both are NaN if no voxel or every voxel is
-      affected, or a strength is NaN.
+      `sensitivity_at_matched_rate`, the share of affected voxels above the threshold that 5% of the unaffected voxels
+      exceed, and `auc`, the area under the ROC curve. Both are NaN if no voxel or every voxel is affected, or a
+      strength is NaN.
     """
     return {
         "sensitivity_at_matched_rate": _matched_sensitivity(strength, truth),
@@ -103,7 +103,7 @@ def _sensitivities(
 def _matched_sensitivity(strength: np.ndarray, truth: np.ndarray) -> float:
     if not _is_ranked(strength, truth):
         return float("nan")
-    return float((strength[truth] > np.quantile(strength[~truth], 1 - MATCHED_RATE)).mean())
+    return float((strength[truth] > np.quantile(strength[~truth], 1 - _MATCHED_RATE)).mean())
 
 
 def _is_ranked(strength: np.ndarray, truth: np.ndarray) -> bool:

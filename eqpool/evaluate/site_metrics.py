@@ -19,7 +19,7 @@ def probe_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig
     """
     of_phi = _panel(cohort, embeddings.phi, config)
     if not of_phi:
-        return nuisance_metrics(cohort, embeddings, config)
+        return _nuisance_metrics(cohort, embeddings, config)
     panels = {"strongest_probe": of_phi}
     if embeddings.covariate_free is not None:
         panels["strongest_probe_covariate_free"] = _panel(cohort, embeddings.covariate_free, config)
@@ -36,10 +36,10 @@ def probe_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig
         result |= _strongest_metrics(name, scores)
     if embeddings.covariate_free is not None and config.probe_permutations:
         result |= _chance_metrics(cohort, embeddings.covariate_free, config, result["strongest_probe_covariate_free"])
-    return result | nuisance_metrics(cohort, embeddings, config)
+    return result | _nuisance_metrics(cohort, embeddings, config)
 
 
-def nuisance_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig) -> Metrics:
+def _nuisance_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig) -> Metrics:
     """Computes `nuisance_<name>`, the accuracy of the strongest probe from tau^-1 Phi, with its chance level."""
     result: Metrics = {}
     for index, name in enumerate(cohort.nuisance_names):

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
-TILE_VALUES = 2**22  # 32 MB in float64
+_TILE_VALUES = 2**22  # 32 MB in float64
 _LARGEST = 1e150  # its squares, and their sums, are finite
 _NEGLIGIBLE = 1e-12  # relative to a voxel's scale; a smaller deviation is rounding error
 
@@ -49,7 +49,7 @@ class PartialR2(NamedTuple):
 
 def tile_width(rows: int) -> int:
     """Returns the number of voxels in a tile with this number of rows."""
-    return max(1, TILE_VALUES // max(1, rows))
+    return max(1, _TILE_VALUES // max(1, rows))
 
 
 def t_map(tiles: Iterable[np.ndarray], of_interest: np.ndarray, nuisance: np.ndarray) -> TMap:

@@ -52,14 +52,14 @@ def cross_fitted_decodes(config: RunConfig, cohort: Cohort, folder: RunFolder, f
     Raises:
       InputError: the folder holds results of another cohort or another config.
     """
-    assert cohort.grid is not None
+    assert cohort.volumes is not None
     parts = [folder.fold(number) for number in range(folds)]
     _claim(folder, data_hash(cohort))
     for part in parts:  # check all configs, also of decoded folds, before hours of training
         with part.locked():
             part.claim(config)
     fold = deal_folds(config, cohort, folds)
-    decodes = _open_decodes(folder.decodes_file, (3, len(fold), int(cohort.grid.mask.sum())), parts)
+    decodes = _open_decodes(folder.decodes_file, (3, len(fold), int(cohort.volumes.grid.mask.sum())), parts)
     for number, part in enumerate(track(parts, "Folds", unit="fold", leave=True)):
         with part.locked():
             if not part.decoded_file.exists():
@@ -115,8 +115,8 @@ def _train(config: RunConfig, cohort: Cohort, folder: RunFolder) -> None:
 
 
 def _decode(cohort: Cohort, folder: RunFolder, decodes: np.ndarray) -> None:
-    assert cohort.grid is not None
-    mask = cohort.grid.mask
+    assert cohort.volumes is not None
+    mask = cohort.volumes.grid.mask
     rows = cohort.rows("test")
     stream = pool_volumes(
         complete_decoder(folder, Pooling().load(folder), cohort), ((row, cohort.inputs[row]) for row in rows.tolist())

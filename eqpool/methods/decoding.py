@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from eqpool.config import EvaluateConfig, RunConfig
-from eqpool.data.cohort import Cohort, Grid
+from eqpool.data.cohort import Cohort
 from eqpool.data.sources.simulated import scanner_free_path
+from eqpool.data.volumes.inputs import Grid
 from eqpool.data.volumes.prepare import in_parallel
 from eqpool.data.volumes.read import prepare_volume
 from eqpool.evaluate.intervals import bootstrap_interval
@@ -124,7 +125,8 @@ def harmonise_cohort(
       also has `recovery_error_*`, the root-mean-square error to the scanner-free truth in z-scores, of the input and of
       both forms. Each value is a mean over held-out volumes, with its interval.
     """
-    test = set(cohort.rows("test").tolist())
+    assert cohort.volumes is not None
+    volumes, test = cohort.volumes, set(cohort.rows("test").tolist())
     rows = sorted(test) if harmonised == "none" else list(range(len(cohort.site)))
     writer = None if harmonised == "none" else _writer(trained, cohort, folder, harmonised)
 
@@ -133,7 +135,7 @@ def harmonise_cohort(
 
     def work(pooled: Pooled) -> Metrics | None:
         if writer is not None:
-            pooled.write(writer, cohort.alignment_of(pooled.row))
+            pooled.write(writer, volumes.alignment_of(pooled.row))
         if pooled.row in chosen:
             drawn[pooled.row] = pooled
         return measure(cohort, pooled) if pooled.row in test else None
@@ -152,13 +154,14 @@ def harmonise_cohort(
 
 
 def _writer(trained: EncoderDecoder, cohort: Cohort, folder: RunFolder, harmonised: str) -> VolumeWriter:
-    assert cohort.grid is not None
+    assert cohort.volumes is not None
+    volumes = cohort.volumes
     return VolumeWriter(
         folder.derivatives,
-        cohort.scan_name.tolist(),
-        [pathlib.Path(path) for path in cohort.image_path],
-        pathlib.Path(cohort.image_root),
-        cohort.grid,
+        volumes.scan_name.tolist(),
+        [pathlib.Path(path) for path in volumes.image_path],
+        pathlib.Path(volumes.image_root),
+        volumes.grid,
         trained.config.output,
         form=harmonised,
         origin=": SIMULATED images" if cohort.simulated else "",
@@ -175,10 +178,10 @@ def sample_rows(cohort: Cohort) -> list[int]:
 
 def _write_samples(cohort: Cohort, drawn: list[Pooled], folder: RunFolder) -> None:
     """Writes images/samples.npz, axial slices through the middle of the brain mask, if there are rows to draw."""
-    assert cohort.grid is not None
+    assert cohort.volumes is not None
     if not drawn:  # no held-out volume has a known site
         return
-    mask = cohort.grid.mask
+    mask = cohort.volumes.grid.mask
     middle = round(float(np.average(np.arange(mask.shape[2]), weights=mask.sum(axis=(0, 1)))))
     rows = [pooled.row for pooled in drawn]
     change = np.stack([np.where(mask, pooled.change, 0)[:, :, middle] for pooled in drawn])
@@ -197,15 +200,16 @@ def _write_samples(cohort: Cohort, drawn: list[Pooled], folder: RunFolder) -> No
 
 def measure(cohort: Cohort, pooled: Pooled) -> Metrics:
     """Measures the similarity of both forms to the input and, for simulated volumes, their error to the truth."""
-    assert cohort.grid is not None and pooled.pooled is not None
-    mask = cohort.grid.mask
+    assert cohort.volumes is not None and pooled.pooled is not None
+    grid = cohort.volumes.grid
+    mask = grid.mask
     forms = {"change": pooled.inputs + pooled.change, "decoded": pooled.pooled}
     result: Metrics = {}
     for name, volume in forms.items():
         result[f"psnr_{name}"] = peak_signal_to_noise(volume, pooled.inputs, mask)
         result[f"ssim_{name}"] = structural_similarity_inside(volume, pooled.inputs, mask)
     if cohort.simulated:
-        truth, _ = prepare_volume(scanner_free_path(pathlib.Path(cohort.image_path[pooled.row])), cohort.grid)
+        truth, _ = prepare_volume(scanner_free_path(pathlib.Path(cohort.volumes.image_path[pooled.row])), grid)
         for name, volume in ({"input": pooled.inputs} | forms).items():
             result[f"recovery_error_{name}"] = float(np.sqrt(np.mean((volume - truth)[mask] ** 2)))
     return result

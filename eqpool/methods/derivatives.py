@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import nibabel
 import numpy as np
 
-from eqpool.data.cohort import Grid
 from eqpool.data.volumes.image_files import read_image, to_ras
+from eqpool.data.volumes.inputs import Grid
 from eqpool.data.volumes.read import Tissue, measure_tissue
 from eqpool.data.volumes.resampling import lay_on_grid, lies_on, resample
 from eqpool.errors import InputError

@@ -49,8 +49,8 @@ class ModelFacts:
             cohort.target_name,
             cohort.target_classes,
             scaling,
-            cohort.encoding,
-            PREPARATION if cohort.grid is not None else 0,
+            None if cohort.table is None else cohort.table.encoding,
+            PREPARATION if cohort.volumes is not None else 0,
         )
 
     @property

@@ -91,7 +91,7 @@ class Istn:
         metrics = task_metrics(cohort, scaling, predictions, judged, config.evaluate, config.seed)
         metrics |= _compare_images(session, stage, cohort, columns, rows, of_istn)
         _write_examples(config, cohort, columns, rows, of_istn, folder)
-        if cohort.grid is not None and config.output.harmonised != "none":
+        if cohort.volumes is not None and config.output.harmonised != "none":
             _write_volumes(config, folder, cohort, of_istn)
         return Outcome(only_finite(metrics | {"selection_score": float(state.best_score)}))
 
@@ -118,9 +118,9 @@ def check_images(config: RunConfig, cohort: Cohort) -> None:
     if (model == "age_regressor") == bool(cohort.target_classes):
         kind = f"{len(cohort.target_classes)} classes" if cohort.target_classes else "a number"
         raise InputError(f'config.task.model = "{model}": config.data.target = "{cohort.target_name}" is {kind}')
-    if cohort.grid is not None and not config.data.squash:
+    if cohort.volumes is not None and not config.data.squash:
         raise InputError('config.data.squash = False: expected True for method "istn", whose images lie in [-1, 1]')
-    if cohort.grid is not None and config.data.balance != "site":
+    if cohort.volumes is not None and config.data.balance != "site":
         raise InputError(
             f'config.data.balance = "{config.data.balance}": expected "site" for method "istn", so that no label of '
             "the reference chooses which of its images train it"
@@ -220,7 +220,9 @@ def _write_examples(
 def _write_volumes(config: RunConfig, folder: RunFolder, cohort: Cohort, variables: Variables) -> None:
     """Writes S2T of all scans from other sites than the reference, under `folder`/derivatives/eqpool."""
     other = np.flatnonzero((cohort.site >= 0) & (cohort.site != reference_site(config, cohort)))
-    scans = (PreparedScan(row, cohort.inputs[row], cohort.alignment_of(row)) for row in other.tolist())
+    assert cohort.volumes is not None
+    volumes = cohort.volumes
+    scans = (PreparedScan(row, cohort.inputs[row], volumes.alignment_of(row)) for row in other.tolist())
     write_harmonised(
         folder,
         config,
@@ -228,9 +230,9 @@ def _write_volumes(config: RunConfig, folder: RunFolder, cohort: Cohort, variabl
         scans,
         len(other),
         cohort.site,
-        [pathlib.Path(path) for path in cohort.image_path],
-        pathlib.Path(cohort.image_root),
-        cohort.scan_name.tolist(),
+        [pathlib.Path(path) for path in volumes.image_path],
+        pathlib.Path(volumes.image_root),
+        volumes.scan_name.tolist(),
         cohort.simulated,
         folder.append_to_log,
     )

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from eqpool.config import RunConfig, keeps_sign
-from eqpool.data.cohort import Grid
 from eqpool.data.tables.calibration import SiteCalibration
 from eqpool.data.tables.coding import UNKNOWN
 from eqpool.data.tables.encoding import NumberColumn
@@ -16,6 +15,7 @@ from eqpool.data.tables.participants import ID_COLUMN, ParticipantsTable, named_
 from eqpool.data.tables.scaling import pooled_change
 from eqpool.data.volumes.bids_names import names_in_table
 from eqpool.data.volumes.grids import named_grid
+from eqpool.data.volumes.inputs import Grid
 from eqpool.data.volumes.prepare import PreparedScan, in_parallel
 from eqpool.errors import InputError
 from eqpool.methods.base import NewScans, Outputs, Say

@@ -75,9 +75,9 @@ def with_linear_part(model: LatentModel, weight: np.ndarray, offset: np.ndarray)
 def complete_decoder(folder: RunFolder, model: LatentModel, cohort: Cohort) -> LatentModel:
     """Fits the linear part on the cohort's training rows if the run folder lacks it, and returns the complete model."""
     penalty = model.config.model.decoder_ridge
-    if not penalty or (folder.linear_decoder_file).exists() or model.decode is None or cohort.grid is None:
+    if not penalty or folder.linear_decoder_file.exists() or model.decode is None or cohort.volumes is None:
         return model
-    part = fit_ridge(_residuals(model, cohort, cohort.grid.mask), penalty)
+    part = fit_ridge(_residuals(model, cohort, cohort.volumes.grid.mask), penalty)
     arrays = {"weight": part.weight.astype(np.float32), "offset": part.offset.astype(np.float32)}
     files.write_arrays(folder.linear_decoder_file, arrays)
     return with_linear_part(model, **arrays)

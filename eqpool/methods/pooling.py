@@ -59,7 +59,7 @@ class Pooling(LatentMethod):
 
     def harmonise(self, cohort: Cohort, folder: RunFolder) -> dict:
         """Writes the harmonised volumes under derivatives/eqpool and measures the held-out ones."""
-        if cohort.grid is None:
+        if cohort.volumes is None:
             return {}
         model = complete_decoder(folder, self.load(folder), cohort)
         return harmonise_cohort(model, cohort, folder, model.config.output.harmonised, folder.append_to_log)

@@ -16,15 +16,15 @@ def pooled_table(cohort: Cohort) -> pd.DataFrame:
     """
     sites = np.array([*cohort.site_names, "n/a"])[cohort.site]
     table = pd.DataFrame({"participant_id": cohort.participant_id, "split": cohort.split, "site": sites})
-    if (cohort.session != "").any():
+    if cohort.session is not None and (cohort.session != "").any():
         table.insert(1, "session_id", np.where(cohort.session == "", "n/a", cohort.session))
     table[list(cohort.covariate_names)] = cohort.covariates
     classes = np.array([*cohort.target_classes, "n/a"])
     table[cohort.target_name] = classes[cohort.target] if cohort.target_classes else cohort.target
     if cohort.described is not None:
         table[list(cohort.described_names)] = cohort.described
-    if len(cohort.mask_overlap) and OVERLAP_COLUMN not in table:  # a column of that name in the user's table stays
-        table[OVERLAP_COLUMN] = cohort.mask_overlap.round(4)
+    if cohort.volumes is not None and OVERLAP_COLUMN not in table:  # a column of that name in the user's table stays
+        table[OVERLAP_COLUMN] = cohort.volumes.mask_overlap.round(4)
     return table
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from eqpool import __version__
 from eqpool.config import OutputConfig, keeps_sign
-from eqpool.data.cohort import Grid
+from eqpool.data.volumes.inputs import Grid
 from eqpool.methods.base import Say
 from eqpool.methods.derivatives import (
     Clipped,

@@ -23,8 +23,8 @@ FORM_TITLES = {
 }
 Correction = Literal["bonferroni", "fdr"]
 CORRECTION_TITLES: dict[Correction, str] = {"bonferroni": "Bonferroni", "fdr": "FDR"}
-LABEL_WIDTH, BAR_LEFT, TOP = 0.14, 0.9, 0.95  # fractions of the figure
-SMALLEST = 1e-6  # nilearn's threshold, so that voxels at 0 stay clear
+_LABEL_WIDTH, _BAR_LEFT, _TOP = 0.14, 0.9, 0.95  # fractions of the figure
+_SMALLEST = 1e-6  # nilearn's threshold, so that voxels at 0 stay clear
 CUTS_MM = (-24, -16, -8, 4, 16, 36)  # slices through hippocampi, temporal horns, ventricles and cortex
 
 
@@ -91,23 +91,23 @@ def _draw(
     scale = Normalize(-most if signed else 0, most)
     figure = Figure(figsize=(11, 1.75 * len(overlays) + 0.5))
     FigureCanvasAgg(figure)  # nilearn needs a canvas to measure its labels before the figure is saved
-    height = TOP / len(overlays)
+    height = _TOP / len(overlays)
     for line, (form, overlay) in enumerate(overlays.items()):
-        bottom = TOP - (line + 1) * height
+        bottom = _TOP - (line + 1) * height
         slices = plot_anat(
             _template(),
             display_mode="z",
             cut_coords=CUTS_MM,
             figure=figure,
-            axes=(LABEL_WIDTH, bottom, BAR_LEFT - LABEL_WIDTH, height),
+            axes=(_LABEL_WIDTH, bottom, _BAR_LEFT - _LABEL_WIDTH, height),
             annotate=line == 0,  # left and right, and the slice position in millimetres
             black_bg=False,
-            threshold=SMALLEST,
+            threshold=_SMALLEST,
             colorbar=False,
         )
         if np.any(overlay.dataobj):  # skip the overlay if no voxel passes
-            slices.add_overlay(overlay, threshold=SMALLEST, cmap=colours, vmin=scale.vmin, vmax=scale.vmax)
+            slices.add_overlay(overlay, threshold=_SMALLEST, cmap=colours, vmin=scale.vmin, vmax=scale.vmax)
         figure.text(0.01, bottom + height / 2, labels[form], va="center", fontsize=9)
-    bar = figure.add_axes((BAR_LEFT + 0.01, 0.15, 0.013, 0.7))
+    bar = figure.add_axes((_BAR_LEFT + 0.01, 0.15, 0.013, 0.7))
     figure.colorbar(ScalarMappable(scale, colours), cax=bar, label=title)
     return figure

@@ -10,7 +10,7 @@ from eqpool.storage.files import read_json
 from eqpool.storage.run_folder import RunFolder
 
 # (key in results.json, heading). A column is shown if at least one run has its key.
-COLUMNS = (
+_COLUMNS = (
     ("strongest_probe", "site from Phi"),
     ("strongest_probe_covariate_free", "site from tau^-1 Phi"),
     ("mmd_p_value", "MMD, p"),
@@ -43,7 +43,7 @@ def compare_runs(folder: pathlib.Path, others: Sequence[pathlib.Path]) -> dict[s
                 f"--compare={path}: made from other data or another split than {folder} (data hash "
                 f"{_short(results)}, expected {_short(own)})"
             )
-    shown = [(key, label) for key, label in COLUMNS if any(key in run["metrics"] for _, run in runs)]
+    shown = [(key, label) for key, label in _COLUMNS if any(key in run["metrics"] for _, run in runs)]
     rows = [
         {"name": f"{results['method']}, seed {results['seed']}", "folder": path.name, "cells": _cells(results, shown)}
         for path, results in runs

@@ -14,7 +14,7 @@ FOLLOWERS = {
     "validation_finetuned": "loss on S2T, fine-tuned",
 }
 _KEPT = "{}_epoch"  # column with the epoch at which a follower is kept so far
-PANELS = {"loss": "training loss", "validation_score": "validation score"}
+_PANELS = {"loss": "training loss", "validation_score": "validation score"}
 
 
 def draw_training_curves(metrics: pd.DataFrame, keeps_last: Collection[str] = ()) -> Figure:
@@ -28,7 +28,7 @@ def draw_training_curves(metrics: pd.DataFrame, keeps_last: Collection[str] = ()
       keeps_last: stages that keep their last epoch instead of their best one.
     """
     stages = {stage: metrics[metrics["stage"] == stage] for stage in dict.fromkeys(metrics["stage"])}
-    lines = [(stage, PANELS) for stage in stages]
+    lines = [(stage, _PANELS) for stage in stages]
     lines += [(stage, FOLLOWERS) for stage, rows in stages.items() if _has_values(rows, FOLLOWERS)]
     figure = Figure(figsize=(7.6, 2.5 * max(len(lines), 1)), layout="constrained")
     grid = figure.subplots(max(len(lines), 1), 2, squeeze=False)

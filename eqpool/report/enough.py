@@ -17,7 +17,7 @@ from eqpool.report.workfolder import WorkFolder
 
 FEWEST_TO_EMBED = 21
 FEWEST_FOR_A_CURVE = 10
-UNCORRECTED = 1e-3
+_UNCORRECTED = 1e-3
 LARGEST_SHARE = 0.5  # fraction of a voxel's variance
 
 
@@ -68,7 +68,7 @@ def too_few_degrees(degrees_of_freedom: float) -> str:
         return ""
     return (
         f"with {degrees_of_freedom:g} degrees of freedom a voxel has to share {share:.0%} of its variance with the "
-        f"target to reach even an uncorrected p < {UNCORRECTED:g}; at most {LARGEST_SHARE:.0%} can be asked of one, "
+        f"target to reach even an uncorrected p < {_UNCORRECTED:g}; at most {LARGEST_SHARE:.0%} can be asked of one, "
         "which takes more people"
     )
 
@@ -82,5 +82,5 @@ def share_needed(degrees_of_freedom: float) -> float:
         return 1.0
     if np.isinf(degrees_of_freedom):
         return 0.0
-    squared = float(student_t.isf(UNCORRECTED / 2, degrees_of_freedom)) ** 2
+    squared = float(student_t.isf(_UNCORRECTED / 2, degrees_of_freedom)) ** 2
     return squared / (squared + degrees_of_freedom)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-NOT_DEFINED = "not defined"
+_NOT_DEFINED = "not defined"
 _ONE_VALUE = "the held-out rows have one value, or fewer than two have one that is known"
 _NO_TARGET = "no held-out row has a known target"
 # (pattern of a whole metric name, reason why that metric may be null or not finite)
@@ -32,7 +32,7 @@ def is_defined(value: Any) -> bool:
 
 def format_number(value: float | None) -> str:
     """Returns a number with three significant digits, or "not defined"."""
-    return f"{value:.3g}" if value is not None and is_defined(value) else NOT_DEFINED
+    return f"{value:.3g}" if value is not None and is_defined(value) else _NOT_DEFINED
 
 
 def format_metric(metrics: Mapping[str, Any], name: str) -> str:

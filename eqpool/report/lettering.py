@@ -19,7 +19,7 @@ from matplotlib.text import Text
 
 # Fonts with wide coverage, in order of preference. The first is matplotlib's own, which lacks Chinese, Japanese and
 # Korean.
-FONTS = (
+_FONTS = (
     "DejaVu Sans",
     "Noto Sans CJK JP",
     "Noto Sans CJK SC",
@@ -78,7 +78,7 @@ class Figure(figure.Figure):
 
 @functools.cache
 def installed_fonts() -> tuple[str, ...]:
-    """Returns the installed ones of `FONTS`, in order. Matplotlib would log every missing font for every text.
+    """Returns the installed ones of `_FONTS`, in order. Matplotlib would log every missing font for every text.
 
     Matplotlib caches its list of fonts when it first runs, so fonts that were installed later are added here.
     """
@@ -87,7 +87,7 @@ def installed_fonts() -> tuple[str, ...]:
         with suppress(Exception):  # matplotlib cannot read bitmap and colour fonts
             manager.addfont(path)
     here = {entry.name for entry in manager.ttflist}
-    return tuple(name for name in FONTS if name in here) or ("sans-serif",)
+    return tuple(name for name in _FONTS if name in here) or ("sans-serif",)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from eqpool.storage.files import write_text
 from eqpool.storage.run_folder import NON_FINITE_ROWS, RunFolder
 
 # The report begins with these metrics, as far as the run has them.
-HEADLINES = (
+_HEADLINES = (
     NON_FINITE_ROWS,
     "strongest_probe_before",
     "strongest_probe_covariate_free",
@@ -33,9 +33,9 @@ HEADLINES = (
     "finetuned_mae",
     "image_mmd_after",
 )
-VERDICTS = {"good": "as hoped", "bad": "not as hoped", "open": "not decided", "plain": ""}
-MARKS = {"good": "✓", "bad": "✗", "open": "?", "plain": ""}
-SEVERITIES = ("refusal", "warning", "info")
+_VERDICTS = {"good": "as hoped", "bad": "not as hoped", "open": "not decided", "plain": ""}
+_MARKS = {"good": "✓", "bad": "✗", "open": "?", "plain": ""}
+_SEVERITIES = ("refusal", "warning", "info")
 
 
 def write_report(folder: pathlib.Path, compared: Sequence[pathlib.Path] = ()) -> pathlib.Path:
@@ -70,7 +70,7 @@ def _render(work: WorkFolder, drawn: Sequence[Drawn], comparison: dict[str, Any]
     readings, sites = read_metrics(work.metrics), _sites(work.results["counts"]["by_site"])
     found = work.results.get("preflight", [])
     below = [finding for finding in found if not is_on_top(finding["severity"], finding["check"])]
-    findings = sorted(below, key=lambda finding: SEVERITIES.index(finding["severity"]))
+    findings = sorted(below, key=lambda finding: _SEVERITIES.index(finding["severity"]))
     return environment.get_template("page.html").render(
         name=study_name(work),
         top=_top(work.metrics, found),
@@ -84,8 +84,8 @@ def _render(work: WorkFolder, drawn: Sequence[Drawn], comparison: dict[str, Any]
         },
         findings=findings,
         comparison=comparison,
-        verdicts=VERDICTS,
-        marks=MARKS,
+        verdicts=_VERDICTS,
+        marks=_MARKS,
         sites=sites,
         classes=list(dict.fromkeys(label for _, _, of_class in sites for label in of_class)),
     )
@@ -113,7 +113,7 @@ def _top(metrics: dict[str, Any], findings: Sequence[dict[str, Any]]) -> list[st
 
 def _headlines(readings: list[Reading], covariates: Sequence[str]) -> list[Reading]:
     by_name = {reading.metric: reading for reading in readings}
-    names = [name.replace("{}", covariates[0]) if covariates else name for name in HEADLINES]
+    names = [name.replace("{}", covariates[0]) if covariates else name for name in _HEADLINES]
     return [by_name[name] for name in names if name in by_name]
 
 

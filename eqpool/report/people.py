@@ -4,13 +4,13 @@ import numpy as np
 
 from eqpool.report.lettering import Figure, drawn_name, drawn_names
 
-AGE_COLOURS = ("#440154", "#3B528B", "#21918C", "#5EC962", "#FDE725")
-GROUPS = 4  # quantile groups of the covariate
+_AGE_COLOURS = ("#440154", "#3B528B", "#21918C", "#5EC962", "#FDE725")
+_GROUPS = 4  # quantile groups of the covariate
 
 
 def covariate_groups(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Returns the quantile group of each value, (N,) int, and the range of each group as text."""
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, GROUPS + 1)))
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, _GROUPS + 1)))
     group = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(len(edges) - 2, 0))
     return group, [f"{low:.0f} to {high:.0f}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
 
@@ -27,7 +27,7 @@ def draw_groups(points: dict[str, np.ndarray], values: np.ndarray, covariate: st
     figure = Figure(figsize=(4.2 * len(points), 4.2), layout="constrained")
     for axes, (title, places) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True):
         for number, label in enumerate(labels):
-            colour = AGE_COLOURS[number * (len(AGE_COLOURS) - 1) // max(len(labels) - 1, 1)]
+            colour = _AGE_COLOURS[number * (len(_AGE_COLOURS) - 1) // max(len(labels) - 1, 1)]
             axes.scatter(*places[group == number].T, color=colour, s=18, linewidths=0.2, edgecolor="k", label=label)
         axes.set(title=title, xticks=[], yticks=[])
     axes.legend(title=drawn_name(covariate), frameon=False, fontsize="small", loc="best")

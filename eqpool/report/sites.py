@@ -14,8 +14,8 @@ from eqpool.report.formatting import is_defined
 from eqpool.report.lettering import Figure, drawn_name, drawn_names
 from eqpool.report.style import INK, legend_below, scatter_sites, site_style
 
-PANELS_A_LINE = 3
-SHORT_NAME = 12  # characters; a longer name gets a line of its own under the panel
+_PANELS_A_LINE = 3
+_SHORT_NAME = 12  # characters; a longer name gets a line of its own under the panel
 PROBES = (
     ("strongest_probe_before", "latent l, before"),
     ("strongest_probe", "Φ, after"),
@@ -33,15 +33,15 @@ def draw_by_site(table: pd.DataFrame, sites: np.ndarray) -> Figure:
       sites: (N,) site names.
     """
     names, count = sorted(set(sites)), table.shape[1]
-    lines = -(-count // PANELS_A_LINE)
-    size = (6.8 if count < PANELS_A_LINE else 10.0, lines * (0.42 * len(names) + 1.3))
+    lines = -(-count // _PANELS_A_LINE)
+    size = (6.8 if count < _PANELS_A_LINE else 10.0, lines * (0.42 * len(names) + 1.3))
     figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(lines, min(count, PANELS_A_LINE), sharey=True, squeeze=False)
+    grid = figure.subplots(lines, min(count, _PANELS_A_LINE), sharey=True, squeeze=False)
     for axes in grid.flat[count:]:
         axes.remove()
     for axes, (column, values) in zip(grid.flat, table.items(), strict=False):
         _draw_lines(axes, values.to_numpy(), sites, names)
-        between = " " if len(str(column)) <= SHORT_NAME else "\n"
+        between = " " if len(str(column)) <= _SHORT_NAME else "\n"
         axes.set(xlabel=f"{drawn_name(str(column), 24)}{between}(dot: median)", ylim=(-0.3, len(names) + 0.1))
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)

@@ -13,7 +13,7 @@ from eqpool.report.lettering import drawn_names, legend_of
 SITE_COLOURS = ("#0072B2", "#D55E00", "#009988", "#882255", "#000000", "#5B3A1E")
 SITE_MARKERS = ("o", "^", "s", "D", "v")  # 5 markers and 6 colours are coprime, which gives 30 pairs
 INK, SIMULATED = "#1A1A1A", "#B00020"
-MOST_LEGEND_COLUMNS = 6
+_MOST_LEGEND_COLUMNS = 6
 
 
 class SiteStyle(NamedTuple):
@@ -45,6 +45,8 @@ def legend_below(figure: Figure, axes: Axes, names: list[str]) -> None:
     `axes` are axes on which `scatter_sites` drew the sites `names` first.
     """
     drawn = drawn_names(names)
-    columns = max(1, min(MOST_LEGEND_COLUMNS, len(names), int(10 * figure.get_figwidth() / (max(map(len, drawn)) + 5))))
+    columns = max(
+        1, min(_MOST_LEGEND_COLUMNS, len(names), int(10 * figure.get_figwidth() / (max(map(len, drawn)) + 5)))
+    )
     options = {"loc": "outside lower center", "frameon": False, "fontsize": "small", "markerscale": 1.5}
     legend_of(figure, axes.collections[: len(names)], drawn, ncols=columns, **options)

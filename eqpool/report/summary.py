@@ -13,17 +13,17 @@ from eqpool.data.preflight.held_out import HELD_OUT
 from eqpool.report.verdicts import read_metrics
 from eqpool.storage.run_folder import RunFolder
 
-ON_TOP = (HELD_OUT,)  # checks whose warnings come first, because they limit every result below them
+_ON_TOP = (HELD_OUT,)  # checks whose warnings come first, because they limit every result below them
 
 
-def describe_cohort(cohort: Cohort) -> str:
+def _describe_cohort(cohort: Cohort) -> str:
     """Describes the pooled data: simulated or real, rows by site and class, covariates, and notes."""
     kind = "SIMULATED data (made by eqpool, not measured)" if cohort.simulated else "real data"
     shape = "x".join(map(str, cohort.inputs.shape[1:]))
-    if cohort.grid is not None:
-        what = f"volumes of {shape} voxels (grid {cohort.grid.name})"
+    if cohort.volumes is not None:
+        what = f"volumes of {shape} voxels (grid {cohort.volumes.grid.name})"
     else:
-        what = f"{shape} features a row" if cohort.input_names else f"images of {shape} pixels"
+        what = f"{shape} features a row" if cohort.table is not None else f"images of {shape} pixels"
     lines = [f"{cohort.name}: {kind}, {len(cohort.site)} rows, {what}", *_site_lines(cohort)]
     lines.append("  rows by split: " + ", ".join(f"{split} {len(cohort.rows(split))}" for split in SPLITS))
     lines += [f"  note: {note}" for note in cohort.notes]
@@ -32,7 +32,7 @@ def describe_cohort(cohort: Cohort) -> str:
 
 def describe_data(cohort: Cohort, findings: Sequence[Finding]) -> str:
     """Describes the data before training: the warnings on top, the cohort, and the pre-flight check."""
-    parts = [describe_top(findings), describe_cohort(cohort), describe_findings(findings)]
+    parts = [describe_top(findings), _describe_cohort(cohort), describe_findings(findings)]
     return "\n".join(part for part in parts if part)
 
 
@@ -49,7 +49,7 @@ def _on_one_line(text: str) -> str:
 
 def is_on_top(severity: str, check: str) -> bool:
     """Returns whether a finding of this severity and check comes first in the log and in the report."""
-    return severity == "warning" and check in ON_TOP
+    return severity == "warning" and check in _ON_TOP
 
 
 def describe_findings(findings: Sequence[Finding], everything: bool = False) -> str:

@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 
 from eqpool.report.lettering import Figure, drawn_name
 
-GRID_LINES = 14  # lines of the warped grid across the image
+_GRID_LINES = 14  # lines of the warped grid across the image
 
 
 def draw_transformations(examples: dict[str, np.ndarray]) -> Figure:
@@ -59,7 +59,7 @@ def _draw_grid(axes: Axes, displacement: np.ndarray) -> None:
     plane = displacement if displacement.ndim == 3 else displacement[:, :, displacement.shape[2] // 2, :2]
     first, second = np.meshgrid(*(np.arange(size) for size in plane.shape[:2]), indexing="ij")
     read = np.stack([first, second], axis=-1) + plane
-    step = max(1, plane.shape[0] // GRID_LINES)
+    step = max(1, plane.shape[0] // _GRID_LINES)
     # The axes of a digit are (row, column) from the top. A brain's first axis runs to the right, its second to the
     # front.
     across, up = (1, 0) if displacement.ndim == 3 else (0, 1)

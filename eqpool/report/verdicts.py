@@ -7,17 +7,24 @@ proof that there is none. A metric that is not defined on the held-out rows is "
 
 import dataclasses
 import string
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Literal
 
 from eqpool.report.formatting import format_metric, format_number, is_defined, why_not_defined
+from eqpool.report.judgement import Judge, Judgement, Metrics, Verdict, compare
+from eqpool.report.site_verdicts import (
+    adversary,
+    before,
+    covariate_free,
+    image_mmd_after,
+    image_mmd_before,
+    mmd,
+    nuisance,
+    site_told,
+)
 from eqpool.storage.run_folder import NON_FINITE_ROWS
 
-Metrics = dict[str, Any]
-Verdict = Literal["good", "bad", "open", "plain"]
 Section = Literal["removed", "kept", "images"]
-SIGNIFICANT = 0.05
-BEST_OF_SIX = 1.346  # factor by which a normal 95% interval widens for six simultaneous readings (Bonferroni)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +48,6 @@ class Reading:
     section: Section
 
 
-Judgement = tuple[Verdict, str]
-Judge = Callable[[Metrics, str], Judgement]
-
-
 def read_metrics(metrics: Metrics) -> list[Reading]:
     """Interprets every known metric of a run, in the order of the report.
 
@@ -61,116 +64,8 @@ def read_metrics(metrics: Metrics) -> list[Reading]:
     return readings
 
 
-def compare(interval: tuple[float, float] | None, level: float | None, *, higher_is_better: bool) -> Verdict:
-    """Returns the verdict for an interval: "open" if it contains `level`, and "plain" if either is missing.
-
-    Otherwise the verdict is "good" or "bad", depending on the side of `level` on which the interval lies.
-    """
-    if not interval or level is None:
-        return "plain"
-    low, high = interval
-    if low <= level <= high:
-        return "open"
-    return "good" if (low > level) == higher_is_better else "bad"
-
-
-def _site_told(level_name: str, level_key: str) -> Judge:
-    """Returns a judge of site classification accuracy.
-
-    The judge compares the accuracy with the level expected without any trace of the scanner, then with the accuracy
-    before pooling.
-    """
-
-    def judge(metrics: Metrics, name: str) -> Judgement:
-        level, interval = metrics.get(level_key), metrics.get(f"{name}_interval")
-        if level is None or not interval:
-            return "plain", "no level to compare with"
-        low, high = interval
-        floor_interval = metrics.get(f"{level_key}_interval") or (level, level)
-        if low > floor_interval[1]:
-            verdict: Verdict = "bad"
-            text = f"more than {level_name} ({level:.3g}): the site can still be told"
-        elif low > level:
-            verdict, text = "open", f"seems more than {level_name} ({level:.3g}), but their intervals overlap"
-        else:
-            verdict = "open"
-            text = f"no more than {level_name} ({level:.3g}) is seen; up to {high:.2g} fits these rows too"
-        return verdict, text + _since(metrics, high)
-
-    return judge
-
-
-def _covariate_free(metrics: Metrics, name: str) -> Judgement:
-    """Judges site classification accuracy from tau^-1 Phi by the permutation test with shuffled sites, if it was run.
-
-    The best of several probes exceeds 1 / sites even by chance. Without the test, the interval is therefore widened for
-    the best of six probes.
-    """
-    p = metrics.get(f"{name}_p_value")
-    interval = metrics.get(f"{name}_interval")
-    if p is None or not interval:
-        chance, told = metrics.get("site_chance"), metrics[name]
-        if chance is not None and interval and told - BEST_OF_SIX * (told - interval[0]) <= chance < interval[0]:
-            text = f"seems more than chance ({chance:.3g}), but the best of several probes may lie there by itself"
-            return "open", f"{text} (config.evaluate.probe_permutations tells)" + _since(metrics, interval[1])
-        return _site_chance(metrics, name)
-    verdict: Verdict = "bad" if p <= SIGNIFICANT else "open"
-    said = "more" if verdict == "bad" else "no more"
-    text = f"{said} than of shuffled sites ({format_number(metrics.get(f'{name}_shuffled'))}; permutation p = {p:.2g})"
-    return verdict, text + _since(metrics, interval[1])
-
-
-def _since(metrics: Metrics, high: float) -> str:
-    """Returns text that compares the upper end of an interval, `high`, with site classification before pooling."""
-    before = metrics.get("strongest_probe_before_interval")
-    if not before:
-        return ""
-    return "; clearly less than before pooling" if high < before[0] else "; not clearly less than before pooling"
-
-
-def _before(metrics: Metrics, name: str) -> Judgement:
-    return "plain", f"before pooling; chance is {format_number(metrics.get('site_chance'))}"
-
-
-def _adversary(metrics: Metrics, name: str) -> Judgement:
-    return "plain", "the paper's Adv, one of the probes; chance is the largest site's share"
-
-
 def _non_finite(metrics: Metrics, name: str) -> Judgement:
     return "bad", "the latent has values that are not finite: no pooling result can be read from this run"
-
-
-def _mmd(metrics: Metrics, name: str) -> Judgement:
-    p = metrics.get(f"{name}_p_value")
-    if p is None:
-        return "plain", "no permutation p, so nothing is concluded"
-    if p <= SIGNIFICANT:
-        also = ", as it does too where only ages differ" if name == "mmd" else ""
-        return "bad", f"it differs between sites (permutation p = {p:.3g}){also}"
-    return (
-        "open",
-        f"no difference between sites is seen (permutation p = {p:.3g}), which is no proof that there is none",
-    )
-
-
-def _image_mmd_before(metrics: Metrics, name: str) -> Judgement:
-    p = format_number(metrics.get("image_mmd_before_p_value"))
-    return "plain", f"how far apart the two sites' images are (permutation p = {p})"
-
-
-def _image_mmd_after(metrics: Metrics, name: str) -> Judgement:
-    p_value, before = metrics.get("image_mmd_after_p_value"), metrics.get("image_mmd_before")
-    if p_value is None:
-        return "plain", "no permutation p, so nothing is concluded"
-    p, further = f"permutation p = {p_value:.3g}", before is not None and metrics[name] > before
-    if p_value <= SIGNIFICANT:
-        return "bad", f"further apart than before ({before:.3g}; {p})" if further else f"the images still differ ({p})"
-    if further:
-        text = (
-            f"by its estimate further apart than before ({before:.3g}), though no difference is seen ({p}), which is no"
-        )
-        return "open", f"{text} proof that there is none"
-    return "open", f"no difference is seen any more ({p}), which is no proof that there is none"
 
 
 def _delta_eq(metrics: Metrics, name: str) -> Judgement:
@@ -255,15 +150,7 @@ def _nuisance_lines(metrics: Metrics) -> Iterator[tuple[str, str, Section, Judge
     for key in metrics:
         if key.startswith("nuisance_") and f"{key}_chance" in metrics:
             name = key.removeprefix("nuisance_")
-            yield key, f"{name} told from tau^-1 Phi", "removed", _nuisance
-
-
-def _nuisance(metrics: Metrics, name: str) -> Judgement:
-    level = metrics.get(f"{name}_chance")
-    verdict = compare(metrics.get(f"{name}_interval"), level, higher_is_better=False)
-    chance = format_number(level)
-    text = {"bad": f"more than chance ({chance})", "open": f"no more than chance ({chance}) is seen"}
-    return verdict, text.get(verdict, f"chance is {chance}")
+            yield key, f"{name} told from tau^-1 Phi", "removed", nuisance
 
 
 def _covariate_lines(metrics: Metrics) -> Iterator[tuple[str, str, Section, Judge]]:
@@ -293,21 +180,20 @@ def _recovery(metrics: Metrics, name: str) -> Judgement:
 
 
 _TARGET = "of the target"
-_site_floor = _site_told("covariates and target alone tell", "site_floor")
-_site_chance = _site_told("chance", "site_chance")
+_site_floor = site_told("covariates and target alone tell", "site_floor")
 # (key, label, section, judge), in the order of both the terminal and the report
 _LINES: tuple[tuple[str, str, Section, Judge], ...] = (
     (NON_FINITE_ROWS, "rows with a latent that is not finite", "removed", _non_finite),
     *_task_lines("accuracy", "%", higher=True),
     *_task_lines("mae", "MAE", higher=False),
-    ("image_mmd_before", "100 MMD^2 of images, S to T", "removed", _image_mmd_before),
-    ("image_mmd_after", "100 MMD^2 of images, S2T to T", "removed", _image_mmd_after),
-    ("strongest_probe_before", "site told before pooling, from l", "removed", _before),
+    ("image_mmd_before", "100 MMD^2 of images, S to T", "removed", image_mmd_before),
+    ("image_mmd_after", "100 MMD^2 of images, S2T to T", "removed", image_mmd_after),
+    ("strongest_probe_before", "site told before pooling, from l", "removed", before),
     ("strongest_probe", "site told after pooling, from Phi", "removed", _site_floor),
-    ("strongest_probe_covariate_free", "site told after, from tau^-1 Phi", "removed", _covariate_free),
-    ("adversary", "adversary on Phi, accuracy %", "removed", _adversary),
-    ("mmd", "M = 100 MMD^2 of Phi, unbiased", "removed", _mmd),
-    ("mmd_covariate_free", "M of tau^-1 Phi", "removed", _mmd),
+    ("strongest_probe_covariate_free", "site told after, from tau^-1 Phi", "removed", covariate_free),
+    ("adversary", "adversary on Phi, accuracy %", "removed", adversary),
+    ("mmd", "M = 100 MMD^2 of Phi, unbiased", "removed", mmd),
+    ("mmd_covariate_free", "M of tau^-1 Phi", "removed", mmd),
     ("delta_eq", "delta_eq of tau", "kept", _delta_eq),
     ("equivariance_error", "equivariance error", "kept", _than("a tau that never turns", 1.0, higher=False)),
     ("accuracy", "accuracy %", "kept", _than("the commonest class", "majority_accuracy", higher=True, of=_TARGET)),

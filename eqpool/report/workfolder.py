@@ -14,7 +14,7 @@ from eqpool.report.brain_maps import read_maps
 from eqpool.storage.files import read_arrays, read_json
 from eqpool.storage.run_folder import OVERLAP_COLUMN, WHO, RunFolder
 
-MOST_SPREADS = 6  # panels; more are drawn only if more columns are described
+_MOST_SPREADS = 6  # panels; more are drawn only if more columns are described
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +177,7 @@ def read_workfolder(folder: pathlib.Path) -> WorkFolder:
 
 def _room(described: list[str]) -> int:
     """Returns the number of columns that are drawn by site in addition to the described ones."""
-    return max(1, MOST_SPREADS - len(described))
+    return max(1, _MOST_SPREADS - len(described))
 
 
 def _table_if_there(path: pathlib.Path, needed: Sequence[str], beside: Collection[str]) -> pd.DataFrame | None:

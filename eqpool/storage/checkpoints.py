@@ -22,7 +22,7 @@ except ImportError:  # Orbax versions with v1 still in the experimental folder
     from orbax.checkpoint.experimental import v1 as ocp
 
 State = TypeVar("State")
-DAMAGED = ".damaged"  # suffix of a checkpoint that was set aside because it cannot be restored
+_DAMAGED = ".damaged"  # suffix of a checkpoint that was set aside because it cannot be restored
 _DIGEST, _VERSION = "sha256", "eqpool"
 
 # A failure in one of Orbax's tasks already raises an exception. Orbax repeats it in hundreds of lines of log, and in a
@@ -132,7 +132,7 @@ class Checkpoints:
     def _set_aside(self, epochs: list[int]) -> None:
         for epoch in epochs:
             path = self._directory / str(epoch)
-            path.rename(path.with_name(f"{epoch}{DAMAGED}"))
+            path.rename(path.with_name(f"{epoch}{_DAMAGED}"))
         self._checkpointer.reload()
 
     def _damaged(self, epoch: int, reason: str) -> DamagedCheckpoint:

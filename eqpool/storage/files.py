@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # importing pandas takes half a second, and most functions he
     import pandas as pd
 
 PART = ".part-"  # prefix of incomplete files and folders
-LONGEST_PART = 100  # bytes of a column's or class's name within a file name, which is limited to 255 bytes
+_LONGEST_PART = 100  # bytes of a column's or class's name within a file name, which is limited to 255 bytes
 _left_to_another: list[pathlib.Path] = []
 
 
@@ -43,10 +43,10 @@ def file_name_part(name: str) -> str:
     distinct.
     """
     plain = re.sub(r"[/\\\x00-\x1f\x7f]", "_", name)
-    if plain == name and len(name.encode()) <= LONGEST_PART:
+    if plain == name and len(name.encode()) <= _LONGEST_PART:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{plain.encode()[: LONGEST_PART - 9].decode('utf-8', 'ignore')}-{digest}"
+    return f"{plain.encode()[: _LONGEST_PART - 9].decode('utf-8', 'ignore')}-{digest}"
 
 
 def is_left_to_another(path: pathlib.Path) -> bool:

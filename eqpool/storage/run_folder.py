@@ -19,7 +19,7 @@ from eqpool.errors import InputError, to_path
 from eqpool.storage.files import is_left_to_another, read_json, remove_parts, write_json, write_text
 
 # Keys that change places, frequencies or parallelism, but not the results.
-NEUTRAL_KEYS = ("cache_dir", "checkpoint_every_epochs", "devices", "tensorboard", "workers")
+_NEUTRAL_KEYS = ("cache_dir", "checkpoint_every_epochs", "devices", "tensorboard", "workers")
 
 OVERLAP_COLUMN = "mask_overlap"  # column of a run's tables: a volume's overlap with the template's brain
 NON_FINITE_ROWS = "non_finite_rows"  # number of rows with non-finite latents, the only metric of such a run
@@ -234,5 +234,5 @@ def _without_neutral(config: dict[str, Any]) -> dict[str, Any]:
     return {
         key: _without_neutral(value) if isinstance(value, dict) else value
         for key, value in config.items()
-        if key not in NEUTRAL_KEYS
+        if key not in _NEUTRAL_KEYS
     }

@@ -12,8 +12,8 @@ from eqpool.data.tables.participants import read_participants, select_features
 from eqpool.errors import InputError
 
 COHORTS = ("ixi_thickness", "abide1", "fcon1000")
-SMALLEST_PROBED_SITE = 10  # fewest subjects of a site that the probes predict
-ROLES = ("site", "age", "sex", "dx")
+_SMALLEST_PROBED_SITE = 10  # fewest subjects of a site that the probes predict
+_ROLES = ("site", "age", "sex", "dx")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Table:
     @property
     def probed(self) -> np.ndarray:
         """Returns (N,) bool, true for rows of sites that are large enough to be probed."""
-        return np.isin(self.site, np.flatnonzero(np.bincount(self.site) >= SMALLEST_PROBED_SITE))
+        return np.isin(self.site, np.flatnonzero(np.bincount(self.site) >= _SMALLEST_PROBED_SITE))
 
 
 def load_table(folder: pathlib.Path, name: str) -> Table:
@@ -49,12 +49,12 @@ def load_table(folder: pathlib.Path, name: str) -> Table:
       InputError: the table is invalid. The one-line message names file, row and column.
     """
     table = read_participants(folder / name / "participants.tsv")
-    for column in ROLES[:3]:
+    for column in _ROLES[:3]:
         table.require(column, "experiments cohorts")
     covariates = read_covariates(table, parse_specs("age,sex:categorical")).values
     if not np.isfinite(covariates).all():
         raise InputError(f"{table.path}: a row without age or sex, expected none")
-    features = select_features(table, ["*"], ROLES).to_numpy(np.float64)
+    features = select_features(table, ["*"], _ROLES).to_numpy(np.float64)
     site, site_names = code_labels(table.names_in("site"))
     labels = {"sex": covariates[:, 1].astype(int)}
     if "dx" in table.frame:

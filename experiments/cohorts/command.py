@@ -28,20 +28,20 @@ from experiments.provenance import made_here, written_by
 from experiments.registry import Experiment
 from experiments.tables import Measured, results_path, table
 
-BARS = {  # required: highest site accuracy and age MAE. Sex and diagnosis must be as predictable as from raw.
+_BARS = {  # required: highest site accuracy and age MAE. Sex and diagnosis must be as predictable as from raw.
     "ixi_thickness": (0.58, 8.43),
     "abide1": (0.05 + 0.05, 3.50),
     "fcon1000": (0.056 + 0.05, 3.96),
 }
-METHODS = ("raw", "combat", "naive", "mmd", "cai", "ss", "rm", "ours")
-COLUMNS = ("features", "site, transfer", "site, within", "age MAE", "R2", "sex", "dx")
+_METHODS = ("raw", "combat", "naive", "mmd", "cai", "ss", "rm", "ours")
+_COLUMNS = ("features", "site, transfer", "site, within", "age MAE", "R2", "sex", "dx")
 
 
 def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
     """Adds the experiment's own flags."""
     add_folder(parser, "--cohorts", "folder with a folder a cohort", required=True)
     parser.add_argument("--names", default=",".join(COHORTS), help="comma-separated")
-    parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated; raw first")
+    parser.add_argument("--methods", default=",".join(_METHODS), help="comma-separated; raw first")
     parser.add_argument("--folds", type=count, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the folds")
     parser.add_argument("--epochs", type=count, default=150, help="of every network's stages")
@@ -59,8 +59,8 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
     use_compilation_cache(RunConfig(), RunFolder(options.runs / "cohorts"))
-    if not set(options.methods.split(",")) <= set(METHODS):
-        raise InputError(f"--methods={options.methods}: expected some of {', '.join(METHODS)}")
+    if not set(options.methods.split(",")) <= set(_METHODS):
+        raise InputError(f"--methods={options.methods}: expected some of {', '.join(_METHODS)}")
     settings = {"folds": options.folds, "seed": options.seed, "epochs": options.epochs}
     names = options.names.split(",")
     with threadpool_limits(limits=1):
@@ -69,7 +69,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
     path = results_path(options.output, experiment, "")
     earlier = read_json(path) if path.is_file() else {}
     if earlier.get("settings") == settings:
-        rows, unseen = joined_rows(earlier["rows"], rows), earlier.get("unseen", {}) | unseen
+        rows, unseen = _joined_rows(earlier["rows"], rows), earlier.get("unseen", {}) | unseen
     runs = [row["made"] for row in rows if "made" in row]
     return Measured({"settings": settings, "rows": rows, "unseen": unseen}, runs)
 
@@ -106,10 +106,10 @@ def _unseen(table: Table, options: argparse.Namespace) -> dict[str, Any]:
     return {"groups": groups, "lines": lines}
 
 
-def joined_rows(earlier: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _joined_rows(earlier: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns the union of both, ordered by cohort and method. A newer row replaces an earlier row of the same name."""
     by_name = {(row["cohort"], row["representation"]): row for row in [*earlier, *rows]}
-    return sorted(by_name.values(), key=lambda row: (row["cohort"], METHODS.index(row["method"])))
+    return sorted(by_name.values(), key=lambda row: (row["cohort"], _METHODS.index(row["method"])))
 
 
 def markdown(experiment: Experiment, content: dict[str, Any]) -> str:
@@ -127,9 +127,10 @@ def _lines(experiment: Experiment, content: dict[str, Any]) -> Iterator[str]:
     for name in dict.fromkeys(row["cohort"] for row in rows):
         own = [row for row in rows if row["cohort"] == name]
         yield from ("", f"{name}, chance {own[0]['scores']['chance']:.3f}.")
-        if name in BARS:
-            yield f"The bar: site at most {BARS[name][0]:.3f}, age MAE at most {BARS[name][1]:.2f}, sex and dx as raw."
-        yield from ("", *table(COLUMNS, map(_cells, own)))
+        if name in _BARS:
+            site, age = _BARS[name]
+            yield f"The bar: site at most {site:.3f}, age MAE at most {age:.2f}, sex and dx as raw."
+        yield from ("", *table(_COLUMNS, map(_cells, own)))
         if name in unseen:
             groups = unseen[name]["groups"]
             how = f"in {groups} groups" if groups else "one at a time"

@@ -8,6 +8,7 @@ from eqpool.config import default_config
 from eqpool.config.check import from_config_dict
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.splits import assign_splits
+from eqpool.data.tables.inputs import TableInputs
 from eqpool.engine.session import Session
 from eqpool.errors import InputError
 from eqpool.estimator import EquivariantPooling
@@ -35,7 +36,7 @@ def represent(method: str, table: Table, train_rows: np.ndarray, epochs: int) ->
     return {f"{method}, Phi": _baseline(method, table, inputs, train_rows, epochs)}, {}
 
 
-def target_of(table: Table) -> str:
+def _target_of(table: Table) -> str:
     """Returns the target of a baseline's network: the diagnosis if the table has one, else sex."""
     return "dx" if "dx" in table.labels else "sex"
 
@@ -104,7 +105,8 @@ def _baseline(method: str, table: Table, inputs: np.ndarray, rows: np.ndarray, e
 
 def _as_cohort(table: Table, inputs: np.ndarray, rows: np.ndarray) -> Cohort:
     """Converts a table to a `Cohort`. Training rows are divided into train and validation, and the others are test."""
-    target = target_of(table)
+    target = _target_of(table)
+    features = inputs.astype(np.float32)
     split = np.full(len(inputs), "test", dtype="<U10")
     strata = list(zip(table.site[rows].tolist(), table.labels[target][rows].tolist(), strict=True))
     split[rows] = assign_splits(rows.astype(str), strata, validation_fraction=0.1, test_fraction=0.0, seed=0)
@@ -112,8 +114,7 @@ def _as_cohort(table: Table, inputs: np.ndarray, rows: np.ndarray) -> Cohort:
         name=table.name,
         simulated=False,
         participant_id=np.arange(len(inputs)).astype(str),
-        inputs=inputs.astype(np.float32),
-        input_names=tuple(map(str, range(inputs.shape[1]))),
+        inputs=features,
         site=table.site,
         site_names=table.site_names,
         covariates=table.covariates[:, :1],
@@ -122,4 +123,5 @@ def _as_cohort(table: Table, inputs: np.ndarray, rows: np.ndarray) -> Cohort:
         target_name=target,
         target_classes=("0", "1"),
         split=split,
+        table=TableInputs(tuple(map(str, range(features.shape[1]))), features),
     )

@@ -17,7 +17,7 @@ from sklearn.svm import SVC, SVR
 from eqpool.data.tables.splines import CovariateDesign
 
 SITE_PROBES = ("logistic", "svm", "mlp", "forest")
-AGE_MACHINES = ((10.0, 0.1), (10.0, 0.4), (30.0, 0.1), (30.0, 0.4), (100.0, 0.1))  # C, and gamma times F
+_AGE_MACHINES = ((10.0, 0.1), (10.0, 0.4), (30.0, 0.1), (30.0, 0.4), (100.0, 0.1))  # C, and gamma times F
 
 
 def site_probe(name: str) -> Any:
@@ -57,7 +57,7 @@ def told_age(features: np.ndarray, age: np.ndarray, train: np.ndarray, test: np.
     inner = KFold(3, shuffle=True, random_state=0)
     models = [
         make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 4, 13))),
-        *(make_pipeline(StandardScaler(), SVR(C=c, gamma=scale / features.shape[1])) for c, scale in AGE_MACHINES),
+        *(make_pipeline(StandardScaler(), SVR(C=c, gamma=scale / features.shape[1])) for c, scale in _AGE_MACHINES),
     ]
     errors = [
         np.mean(np.abs(cross_val_predict(model, features[train], age[train], cv=inner) - age[train]))

@@ -15,7 +15,7 @@ from experiments.cohorts.methods import represent
 from experiments.cohorts.probes import SITE_PROBES, told_age, told_label, told_sites, without_covariates
 from experiments.runner import stored
 
-PERMUTATIONS = 999
+_PERMUTATIONS = 999
 PROBES_VERSION = 2  # of `probes`. Stored predictions of older versions are not read.
 Told = dict[str, np.ndarray]  # "<representation>/<variable>" -> predictions for the fold's held-out rows
 
@@ -131,16 +131,16 @@ def _permuted(truth: np.ndarray, predictions: Told) -> float:
         return max(float(np.mean(hit / size)) for hit in hits)
 
     observed = largest(np.arange(len(index)))
-    drawn = [largest(generator.permutation(len(index))) for _ in range(PERMUTATIONS)]
-    return (1 + sum(value >= observed - 1e-12 for value in drawn)) / (1 + PERMUTATIONS)
+    drawn = [largest(generator.permutation(len(index))) for _ in range(_PERMUTATIONS)]
+    return (1 + sum(value >= observed - 1e-12 for value in drawn)) / (1 + _PERMUTATIONS)
 
 
 def _sign_flips(differences: np.ndarray) -> float:
     """Returns the one-sided p-value of a sign-flip test for a mean of paired differences above 0 (worse than raw)."""
     generator = np.random.default_rng(0)
-    signs = generator.choice([-1.0, 1.0], (PERMUTATIONS, len(differences)))
+    signs = generator.choice([-1.0, 1.0], (_PERMUTATIONS, len(differences)))
     drawn = signs @ differences / len(differences)
-    return float((1 + np.sum(drawn >= differences.mean() - 1e-12)) / (1 + PERMUTATIONS))
+    return float((1 + np.sum(drawn >= differences.mean() - 1e-12)) / (1 + _PERMUTATIONS))
 
 
 def _by_row(parts: list[np.ndarray], splits: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

@@ -11,8 +11,8 @@ from eqpool.data.tables.calibration import SiteCalibration
 from experiments.cohorts.cohort import Table
 from experiments.cohorts.probes import site_probe, without_covariates
 
-PRIOR_ROWS_A_FEATURE = (0.6, 1.2, 2.4)
-WINDOW = 0.02  # relative to the best age error
+_PRIOR_ROWS_A_FEATURE = (0.6, 1.2, 2.4)
+_WINDOW = 0.02  # relative to the best age error
 
 
 def select_prior_rows(table: Table, inputs: np.ndarray, rows: np.ndarray) -> float:
@@ -21,9 +21,9 @@ def select_prior_rows(table: Table, inputs: np.ndarray, rows: np.ndarray) -> flo
     This is the selection rule of Lokhande et al. 2022. The scores come from three-fold cross-validation inside the
     training rows `rows`. Other rows are not used.
     """
-    tried = [(_scores(table, inputs, rows, a * inputs.shape[1]), a * inputs.shape[1]) for a in PRIOR_ROWS_A_FEATURE]
+    tried = [(_scores(table, inputs, rows, a * inputs.shape[1]), a * inputs.shape[1]) for a in _PRIOR_ROWS_A_FEATURE]
     best = min(error for (error, _), _ in tried)
-    return min((site, prior) for (error, site), prior in tried if error <= (1 + WINDOW) * best)[1]
+    return min((site, prior) for (error, site), prior in tried if error <= (1 + _WINDOW) * best)[1]
 
 
 def _scores(table: Table, inputs: np.ndarray, rows: np.ndarray, prior_rows: float) -> tuple[float, float]:

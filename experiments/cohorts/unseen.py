@@ -16,19 +16,19 @@ from experiments.cohorts.protocol import PROBES_VERSION, Told, fingerprint
 from experiments.runner import stored
 from experiments.tables import table
 
-CONTROLS = 10  # rows that calibrate a new site. They are not scored.
-LINES = ("raw", "ours, site never seen", f"ours, calibrated on {CONTROLS} rows")
+_CONTROLS = 10  # rows that calibrate a new site. They are not scored.
+_LINES = ("raw", "ours, site never seen", f"ours, calibrated on {_CONTROLS} rows")
 
 
 def evaluate_unseen(
     table: Table, folder: pathlib.Path, groups: int, seed: int, epochs: int
 ) -> dict[str, dict[str, Any]]:
-    """Returns the scores of each of `LINES` over all scored rows, from models that were not trained on a row's site.
+    """Returns the scores of each of `_LINES` over all scored rows, from models that were not trained on a row's site.
 
     ComBat has no line, because it has no estimate for a site that is not in its training rows.
     """
     parts, rows = [], []
-    for train, calibration, test in unseen_splits(table, groups, CONTROLS, seed):
+    for train, calibration, test in unseen_splits(table, groups, _CONTROLS, seed):
         name = f"{fingerprint(table, train, epochs)}_told{PROBES_VERSION}.npz"
         compute = functools.partial(_told, table, train, calibration, test, epochs)
         parts.append(stored(folder / table.name / "unseen" / name, compute))
@@ -36,7 +36,7 @@ def evaluate_unseen(
     order = np.concatenate(rows)
     return {
         line: _scores(table, order, {what: _joined(parts, f"{line}/{what}") for what in ("age", *table.labels)})
-        for line in LINES
+        for line in _LINES
     }
 
 
@@ -75,7 +75,7 @@ def _told(table: Table, train: np.ndarray, calibration: np.ndarray, test: np.nda
     calibrated = seen.copy()
     calibrated[test] = pooling.harmonise(inputs[test], site[test])
     told: Told = {}
-    for line, features in zip(LINES, (inputs, seen, calibrated), strict=True):
+    for line, features in zip(_LINES, (inputs, seen, calibrated), strict=True):
         told[f"{line}/age"] = told_age(features, table.covariates[:, 0], train, test)
         told |= {f"{line}/{name}": told_label(features, label, train, test) for name, label in table.labels.items()}
     return told

@@ -56,7 +56,7 @@ def fold(mapped):
     """(N,) which fold's networks decoded each row, found from the decodes themselves."""
     folder, cohort, _ = mapped
     decodes = np.load(folder / "folds" / "2" / "decodes.npy", mmap_mode="r")
-    mask = cohort.grid.mask
+    mask = cohort.volumes.grid.mask
     fold = np.full(len(cohort.site), -1)
     for number in (0, 1):
         trained = load_trained(RunFolder(folder / "folds" / "2").fold(number))
@@ -90,7 +90,7 @@ def test_the_files_hold_what_statsmodels_finds(mapped, fold, form):
     age, ill = cohort.covariates[:, 0], (cohort.target == 0).astype(float)
     sites = (cohort.site[:, None] == [1, 2]).astype(float)
     t, share = (
-        nibabel.load(folder / "maps" / f"{form}_{name}.nii.gz").get_fdata()[cohort.grid.mask]
+        nibabel.load(folder / "maps" / f"{form}_{name}.nii.gz").get_fdata()[cohort.volumes.grid.mask]
         for name in ("t_AD-Control", "r2_site")
     )
     for voxel in (0, values.shape[1] // 2, values.shape[1] - 1):
@@ -107,9 +107,12 @@ def test_the_files_hold_what_statsmodels_finds(mapped, fold, form):
 def test_the_truth_is_measured_against(mapped):
     folder, cohort, facts = mapped
     assert json.loads(json.dumps(facts)) == json.loads((folder / "maps" / "maps.json").read_text())
-    truth = nibabel.load(effect_path(pathlib.Path(cohort.image_path[0]), "disease_mask")).get_fdata()
+    truth = nibabel.load(effect_path(pathlib.Path(cohort.volumes.image_path[0]), "disease_mask")).get_fdata()
     for values in facts["forms"].values():
-        assert values["truth_voxels"] == int((truth[cohort.grid.mask] > 0).sum()) and values["unaffected_voxels"] > 0
+        assert (
+            values["truth_voxels"] == int((truth[cohort.volumes.grid.mask] > 0).sum())
+            and values["unaffected_voxels"] > 0
+        )
         assert 0 <= values["sensitivity_at_matched_rate"] <= 1 and values["recovery_error"] > 0
     assert "SIMULATED" in describe_maps(facts)
 
@@ -119,7 +122,11 @@ def test_the_gain_is_that_of_the_judged_voxels_at_once(mapped, monkeypatch):
     folder, cohort, facts = mapped
     decodes = Decodes(np.load(folder / "folds" / "2" / "decodes.npy"), deal_folds(tiny_config(folder), cohort, 2))
     effect, mask = (
-        np.abs(nibabel.load(effect_path(pathlib.Path(cohort.image_path[0]), name)).get_fdata()[cohort.grid.mask])
+        np.abs(
+            nibabel.load(effect_path(pathlib.Path(cohort.volumes.image_path[0]), name)).get_fdata()[
+                cohort.volumes.grid.mask
+            ]
+        )
         for name in ("disease_effect", "disease_mask")
     )
     judged = (mask > 0.5) | is_unaffected(effect)
@@ -144,7 +151,7 @@ def test_the_input_form_does_not_depend_on_the_networks(mapped):
     folder = mapped[0]
     decodes = np.load(folder / "folds" / "2" / "decodes.npy")
     for row in (0, 9, 17):
-        np.testing.assert_array_equal(decodes[0, row], cohort.inputs[row][cohort.grid.mask])
+        np.testing.assert_array_equal(decodes[0, row], cohort.inputs[row][cohort.volumes.grid.mask])
 
 
 def test_what_the_others_explain_has_no_map_and_is_named(mapped, tmp_path):

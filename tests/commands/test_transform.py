@@ -39,7 +39,7 @@ def newcomers(cohort, tmp_path) -> pathlib.Path:
     """Three of the cohort's scans as another study's: no target, no covariate, a scanner nobody knows."""
     lines = ["participant_id\tpath\tsite"]
     for number, row in enumerate((0, 7, 16)):
-        (tmp_path / f"{number}.nii.gz").write_bytes(pathlib.Path(cohort.image_path[row]).read_bytes())
+        (tmp_path / f"{number}.nii.gz").write_bytes(pathlib.Path(cohort.volumes.image_path[row]).read_bytes())
         lines.append(f"new{number}\t{number}.nii.gz\t{'Toshiba' if number else 'site1'}")
     (tmp_path / "participants.tsv").write_text("\n".join(lines) + "\n")
     return tmp_path / "participants.tsv"
@@ -52,13 +52,13 @@ def test_a_run_leaves_a_harmonised_volume_for_every_input(trained_volumes, cohor
     for row in (0, 11):
         name = cohort.participant_id[row]
         written = nibabel.load(output / name / "anat" / f"{name}_desc-harmonized_T1w.nii.gz")
-        source = nibabel.load(cohort.image_path[row])
+        source = nibabel.load(cohort.volumes.image_path[row])
         sidecar = output / name / "anat" / f"{name}_desc-harmonized_T1w.json"
         assert json.loads(sidecar.read_text())["Sources"] == [f"{name}/anat/{name}_T1w.nii.gz"]
         np.testing.assert_array_equal(written.affine, source.affine)
         encoded = trained.encode(cohort.inputs[row][None])
         change = trained.decode(encoded["pooled_latent"])[0] - trained.decode(encoded["latent"])[0]
-        values, mask = source.get_fdata(), cohort.grid.mask
+        values, mask = source.get_fdata(), cohort.volumes.grid.mask
         deviation = values[mask & (values != 0)].std()
         expected = np.where(mask & (values != 0), values + deviation * change, values)
         np.testing.assert_allclose(written.get_fdata(), expected, rtol=1e-3, atol=1e-2 * deviation)
@@ -154,9 +154,9 @@ def test_the_decode_itself_by_request(trained_volumes, newcomers, tmp_path, coho
     trained = load_trained(RunFolder(trained_volumes))
     decoded = trained.decode(trained.encode(cohort.inputs[0][None])["pooled_latent"])[0]
     path = tmp_path / "out/derivatives/eqpool/sub-new0/anat/sub-new0_desc-harmonized_T1w.nii.gz"
-    values, source = nibabel.load(path).get_fdata(), nibabel.load(cohort.image_path[0]).get_fdata()
-    tissue = source[cohort.grid.mask & (source != 0)]
-    expected = np.where(cohort.grid.mask, tissue.mean() + tissue.std() * decoded, 0)
+    values, source = nibabel.load(path).get_fdata(), nibabel.load(cohort.volumes.image_path[0]).get_fdata()
+    tissue = source[cohort.volumes.grid.mask & (source != 0)]
+    expected = np.where(cohort.volumes.grid.mask, tissue.mean() + tissue.std() * decoded, 0)
     np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-2 * tissue.std())
     assert main([*arguments, "--harmonised=none"]) == 0
 
@@ -424,7 +424,9 @@ def test_a_table_without_one_of_the_features_names_it(trained_table, tmp_path, c
 
 
 def test_prepared_inputs_are_those_of_training(cohort):
-    np.testing.assert_array_equal(prepare_volume(pathlib.Path(cohort.image_path[4]), cohort.grid)[0], cohort.inputs[4])
+    np.testing.assert_array_equal(
+        prepare_volume(pathlib.Path(cohort.volumes.image_path[4]), cohort.volumes.grid)[0], cohort.inputs[4]
+    )
 
 
 def test_the_decoder_adds_to_the_mean_training_volume(trained_volumes, cohort):

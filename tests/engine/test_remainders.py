@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from eqpool.config import BaselineConfig, IstnConfig, ModelConfig, RunConfig, StageOneConfig, StageTwoConfig, TaskConfig
-from eqpool.data.cohort import Cohort, Grid
+from eqpool.data.cohort import Cohort
 from eqpool.data.shape import DataShape
+from eqpool.data.volumes.inputs import Grid
 from eqpool.engine import data_parallel
 from eqpool.engine import session as training
 from eqpool.engine.pairs import Pairs
@@ -29,6 +30,7 @@ from eqpool.objectives.stage_one import make_stage_one
 from eqpool.objectives.stage_two import make_stage_two
 from eqpool.objectives.task import make_task
 from eqpool.storage.run_folder import RunFolder
+from tests.volume_inputs import volume_inputs
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -99,10 +101,10 @@ def train_volumes(session: Session, seen: Callable[[Stage], Stage]) -> TrainStat
     made = with_inputs(VOLUME)
     cohort = Cohort(
         name="noise", simulated=True, participant_id=np.arange(len(made["site"])).astype(str),
-        inputs=made.pop("inputs"), input_names=(), site=made["site"], site_names=("A", "B"),
+        inputs=made.pop("inputs"), site=made["site"], site_names=("A", "B"),
         covariates=made["covariate"].astype(np.float64), covariate_names=("age",), target=made["target"],
         target_name="y", target_classes=("no", "yes"), split=np.array(["train"] * ROWS + ["validation"] * HELD_OUT),
-        grid=Grid("tiny", VOLUME, np.eye(4), np.ones(VOLUME, bool)),
+        volumes=volume_inputs(Grid("tiny", VOLUME, np.eye(4), np.ones(VOLUME, bool)), len(made["site"])),
     )  # fmt: skip
     stage = make_stage_one(session.config, DataShape(VOLUME, 1, 2, 2))
     return training.train_on_volumes(session, seen(stage), TrainingData.of(cohort, made))

@@ -12,12 +12,14 @@ import numpy as np
 
 from eqpool.config import RunConfig, default_config
 from eqpool.config.check import from_config_dict
-from eqpool.data.cohort import Cohort, Grid, Scaling
+from eqpool.data.cohort import Cohort, Scaling
+from eqpool.data.volumes.inputs import Grid
 from eqpool.engine import data_parallel
 from eqpool.engine.session import Session
 from eqpool.methods.latent import train_latents
 from eqpool.storage import files
 from eqpool.storage.run_folder import RunFolder
+from tests.volume_inputs import volume_inputs
 
 SHAPE, ROWS, FEATURES = (21, 21, 21), 26, 7
 
@@ -36,13 +38,13 @@ def tiny_config(epochs: int) -> RunConfig:
 
 def tiny_cohort(kind: str) -> Cohort:
     generator = np.random.default_rng(0)
+    grid = Grid("tiny", SHAPE, np.eye(4), np.ones(SHAPE, bool))
     shape = SHAPE if kind == "volumes" else (FEATURES,)
     return Cohort(
         name="tiny",
         simulated=True,
         participant_id=np.array([f"sub-{row:02d}" for row in range(ROWS)]),
         inputs=generator.normal(size=(ROWS, *shape)).astype(np.float32),
-        input_names=(),
         site=generator.integers(0, 2, ROWS).astype(np.int32),
         site_names=("a", "b"),
         covariates=generator.uniform(20, 80, (ROWS, 1)),
@@ -51,7 +53,7 @@ def tiny_cohort(kind: str) -> Cohort:
         target_name="diagnosis",
         target_classes=("no", "yes"),
         split=np.array(["train"] * 14 + ["validation"] * 6 + ["test"] * 6),
-        grid=Grid("tiny", SHAPE, np.eye(4), np.ones(SHAPE, bool)) if kind == "volumes" else None,
+        volumes=volume_inputs(grid, ROWS) if kind == "volumes" else None,
     )
 
 

@@ -15,7 +15,7 @@ def held_out(site: np.ndarray, participant_id: np.ndarray) -> Cohort:
     count = len(site)
     return Cohort(
         name="made_up", simulated=True, participant_id=participant_id, inputs=np.zeros((count, 1), np.float32),
-        input_names=(), site=site.astype(np.int32), site_names=("GE", "Siemens"), covariates=np.full((count, 1), 60.0),
+        site=site.astype(np.int32), site_names=("GE", "Siemens"), covariates=np.full((count, 1), 60.0),
         covariate_names=("age",), target=np.zeros(count, np.int32), target_name="dx", target_classes=("AD", "CN"),
         split=np.full(count, "test"),
     )  # fmt: skip

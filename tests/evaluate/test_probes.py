@@ -213,7 +213,7 @@ def test_how_often_shuffled_sites_are_read_as_well_is_the_p_value(monkeypatch):
     monkeypatch.setattr(site_metrics, "probe_panel", panel)
     cohort = Cohort(
         name="made_up", simulated=True, participant_id=np.arange(40).astype(str), inputs=np.zeros((40, 1), np.float32),
-        input_names=(), site=site, site_names=("GE", "Siemens"), covariates=np.full((40, 1), 60.0),
+        site=site, site_names=("GE", "Siemens"), covariates=np.full((40, 1), 60.0),
         covariate_names=("age",), target=np.zeros(40, np.int32), target_name="dx", target_classes=("AD", "CN"),
         split=np.repeat(["train", "test"], 20),
     )  # fmt: skip
@@ -258,7 +258,7 @@ def test_sites_without_any_target_are_probed_too_and_the_floor_is_of_those_with(
     phi[site == 2] += 10
     cohort = Cohort(
         name="made_up", simulated=True, participant_id=np.arange(150).astype(str),
-        inputs=np.zeros((150, 1), np.float32), input_names=(), site=site, site_names=("GE", "Philips", "Siemens"),
+        inputs=np.zeros((150, 1), np.float32), site=site, site_names=("GE", "Philips", "Siemens"),
         covariates=random.uniform(60, 80, (150, 1)), covariate_names=("age",),
         target=np.where(site == 2, -1, random.integers(0, 2, 150)).astype(np.int32), target_name="dx",
         target_classes=("AD", "CN"), split=np.repeat(["train", "validation", "test"], 50),
@@ -278,7 +278,7 @@ def test_chance_is_that_of_the_labels_that_are_there():
     phi = random.normal(size=(300, 3)).astype(np.float32)
     cohort = Cohort(
         name="made_up", simulated=True, participant_id=np.arange(300).astype(str),
-        inputs=np.zeros((300, 1), np.float32), input_names=(), site=site, site_names=("A", "B", "C", "D"),
+        inputs=np.zeros((300, 1), np.float32), site=site, site_names=("A", "B", "C", "D"),
         covariates=np.full((300, 1), 60.0), covariate_names=("age",), target=np.zeros(300, np.int32), target_name="dx",
         target_classes=("AD", "CN"), split=np.repeat(["train", "validation", "test"], 100),
     )  # fmt: skip
@@ -296,7 +296,7 @@ def test_where_there_is_one_site_nothing_is_probed():
     phi = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
     cohort = Cohort(
         name="made_up", simulated=True, participant_id=np.arange(60).astype(str), inputs=np.zeros((60, 1), np.float32),
-        input_names=(), site=site, site_names=("A", "B"), covariates=np.full((60, 1), 60.0), covariate_names=("age",),
+        site=site, site_names=("A", "B"), covariates=np.full((60, 1), 60.0), covariate_names=("age",),
         target=np.zeros(60, np.int32), target_name="dx", target_classes=("AD", "CN"),
         split=np.repeat(["train", "test"], 30),
     )  # fmt: skip

@@ -17,6 +17,7 @@ from eqpool.engine.stream import make_stream_step
 from eqpool.methods.base import method_named
 from eqpool.methods.dry_run import describe_plan, measure
 from tests.config.test_schema import CONFIGS, load
+from tests.volume_inputs import volume_inputs
 
 TABLE_FEATURES = {"german": 58, "adult": 99}
 
@@ -42,7 +43,6 @@ def cohort_like(config: RunConfig, rows: int = 60) -> Cohort:
         simulated=True,
         participant_id=np.array([f"sub-{row}" for row in range(rows)]),
         inputs=np.broadcast_to(np.float32(0), (rows, *shape)),
-        input_names=tuple(f"x{column}" for column in range(shape[0])) if len(shape) == 1 else (),
         site=(np.arange(rows) // 6 % 2).astype(np.int32),
         site_names=("A", "B"),
         covariates=generator.uniform(20, 80, (rows, 1)),
@@ -51,7 +51,7 @@ def cohort_like(config: RunConfig, rows: int = 60) -> Cohort:
         target_name="target",
         target_classes=classes,
         split=np.tile(["train", "train", "train", "train", "validation", "test"], rows // 6),
-        grid=grid,
+        volumes=None if grid is None else volume_inputs(grid, rows),
     )
 
 

@@ -56,7 +56,7 @@ def istn(tmp_path_factory):
 def newcomers(cohort, folder: pathlib.Path, sites: tuple[str, ...]) -> pathlib.Path:
     lines = ["participant_id\tpath\tsite"]
     for row, site in enumerate(sites):
-        (folder / f"{row}.nii.gz").write_bytes(pathlib.Path(cohort.image_path[row]).read_bytes())
+        (folder / f"{row}.nii.gz").write_bytes(pathlib.Path(cohort.volumes.image_path[row]).read_bytes())
         lines.append(f"new{row}\t{row}.nii.gz\t{site}")
     (folder / "participants.tsv").write_text("\n".join(lines) + "\n")
     return folder / "participants.tsv"
@@ -67,10 +67,10 @@ def test_new_scans_get_the_change_of_their_looks(istn, tmp_path):
     table = newcomers(cohort, tmp_path, ("site1", "site3"))
     assert main([f"--workdir={folder}", f"--participants={table}", f"--output={tmp_path / 'out'}"]) == 0
     harmonise = make_harmonise(config, Istn().load(RunFolder(folder)).variables, 3)
-    mask = cohort.grid.mask
+    mask = cohort.volumes.grid.mask
     for row, site in ((0, 0), (1, 2)):
         path = tmp_path / f"out/derivatives/eqpool/sub-new{row}/anat/sub-new{row}_desc-harmonized_T1w.nii.gz"
-        written, source = nibabel.load(path), nibabel.load(cohort.image_path[row])
+        written, source = nibabel.load(path), nibabel.load(cohort.volumes.image_path[row])
         np.testing.assert_array_equal(written.affine, source.affine)
         squashed = np.array(cohort.inputs[row])
         made = harmonise(squashed, site).image
@@ -83,7 +83,7 @@ def test_new_scans_get_the_change_of_their_looks(istn, tmp_path):
     np.testing.assert_allclose(steps["image"][1], harmonise(np.array(cohort.inputs[1]), 2).image, atol=1e-6)
     assert steps["name"].tolist() == ["new0", "new1"]
     assert (tmp_path / "out" / "figures" / "transformations.png").stat().st_size > 10_000
-    overlap = np.round(cohort.mask_overlap, 4)
+    overlap = np.round(cohort.volumes.mask_overlap, 4)
     assert (tmp_path / "out" / "written.tsv").read_text().splitlines() == [
         "participant_id\tsite\tmask_overlap", f"new0\tsite1\t{overlap[0]}", f"new1\tsite3\t{overlap[1]}"
     ]  # fmt: skip
@@ -122,7 +122,7 @@ def test_a_bad_scan_is_left_out_by_request_and_listed(istn, tmp_path):
     assert main(arguments) == 2 and not (tmp_path / "out" / "written.tsv").exists()
     assert main([*arguments, "--on_bad_volume=skip"]) == 0
     lines = (tmp_path / "out" / "written.tsv").read_text().splitlines()
-    overlap = np.round(cohort.mask_overlap, 4)
+    overlap = np.round(cohort.volumes.mask_overlap, 4)
     assert lines[1:] == [f"new0\tsite1\t{overlap[0]}", f"new2\tsite2\t{overlap[2]}"]
     (line,) = (tmp_path / "out" / "left_out.tsv").read_text().splitlines()[1:]
     assert line.startswith("new1\t") and "1.nii.gz" in line

@@ -27,7 +27,7 @@ def test_the_sums_give_scikit_learns_ridge(penalty):
 def test_a_run_decodes_its_training_rows_better_with_it_and_fits_it_once(trained_volumes, monkeypatch):
     cohort = load_cohort(tiny_config(trained_volumes.parent).data, trained_volumes.parent / "cache", progress=False)
     trained = load_trained(RunFolder(trained_volumes))
-    mask, train = cohort.grid.mask, cohort.rows("train")
+    mask, train = cohort.volumes.grid.mask, cohort.rows("train")
     part = dict(np.load(RunFolder(trained_volumes).linear_decoder_file))
     volumes = np.array(cohort.inputs[train])
     latent = trained.encode(volumes)["latent"]

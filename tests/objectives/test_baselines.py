@@ -96,7 +96,7 @@ def cohort(covariate, site, target) -> Cohort:
     count = len(site)
     return Cohort(
         name="made up", simulated=True, participant_id=np.arange(count).astype(str), inputs=np.zeros((count, 1)),
-        input_names=("x",), site=np.array(site, np.int32), site_names=("A", "B"),
+        site=np.array(site, np.int32), site_names=("A", "B"),
         covariates=np.array(covariate, np.float64)[:, None], covariate_names=("age",),
         target=np.array(target, np.int32), target_name="y", target_classes=("no", "yes"),
         split=np.array(["train"] * count),

@@ -30,6 +30,7 @@ from eqpool.report.workfolder import read_workfolder
 from eqpool.storage.run_folder import RunFolder
 from tests.config.test_schema import load
 from tests.conftest import REPOSITORY
+from tests.volume_inputs import volume_inputs
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -318,7 +319,6 @@ def cohort(seed: int = 0, sites: int = 2) -> Cohort:
         simulated=True,
         participant_id=np.array([f"sub-{row}" for row in range(count)]),
         inputs=images.astype(np.float32),
-        input_names=(),
         site=site,
         site_names=("bright", "dark", "pale")[:sites],
         covariates=np.zeros((count, 0)),
@@ -429,7 +429,7 @@ def test_a_run_fills_its_work_directory_and_resumes(monkeypatch, tmp_path, direc
 def test_volumes_are_squashed_and_split_without_labels_of_the_reference():
     """As configs/brain_*.py have it, and others do not."""
     volumes = np.zeros((96, 20, 20, 20), np.float32)
-    made = dataclasses.replace(cohort(), inputs=volumes, grid=named_grid("20x20x20"))
+    made = dataclasses.replace(cohort(), inputs=volumes, volumes=volume_inputs(named_grid("20x20x20"), 96))
     settings = config()
     with pytest.raises(InputError, match='config.data.squash = False: expected True for method "istn"'):
         check_images(settings, made)

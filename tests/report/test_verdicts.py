@@ -2,7 +2,9 @@
 
 import pytest
 
-from eqpool.report.verdicts import compare, format_metric, read_metrics
+from eqpool.report.formatting import format_metric
+from eqpool.report.judgement import compare
+from eqpool.report.verdicts import read_metrics
 
 SITES = {"site_chance": 0.25, "site_floor": 0.4, "site_floor_interval": (0.35, 0.45)}
 
@@ -205,3 +207,11 @@ def test_a_latent_that_is_not_finite_never_reads_as_pooled():
 def test_what_an_istn_says_by_two_names_is_told_once():
     metrics = {"scratch_accuracy": 50.0, "accuracy": 50.0, "accuracy_interval": (40, 60), "majority_accuracy": 50.0}
     assert [reading.metric for reading in read_metrics(metrics)] == ["scratch_accuracy"]
+
+
+@pytest.mark.parametrize(("low", "said"), [(0.7, ", clearly more"), (0.5, "")])
+def test_a_covariate_is_held_against_what_could_be_read_before_pooling(low, said):
+    metrics = {"kept_age_r_squared": 0.5, "kept_age_r_squared_interval": (0.4, 0.6)}
+    assert read(metrics, "kept_age_r_squared").text == "age can still be read from Phi"
+    metrics |= {"kept_age_r_squared_before": 0.8, "kept_age_r_squared_before_interval": (low, 0.9)}
+    assert read(metrics, "kept_age_r_squared").text == f"age can still be read from Phi; before pooling 0.80{said}"

@@ -17,9 +17,9 @@ from eqpool.data.preflight.association import (
 )
 from eqpool.data.preflight.finding import Finding
 
-LARGE_ETA_SQUARED = 0.14  # Cohen's convention for a large effect
-LARGE_CRAMERS_V = 0.3
-LARGE_CONDITION_NUMBER = 30.0  # Belsley's convention for a harmful collinearity
+_LARGE_ETA_SQUARED = 0.14  # Cohen's convention for a large effect
+_LARGE_CRAMERS_V = 0.3
+_LARGE_CONDITION_NUMBER = 30.0  # Belsley's convention for a harmful collinearity
 
 
 def covariate_and_site(cohort: Cohort, index: int) -> Iterator[Finding]:
@@ -34,7 +34,7 @@ def covariate_and_site(cohort: Cohort, index: int) -> Iterator[Finding]:
             "varies, or drop it",
             {"covariate": name, "eta_squared": 1.0},
         )
-    elif eta >= LARGE_ETA_SQUARED:
+    elif eta >= _LARGE_ETA_SQUARED:
         yield Finding(
             "warning",
             "covariate_confounded",
@@ -108,11 +108,11 @@ def target_and_site(cohort: Cohort) -> Iterator[Finding]:
 def _target_association(cohort: Cohort) -> tuple[np.ndarray, float, float, str]:
     """Returns the target as labels (N,), its association with the site, the threshold for a warning and the measure."""
     if cohort.target_classes:
-        return cohort.target, cramers_v(cohort.target, cohort.site), LARGE_CRAMERS_V, "Cramer's V"
+        return cohort.target, cramers_v(cohort.target, cohort.site), _LARGE_CRAMERS_V, "Cramer's V"
     known = np.isfinite(cohort.target)
     label = np.full(cohort.target.shape, -1, np.int64)
     label[known] = np.unique(cohort.target[known], return_inverse=True)[1]
-    return label, eta_squared(cohort.target, cohort.site), LARGE_ETA_SQUARED, "eta^2"
+    return label, eta_squared(cohort.target, cohort.site), _LARGE_ETA_SQUARED, "eta^2"
 
 
 def nuisance_and_target(cohort: Cohort) -> Iterator[Finding]:
@@ -130,7 +130,7 @@ def nuisance_and_target(cohort: Cohort) -> Iterator[Finding]:
                 "the target; expected each class at some level of it",
                 numbers,
             )
-        elif strength >= LARGE_CRAMERS_V:
+        elif strength >= _LARGE_CRAMERS_V:
             yield Finding(
                 "warning",
                 "nuisance_confounded",
@@ -147,12 +147,12 @@ def collinearity(cohort: Cohort) -> Iterator[Finding]:
         return
     number = condition_number(site_design(cohort.site[known], cohort.covariates[known]))
     finite = number if np.isfinite(number) else None
-    if number >= LARGE_CONDITION_NUMBER:
+    if number >= _LARGE_CONDITION_NUMBER:
         yield Finding(
             "warning" if finite else "refusal",
             "condition_number",
             f"sites and covariates ({', '.join(cohort.covariate_names)}) are collinear: condition number {number:.3g}, "
-            f"expected below {LARGE_CONDITION_NUMBER:g}; drop a covariate or merge sites",
+            f"expected below {_LARGE_CONDITION_NUMBER:g}; drop a covariate or merge sites",
             {"condition_number": finite},
         )
     else:

@@ -9,7 +9,7 @@ from eqpool.data.preflight.finding import Finding
 from eqpool.data.preflight.sentinels import implausible_values
 from eqpool.errors import listed
 
-NEARLY_EMPTY = 0.05  # share of rows that hold a value other than 0
+_NEARLY_EMPTY = 0.05  # share of rows that hold a value other than 0
 
 
 def examine_features(frame: pd.DataFrame, names: np.ndarray) -> list[Finding]:
@@ -73,7 +73,7 @@ def _nearly_empty(frame: pd.DataFrame) -> Iterator[Finding]:
             "are, leave them out",
             {"columns": zero, "share": 0.0},
         )
-    few = {str(name): float(share) for name, share in shares.items() if 0 < share <= NEARLY_EMPTY}
+    few = {str(name): float(share) for name, share in shares.items() if 0 < share <= _NEARLY_EMPTY}
     if few:
         named = listed([f"{name} {share:.1%}" for name, share in few.items()])
         yield Finding(

@@ -17,9 +17,9 @@ from eqpool.data.preflight.held_out import held_out_findings
 from eqpool.data.preflight.sentinels import implausible_values
 from eqpool.errors import listed
 
-FEW_SUBJECTS = 10  # at a site. Fewer give a poor estimate of its scanner effect
-RARE_CLASS = 0.1  # share of a class at a site
-MOST_NAMED = 5
+_FEW_SUBJECTS = 10  # at a site. Fewer give a poor estimate of its scanner effect
+_RARE_CLASS = 0.1  # share of a class at a site
+_MOST_NAMED = 5
 
 
 def examine(cohort: Cohort) -> list[Finding]:
@@ -56,12 +56,12 @@ def _subjects(cohort: Cohort) -> Iterator[Finding]:
         f"{len(counts)} sites with {_range(list(counts.values()))}",
         {"subjects": counts},
     )
-    few = {name: count for name, count in counts.items() if count < FEW_SUBJECTS}
+    few = {name: count for name, count in counts.items() if count < _FEW_SUBJECTS}
     if few:
         yield Finding(
             "warning",
             "subjects_per_site",
-            f"{len(few)} sites have fewer than {FEW_SUBJECTS} subjects ({_counted(few)}); their scanner effect is "
+            f"{len(few)} sites have fewer than {_FEW_SUBJECTS} subjects ({_counted(few)}); their scanner effect is "
             "hardly known, leave them out or merge sites of one scanner",
             {"few": few},
         )
@@ -76,17 +76,17 @@ def _classes(cohort: Cohort) -> Iterator[Finding]:
         target = cohort.target[cohort.site == index]
         counts = [int(np.sum(target == label)) for label in range(len(cohort.target_classes))]
         table[name] = dict(zip(cohort.target_classes, counts, strict=True))
-        if sum(counts) and min(counts) < RARE_CLASS * sum(counts):
+        if sum(counts) and min(counts) < _RARE_CLASS * sum(counts):
             lacking[name] = min(counts)
-    by_site = "; ".join(f"{site}: {_counts(table[site])}" for site in list(table)[:MOST_NAMED])
-    more = f"; {len(table) - MOST_NAMED} more sites" if len(table) > MOST_NAMED else ""
+    by_site = "; ".join(f"{site}: {_counts(table[site])}" for site in list(table)[:_MOST_NAMED])
+    more = f"; {len(table) - _MOST_NAMED} more sites" if len(table) > _MOST_NAMED else ""
     yield Finding("info", "class_balance", f"{cohort.target_name} by site: {by_site}{more}", {"sites": table})
     if lacking:
         yield Finding(
             "warning",
             "class_balance",
             f"at {len(lacking)} of {len(table)} sites a class of {cohort.target_name} has less than "
-            f"{RARE_CLASS:.0%} of the rows ({_counted(lacking)}); there class and scanner are hard to tell apart",
+            f"{_RARE_CLASS:.0%} of the rows ({_counted(lacking)}); there class and scanner are hard to tell apart",
             {"lacking": lacking},
         )
 

@@ -24,8 +24,8 @@ from eqpool.data.cohort import Cohort
 from eqpool.data.preflight.finding import Finding
 
 HELD_OUT = "held_out_people"  # the check with warnings at the top of log and report
-WIDEST = 0.15  # half the interval of a balanced accuracy
-WIDEST_CORRELATION = 0.3
+_WIDEST = 0.15  # half the interval of a balanced accuracy
+_WIDEST_CORRELATION = 0.3
 _Z = float(norm.ppf(0.975))
 
 
@@ -87,7 +87,7 @@ def accuracy_half_width(people: Sequence[int]) -> float:
 
 def widest_accuracy(groups: int) -> float:
     """Returns the largest acceptable `accuracy_half_width` for this number of groups."""
-    return min(WIDEST, 1 / groups)
+    return min(_WIDEST, 1 / groups)
 
 
 def fewest_of_each(groups: int) -> int:
@@ -108,7 +108,7 @@ def correlation_half_width(people: int) -> float:
 
 def fewest_of_a_number() -> int:
     """Returns the fewest people that make a correlation's interval narrow enough."""
-    return math.ceil(3 + (_Z / math.atanh(WIDEST_CORRELATION)) ** 2)
+    return math.ceil(3 + (_Z / math.atanh(_WIDEST_CORRELATION)) ** 2)
 
 
 def held_out_findings(cohort: Cohort) -> Iterator[Finding]:
@@ -159,4 +159,4 @@ def _groups(
 
 def _number(name: str, cohort: Cohort, rows: np.ndarray) -> HeldOut:
     people = len(np.unique(cohort.participant_id[rows]))
-    return HeldOut(name, (people,), (), correlation_half_width(people), WIDEST_CORRELATION, fewest_of_a_number())
+    return HeldOut(name, (people,), (), correlation_half_width(people), _WIDEST_CORRELATION, fewest_of_a_number())

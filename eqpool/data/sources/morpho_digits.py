@@ -15,7 +15,7 @@ from eqpool.data.sources.morphometry import ENLARGEMENT, enlarge, lean, mean_thi
 from eqpool.data.sources.perturbations import fracture, swell
 
 CLASSES = ("healthy", "fractured", "swollen")
-ORIGINS = ("train", "test")  # MNIST's two files
+_ORIGINS = ("train", "test")  # MNIST's two files
 
 _GAP_PIXELS = 1.5  # of 120 digits, the faintest cut darkens some pixel by 206 of 255 levels; by 151 with a gap of 1
 _SWELLING_STRENGTH = 3.0
@@ -63,7 +63,7 @@ def random_digits(
     Args:
       images: (K, 28, 28) uint8 images from MNIST.
       indices: (K,) their numbers in MNIST's file.
-      origin: name of the file, one of `ORIGINS`.
+      origin: name of the file, one of `_ORIGINS`.
       domain: look of the digits.
       seed: seed of class, slant and place of the disease.
 
@@ -73,7 +73,7 @@ def random_digits(
     drawn = np.empty(images.shape, np.uint8)
     kinds = np.empty(len(images), np.int64)
     for row, index in enumerate(indices):
-        random = np.random.default_rng((seed, ORIGINS.index(origin), int(index)))
+        random = np.random.default_rng((seed, _ORIGINS.index(origin), int(index)))
         kinds[row] = random.integers(len(CLASSES))
         drawn[row] = draw_digit(images[row], domain, CLASSES[kinds[row]], random)
     return drawn, kinds

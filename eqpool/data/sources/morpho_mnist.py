@@ -27,7 +27,7 @@ from eqpool.data.sources.morphometry import measure
 from eqpool.errors import InputError
 from eqpool.storage.progress import track
 
-FILES = {"train": "train-images-idx3-ubyte.gz", "test": "t10k-images-idx3-ubyte.gz"}
+_FILES = {"train": "train-images-idx3-ubyte.gz", "test": "t10k-images-idx3-ubyte.gz"}
 _SIDE = 28
 _IMAGES_MAGIC = 0x803  # idx format: unsigned bytes, three axes
 _VALIDATION_SHARE = 0.1
@@ -79,7 +79,7 @@ class MorphoMnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         del dl_manager
-        return {split: self._generate_examples(split) for split in FILES}
+        return {split: self._generate_examples(split) for split in _FILES}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         images, chosen = self._images[split], self._chosen[split]
@@ -148,7 +148,6 @@ def load_morpho_mnist(
         simulated=True,
         participant_id=columns["participant_id"],
         inputs=columns["image"],
-        input_names=(),
         site=site,
         site_names=(source, target),
         covariates=np.zeros((len(site), 0)),
@@ -175,8 +174,8 @@ def read_mnist(raw_dir: str, cache_dir: pathlib.Path) -> dict[str, np.ndarray]:
     Raises:
       InputError: if a file is missing or altered, or cannot be downloaded.
     """
-    folder = raw_files(tuple(FILES.values()), raw_dir, cache_dir / "downloads")
-    return {split: _images(folder / name) for split, name in FILES.items()}
+    folder = raw_files(tuple(_FILES.values()), raw_dir, cache_dir / "downloads")
+    return {split: _images(folder / name) for split, name in _FILES.items()}
 
 
 def _images(path: pathlib.Path) -> np.ndarray:
@@ -206,13 +205,13 @@ def check_count(name: str, count: int, fewest: int, images: dict[str, np.ndarray
     """Raises `InputError` unless `count` is at least `fewest` and at most the number of digits in a split of MNIST."""
     available = len(images[split])
     if not fewest <= count <= available:
-        raise InputError(f"{name} = {count}, expected {fewest} to {available}, the digits in MNIST's {FILES[split]}")
+        raise InputError(f"{name} = {count}, expected {fewest} to {available}, the digits in MNIST's {_FILES[split]}")
 
 
 def _read(builder: MorphoMnist) -> dict[str, np.ndarray]:
     prepare_once(builder)
     parts = []
-    for split in FILES:
+    for split in _FILES:
         data = builder.as_data_source(split=split)
         examples = data.__getitems__(range(len(data)))
         columns = {key: np.array([example[key] for example in examples]) for key in ("image", "index", "target")}

@@ -17,6 +17,7 @@ from eqpool.data.tables.calibration import SiteCalibration
 from eqpool.data.tables.coding import code_labels
 from eqpool.data.tables.covariates import parse_specs, read_covariates, read_described, read_nuisances
 from eqpool.data.tables.encoding import fit_encoding
+from eqpool.data.tables.inputs import TableInputs
 from eqpool.data.tables.participants import (
     ID_COLUMN,
     ParticipantsTable,
@@ -29,6 +30,7 @@ from eqpool.data.tables.participants import (
 from eqpool.data.tables.targets import target_columns
 from eqpool.data.volumes.bids_names import names_in_table
 from eqpool.data.volumes.grids import named_grid
+from eqpool.data.volumes.inputs import VolumeInputs
 from eqpool.data.volumes.locate import find_images
 from eqpool.data.volumes.prepare import Preparation, prepare_volumes
 from eqpool.errors import InputError, to_path
@@ -83,13 +85,12 @@ def _read_design(config: DataConfig, simulated: bool) -> tuple[ParticipantsTable
     site, site_names = code_labels(table.names_in(config.site_column))
     target, classes = _target(table, config)
     nuisance, levels = read_nuisances(table, nuisances) if nuisances else (None, ())
-    described = split_names(config.described)
+    described, visits = split_names(config.described), sessions(table)
     cohort = Cohort(
         name=config.dataset if simulated or config.dataset in COHORTS else "participants",
         simulated=simulated,
         participant_id=table.frame[ID_COLUMN].to_numpy(dtype=np.str_),
         inputs=np.zeros((len(table.frame), 0), np.float32),
-        input_names=(),
         site=site,
         site_names=site_names,
         covariates=values,
@@ -103,7 +104,7 @@ def _read_design(config: DataConfig, simulated: bool) -> tuple[ParticipantsTable
         nuisance_levels=levels,
         described=read_described(table, described) if described else None,
         described_names=described,
-        session=np.array(sessions(table), dtype=np.str_),
+        session=np.array(visits, np.str_) if any(visits) else None,
     )
     labels = _label_notes(whole, config, cohort)
     return whole, table, dataclasses.replace(cohort, notes=(*notes, *labels, *_missing_notes(cohort, config)))
@@ -205,14 +206,12 @@ def _missing_notes(cohort: Cohort, config: DataConfig) -> list[str]:
 def _with_features(cohort: Cohort, table: ParticipantsTable, config: DataConfig) -> Cohort:
     frame = _feature_frame(table, config)
     encoding = fit_encoding(frame, cohort.rows("train"))
-    inputs = encoding.apply(frame)
-    calibration = _calibration(inputs, cohort, config)
+    encoded = encoding.apply(frame)
+    calibration = _calibration(encoded, cohort, config)
     return dataclasses.replace(
         cohort,
-        inputs=inputs if calibration is None else calibration.apply(inputs, _site_names(cohort)),
-        encoding=encoding,
-        calibration=calibration,
-        input_names=encoding.input_names,
+        inputs=encoded if calibration is None else calibration.apply(encoded, _site_names(cohort)),
+        table=TableInputs(encoding.input_names, encoded, encoding, calibration),
         notes=(*cohort.notes, f"{len(frame.columns)} feature columns", *_feature_notes(frame)),
         findings=_findings(frame, cohort),
     )
@@ -287,12 +286,16 @@ def _with_volumes(
     return dataclasses.replace(
         cohort.take(kept),
         inputs=prepared.inputs,
-        grid=grid,
+        volumes=VolumeInputs(
+            grid=grid,
+            image_path=np.array([str(path) for path in images])[kept],
+            image_root=str(root),
+            scan_name=_scan_names(whole, table, images)[kept],
+            mask_overlap=prepared.overlap,
+            tissue_mean=prepared.tissue_mean,
+            tissue_deviation=prepared.tissue_deviation,
+            alignment=prepared.alignment,
+        ),
         notes=(*cohort.notes, *prepared.notes),
         findings=prepared.findings,
-        image_path=np.array([str(path) for path in images])[kept],
-        image_root=str(root),
-        scan_name=_scan_names(whole, table, images)[kept],
-        mask_overlap=prepared.overlap,
-        alignment=prepared.alignment,
     )

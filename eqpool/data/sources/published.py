@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 
 from eqpool.data.cohort import SPLITS, Cohort
+from eqpool.data.tables.inputs import TableInputs
 from eqpool.errors import InputError, to_path
 from eqpool.storage.files import read_arrays
 
@@ -31,6 +32,7 @@ def load_published(dataset: str, raw_dir: str) -> Cohort:
     parts = _published_arrays(path)
     counts = [len(parts[f"{split}_y"]) for split in SPLITS]
     joined = {key: np.concatenate([parts[f"{split}_{key}"] for split in SPLITS]) for key in _KEYS}
+    inputs = joined["x"].astype(np.float32)
     notes = ["the published arrays and split: min-max scaled features without names"]
     if dataset == "adult":
         notes.append("the published Adult test covariates are misaligned with their rows: read test figures with care")
@@ -38,8 +40,7 @@ def load_published(dataset: str, raw_dir: str) -> Cohort:
         name=dataset,
         simulated=False,
         participant_id=np.array([f"{s}-{i:05d}" for s, n in zip(SPLITS, counts, strict=True) for i in range(1, n + 1)]),
-        inputs=joined["x"].astype(np.float32),
-        input_names=tuple(f"x{index:03d}" for index in range(joined["x"].shape[1])),
+        inputs=inputs,
         site=joined["site"].astype(np.int32),
         site_names=_SITES[dataset],
         covariates=np.round(joined["covariate"].astype(np.float64) * _LARGEST_AGE_YEARS[dataset])[:, None],
@@ -48,6 +49,7 @@ def load_published(dataset: str, raw_dir: str) -> Cohort:
         target_name=_TARGETS[dataset][0],
         target_classes=_TARGETS[dataset][1],
         split=np.repeat(np.array(SPLITS), counts),
+        table=TableInputs(tuple(f"x{index:03d}" for index in range(inputs.shape[1])), inputs),
         notes=tuple(notes),
     )
 

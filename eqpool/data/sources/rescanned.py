@@ -12,11 +12,11 @@ import pathlib
 import nibabel
 import numpy as np
 
-from eqpool.data.cohort import Grid
 from eqpool.data.sources.simulated_anatomy import Canvas
 from eqpool.data.sources.simulated_scanner import Scanner, coil_field, scan
 from eqpool.data.tables.participants import ID_COLUMN, ParticipantsTable, parse_numbers, read_participants
 from eqpool.data.volumes.image_files import read_volume
+from eqpool.data.volumes.inputs import Grid
 from eqpool.data.volumes.locate import find_images
 from eqpool.data.volumes.prepare import in_parallel
 from eqpool.errors import InputError

@@ -12,7 +12,7 @@ from nibabel.affines import apply_affine
 from nilearn import datasets
 from scipy import ndimage
 
-from eqpool.data.cohort import Grid
+from eqpool.data.volumes.inputs import Grid
 
 FLUID, GREY, WHITE = 0.28, 0.66, 0.88
 REFERENCE_AGE_YEARS = 65.0

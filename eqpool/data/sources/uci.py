@@ -18,6 +18,7 @@ from eqpool.data.sources.builders import prepare_once
 from eqpool.data.sources.downloads import raw_files
 from eqpool.data.splits import assign_splits
 from eqpool.data.tables.encoding import fit_encoding
+from eqpool.data.tables.inputs import TableInputs
 from eqpool.errors import InputError
 
 
@@ -41,7 +42,7 @@ class _Layout:
         return tuple(column for column in self.columns if column not in others)
 
 
-ADULT = _Layout(
+_ADULT = _Layout(
     columns=(
         *("age", "workclass", "fnlwgt", "education", "education_years", "marital_status", "occupation"),
         *("relationship", "race", "gender", "capital_gain", "capital_loss", "hours_per_week", "country", "target"),
@@ -53,7 +54,7 @@ ADULT = _Layout(
     target={"<=50K": "<=50K", ">50K": ">50K"},
     site_column="gender",
 )
-GERMAN = _Layout(
+_GERMAN = _Layout(
     columns=(
         *("status", "duration_months", "history", "purpose", "amount", "savings", "employment", "instalment_rate"),
         *("personal_status", "debtors", "residence", "property", "age", "other_plans", "housing", "credits", "job"),
@@ -137,14 +138,14 @@ class _UciBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 class UciAdult(_UciBuilder):
     """48 842 people of the 1994 census: splits `data` (32 561) and `test` (16 281), as UCI divides them."""
 
-    layout = ADULT
+    layout = _ADULT
     files = {"data": "adult.data", "test": "adult.test"}
 
 
 class UciGerman(_UciBuilder):
     """1 000 credit applicants: split `data`."""
 
-    layout = GERMAN
+    layout = _GERMAN
     files = {"data": "german.data"}
 
 
@@ -176,12 +177,12 @@ def load_uci(dataset: str, raw_dir: str, cache_dir: pathlib.Path, seed: int) -> 
     split = _split(dataset, participant_id, strata, origin, seed)
     frame = _frame(columns, layout)
     encoding = fit_encoding(frame, np.flatnonzero(split == "train"))
+    inputs = encoding.apply(frame)
     return Cohort(
         name=dataset,
         simulated=False,
         participant_id=participant_id,
-        inputs=encoding.apply(frame),
-        input_names=encoding.input_names,
+        inputs=inputs,
         site=columns["site"].astype(np.int32),
         site_names=tuple(layout.site.values()),
         covariates=columns["covariate"].astype(np.float64)[:, None],
@@ -190,6 +191,7 @@ def load_uci(dataset: str, raw_dir: str, cache_dir: pathlib.Path, seed: int) -> 
         target_name="income" if dataset == "adult" else "credit",
         target_classes=tuple(layout.target.values()),
         split=split,
+        table=TableInputs(encoding.input_names, inputs),
         notes=_notes(layout, participant_id.size, raw_dir),
     )
 

@@ -10,7 +10,7 @@ from nilearn.datasets import load_mni152_brain_mask
 from nilearn.image import resample_img
 from nilearn.image.resampling import BoundingBoxError
 
-from eqpool.data.cohort import Grid
+from eqpool.data.volumes.inputs import Grid
 from eqpool.errors import InputError
 
 MNI_2MM_SHAPE = (91, 109, 91)

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from eqpool.data.cohort import Grid
 from eqpool.data.preflight.finding import Finding
 from eqpool.data.volumes.alignment import VERSION as ALIGNMENT_VERSION
 from eqpool.data.volumes.alignment import check_available, find_alignment
 from eqpool.data.volumes.image_checks import BadVolumeError
+from eqpool.data.volumes.inputs import Grid
 from eqpool.data.volumes.overlap import check_overlap
 from eqpool.data.volumes.read import VERSION, prepare_image
 from eqpool.data.volumes.records import RecordedVolumes, link_dataset, write_shard
@@ -29,6 +29,7 @@ from eqpool.errors import InputError
 from eqpool.storage.files import making_folder, one_process, read_json, write_json
 from eqpool.storage.progress import track
 
+FACTS_VERSION = 2  # raise it whenever the facts beside the records gain a field, so that volumes are prepared again
 VOLUMES_A_SHARD = 16  # on average. An interruption loses one shard, and a changed file repeats one
 
 Item = TypeVar("Item")
@@ -45,7 +46,9 @@ class PreparedVolumes:
       notes: lines on the volumes that were left out.
       findings: warnings about volumes that do not lie on the template.
       overlap: (K,) float64, Dice coefficient of each image's non-zero voxels and the template's brain mask.
-      alignment: (K, 4, 4) float64, maps from each image's millimetres to the template's; (0, 4, 4) without alignment.
+      tissue_mean, tissue_deviation: (K,) float64, mean and deviation by which each volume was z-scored, in the image's
+        own units.
+      alignment: (K, 4, 4) float64, maps from each image's millimetres to the template's; None without alignment.
     """
 
     inputs: RecordedVolumes
@@ -53,7 +56,9 @@ class PreparedVolumes:
     notes: tuple[str, ...]
     findings: tuple[Finding, ...]
     overlap: np.ndarray
-    alignment: np.ndarray
+    tissue_mean: np.ndarray
+    tissue_deviation: np.ndarray
+    alignment: np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,15 +81,21 @@ class Preparation:
         """Prepares the volume of one file.
 
         Returns:
-          The volume, and its facts: `overlap` and `is_part` of `Prepared`, and `alignment`, a list of lists or None.
+          The volume, and its facts in plain values: `overlap`, `tissue_mean` and `tissue_deviation` of `Tissue`,
+          `is_part` of `Prepared`, and `alignment`, a list of lists or None.
 
         Raises:
           BadVolumeError: if the file is missing or damaged, or is not a head in the template's space.
         """
         alignment = None if self.align == "none" else find_alignment(path, self.alignments)
         made = prepare_image(path, self.grid, squash=self.squash, alignment=alignment)
-        matrix = None if alignment is None else alignment.tolist()
-        return made.volume, {"overlap": made.overlap, "is_part": made.is_part, "alignment": matrix}
+        return made.volume, {
+            "overlap": made.tissue.overlap,
+            "tissue_mean": made.tissue.mean,
+            "tissue_deviation": made.tissue.deviation,
+            "is_part": made.is_part,
+            "alignment": None if alignment is None else alignment.tolist(),
+        }
 
     def attempt(self, path: pathlib.Path) -> "tuple[np.ndarray, dict[str, Any]] | BadVolumeError":
         """Returns the result of `apply`, or the error that it raised."""
@@ -94,9 +105,9 @@ class Preparation:
             return error
 
     def digest(self) -> "hashlib._Hash":
-        """Returns a SHA-256 over these settings and this code's version, to be updated further."""
+        """Returns a SHA-256 over these settings and this code's versions, to be updated further."""
         digest = hashlib.sha256()
-        said = (VERSION, self.squash, self.align, self.grid.shape, self.grid.affine.tolist())
+        said = (VERSION, FACTS_VERSION, self.squash, self.align, self.grid.shape, self.grid.affine.tolist())
         digest.update(repr(said if self.align == "none" else (*said, ALIGNMENT_VERSION)).encode())
         digest.update(self.grid.mask.tobytes())
         return digest
@@ -161,16 +172,20 @@ def prepare_volumes(
     if len(bad) == len(paths):
         raise InputError(f"none of {len(paths)} volumes can be used; the first: {next(iter(bad.values()))}")
     kept = np.array([index for index in range(len(paths)) if index not in bad], np.int64)
-    overlap = np.array([facts[index]["overlap"] for index in kept], np.float64)
+    overlap, mean, deviation = (
+        np.array([facts[index][name] for index in kept], np.float64)
+        for name in ("overlap", "tissue_mean", "tissue_deviation")
+    )
     named = [(labels[index] or paths[index].name, facts[index]) for index in kept]
-    alignment = [facts[index]["alignment"] for index in kept if facts[index]["alignment"] is not None]
     return PreparedVolumes(
         _dataset(folder, shards, kept, set(bad), preparation.grid.shape),
         kept,
         tuple(f"left out: {reason}" for reason in bad.values()),
         tuple(check_overlap(named, preparation.align, "pooled.tsv, column mask_overlap, has it of every volume")),
         overlap,
-        np.array(alignment, np.float64).reshape(-1, 4, 4),
+        mean,
+        deviation,
+        None if preparation.align == "none" else np.array([facts[index]["alignment"] for index in kept], np.float64),
     )
 
 
@@ -326,8 +341,9 @@ def _is_fact(fact: Any) -> bool:
         return isinstance(fact["bad"], str) and bool(fact["bad"])
     alignment = fact["alignment"]
     aligned = alignment is None or (np.shape(alignment) == (4, 4) and np.isfinite(np.array(alignment, float)).all())
-    sound = isinstance(fact["overlap"], float) and math.isfinite(fact["overlap"]) and isinstance(fact["is_part"], bool)
-    return sound and bool(aligned)
+    numbers = [fact[name] for name in ("overlap", "tissue_mean", "tissue_deviation")]
+    sound = all(isinstance(number, float) and math.isfinite(number) for number in numbers)
+    return sound and isinstance(fact["is_part"], bool) and bool(aligned)
 
 
 def _dataset(

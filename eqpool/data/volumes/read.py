@@ -6,10 +6,10 @@ from typing import NamedTuple
 import nibabel
 import numpy as np
 
-from eqpool.data.cohort import Grid
 from eqpool.data.volumes.field_of_view import advice_for_crop, is_part_of_brain
 from eqpool.data.volumes.image_checks import BadVolumeError
 from eqpool.data.volumes.image_files import read_volume
+from eqpool.data.volumes.inputs import Grid
 from eqpool.data.volumes.resampling import lay_on_grid
 
 VERSION = 4  # raise it whenever a prepared volume would come out different
@@ -19,17 +19,30 @@ LEAST_COVERAGE = 0.3
 ALIGNED_OVERLAP = 0.85
 
 
+class Tissue(NamedTuple):
+    """The intensities of one image's tissue, in the image's own units.
+
+    Attributes:
+      mean, deviation: mean and standard deviation of the non-zero voxels inside the brain mask, for the z-scores.
+      overlap: Dice coefficient of the image's non-zero voxels and the brain mask.
+    """
+
+    mean: float
+    deviation: float
+    overlap: float
+
+
 class Prepared(NamedTuple):
     """An image that is ready for a network.
 
     Attributes:
       volume: `grid.shape` float32, z-scores or their tanh.
-      overlap: Dice coefficient of its non-zero voxels and the grid's brain mask.
+      tissue: mean and deviation of the z-scores, and the overlap with the grid's brain mask.
       is_part: whether the image shows only a part of a brain, such as a slab.
     """
 
     volume: np.ndarray
-    overlap: float
+    tissue: Tissue
     is_part: bool
 
 
@@ -42,7 +55,7 @@ def prepare_volume(
       The volume, `grid.shape` float32, and the Dice coefficient of its non-zero voxels and the brain mask.
     """
     prepared = prepare_image(path, grid, squash=squash, alignment=alignment)
-    return prepared.volume, prepared.overlap
+    return prepared.volume, prepared.tissue.overlap
 
 
 def prepare_image(
@@ -72,20 +85,7 @@ def prepare_image(
     tissue = measure_tissue(volume, grid, path, image=image, aligned=alignment is not None)
     scaled = np.where(grid.mask, (volume - tissue.mean) / tissue.deviation, 0)
     scaled = (np.tanh(scaled) if squash else scaled).astype(np.float32)
-    return Prepared(scaled, tissue.overlap, is_part_of_brain(image))
-
-
-class Tissue(NamedTuple):
-    """The intensities of one image's tissue, in the image's own units.
-
-    Attributes:
-      mean, deviation: mean and standard deviation of the non-zero voxels inside the brain mask, for the z-scores.
-      overlap: Dice coefficient of the image's non-zero voxels and the brain mask.
-    """
-
-    mean: float
-    deviation: float
-    overlap: float
+    return Prepared(scaled, tissue, is_part_of_brain(image))
 
 
 def measure_tissue(

@@ -29,7 +29,7 @@ from nilearn.image import resample_img
 from nilearn.image.resampling import BoundingBoxError
 from scipy import ndimage
 
-from eqpool.data.cohort import Grid
+from eqpool.data.volumes.inputs import Grid
 
 # Masks are interpolated linearly on purpose: their values become shares of a voxel.
 warnings.filterwarnings("ignore", message="Resampling binary images", module=__name__)

@@ -215,7 +215,7 @@ def test_a_cohort_in_miniature(raw, tmp_path):
     assert cohort.site_names == ("thin", "thick_slanted") and cohort.site.tolist() == [0] * 24 + [1] * 24
     assert cohort.covariates.shape == (48, 0) and cohort.covariate_names == () and cohort.covariates.dtype == np.float64
     assert cohort.target_classes == CLASSES and cohort.target.dtype == np.int32
-    assert cohort.simulated and cohort.grid is None
+    assert cohort.simulated and cohort.volumes is None
     for site in (0, 1):
         split = cohort.split[cohort.site == site].tolist()
         assert [split.count(name) for name in ("train", "validation", "test")] == [16, 2, 6]

@@ -54,9 +54,9 @@ def test_adult_rows_in_miniature(raw, tmp_path):
     assert cohort.covariates[40, 0] == 20 and cohort.split[40] == "test"
     assert cohort.site_names == ("Male", "Female") and cohort.site[:4].tolist() == [1, 0, 1, 0]
     assert cohort.target_classes == ("<=50K", ">50K") and cohort.target[:4].tolist() == [0, 0, 1, 1]
-    assert "workclass=?" in cohort.input_names
+    assert "workclass=?" in cohort.table.input_names
     banned = ("age", "gender", "sex", "fnlwgt", "target")
-    assert not any(name.split("=")[0] in banned for name in cohort.input_names)
+    assert not any(name.split("=")[0] in banned for name in cohort.table.input_names)
 
 
 def test_german_rows_in_miniature(raw, tmp_path):
@@ -64,7 +64,7 @@ def test_german_rows_in_miniature(raw, tmp_path):
     assert [len(cohort.rows(split)) for split in ("train", "validation", "test")] == [32, 8, 10]
     assert cohort.site_names[cohort.site[0]] == "foreign worker" and cohort.target_classes[cohort.target[0]] == "good"
     assert cohort.covariates[:2, 0].tolist() == [20, 21]
-    duration = cohort.inputs[:, cohort.input_names.index("duration_months")]
+    duration = cohort.inputs[:, cohort.table.input_names.index("duration_months")]
     raw_duration = 6.0 + np.arange(50)
     train = cohort.rows("train")
     expected = (raw_duration - raw_duration[train].mean()) / raw_duration[train].std()
@@ -131,7 +131,7 @@ def test_real_adult(shared_data, tmp_path):
     with (shared_data / "uci" / "adult.data").open() as file:
         first = [[field.strip() for field in row] for row in csv.reader(file) if row]
     assert cohort.covariates[: len(first), 0].tolist() == [float(row[0]) for row in first]
-    names = list(cohort.input_names)
+    names = list(cohort.table.input_names)
     married = cohort.inputs[: len(first), names.index("marital_status=Divorced")]
     assert married.tolist() == [float(row[5] == "Divorced") for row in first]
 

@@ -43,10 +43,10 @@ def test_a_cohort_whose_columns_need_quotes(tmp_path):
     given = config(path, covariates='"age, years"', nuisances='"scan: type"', features='"left, mm",right: mm')
     cohort = load_cohort(given, tmp_path)
     assert cohort.covariate_names == ("age, years",) and cohort.nuisance_names == ("scan: type",)
-    assert cohort.input_names == ("left, mm", "right: mm")
+    assert cohort.table.input_names == ("left, mm", "right: mm")
     by_type = config(path, covariates='"age, years","scan: type":categorical', features='"left*"', site_column="site")
     assert load_cohort(by_type, tmp_path).covariate_names == ("age, years", "scan: type=y")
-    assert load_cohort(by_type, tmp_path).input_names == ("left, mm",)
+    assert load_cohort(by_type, tmp_path).table.input_names == ("left, mm",)
 
 
 def test_one_number_is_one_label_in_a_table(tmp_path):
@@ -106,7 +106,7 @@ def test_a_cohort_with_all_of_them(tmp_path):
     cohort = load_cohort(config(path, covariates="age,sex:categorical", nuisances="field", features="*"), tmp_path)
     assert cohort.covariate_names == ("age", "sex=M") and cohort.covariates.shape == (24, 2)
     assert cohort.nuisance_levels == (("1.5", "3"),) and cohort.nuisance.shape == (24, 1)
-    assert cohort.input_names == ("thickness", "volume")  # what a column is used for, it is no feature beside
+    assert cohort.table.input_names == ("thickness", "volume")  # what a column is used for, it is no feature beside
 
 
 @pytest.mark.parametrize("place", ["{}/abide1/participants.tsv", "{}/participants.tsv"])
@@ -132,4 +132,4 @@ def test_site_calibration_uses_training_rows_alone(tmp_path):
     np.testing.assert_array_equal(cohorts[0].inputs[train], cohorts[1].inputs[train])
     assert not np.array_equal(cohorts[0].inputs, cohorts[1].inputs)
     plain = load_cohort(config(write(tmp_path, lines, header=f"{HEADER}\tsplit")), tmp_path)
-    assert plain.calibration is None and not np.array_equal(plain.inputs[train], cohorts[0].inputs[train])
+    assert plain.table.calibration is None and not np.array_equal(plain.inputs[train], cohorts[0].inputs[train])

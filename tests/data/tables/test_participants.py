@@ -46,13 +46,13 @@ def replace_all(column, value):
 def test_a_sound_table(tmp_path):
     cohort = load_cohort(config(write(tmp_path, rows())), tmp_path / "cache")
     assert cohort.inputs.shape == (24, 2) and cohort.inputs.dtype == np.float32
-    assert cohort.input_names == ("thickness", "volume")
+    assert cohort.table.input_names == ("thickness", "volume")
     assert cohort.site_names == ("A", "B") and cohort.target_classes == ("ill", "well")
     assert cohort.covariates.shape == (24, 1) and cohort.covariates[3, 0] == 53
     train = cohort.rows("train")
     np.testing.assert_allclose(cohort.inputs[train].mean(axis=0), 0, atol=1e-6)
     np.testing.assert_allclose(cohort.inputs[train].std(axis=0), 1, atol=1e-6)
-    assert not cohort.simulated and cohort.grid is None
+    assert not cohort.simulated and cohort.volumes is None
 
 
 def test_order_of_rows_does_not_change_a_participants_split(tmp_path):
@@ -219,7 +219,7 @@ def test_feature_encoding_is_that_of_the_cohort(tmp_path):
     path = write(tmp_path, rows())
     cohort = load_cohort(config(path), tmp_path)
     frame = select_features(read_participants(path), ("thickness", "vol*"), ("site", "age", "dx"))
-    np.testing.assert_array_equal(cohort.encoding.apply(frame), cohort.inputs)
+    np.testing.assert_array_equal(cohort.table.encoding.apply(frame), cohort.inputs)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_real_tables(shared_data, tmp_path, name, target, features, sites, count
 def test_described_columns_are_read_and_are_no_features(tmp_path):
     path = write(tmp_path, change(3, "volume", "n/a"))
     cohort = load_cohort(config(path, features="thick*,*", described="volume"), tmp_path)
-    assert cohort.input_names == ("thickness",) and cohort.described_names == ("volume",)
+    assert cohort.table.input_names == ("thickness",) and cohort.described_names == ("volume",)
     assert np.isnan(cohort.described[3, 0]) and cohort.described[4, 0] == 104
     table = pooled_table(cohort)
     assert list(table.columns) == ["participant_id", "split", "site", "age", "dx", "volume"]

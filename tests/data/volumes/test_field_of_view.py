@@ -49,7 +49,7 @@ def test_a_box_around_the_hippocampus_gets_a_grid_that_works(tmp_path):
     grid = re.search(r'config\.data\.grid = "(.*)"', str(caught.value))[1]
     assert grid == "15x22x18@2@-26,-23,-13"
     prepared = prepare_image(path, named_grid(grid))
-    assert prepared.volume.shape == (15, 22, 18) and prepared.overlap > 0.9
+    assert prepared.volume.shape == (15, 22, 18) and prepared.tissue.overlap > 0.9
 
 
 def test_a_structure_on_an_empty_grid_is_not_sent_to_alignment_either(tmp_path):

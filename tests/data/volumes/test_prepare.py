@@ -249,7 +249,7 @@ def own_cohort(folder, name_of=lambda i: f"sub-{i:02d}/anat/sub-{i:02d}_T1w.nii.
 )
 def test_bids_layouts(tmp_path, name_of):
     cohort = load_cohort(own_cohort(tmp_path / "bids", name_of), tmp_path / "cache")
-    assert cohort.inputs.shape == (12, *GRID.shape) and cohort.grid is named_grid("24x28x24")
+    assert cohort.inputs.shape == (12, *GRID.shape) and cohort.volumes.grid is named_grid("24x28x24")
     np.testing.assert_array_equal(cohort.inputs[5], prepare_volume(tmp_path / "bids" / name_of(5), GRID)[0])
 
 
@@ -345,8 +345,8 @@ def test_a_row_that_is_left_out_changes_no_other_rows_name(tmp_path):
     (folder / "images" / "1a.nii.gz").write_bytes(b"none")
     config = DataConfig(participants=str(folder / "participants.tsv"), grid="24x28x24", on_bad_volume="skip")
     cohort = load_cohort(config, tmp_path / "cache")
-    assert cohort.image_root == str(folder) and len(cohort.scan_name) == 22
-    for name, path in zip(cohort.scan_name, cohort.image_path, strict=True):
+    assert cohort.volumes.image_root == str(folder) and len(cohort.volumes.scan_name) == 22
+    for name, path in zip(cohort.volumes.scan_name, cohort.volumes.image_path, strict=True):
         number, scan = re.fullmatch(r".*/(\d+)([ab])\.nii\.gz", path).groups()
         subject = f"sub-{int(number):02d}"
         assert name == f"{subject}/anat/{subject}_run-{'ab'.index(scan) + 1}"

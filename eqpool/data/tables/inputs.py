@@ -1,0 +1,32 @@
+"""The part of a cohort that only tables have."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from eqpool.data.tables.calibration import SiteCalibration
+from eqpool.data.tables.encoding import FeatureEncoding
+
+
+@dataclasses.dataclass(frozen=True)
+class TableInputs:
+    """The features of N table rows.
+
+    Attributes:
+      input_names: names of the F encoded features.
+      encoded: (N, F) float32, the encoded features before the site calibration. The cohort's `inputs` are these, or
+        these calibrated.
+      encoding: encoding of a participants table's columns, None for public tables.
+      calibration: site calibration that was applied, None if there was none.
+    """
+
+    input_names: tuple[str, ...]
+    encoded: np.ndarray
+    encoding: FeatureEncoding | None = None
+    calibration: SiteCalibration | None = None
+
+    def take(self, rows: np.ndarray) -> TableInputs:
+        """Returns the part for some rows, in the order of `rows`."""
+        return dataclasses.replace(self, encoded=self.encoded[rows])

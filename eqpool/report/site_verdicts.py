@@ -1,0 +1,116 @@
+"""Verdicts on what is left of the site and of nuisances in latents and images."""
+
+from eqpool.report.formatting import format_number
+from eqpool.report.judgement import Judge, Judgement, Metrics, Verdict, compare
+
+_SIGNIFICANT = 0.05
+_BEST_OF_SIX = 1.346  # factor by which a normal 95% interval widens for six simultaneous readings (Bonferroni)
+
+
+def site_told(level_name: str, level_key: str) -> Judge:
+    """Returns a judge of site classification accuracy.
+
+    The judge compares the accuracy with the level expected without any trace of the scanner, then with the accuracy
+    before pooling.
+    """
+
+    def judge(metrics: Metrics, name: str) -> Judgement:
+        level, interval = metrics.get(level_key), metrics.get(f"{name}_interval")
+        if level is None or not interval:
+            return "plain", "no level to compare with"
+        low, high = interval
+        floor_interval = metrics.get(f"{level_key}_interval") or (level, level)
+        if low > floor_interval[1]:
+            verdict: Verdict = "bad"
+            text = f"more than {level_name} ({level:.3g}): the site can still be told"
+        elif low > level:
+            verdict, text = "open", f"seems more than {level_name} ({level:.3g}), but their intervals overlap"
+        else:
+            verdict = "open"
+            text = f"no more than {level_name} ({level:.3g}) is seen; up to {high:.2g} fits these rows too"
+        return verdict, text + _since(metrics, high)
+
+    return judge
+
+
+def covariate_free(metrics: Metrics, name: str) -> Judgement:
+    """Judges site classification accuracy from tau^-1 Phi by the permutation test with shuffled sites, if it was run.
+
+    The best of several probes exceeds 1 / sites even by chance. Without the test, the interval is therefore widened for
+    the best of six probes.
+    """
+    p = metrics.get(f"{name}_p_value")
+    interval = metrics.get(f"{name}_interval")
+    if p is None or not interval:
+        chance, told = metrics.get("site_chance"), metrics[name]
+        if chance is not None and interval and told - _BEST_OF_SIX * (told - interval[0]) <= chance < interval[0]:
+            text = f"seems more than chance ({chance:.3g}), but the best of several probes may lie there by itself"
+            return "open", f"{text} (config.evaluate.probe_permutations tells)" + _since(metrics, interval[1])
+        return site_told("chance", "site_chance")(metrics, name)
+    verdict: Verdict = "bad" if p <= _SIGNIFICANT else "open"
+    said = "more" if verdict == "bad" else "no more"
+    text = f"{said} than of shuffled sites ({format_number(metrics.get(f'{name}_shuffled'))}; permutation p = {p:.2g})"
+    return verdict, text + _since(metrics, interval[1])
+
+
+def _since(metrics: Metrics, high: float) -> str:
+    """Returns text that compares the upper end of an interval, `high`, with site classification before pooling."""
+    before = metrics.get("strongest_probe_before_interval")
+    if not before:
+        return ""
+    return "; clearly less than before pooling" if high < before[0] else "; not clearly less than before pooling"
+
+
+def before(metrics: Metrics, name: str) -> Judgement:
+    """Reports site classification accuracy before pooling."""
+    return "plain", f"before pooling; chance is {format_number(metrics.get('site_chance'))}"
+
+
+def adversary(metrics: Metrics, name: str) -> Judgement:
+    """Reports the accuracy of the adversary, which is not judged."""
+    return "plain", "the paper's Adv, one of the probes; chance is the largest site's share"
+
+
+def nuisance(metrics: Metrics, name: str) -> Judgement:
+    """Judges how well a nuisance is predictable from tau^-1 Phi, against chance."""
+    level = metrics.get(f"{name}_chance")
+    verdict = compare(metrics.get(f"{name}_interval"), level, higher_is_better=False)
+    chance = format_number(level)
+    text = {"bad": f"more than chance ({chance})", "open": f"no more than chance ({chance}) is seen"}
+    return verdict, text.get(verdict, f"chance is {chance}")
+
+
+def mmd(metrics: Metrics, name: str) -> Judgement:
+    """Judges the distance between the sites' latents by its permutation test."""
+    p = metrics.get(f"{name}_p_value")
+    if p is None:
+        return "plain", "no permutation p, so nothing is concluded"
+    if p <= _SIGNIFICANT:
+        also = ", as it does too where only ages differ" if name == "mmd" else ""
+        return "bad", f"it differs between sites (permutation p = {p:.3g}){also}"
+    return (
+        "open",
+        f"no difference between sites is seen (permutation p = {p:.3g}), which is no proof that there is none",
+    )
+
+
+def image_mmd_before(metrics: Metrics, name: str) -> Judgement:
+    """Reports the distance between the sites' images before the ISTN."""
+    p = format_number(metrics.get("image_mmd_before_p_value"))
+    return "plain", f"how far apart the two sites' images are (permutation p = {p})"
+
+
+def image_mmd_after(metrics: Metrics, name: str) -> Judgement:
+    """Judges the distance between the sites' images after the ISTN by its permutation test."""
+    p_value, before = metrics.get("image_mmd_after_p_value"), metrics.get("image_mmd_before")
+    if p_value is None:
+        return "plain", "no permutation p, so nothing is concluded"
+    p, further = f"permutation p = {p_value:.3g}", before is not None and metrics[name] > before
+    if p_value <= _SIGNIFICANT:
+        return "bad", f"further apart than before ({before:.3g}; {p})" if further else f"the images still differ ({p})"
+    if further:
+        text = (
+            f"by its estimate further apart than before ({before:.3g}), though no difference is seen ({p}), which is no"
+        )
+        return "open", f"{text} proof that there is none"
+    return "open", f"no difference is seen any more ({p}), which is no proof that there is none"
