@@ -20,6 +20,7 @@ from eqpool.evaluate.version_scores import Scores, covariate_scores, score_versi
 from eqpool.evaluate.weighted import bootstrap_weights, difference, estimate, mean_of
 from eqpool.ops.finite import check_finite
 from eqpool.storage.progress import track
+from eqpool.storage.run_folder import NON_FINITE_ROWS
 
 COMPONENTS = 100  # most principal components of voxels
 RAW, COMBAT, TRUTH = "raw", "combat", "truth"
@@ -39,8 +40,9 @@ def make_scorecard(
 
     Args:
       rows: who the N rows are.
-      versions: (N, F) finite features of the rows by the version's name. "raw" is the input as it came. "truth", where
-        it is known, is what the rows are without any scanner.
+      versions: (N, F) features of the rows by the version's name. "raw" is the input as it came. "truth", where it is
+        known, is what the rows are without any scanner. Of a version that is not finite in some rows only their number
+        is reported.
       handed_back: name of the version that users get, which is compared with the others; "" if there is none.
       on_voxels: whether the features are voxels, which are read through their principal components.
       config: folds and bootstraps.
@@ -50,10 +52,12 @@ def make_scorecard(
       The scorecard of results.json (docs/metrics.md).
 
     Raises:
-      ValueError: a version is not finite in some rows.
+      ValueError: the raw input or the truth is not finite in some rows.
     """
-    for name, values in versions.items():
-        check_finite(name, values, rows.subject)
+    broken = {name: int(np.sum(~np.isfinite(values).all(axis=1))) for name, values in versions.items()}
+    for name in {RAW, TRUTH} & {*versions}:
+        check_finite(name, versions[name], rows.subject)
+    versions = {name: values for name, values in versions.items() if not broken[name]}
     components = COMPONENTS if on_voxels else 0
     weights = bootstrap_weights(len(rows.test), config.bootstraps, seed, rows.subject[rows.test])
     shares = SharesOfVariance.of(rows.site, rows.covariates, rows.target, rows.target_classes, rows.test)
@@ -64,7 +68,8 @@ def make_scorecard(
         numbers[name] = _with_intervals(scores[name], weights) | names | summarise(parts[name])
     if TRUTH in versions:
         _add_shares_of_raw(numbers)
-    compared = [name for name in versions if name not in (handed_back, TRUTH)] if handed_back else []
+    compared = [name for name in versions if name not in (handed_back, TRUTH)] if handed_back in versions else []
+    numbers |= {name: {NON_FINITE_ROWS: count} for name, count in broken.items() if count}
     differences = {
         other: _differences(scores[handed_back], scores[other], weights)
         | summarise(subtract(parts[handed_back], parts[other]))

@@ -9,14 +9,13 @@ import numpy as np
 
 from eqpool.config import EvaluateConfig, RunConfig
 from eqpool.data.cohort import Cohort
-from eqpool.data.sources.simulated import scanner_free_path
 from eqpool.data.volumes.inputs import Grid
 from eqpool.data.volumes.prepare import in_parallel
-from eqpool.data.volumes.read import prepare_volume
 from eqpool.evaluate.intervals import bootstrap_interval
 from eqpool.evaluate.similarity import peak_signal_to_noise, structural_similarity_inside
 from eqpool.methods.base import Outputs
 from eqpool.methods.derivatives import to_z_scores
+from eqpool.methods.scored_voxels import ScoredVoxels, scanner_free_volume
 from eqpool.methods.volume_writer import VolumeWriter
 from eqpool.storage.files import write_arrays
 from eqpool.storage.run_folder import RunFolder
@@ -71,6 +70,11 @@ class Pooled(NamedTuple):
         assert self.original is not None and self.pooled is not None
         return self.pooled - self.original
 
+    def handed_back(self, form: str) -> np.ndarray:
+        """Returns the volume in the form that is written; "none" counts as "change"."""
+        assert self.pooled is not None
+        return self.pooled if form == "decoded" else self.inputs + self.change
+
     def write(self, writer: VolumeWriter, alignment: np.ndarray | None) -> None:
         """Writes the row's volume."""
         assert self.original is not None and self.pooled is not None
@@ -115,10 +119,13 @@ def harmonise_cohort(
     folder: RunFolder,
     harmonised: str,
     say: Callable[[str], None] = lambda text: None,
+    voxels: ScoredVoxels | None = None,
 ) -> Metrics:
     """Writes every row's harmonised volume under `folder`/derivatives/eqpool and measures those of held-out rows.
 
-    `say` receives a line on the voxels that were set to 0, if any.
+    `say` receives a line on the voxels that were set to 0, if any. `voxels` gathers the scored rows before and after,
+    and without a scanner if they are simulated. With harmonised "none" only these and the held-out rows are decoded,
+    and what is gathered is the form "change".
 
     Returns:
       `psnr_*` (dB) and `ssim_*` of `change` and `decoded` against the input, inside the brain mask. A simulated cohort
@@ -127,7 +134,8 @@ def harmonise_cohort(
     """
     assert cohort.volumes is not None
     volumes, test = cohort.volumes, set(cohort.rows("test").tolist())
-    rows = sorted(test) if harmonised == "none" else list(range(len(cohort.site)))
+    wanted = test | set([] if voxels is None else voxels.rows.tolist())
+    rows = sorted(wanted) if harmonised == "none" else list(range(len(cohort.site)))
     writer = None if harmonised == "none" else _writer(trained, cohort, folder, harmonised)
 
     chosen = sample_rows(cohort)
@@ -138,7 +146,12 @@ def harmonise_cohort(
             pooled.write(writer, volumes.alignment_of(pooled.row))
         if pooled.row in chosen:
             drawn[pooled.row] = pooled
-        return measure(cohort, pooled) if pooled.row in test else None
+        if pooled.row not in wanted:
+            return None
+        truth = scanner_free_volume(cohort, pooled.row)
+        if voxels is not None and pooled.row in voxels:
+            voxels.take(pooled.row, raw=pooled.inputs, truth=truth, eqpool=pooled.handed_back(harmonised))
+        return measure(cohort, pooled, truth) if pooled.row in test else None
 
     stream = pool_volumes(trained, ((row, cohort.inputs[row]) for row in rows))
     label = "Harmonising"
@@ -198,18 +211,16 @@ def _write_samples(cohort: Cohort, drawn: list[Pooled], folder: RunFolder) -> No
     )
 
 
-def measure(cohort: Cohort, pooled: Pooled) -> Metrics:
-    """Measures the similarity of both forms to the input and, for simulated volumes, their error to the truth."""
+def measure(cohort: Cohort, pooled: Pooled, truth: np.ndarray | None) -> Metrics:
+    """Measures the similarity of both forms to the input and, if the truth is known, their error to it."""
     assert cohort.volumes is not None and pooled.pooled is not None
-    grid = cohort.volumes.grid
-    mask = grid.mask
+    mask = cohort.volumes.grid.mask
     forms = {"change": pooled.inputs + pooled.change, "decoded": pooled.pooled}
     result: Metrics = {}
     for name, volume in forms.items():
         result[f"psnr_{name}"] = peak_signal_to_noise(volume, pooled.inputs, mask)
         result[f"ssim_{name}"] = structural_similarity_inside(volume, pooled.inputs, mask)
-    if cohort.simulated:
-        truth, _ = prepare_volume(scanner_free_path(pathlib.Path(cohort.volumes.image_path[pooled.row])), grid)
+    if truth is not None:
         for name, volume in ({"input": pooled.inputs} | forms).items():
             result[f"recovery_error_{name}"] = float(np.sqrt(np.mean((volume - truth)[mask] ** 2)))
     return result

@@ -125,7 +125,26 @@ class LatentModel:
         for note in encoding.unlike_training(frame):
             say(note)
         uncalibrated = encoding.apply(frame)
-        inputs = self._calibrated(table, uncalibrated)
+        outputs, change = self.harmonise_features(uncalibrated, self._calibrated(table, uncalibrated), form)
+        if change is not None:
+            keep_sign = keeps_sign(self.config.output, on_volumes=False)
+            write_harmonised_table(output, table, frame, encoding, change, keep_sign, say)
+        return self._embeddings(table, outputs)
+
+    def harmonise_features(
+        self, uncalibrated: np.ndarray, inputs: np.ndarray, form: str
+    ) -> tuple[Outputs, np.ndarray | None]:
+        """Encodes a table's features and computes the change that harmonising them makes.
+
+        Args:
+          uncalibrated: (N, F) encoded features.
+          inputs: (N, F) the same after the site calibration, which the networks read.
+          form: "change", "decoded" or "none".
+
+        Returns:
+          The outputs of `encode` with N rows, and the (N, F) change to add to `uncalibrated`, in z-scores. The change
+          is None if the form is "none" or there is no decoder.
+        """
         parts, changes = [], []
         for start in range(0, len(inputs), TABLE_BATCH):
             here = slice(start, start + TABLE_BATCH)
@@ -135,10 +154,7 @@ class LatentModel:
                 before = self.decode(parts[-1]["latent"]) if form == "change" else inputs[here]
                 changes.append(pooled_change(uncalibrated[here], inputs[here], before, pooled))
         outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        if changes:
-            keep_sign = keeps_sign(self.config.output, on_volumes=False)
-            write_harmonised_table(output, table, frame, encoding, np.concatenate(changes), keep_sign, say)
-        return self._embeddings(table, outputs)
+        return outputs, np.concatenate(changes) if changes else None
 
     def _calibrated(self, table: ParticipantsTable, inputs: np.ndarray) -> np.ndarray:
         """Removes each site's effect. A row of an unknown site is treated like the site that it resembles most."""
