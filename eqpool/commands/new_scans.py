@@ -104,7 +104,7 @@ def _with_keep_sign(config: RunConfig, keep_sign: str | None) -> RunConfig:
 def _noting_overlap(scans: Iterator[PreparedScan], overlaps: list[float]) -> Iterator[PreparedScan]:
     """Yields the scans and appends each one's overlap with the template to `overlaps`."""
     for scan in scans:
-        overlaps.append(scan.overlap)
+        overlaps.append(scan.facts.mask_overlap)
         yield scan
 
 

@@ -14,20 +14,27 @@ class MethodEntry:
 
     Attributes:
       path: "module:class" of the implementation.
-      makes: "latents" for one vector a scan, or "images" for harmonised images.
+      makes: "latents" for one vector a scan, "images" for harmonised images alone, or "data" for harmonised volumes or
+        features alone.
       takes_nuisances: whether the method can be made invariant to `config.data.nuisances`.
     """
 
     path: str
-    makes: Literal["latents", "images"] = "latents"
+    makes: Literal["latents", "images", "data"] = "latents"
     takes_nuisances: bool = False
 
 
 METHODS = {
     "ours": MethodEntry("eqpool.methods.pooling:Pooling", takes_nuisances=True),
     **dict.fromkeys(("naive", "mmd", "cai", "ss", "rm"), MethodEntry("eqpool.methods.baseline:Baseline")),
+    "combat": MethodEntry("eqpool.methods.combat:CombatMethod", makes="data"),
     "istn": MethodEntry("eqpool.methods.istn:Istn", makes="images"),
 }
+
+
+def makes_latents(method: str) -> bool:
+    """Returns whether a method makes one latent vector a scan. An unknown method returns False."""
+    return method in METHODS and METHODS[method].makes == "latents"
 
 
 def makes_images(method: str) -> bool:

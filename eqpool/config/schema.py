@@ -55,6 +55,8 @@ class DataConfig:
     described: str = ""  # comma-separated numeric columns, such as mmse: shown by site in the report, never trained on
     features: str = ""  # comma-separated columns or glob patterns. If given, the cohort is a table instead of volumes
     site_calibration: Literal["none", "location", "covariance"] = "none"  # for a table's features, before training
+    reference: str = ""  # site whose features the calibration leaves alone, and whose look the others take, "" for none
+    fit_on: str = ""  # rows that the calibration learns from, as column:label, such as dx:CN; it is applied to all rows
     # Named grid (mni_4mm, mni_2mm, 64) or a shape such as 32x32x32, 32x32x32@6 in mm, 32x40x32@1@-26,-20,-14 for crops
     grid: str = "mni_4mm"
     on_bad_volume: Literal["stop", "skip"] = "stop"

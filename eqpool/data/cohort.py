@@ -37,6 +37,7 @@ class Cohort:
       table: what only a table's inputs have, None for images and volumes.
       volumes: what only volumes have, None for tables and images.
       session: (N,) str, "" for a row without one. None for data without sessions.
+      fit_on: (N,) bool, rows from which site effects are learnt, such as controls, None for all.
       nuisance: (N, Q) int32, further labels to be invariant to, such as sex, -1 if unknown. None without any.
       nuisance_names: names of the Q nuisances.
       nuisance_levels: names of the levels of each nuisance.
@@ -61,6 +62,7 @@ class Cohort:
     table: TableInputs | None = None
     volumes: VolumeInputs | None = None
     session: np.ndarray | None = None
+    fit_on: np.ndarray | None = None
     nuisance: np.ndarray | None = None
     nuisance_names: tuple[str, ...] = ()
     nuisance_levels: tuple[tuple[str, ...], ...] = ()

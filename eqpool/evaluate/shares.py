@@ -71,8 +71,11 @@ class SharesOfVariance:
         rows = len(self.rows)
         parameters = 1 + self.others.shape[1] + sum(columns.shape[1] for columns in self.regressors.values())
         own = {name: columns.shape[1] for name, columns in self.regressors.items()}
-        freedom = max(rows - parameters, 0)
-        return {f"partial_r_squared_{name}_by_chance": count / (count + freedom) for name, count in own.items()}
+        freedom = rows - parameters
+        return {
+            f"partial_r_squared_{name}_by_chance": count / (count + freedom) if freedom > 0 else float("nan")
+            for name, count in own.items()
+        }
 
     def _share(self, name: str, values: np.ndarray, mask: np.ndarray) -> float:
         of_interest = self.regressors[name][mask]

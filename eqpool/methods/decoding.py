@@ -9,7 +9,7 @@ import numpy as np
 
 from eqpool.config import EvaluateConfig, RunConfig
 from eqpool.data.cohort import Cohort
-from eqpool.data.volumes.inputs import Grid
+from eqpool.data.volumes.inputs import Grid, ImageFacts
 from eqpool.data.volumes.prepare import in_parallel
 from eqpool.evaluate.intervals import bootstrap_interval
 from eqpool.evaluate.similarity import peak_signal_to_noise, structural_similarity_inside
@@ -75,10 +75,10 @@ class Pooled(NamedTuple):
         assert self.pooled is not None
         return self.pooled if form == "decoded" else self.inputs + self.change
 
-    def write(self, writer: VolumeWriter, alignment: np.ndarray | None) -> None:
-        """Writes the row's volume."""
+    def write(self, writer: VolumeWriter, facts: ImageFacts) -> None:
+        """Writes the row's volume, whose image has these facts."""
         assert self.original is not None and self.pooled is not None
-        writer.write(self.row, self.original, self.pooled, alignment)
+        writer.write(self.row, self.original, self.pooled, facts)
 
 
 def padded_batches(volumes: Iterable[tuple[int, np.ndarray]], size: int = 8) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -132,41 +132,72 @@ def harmonise_cohort(
       also has `recovery_error_*`, the root-mean-square error to the scanner-free truth in z-scores, of the input and of
       both forms. Each value is a mean over held-out volumes, with its interval.
     """
+    rows = rows_to_harmonise(cohort, harmonised, voxels)
+    stream = pool_volumes(trained, ((row, cohort.inputs[row]) for row in rows))
+    return write_and_measure(stream, rows, cohort, folder, trained.config, harmonised, say, voxels=voxels)
+
+
+def rows_to_harmonise(cohort: Cohort, harmonised: str, voxels: ScoredVoxels | None = None) -> list[int]:
+    """Returns the rows that a run harmonises: all of them, or the held-out and scored rows if no volume is written."""
+    if harmonised != "none":
+        return list(range(len(cohort.site)))
+    return sorted({*cohort.rows("test").tolist(), *([] if voxels is None else voxels.rows.tolist())})
+
+
+def write_and_measure(
+    stream: Iterable[Pooled],
+    rows: list[int],
+    cohort: Cohort,
+    folder: RunFolder,
+    config: RunConfig,
+    harmonised: str,
+    say: Callable[[str], None],
+    *,
+    by: str = "",
+    voxels: ScoredVoxels | None = None,
+) -> Metrics:
+    """Writes a stream of harmonised volumes and measures the held-out ones, as `harmonise_cohort` does.
+
+    Args:
+      stream: the volumes of `rows`, in order.
+      rows: row numbers.
+      cohort: cohort of the volumes.
+      folder: folder of the run.
+      config: config of the run.
+      harmonised: form of the written volumes.
+      say: receives a line on the voxels that were set to 0.
+      by: prefix of the form's description, such as "combat_".
+      voxels: gathers the scored rows.
+    """
     assert cohort.volumes is not None
     volumes, test = cohort.volumes, set(cohort.rows("test").tolist())
-    wanted = test | set([] if voxels is None else voxels.rows.tolist())
-    rows = sorted(wanted) if harmonised == "none" else list(range(len(cohort.site)))
-    writer = None if harmonised == "none" else _writer(trained, cohort, folder, harmonised)
+    writer = None if harmonised == "none" else _writer(config, cohort, folder, harmonised, by)
 
     chosen = sample_rows(cohort)
     drawn: dict[int, Pooled] = {}
 
     def work(pooled: Pooled) -> Metrics | None:
         if writer is not None:
-            pooled.write(writer, volumes.alignment_of(pooled.row))
+            pooled.write(writer, volumes.facts_of(pooled.row))
         if pooled.row in chosen:
             drawn[pooled.row] = pooled
-        if pooled.row not in wanted:
-            return None
-        truth = scanner_free_volume(cohort, pooled.row)
-        if voxels is not None and pooled.row in voxels:
-            voxels.take(pooled.row, raw=pooled.inputs, truth=truth, eqpool=pooled.handed_back(harmonised))
+        scored = voxels is not None and pooled.row in voxels
+        truth = scanner_free_volume(cohort, pooled.row) if scored or pooled.row in test else None
+        if voxels is not None and scored:
+            voxels.take(pooled.row, pooled.inputs, truth, pooled.handed_back(harmonised))
         return measure(cohort, pooled, truth) if pooled.row in test else None
 
-    stream = pool_volumes(trained, ((row, cohort.inputs[row]) for row in rows))
     label = "Harmonising"
-    with in_parallel(
-        work, stream, workers=trained.config.data.workers, progress=True, label=label, total=len(rows)
-    ) as r:
+    with in_parallel(work, stream, workers=config.data.workers, progress=True, label=label, total=len(rows)) as r:
         measured = [metrics for metrics in r if metrics is not None]
     if writer is not None:
         writer.report(say)
     _write_samples(cohort, [drawn[row] for row in chosen], folder)
     subject = cohort.participant_id[[row for row in rows if row in test]]
-    return summarise(measured, subject, trained.config.evaluate, trained.config.seed)
+    return summarise(measured, subject, config.evaluate, config.seed)
 
 
-def _writer(trained: EncoderDecoder, cohort: Cohort, folder: RunFolder, harmonised: str) -> VolumeWriter:
+def _writer(config: RunConfig, cohort: Cohort, folder: RunFolder, harmonised: str, by: str) -> VolumeWriter:
     assert cohort.volumes is not None
     volumes = cohort.volumes
     return VolumeWriter(
@@ -175,8 +206,9 @@ def _writer(trained: EncoderDecoder, cohort: Cohort, folder: RunFolder, harmonis
         [pathlib.Path(path) for path in volumes.image_path],
         pathlib.Path(volumes.image_root),
         volumes.grid,
-        trained.config.output,
+        config.output,
         form=harmonised,
+        by=by,
         origin=": SIMULATED images" if cohort.simulated else "",
     )
 

@@ -11,36 +11,48 @@ from eqpool.data.site_effects.combat import Combat
 from eqpool.data.tables.coding import UNKNOWN
 from eqpool.data.tables.inputs import TableInputs
 from eqpool.data.tables.targets import target_columns
-from eqpool.evaluate.scorecard import COMBAT, RAW, make_scorecard
+from eqpool.evaluate.scorecard import COMBAT, RAW, TRUTH, make_scorecard
 from eqpool.evaluate.scored_rows import ScoredRows, choose_rows
 from eqpool.methods.scored_voxels import ScoredVoxels
 
-CALIBRATED, HANDED_BACK = "calibrated", "eqpool"
+CALIBRATED, EQPOOL = "calibrated", "eqpool"
 
 
 def score_volumes(cohort: Cohort, config: RunConfig, voxels: ScoredVoxels) -> dict[str, Any]:
-    """Makes the scorecard of gathered voxels, whose version "eqpool", if there is one, is handed back."""
-    return _score(cohort, config, voxels.rows, voxels.versions, on_voxels=True)
+    """Makes the scorecard of gathered voxels.
+
+    ComBat is fitted on the gathered voxels of the scored training rows, unless it is what is handed back.
+    """
+    versions, rows = dict(voxels.versions), voxels.rows
+    if COMBAT not in versions:
+        fitted = np.flatnonzero(cohort.split[rows] == "train")
+        combat = _fit_combat(cohort, config, rows[fitted], versions[RAW][fitted])
+        versions |= {} if combat is None else {COMBAT: combat.apply(versions[RAW], _site_names(cohort, rows))}
+    return _score(cohort, config, rows, versions, voxels.handed_back, on_voxels=True)
 
 
-def score_table(cohort: Cohort, config: RunConfig, change: np.ndarray | None) -> dict[str, Any]:
-    """Makes the scorecard of a table.
+def score_table(cohort: Cohort, config: RunConfig, change: np.ndarray | None, handed_back: str) -> dict[str, Any]:
+    """Makes the scorecard of a table. Categories stay as they came in all versions, as they are handed back.
 
     Args:
       cohort: cohort with a table.
       config: config of the run.
       change: (N, F) change in z-scores of all rows' encoded features that is written, None if nothing is.
+      handed_back: name of the version that the change makes.
     """
     table = cohort.table
     assert table is not None
-    rows = choose_rows(cohort.split, cohort.participant_id, config.seed)
+    rows, train = choose_rows(cohort.split, cohort.participant_id, config.seed), cohort.rows("train")
     raw = table.encoded[rows]
-    versions = {RAW: raw}
+    versions = {RAW: raw} | ({} if change is None else {handed_back: raw + change[rows]})
     if table.calibration is not None:
-        versions[CALIBRATED] = np.where(numbers_of(table), np.asarray(cohort.inputs)[rows], raw)
-    if change is not None:
-        versions[HANDED_BACK] = np.where(numbers_of(table), raw + change[rows], raw)
-    return _score(cohort, config, rows, versions, on_voxels=False)
+        versions[CALIBRATED] = np.asarray(cohort.inputs)[rows]
+    if COMBAT not in versions:
+        combat = _fit_combat(cohort, config, train, table.encoded[train])
+        versions |= {} if combat is None else {COMBAT: combat.apply(raw, _site_names(cohort, rows))}
+    numbers = numbers_of(table)
+    versions = {name: np.where(numbers, values, raw) for name, values in versions.items()}
+    return _score(cohort, config, rows, versions, handed_back, on_voxels=False)
 
 
 def numbers_of(table: TableInputs) -> np.ndarray:
@@ -51,19 +63,20 @@ def numbers_of(table: TableInputs) -> np.ndarray:
 
 
 def _score(
-    cohort: Cohort, config: RunConfig, rows: np.ndarray, versions: Mapping[str, np.ndarray], *, on_voxels: bool
+    cohort: Cohort,
+    config: RunConfig,
+    rows: np.ndarray,
+    versions: Mapping[str, np.ndarray],
+    handed_back: str,
+    *,
+    on_voxels: bool,
 ) -> dict[str, Any]:
-    """Adds ComBat, fitted on the scored training rows, and scores all versions in their order in the report."""
-    scored = _scored_rows(cohort, rows)
-    changed = np.ones(versions[RAW].shape[1], bool) if cohort.table is None else numbers_of(cohort.table)
-    combat = _combat(cohort, rows, versions[RAW], changed)
-    named = {name: version for name, version in versions.items() if name != RAW}
-    ordered = {RAW: versions[RAW]} | ({} if combat is None else {COMBAT: combat})
-    ordered |= {name: named[name] for name in (CALIBRATED, HANDED_BACK, *named) if name in named}
+    """Scores all versions, in their order in the report."""
+    ordered = {name: versions[name] for name in (RAW, COMBAT, CALIBRATED, EQPOOL, TRUTH) if name in versions}
     return make_scorecard(
-        scored,
+        _scored_rows(cohort, rows),
         ordered,
-        handed_back=HANDED_BACK if HANDED_BACK in ordered else "",
+        handed_back=handed_back if handed_back in ordered else "",
         on_voxels=on_voxels,
         config=config.evaluate,
         seed=config.seed,
@@ -83,18 +96,20 @@ def _scored_rows(cohort: Cohort, rows: np.ndarray) -> ScoredRows:
     )
 
 
-def _combat(cohort: Cohort, rows: np.ndarray, raw: np.ndarray, changed: np.ndarray) -> np.ndarray | None:
-    """Returns the rows as ComBat harmonises them with the estimates of the training rows, None without known sites.
+def _fit_combat(cohort: Cohort, config: RunConfig, rows: np.ndarray, values: np.ndarray) -> Combat | None:
+    """Fits ComBat on the (N, F) values of training rows, None if no site is known.
 
-    Covariates and target are kept. As for what is handed back, neither is asked for when it is applied.
+    Covariates and target are kept, and `config.data.reference` and `config.data.fit_on` apply. As for what is handed
+    back, neither covariates nor target are asked for when it is applied.
     """
-    site = np.array([*cohort.site_names, UNKNOWN])[cohort.site[rows]]
-    train = cohort.split[rows] == "train"
-    if not (site[train] != UNKNOWN).any() or not changed.any():
+    site = _site_names(cohort, rows)
+    used = (site != UNKNOWN) & (True if cohort.fit_on is None else cohort.fit_on[rows])
+    if not used.any():
         return None
-    fitted = rows[train]
-    columns = target_columns(cohort.target[fitted], cohort.target_known[fitted], len(cohort.target_classes))
-    combat = Combat.fit(raw[train][:, changed], site[train], cohort.covariates[fitted], columns)
-    harmonised = raw.copy()
-    harmonised[:, changed] = combat.apply(raw[:, changed], site)
-    return harmonised
+    columns = target_columns(cohort.target[rows], cohort.target_known[rows], len(cohort.target_classes))
+    reference = config.data.reference if config.data.reference in site[used] else ""
+    return Combat.fit(values, site, cohort.covariates[rows], columns, reference=reference, fit_on=used)
+
+
+def _site_names(cohort: Cohort, rows: np.ndarray) -> np.ndarray:
+    return np.array([*cohort.site_names, UNKNOWN])[cohort.site[rows]]

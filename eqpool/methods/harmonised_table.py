@@ -3,11 +3,31 @@
 import numpy as np
 import pandas as pd
 
-from eqpool.data.tables.encoding import FeatureEncoding
-from eqpool.data.tables.participants import ParticipantsTable, who
+from eqpool.data.tables.encoding import FeatureEncoding, NumberColumn
+from eqpool.data.tables.participants import ID_COLUMN, ParticipantsTable, parse_numbers
 from eqpool.methods.base import Say
 from eqpool.storage.files import write_json, write_table
 from eqpool.storage.run_folder import RunFolder
+
+
+def feature_frame(table: ParticipantsTable, encoding: FeatureEncoding, say: Say) -> pd.DataFrame:
+    """Returns the N rows' features, and reports through `say` the columns with missing values.
+
+    Raises:
+      InputError: a column is missing, a value is no number, or a category is not among those of the training rows.
+    """
+    columns = {}
+    for column in encoding.columns:
+        table.require(column.name, "a feature of the run")
+        is_number = isinstance(column, NumberColumn)
+        columns[column.name] = (
+            parse_numbers(table, column.name) if is_number else table.names_in(column.name).astype(object)
+        )
+    frame = pd.DataFrame(columns)
+    encoding.check_categories(frame, table.frame[ID_COLUMN].tolist())
+    for note in encoding.unlike_training(frame):
+        say(note)
+    return frame
 
 
 def harmonised_features(
@@ -38,7 +58,7 @@ def harmonised_features(
 
 def write_harmonised_table(
     output: RunFolder,
-    table: ParticipantsTable,
+    rows: pd.DataFrame,
     frame: pd.DataFrame,
     encoding: FeatureEncoding,
     change: np.ndarray,
@@ -47,10 +67,10 @@ def write_harmonised_table(
 ) -> None:
     """Writes harmonised.tsv, and harmonised.json with `keep_sign` and the numbers of clipped values.
 
-    The arguments are those of `harmonised_features`. `table` names the rows.
+    The arguments are those of `harmonised_features`. `rows` has participant_id, and the session if there are any.
     """
     values, clipped = harmonised_features(frame, encoding, change, keep_sign)
-    write_table(output.harmonised_file, pd.DataFrame(who(table)).join(values), missing="n/a")
+    write_table(output.harmonised_file, rows.reset_index(drop=True).join(values.reset_index(drop=True)), missing="n/a")
     write_json(output.harmonised_facts_file, {"keep_sign": keep_sign, "clipped": clipped})
     if clipped:
         named = ", ".join(f"{name} {count}" for name, count in clipped.items())

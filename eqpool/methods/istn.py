@@ -222,7 +222,7 @@ def _write_volumes(config: RunConfig, folder: RunFolder, cohort: Cohort, variabl
     other = np.flatnonzero((cohort.site >= 0) & (cohort.site != reference_site(config, cohort)))
     assert cohort.volumes is not None
     volumes = cohort.volumes
-    scans = (PreparedScan(row, cohort.inputs[row], volumes.alignment_of(row)) for row in other.tolist())
+    scans = (PreparedScan(row, cohort.inputs[row], volumes.facts_of(row)) for row in other.tolist())
     write_harmonised(
         folder,
         config,

@@ -19,7 +19,7 @@ from eqpool.evaluate.outputs import Embeddings, only_finite
 from eqpool.evaluate.site_floor import cached_site_floor
 from eqpool.methods.base import Outcome, PlannedStage, method_named
 from eqpool.methods.facts import ModelFacts
-from eqpool.methods.handed_back import score_table, score_volumes
+from eqpool.methods.handed_back import EQPOOL, score_table, score_volumes
 from eqpool.methods.latent_model import Decode, Encode, LatentModel
 from eqpool.methods.run_tables import embeddings_table
 from eqpool.methods.scored_voxels import ScoredVoxels
@@ -112,10 +112,10 @@ class LatentMethod(abc.ABC):
         if not config.evaluate.scorecard:
             return Harmonised()
         if cohort.volumes is not None:
-            voxels = ScoredVoxels(cohort, config.seed)
+            voxels = ScoredVoxels(cohort, config.seed, EQPOOL)
             voxels.take_inputs(cohort, squash=config.data.squash, workers=config.data.workers)
             return Harmonised(scorecard=score_volumes(cohort, config, voxels))
-        return Harmonised(scorecard=None if cohort.table is None else score_table(cohort, config, None))
+        return Harmonised(scorecard=None if cohort.table is None else score_table(cohort, config, None, EQPOOL))
 
     def load(self, folder: RunFolder, config: RunConfig | None = None) -> LatentModel:
         """Loads the networks of a trained run at their selected epochs.

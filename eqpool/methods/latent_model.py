@@ -10,18 +10,17 @@ import pandas as pd
 from eqpool.config import RunConfig, keeps_sign
 from eqpool.data.tables.calibration import SiteCalibration
 from eqpool.data.tables.coding import UNKNOWN
-from eqpool.data.tables.encoding import NumberColumn
-from eqpool.data.tables.participants import ID_COLUMN, ParticipantsTable, named_sites, parse_numbers, who
+from eqpool.data.tables.participants import ParticipantsTable, named_sites, who
 from eqpool.data.tables.scaling import pooled_change
 from eqpool.data.volumes.bids_names import names_in_table
 from eqpool.data.volumes.grids import named_grid
-from eqpool.data.volumes.inputs import Grid
+from eqpool.data.volumes.inputs import Grid, ImageFacts
 from eqpool.data.volumes.prepare import PreparedScan, in_parallel
 from eqpool.errors import InputError
 from eqpool.methods.base import NewScans, Outputs, Say
 from eqpool.methods.decoding import Pooled, pool_volumes
 from eqpool.methods.facts import ModelFacts
-from eqpool.methods.harmonised_table import write_harmonised_table
+from eqpool.methods.harmonised_table import feature_frame, write_harmonised_table
 from eqpool.methods.volume_writer import VolumeWriter, origin_of
 from eqpool.storage.run_folder import RunFolder
 
@@ -73,16 +72,16 @@ class LatentModel:
     def _write_volumes(self, scans: NewScans, output: RunFolder, form: str, say: Say) -> pd.DataFrame:
         """Prepares, encodes, decodes and writes volume by volume."""
         writer = None if form == "none" else self._writer(scans, output, form)
-        alignments: dict[int, np.ndarray | None] = {}
+        facts: dict[int, ImageFacts] = {}
 
         def volumes(prepared: Iterator[PreparedScan]) -> Iterator[tuple[int, np.ndarray]]:
             for scan in prepared:
-                alignments[scan.row] = scan.alignment
+                facts[scan.row] = scan.facts
                 yield scan.row, scan.volume
 
         def work(pooled: Pooled) -> tuple[int, Outputs]:
             if writer is not None:
-                pooled.write(writer, alignments[pooled.row])
+                pooled.write(writer, facts[pooled.row])
             return pooled.row, pooled.outputs
 
         with (
@@ -120,15 +119,12 @@ class LatentModel:
         encoding, dataset = self.facts.features, self.facts.dataset
         if encoding is None:
             raise InputError(f"the run was trained on {dataset}; expected one on a participants table or on volumes")
-        frame = pd.DataFrame({column.name: _feature(table, column.name, column) for column in encoding.columns})
-        encoding.check_categories(frame, table.frame[ID_COLUMN].tolist())
-        for note in encoding.unlike_training(frame):
-            say(note)
+        frame = feature_frame(table, encoding, say)
         uncalibrated = encoding.apply(frame)
         outputs, change = self.harmonise_features(uncalibrated, self._calibrated(table, uncalibrated), form)
         if change is not None:
             keep_sign = keeps_sign(self.config.output, on_volumes=False)
-            write_harmonised_table(output, table, frame, encoding, change, keep_sign, say)
+            write_harmonised_table(output, pd.DataFrame(who(table)), frame, encoding, change, keep_sign, say)
         return self._embeddings(table, outputs)
 
     def harmonise_features(
@@ -176,8 +172,3 @@ class LatentModel:
         latent = pd.DataFrame(outputs["latent"]).add_prefix("l_")
         phi = pd.DataFrame(outputs["phi"]).add_prefix("phi_")
         return pd.concat([first, latent, phi], axis=1)
-
-
-def _feature(table: ParticipantsTable, name: str, column: object) -> np.ndarray:
-    table.require(name, "a feature of the run")
-    return parse_numbers(table, name) if isinstance(column, NumberColumn) else table.names_in(name).astype(object)

@@ -12,7 +12,7 @@ from eqpool.engine.state import Stage, Variables
 from eqpool.evaluate.outputs import Embeddings
 from eqpool.methods.base import PlannedStage
 from eqpool.methods.decoding import harmonise_cohort
-from eqpool.methods.handed_back import score_table, score_volumes
+from eqpool.methods.handed_back import EQPOOL, score_table, score_volumes
 from eqpool.methods.latent import Harmonised, LatentMethod
 from eqpool.methods.latent_model import Decode, Encode, LatentModel
 from eqpool.methods.linear_decoder import complete_decoder, with_linear_part_of
@@ -67,7 +67,7 @@ class Pooling(LatentMethod):
         if cohort.volumes is None:
             return self._score_table(cohort, config, folder)
         model = complete_decoder(folder, self.load(folder), cohort)
-        voxels = ScoredVoxels(cohort, config.seed) if config.evaluate.scorecard else None
+        voxels = ScoredVoxels(cohort, config.seed, EQPOOL) if config.evaluate.scorecard else None
         metrics = harmonise_cohort(model, cohort, folder, config.output.harmonised, folder.append_to_log, voxels)
         return Harmonised(metrics, None if voxels is None else score_volumes(cohort, config, voxels))
 
@@ -76,4 +76,4 @@ class Pooling(LatentMethod):
             return Harmonised()
         form = "decoded" if config.output.harmonised == "decoded" else "change"
         _, change = self.load(folder).harmonise_features(cohort.table.encoded, np.asarray(cohort.inputs), form)
-        return Harmonised(scorecard=score_table(cohort, config, change))
+        return Harmonised(scorecard=score_table(cohort, config, change, EQPOOL))

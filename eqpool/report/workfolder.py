@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from eqpool.config.methods import makes_latents
 from eqpool.config.names import split_names
 from eqpool.errors import InputError
 from eqpool.report.brain_maps import read_maps
@@ -150,11 +151,10 @@ def read_workfolder(folder: pathlib.Path) -> WorkFolder:
       InputError: a file is missing, or lacks a column. The message names the file.
     """
     run = RunFolder(folder)
-    needed = [run.config_file, run.results_file, *([] if run.examples_file.is_file() else [run.embeddings_file])]
-    for path in needed:
-        if not path.is_file():
-            raise InputError(f"--workdir={folder}: {path.name} not found; expected the folder of a finished run")
+    _check_there(folder, run.config_file, run.results_file)
     config, results = read_json(run.config_file), read_json(run.results_file)
+    if makes_latents(results["method"]):
+        _check_there(folder, run.embeddings_file)
     facts = read_json(run.model_file) if run.model_file.is_file() else {}  # missing in runs of older versions
     covariates, described = facts.get("covariate_names", []), split_names(config["data"].get("described", ""))
     own = {*covariates, facts.get("target_name", ""), *described}
@@ -173,6 +173,12 @@ def read_workfolder(folder: pathlib.Path) -> WorkFolder:
         tau=_arrays_if_there(run.tau_file),
         samples=_arrays_if_there(run.samples_file),
     )
+
+
+def _check_there(folder: pathlib.Path, *needed: pathlib.Path) -> None:
+    for path in needed:
+        if not path.is_file():
+            raise InputError(f"--workdir={folder}: {path.name} not found; expected the folder of a finished run")
 
 
 def _room(described: list[str]) -> int:

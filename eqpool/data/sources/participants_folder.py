@@ -17,6 +17,7 @@ from eqpool.data.tables.calibration import SiteCalibration
 from eqpool.data.tables.coding import code_labels
 from eqpool.data.tables.covariates import parse_specs, read_covariates, read_described, read_nuisances
 from eqpool.data.tables.encoding import fit_encoding
+from eqpool.data.tables.fit_on import rows_labelled
 from eqpool.data.tables.inputs import TableInputs
 from eqpool.data.tables.participants import (
     ID_COLUMN,
@@ -105,6 +106,7 @@ def _read_design(config: DataConfig, simulated: bool) -> tuple[ParticipantsTable
         described=read_described(table, described) if described else None,
         described_names=described,
         session=np.array(visits, np.str_) if any(visits) else None,
+        fit_on=rows_labelled(table, config.fit_on) if config.fit_on else None,
     )
     labels = _label_notes(whole, config, cohort)
     return whole, table, dataclasses.replace(cohort, notes=(*notes, *labels, *_missing_notes(cohort, config)))
@@ -211,7 +213,7 @@ def _with_features(cohort: Cohort, table: ParticipantsTable, config: DataConfig)
     return dataclasses.replace(
         cohort,
         inputs=encoded if calibration is None else calibration.apply(encoded, _site_names(cohort)),
-        table=TableInputs(encoding.input_names, encoded, encoding, calibration),
+        table=TableInputs(encoding.input_names, encoded, encoding, calibration, frame),
         notes=(*cohort.notes, f"{len(frame.columns)} feature columns", *_feature_notes(frame)),
         findings=_findings(frame, cohort),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pandas as pd
 
 from eqpool.data.tables.calibration import SiteCalibration
 from eqpool.data.tables.encoding import FeatureEncoding
@@ -20,13 +21,16 @@ class TableInputs:
         these calibrated.
       encoding: encoding of a participants table's columns, None for public tables.
       calibration: site calibration that was applied, None if there was none.
+      features: the N rows of feature columns in their own units, NaN where missing, None for public tables.
     """
 
     input_names: tuple[str, ...]
     encoded: np.ndarray
     encoding: FeatureEncoding | None = None
     calibration: SiteCalibration | None = None
+    features: pd.DataFrame | None = None
 
     def take(self, rows: np.ndarray) -> TableInputs:
         """Returns the part for some rows, in the order of `rows`."""
-        return dataclasses.replace(self, encoded=self.encoded[rows])
+        features = None if self.features is None else self.features.iloc[rows]
+        return dataclasses.replace(self, encoded=self.encoded[rows], features=features)

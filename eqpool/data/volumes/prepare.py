@@ -21,7 +21,8 @@ from eqpool.data.preflight.finding import Finding
 from eqpool.data.volumes.alignment import VERSION as ALIGNMENT_VERSION
 from eqpool.data.volumes.alignment import check_available, find_alignment
 from eqpool.data.volumes.image_checks import BadVolumeError
-from eqpool.data.volumes.inputs import Grid
+from eqpool.data.volumes.image_files import read_volume
+from eqpool.data.volumes.inputs import Grid, ImageFacts
 from eqpool.data.volumes.overlap import check_overlap
 from eqpool.data.volumes.read import VERSION, prepare_image
 from eqpool.data.volumes.records import RecordedVolumes, link_dataset, write_shard
@@ -78,7 +79,7 @@ class Preparation:
     alignments: pathlib.Path | None = None
 
     def apply(self, path: pathlib.Path) -> tuple[np.ndarray, dict[str, Any]]:
-        """Prepares the volume of one file.
+        """Reads one file and prepares its volume.
 
         Returns:
           The volume, and its facts in plain values: `overlap`, `tissue_mean` and `tissue_deviation` of `Tissue`,
@@ -87,8 +88,9 @@ class Preparation:
         Raises:
           BadVolumeError: if the file is missing or damaged, or is not a head in the template's space.
         """
-        alignment = None if self.align == "none" else find_alignment(path, self.alignments)
-        made = prepare_image(path, self.grid, squash=self.squash, alignment=alignment)
+        image = read_volume(path)
+        alignment = None if self.align == "none" else find_alignment(image, path, self.alignments)
+        made = prepare_image(image, path, self.grid, squash=self.squash, alignment=alignment)
         return made.volume, {
             "overlap": made.tissue.overlap,
             "tissue_mean": made.tissue.mean,
@@ -200,14 +202,12 @@ class PreparedScan(NamedTuple):
     Attributes:
       row: index of its row in the table.
       volume: `grid.shape` float32.
-      alignment: (4, 4) map from its millimetres to the template's, or None if it was not aligned.
-      overlap: Dice coefficient of its non-zero voxels and the template's brain mask, NaN if it was not computed.
+      facts: facts of its image.
     """
 
     row: int
     volume: np.ndarray
-    alignment: np.ndarray | None
-    overlap: float = math.nan
+    facts: ImageFacts
 
 
 @contextlib.contextmanager
@@ -236,10 +236,8 @@ def preparing(
         for row, result in enumerate(results):
             if not isinstance(result, BadVolumeError):
                 volume, fact = result
-                alignment = fact["alignment"]
                 named.append((labels[row] or paths[row].name, fact))
-                aligned = None if alignment is None else np.array(alignment)
-                yield PreparedScan(row, volume, aligned, fact["overlap"])
+                yield PreparedScan(row, volume, _image_facts(fact))
             elif on_bad_volume == "stop":
                 raise BadVolumeError(_said(labels[row], str(result)))
             else:
@@ -254,6 +252,12 @@ def preparing(
         preparation.attempt, paths, workers=workers, progress=False, label="", total=len(paths)
     ) as results:
         yield usable(results)
+
+
+def _image_facts(fact: dict[str, Any]) -> ImageFacts:
+    """Converts the plain values of `Preparation.apply`."""
+    alignment = None if fact["alignment"] is None else np.array(fact["alignment"])
+    return ImageFacts(fact["tissue_mean"], fact["tissue_deviation"], alignment, fact["overlap"])
 
 
 def _shards(paths: Sequence[pathlib.Path], preparation: Preparation, pool: pathlib.Path) -> list[_Shard]:

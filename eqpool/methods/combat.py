@@ -1,0 +1,260 @@
+"""Harmonises volumes or features by ComBat, without networks: the rival of every other method, and useful by itself."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pandas as pd
+
+from eqpool.config import RunConfig, keeps_sign
+from eqpool.data.cohort import Cohort, Scaling
+from eqpool.data.shape import DataShape
+from eqpool.data.site_effects.combat import Combat
+from eqpool.data.tables.coding import UNKNOWN
+from eqpool.data.tables.participants import ParticipantsTable, named_sites, who
+from eqpool.data.tables.targets import target_columns
+from eqpool.data.volumes.bids_names import names_in_table
+from eqpool.data.volumes.grids import named_grid
+from eqpool.data.volumes.prepare import PreparedScan, in_parallel
+from eqpool.engine.session import Session
+from eqpool.engine.state import Stage
+from eqpool.errors import InputError
+from eqpool.evaluate.scorecard import COMBAT
+from eqpool.methods.base import NewScans, Outcome, PlannedStage, Say
+from eqpool.methods.decoding import Pooled, rows_to_harmonise, write_and_measure
+from eqpool.methods.derivatives import to_z_scores
+from eqpool.methods.facts import ModelFacts
+from eqpool.methods.handed_back import score_table, score_volumes
+from eqpool.methods.harmonised_table import feature_frame, write_harmonised_table
+from eqpool.methods.run_tables import pooled_table
+from eqpool.methods.scored_voxels import ScoredVoxels
+from eqpool.methods.volume_writer import VolumeWriter, origin_of
+from eqpool.storage import files
+from eqpool.storage.progress import track
+from eqpool.storage.run_folder import RunFolder
+
+_CHUNK = 16  # volumes in memory at once
+
+
+class CombatMethod:
+    """ComBat on the voxels of prepared volumes, or on the numbers of a table. There is nothing to train."""
+
+    decodes = False
+
+    def scaling(self, config: RunConfig, cohort: Cohort) -> Scaling:
+        """Scales covariates and target by all training rows.
+
+        Raises:
+          InputError: the cohort has neither volumes nor named features, or `config.data.reference` is no site of it.
+        """
+        if cohort.volumes is None and (cohort.table is None or cohort.table.encoding is None):
+            raise InputError(f"{cohort.name}: expected volumes or a participants table for ComBat")
+        return Scaling.fit(cohort)
+
+    def stages(self, config: RunConfig, shape: DataShape) -> tuple[Stage, ...]:
+        """Returns no stages."""
+        return ()
+
+    def plan(self, config: RunConfig, cohort: Cohort) -> list[PlannedStage]:
+        """Returns no stages."""
+        return []
+
+    def fit(self, session: Session, cohort: Cohort, scaling: Scaling, folder: RunFolder) -> Outcome:
+        """Learns the effects from the training rows, writes combat.npz, and harmonises all rows.
+
+        Volumes go to derivatives/eqpool, and the rows of a table to harmonised.tsv.
+
+        Returns:
+          The metrics of `eqpool.methods.decoding.harmonise_cohort` for volumes, and none for a table.
+        """
+        combat = fit_combat(cohort, session.config)
+        files.write_arrays(folder.combat_file, combat.to_arrays())
+        model = CombatModel(session.config, ModelFacts.of(cohort, scaling), combat)
+        if cohort.volumes is None:
+            assert cohort.table is not None and cohort.table.features is not None
+            pooled, sites = pooled_table(cohort), np.array([*cohort.site_names, UNKNOWN])[cohort.site]
+            rows = pooled[[name for name in ("participant_id", "session_id") if name in pooled]]
+            change = model.write_rows(rows, cohort.table.features, sites, folder, folder.append_to_log)
+            scored = session.config.evaluate.scorecard
+            return Outcome({}, scorecard=score_table(cohort, session.config, change, COMBAT) if scored else None)
+        voxels = ScoredVoxels(cohort, session.config.seed, COMBAT) if session.config.evaluate.scorecard else None
+        rows = rows_to_harmonise(cohort, session.config.output.harmonised, voxels)
+        stream = (model.pooled(row, cohort.inputs[row], _site_of(cohort, row)) for row in rows)
+        form, say = session.config.output.harmonised, folder.append_to_log
+        metrics = write_and_measure(
+            stream, rows, cohort, folder, session.config, form, say, by="combat_", voxels=voxels
+        )
+        # Nothing is decoded, so that both forms of the volumes are the same on the grid of the run.
+        metrics = {name: value for name, value in metrics.items() if "_decoded" not in name}
+        return Outcome(metrics, scorecard=None if voxels is None else score_volumes(cohort, session.config, voxels))
+
+    def load(self, folder: RunFolder, config: RunConfig | None = None) -> "CombatModel":
+        """Loads the effects of a finished run.
+
+        Raises:
+          InputError: a file is missing or unreadable.
+        """
+        facts, arrays = ModelFacts.read(folder), files.read_arrays(folder.combat_file)
+        return CombatModel(config or folder.read_config(), facts, Combat.from_arrays(arrays))
+
+
+def fit_combat(cohort: Cohort, config: RunConfig) -> Combat:
+    """Fits ComBat on the training rows of a cohort, beside covariates and target.
+
+    Volumes are streamed twice, so that memory does not grow with their number. `config.data.reference` and
+    `config.data.fit_on` apply.
+
+    Raises:
+      InputError: no training row has a known site, or none that `config.data.fit_on` selects, or none of the reference.
+    """
+    rows = cohort.rows("train")
+    site = np.full(len(cohort.site), UNKNOWN, dtype=object)
+    site[rows] = np.array([*cohort.site_names, UNKNOWN], object)[cohort.site[rows]]
+    used = np.array(site != UNKNOWN, bool) if cohort.fit_on is None else (site != UNKNOWN) & cohort.fit_on
+    data = config.data
+    if not used.any():
+        key = (
+            f'config.data.fit_on = "{data.fit_on}"' if data.fit_on else f"config.data.site_column = {data.site_column}"
+        )
+        raise InputError(f"{key}: no training row with a known site, expected some")
+    if data.reference and data.reference not in site[used]:
+        found = ", ".join(sorted(set(site[used])))
+        raise InputError(f'config.data.reference = "{data.reference}": expected a site of the training rows, {found}')
+    target = target_columns(cohort.target, cohort.target_known, len(cohort.target_classes))
+    return Combat.fit_stream(
+        lambda: _chunks(cohort, data.squash, np.flatnonzero(used)),
+        np.where(used, site, UNKNOWN).astype(np.str_),
+        cohort.covariates,
+        target,
+        reference=data.reference,
+    )
+
+
+def _chunks(cohort: Cohort, squash: bool, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields (rows, values): z-scores inside the brain mask, or the encoded features before any calibration."""
+    if cohort.volumes is None:
+        assert cohort.table is not None
+        yield rows, cohort.table.encoded[rows]
+        return
+    mask = cohort.volumes.grid.mask
+    starts = track(range(0, len(rows), _CHUNK), "Estimating site effects", unit="chunk")
+    for start in starts:
+        here = rows[start : start + _CHUNK]
+        yield here, np.stack([to_z_scores(cohort.inputs[row], squash)[mask] for row in here])
+
+
+def _site_of(cohort: Cohort, row: int) -> str:
+    return cohort.site_names[cohort.site[row]] if cohort.site[row] >= 0 else UNKNOWN
+
+
+@dataclasses.dataclass(frozen=True)
+class CombatModel:
+    """The effects of a finished run, applied to new scans or rows.
+
+    Every row is corrected about the mean training row, without its covariates or target, so that new scans need
+    neither. Rows of sites that the run was not trained on stay as they are.
+
+    Attributes:
+      config, facts: config and training cohort of the run.
+      combat: the effects, on z-scores inside the brain mask or on the encoded features of a table.
+    """
+
+    config: RunConfig
+    facts: ModelFacts
+    combat: Combat
+
+    @property
+    def reference_site(self) -> str:
+        """The site whose rows stay as they are, "" without a reference."""
+        return self.combat.reference
+
+    def table_file(self, output: RunFolder) -> pathlib.Path:
+        """Returns the file of the table that `write` returns."""
+        return output.written_file
+
+    def pooled(self, row: int, inputs: np.ndarray, site: str) -> Pooled:
+        """Returns a volume beside its harmonised form, both in z-scores of its tissue."""
+        grid, before = named_grid(self.config.data.grid), to_z_scores(inputs, self.config.data.squash)
+        after = before.copy()
+        after[grid.mask] = self.combat.apply(before[grid.mask][None], np.array([site]))[0]
+        return Pooled(row, before, {}, before, after)
+
+    def write(self, scans: NewScans, output: RunFolder, harmonised: str | None, say: Say) -> pd.DataFrame:
+        """Writes the harmonised data of new scans; see `eqpool.methods.base.TrainedModel`.
+
+        Volumes go to derivatives/eqpool, features to harmonised.tsv. The returned table has participant_id, the session
+        if there are sessions, and the site.
+        """
+        self._say_unknown(scans.table, say)
+        if not self.facts.on_volumes:
+            assert self.facts.features is not None  # `CombatMethod.scaling` refuses other tables
+            frame = feature_frame(scans.table, self.facts.features, say)
+            self.write_rows(pd.DataFrame(who(scans.table)), frame, self._sites(scans.table), output, say)
+            return self._written(scans.table)
+        form = harmonised or self.config.output.harmonised
+        kept = self._write_volumes(scans, output, form, say)
+        return self._written(scans.table.take(np.array(kept, np.int64)))
+
+    def write_rows(
+        self, rows: pd.DataFrame, frame: pd.DataFrame, sites: np.ndarray, output: RunFolder, say: Say
+    ) -> np.ndarray:
+        """Writes harmonised.tsv, and returns the (N, F) change of the encoded features in z-scores.
+
+        Args:
+          rows: participant_id of the N rows, and the session if there are sessions.
+          frame: features of the rows, in their own units.
+          sites: (N,) names of the rows' sites.
+          output: output folder.
+          say: receives a line on values that were set to 0.
+        """
+        encoding = self.facts.features
+        assert encoding is not None
+        inputs = encoding.apply(frame)
+        change = self.combat.apply(inputs, sites) - inputs
+        keep_sign = keeps_sign(self.config.output, on_volumes=False)
+        write_harmonised_table(output, rows, frame, encoding, change, keep_sign, say)
+        return change
+
+    def _write_volumes(self, scans: NewScans, output: RunFolder, form: str, say: Say) -> list[int]:
+        sites = self._sites(scans.table)
+        writer = VolumeWriter(
+            output.derivatives,
+            names_in_table(scans.table, scans.sources),
+            scans.sources,
+            scans.root,
+            named_grid(self.config.data.grid),
+            self.config.output,
+            form="change" if form == "none" else form,
+            by="combat_",
+            origin=origin_of(self.facts.simulated),
+        )
+
+        def work(scan: PreparedScan) -> int:
+            if form != "none":
+                self.pooled(scan.row, scan.volume, sites[scan.row]).write(writer, scan.alignment)
+            return scan.row
+
+        with scans.prepare() as prepared:
+            done = self._in_parallel(work, prepared, len(scans.sources))
+        writer.report(say)
+        return done
+
+    def _in_parallel(self, work, prepared: Iterable[PreparedScan], total: int) -> list[int]:
+        workers = self.config.data.workers
+        with in_parallel(work, prepared, workers=workers, progress=True, label="Harmonising", total=total) as results:
+            return list(results)
+
+    def _sites(self, table: ParticipantsTable) -> np.ndarray:
+        column = self.config.data.site_column
+        return table.names_in(column) if column in table.frame else np.full(len(table.frame), UNKNOWN)
+
+    def _say_unknown(self, table: ParticipantsTable, say: Say) -> None:
+        sites = self._sites(table)
+        count = int((~np.isin(sites, self.combat.sites)).sum())
+        if count:
+            known = ", ".join(self.combat.sites)
+            say(f"{count} rows stay as they are: their {self.config.data.site_column} is not one of {known}")
+
+    def _written(self, table: ParticipantsTable) -> pd.DataFrame:
+        return pd.DataFrame(who(table) | {"site": named_sites(table, self.config.data.site_column)})

@@ -1,0 +1,155 @@
+"""ComBat as a method: the run, the transform of new scans and rows, and what is refused."""
+
+import dataclasses
+import json
+import pathlib
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+
+from eqpool.commands.new_scans import transform
+from eqpool.commands.run import dry_run, run
+from eqpool.config import DataConfig, RunConfig
+from eqpool.data.load import load_cohort
+from eqpool.data.site_effects.combat import Combat
+from eqpool.errors import InputError
+from eqpool.methods.combat import fit_combat
+from eqpool.report.page import write_report
+from eqpool.storage.files import read_arrays
+from eqpool.storage.run_folder import RunFolder
+from tests.conftest import tiny_config
+
+ROWS, FEATURES = 60, ["thickness", "volume", "area"]
+
+
+def write_table(path, rows=ROWS, extra_site="", seed=0):
+    random = np.random.default_rng(seed)
+    site = np.resize(["GE", "Siemens"], rows)
+    age = random.uniform(50, 80, rows).round(1)
+    values = random.normal(size=(rows, 3)) * [0.2, 90, 11] + [2.5, 4000, 120] + np.outer(age - 65, [-0.01, 8, 0])
+    values = values + np.where(site == "Siemens", 1, 0)[:, None] * [0.4, -200, 9]
+    table = pd.DataFrame(values, columns=FEATURES).assign(age=age, dx=np.resize(["CN", "CN", "AD"], rows), site=site)
+    if extra_site:
+        table.loc[:3, "site"] = extra_site
+    table.insert(0, "participant_id", [f"sub-{row:03d}" for row in range(rows)])
+    table.to_csv(path, sep="\t", index=False)
+    return path
+
+
+def config_of(folder, **data):
+    data = {"features": ",".join(FEATURES), "target": "dx", **data}
+    made = DataConfig(participants=str(write_table(folder / "participants.tsv")), **data)
+    return RunConfig(method="combat", cache_dir=str(folder / "cache"), data=made)
+
+
+def read(path):
+    return pd.read_csv(path, sep="\t")
+
+
+def test_a_run_writes_the_table_that_combat_makes_of_its_training_rows(tmp_path):
+    run(config_of(tmp_path), tmp_path / "run", quiet=True)
+    given, made = read(tmp_path / "participants.tsv"), read(tmp_path / "run" / "harmonised.tsv")
+    train = (read(tmp_path / "run" / "pooled.tsv")["split"] == "train").to_numpy()
+    values, site, age = given[FEATURES].to_numpy(), given["site"].to_numpy(str), given[["age"]].to_numpy()
+    ill = (given[["dx"]].to_numpy() == "AD").astype(float)
+    combat = Combat.fit(values[train], site[train], age[train], ill[train])
+    np.testing.assert_allclose(made[FEATURES], combat.apply(values, site), rtol=1e-6)
+    assert made["participant_id"].tolist() == given["participant_id"].tolist()
+
+
+def test_a_reference_and_controls_are_named_in_the_config(tmp_path):
+    config = config_of(tmp_path, reference="GE", fit_on="dx:CN")
+    run(config, tmp_path / "run", quiet=True)
+    given, made = read(tmp_path / "participants.tsv"), read(tmp_path / "run" / "harmonised.tsv")
+    at_reference = given["site"] == "GE"
+    np.testing.assert_allclose(made.loc[at_reference, FEATURES], given.loc[at_reference, FEATURES], rtol=1e-6)
+    rows = read(tmp_path / "run" / "pooled.tsv")
+    controls = ((rows["split"] == "train") & (given["dx"] == "CN")).to_numpy()
+    learnt = read_arrays(tmp_path / "run" / "combat.npz")["rows"]
+    assert learnt.tolist() == [int((controls & (given["site"] == site)).sum()) for site in ("GE", "Siemens")]
+
+
+def test_new_rows_are_harmonised_as_the_run_harmonised_its_own_and_unknown_sites_stay(tmp_path, capsys):
+    run(config_of(tmp_path), tmp_path / "run", quiet=True)
+    new = write_table(tmp_path / "new.tsv", extra_site="Toshiba")
+    said = []
+    transform(tmp_path / "run", new, tmp_path / "out", say=said.append)
+    made, before = read(tmp_path / "out" / "harmonised.tsv"), read(tmp_path / "run" / "harmonised.tsv")
+    np.testing.assert_allclose(made.loc[4:, FEATURES], before.loc[4:, FEATURES], rtol=1e-9)
+    np.testing.assert_allclose(made.loc[:3, FEATURES], read(new).loc[:3, FEATURES], rtol=1e-9)
+    assert "4 rows stay as they are: their site is not one of GE, Siemens" in said
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"reference": "Philips"}, 'config.data.reference = "Philips": expected a site of the training rows, GE, Siem'),
+        ({"fit_on": "dx"}, 'config.data.fit_on = "dx": expected column:label, such as dx:CN'),
+        ({"fit_on": "dx:MCI"}, 'config.data.fit_on = "dx:MCI": no row has MCI in dx, expected one of AD, CN'),
+        ({"fit_on": "group:MCI"}, "no column group"),
+    ],
+)
+def test_a_wrong_reference_or_choice_of_rows_is_refused(data, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        run(config_of(tmp_path, **data), tmp_path / "run", quiet=True)
+
+
+def test_a_finished_run_has_a_report_and_a_dry_run_names_no_stage(tmp_path, capsys):
+    config = config_of(tmp_path)
+    run(config, tmp_path / "run", quiet=True)
+    write_report(tmp_path / "run")
+    assert "method combat" in (tmp_path / "run" / "report.html").read_text()
+    dry_run(config, tmp_path / "other")
+    assert "stage" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("combat")
+    config = dataclasses.replace(tiny_config(folder), method="combat")
+    run(config, folder / "run", quiet=True)
+    return config, folder / "run", load_cohort(config.data, folder / "cache", progress=False)
+
+
+def test_volumes_are_harmonised_voxel_by_voxel(volumes):
+    config, folder, cohort = volumes
+    mask, train = cohort.volumes.grid.mask, cohort.rows("train")
+    values = np.stack([cohort.inputs[row][mask] for row in range(len(cohort.site))]).astype(np.float64)
+    site = np.array(cohort.site_names)[cohort.site]
+    ill = (cohort.target == 1).astype(float)[:, None]
+    expected = Combat.fit(values[train], site[train], cohort.covariates[train], ill[train]).apply(values, site)
+    streamed = fit_combat(cohort, config)
+    np.testing.assert_allclose(streamed.apply(values, site), expected, rtol=1e-6, atol=1e-6)
+    for row in (0, 11):
+        name = cohort.participant_id[row]
+        written = nibabel.load(folder / "derivatives" / "eqpool" / name / "anat" / f"{name}_desc-harmonized_T1w.nii.gz")
+        source = nibabel.load(cohort.volumes.image_path[row]).get_fdata()
+        inside = mask & (source != 0)
+        change = (expected - values)[row] * cohort.volumes.tissue_deviation[row]
+        wanted = np.maximum(source[mask] + change, 0)[inside[mask]]
+        np.testing.assert_allclose(written.get_fdata()[inside], wanted, atol=1e-2 * source.max())
+    metrics = json.loads(RunFolder(folder).results_file.read_text())["metrics"]
+    assert metrics["recovery_error_change"] < metrics["recovery_error_input"] * 1.5
+    assert not any("decoded" in name for name in metrics)
+
+
+def test_new_volumes_are_harmonised_as_the_run_harmonised_its_own(volumes, tmp_path):
+    _, folder, cohort = volumes
+    lines = ["participant_id\tpath\tsite"]
+    for row in (0, 11):
+        name, path = cohort.participant_id[row], cohort.volumes.image_path[row]
+        lines.append(f"{name}\t{path}\t{cohort.site_names[cohort.site[row]]}")
+    (tmp_path / "new.tsv").write_text("\n".join(lines) + "\n")
+    transform(
+        folder,
+        tmp_path / "new.tsv",
+        tmp_path / "out",
+        root=pathlib.Path(cohort.volumes.image_root),
+        outside_root="allow",
+    )
+    for path in (tmp_path / "out" / "derivatives").rglob("*.nii.gz"):
+        name = path.name.split("_")[0]
+        own = next((folder / "derivatives").rglob(f"{name}_*.nii.gz"))
+        np.testing.assert_array_equal(nibabel.load(path).get_fdata(), nibabel.load(own).get_fdata())
