@@ -3,8 +3,8 @@
 Example: python -m eqpool.main --config=configs/adni.py --workdir=runs/adni --config.seed=1
 
 The same command on the same work directory resumes. With --distributed the processes of several hosts train together
-(docs/cloud_tpu.md). Set any key of a config by --config.KEY=VALUE, such as --config.stage_one.epochs=20. --method=combat
-is short for --config.method=combat. With --config=..., --help lists every key with its value.
+(docs/cloud_tpu.md). Set any key of a config by --config.KEY=VALUE, such as --config.stage_one.epochs=20, and the method
+by --method=combat, which is short for --config.method=combat. With --config=..., --help lists every key with its value.
 Exit code 0 on success, 2 with one line on stderr for bad config, bad input or a full disk, 1 if training diverges.
 """
 

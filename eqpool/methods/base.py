@@ -18,7 +18,7 @@ from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.shape import DataShape
 from eqpool.data.tables.participants import ParticipantsTable
 from eqpool.data.volumes.batches import batch_sizes, batch_slots
-from eqpool.data.volumes.prepare import PreparedScan
+from eqpool.data.volumes.preparation import PreparedScan
 from eqpool.engine.session import Session
 from eqpool.engine.state import Stage
 from eqpool.storage.run_folder import RunFolder

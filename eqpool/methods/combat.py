@@ -16,7 +16,8 @@ from eqpool.data.tables.participants import ParticipantsTable, named_sites, who
 from eqpool.data.tables.targets import target_columns
 from eqpool.data.volumes.bids_names import names_in_table
 from eqpool.data.volumes.grids import named_grid
-from eqpool.data.volumes.prepare import PreparedScan, in_parallel
+from eqpool.data.volumes.parallel import in_parallel
+from eqpool.data.volumes.preparation import PreparedScan
 from eqpool.engine.session import Session
 from eqpool.engine.state import Stage
 from eqpool.errors import InputError
@@ -232,7 +233,7 @@ class CombatModel:
 
         def work(scan: PreparedScan) -> int:
             if form != "none":
-                self.pooled(scan.row, scan.volume, sites[scan.row]).write(writer, scan.alignment)
+                self.pooled(scan.row, scan.volume, sites[scan.row]).write(writer, scan.facts)
             return scan.row
 
         with scans.prepare() as prepared:

@@ -10,7 +10,7 @@ import numpy as np
 from eqpool.config import EvaluateConfig, RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.volumes.inputs import Grid, ImageFacts
-from eqpool.data.volumes.prepare import in_parallel
+from eqpool.data.volumes.parallel import in_parallel
 from eqpool.evaluate.intervals import bootstrap_interval
 from eqpool.evaluate.similarity import peak_signal_to_noise, structural_similarity_inside
 from eqpool.methods.base import Outputs

@@ -10,7 +10,7 @@ import pandas as pd
 from eqpool.config import RunConfig
 from eqpool.data.cohort import SPLITS, Cohort, Scaling
 from eqpool.data.shape import DataShape
-from eqpool.data.volumes.prepare import PreparedScan
+from eqpool.data.volumes.preparation import PreparedScan
 from eqpool.engine.pairs import REFERENCE_COLUMNS, Pairs
 from eqpool.engine.selected import selected_variables
 from eqpool.engine.session import (

@@ -10,7 +10,8 @@ import numpy as np
 
 from eqpool.config import RunConfig
 from eqpool.data.volumes.grids import named_grid
-from eqpool.data.volumes.prepare import PreparedScan, in_parallel
+from eqpool.data.volumes.parallel import in_parallel
+from eqpool.data.volumes.preparation import PreparedScan
 from eqpool.methods.derivatives import to_z_scores
 from eqpool.methods.istn_steps import trace_steps
 from eqpool.methods.volume_writer import VolumeWriter, origin_of

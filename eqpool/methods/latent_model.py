@@ -15,7 +15,8 @@ from eqpool.data.tables.scaling import pooled_change
 from eqpool.data.volumes.bids_names import names_in_table
 from eqpool.data.volumes.grids import named_grid
 from eqpool.data.volumes.inputs import Grid, ImageFacts
-from eqpool.data.volumes.prepare import PreparedScan, in_parallel
+from eqpool.data.volumes.parallel import in_parallel
+from eqpool.data.volumes.preparation import PreparedScan
 from eqpool.errors import InputError
 from eqpool.methods.base import NewScans, Outputs, Say
 from eqpool.methods.decoding import Pooled, pool_volumes

@@ -9,7 +9,7 @@ import numpy as np
 from eqpool.data.cohort import Cohort
 from eqpool.data.sources.simulated import scanner_free_path
 from eqpool.data.volumes.inputs import Grid
-from eqpool.data.volumes.prepare import in_parallel
+from eqpool.data.volumes.parallel import in_parallel
 from eqpool.data.volumes.read import prepare_volume
 from eqpool.evaluate.scorecard import RAW, TRUTH
 from eqpool.evaluate.scored_rows import choose_rows

@@ -33,7 +33,8 @@ from eqpool.data.volumes.bids_names import names_in_table
 from eqpool.data.volumes.grids import named_grid
 from eqpool.data.volumes.inputs import VolumeInputs
 from eqpool.data.volumes.locate import find_images
-from eqpool.data.volumes.prepare import Preparation, prepare_volumes
+from eqpool.data.volumes.preparation import Preparation
+from eqpool.data.volumes.prepare import prepare_volumes
 from eqpool.errors import InputError, to_path
 
 

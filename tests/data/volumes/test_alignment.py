@@ -15,7 +15,8 @@ from eqpool.data.volumes.grids import named_grid
 from eqpool.data.volumes.image_checks import BadVolumeError
 from eqpool.data.volumes.image_files import read_volume
 from eqpool.data.volumes.inputs import ImageFacts
-from eqpool.data.volumes.prepare import Preparation, prepare_volumes
+from eqpool.data.volumes.preparation import Preparation
+from eqpool.data.volumes.prepare import prepare_volumes
 from eqpool.data.volumes.read import prepare_image, prepare_volume
 from eqpool.data.volumes.resampling import lay_on_grid, resample
 from eqpool.errors import InputError

@@ -14,12 +14,14 @@ from eqpool.config import DataConfig
 from eqpool.data.load import load_cohort
 from eqpool.data.preflight.findings import examine
 from eqpool.data.tables.participants import read_participants
-from eqpool.data.volumes import alignment, prepare, records
+from eqpool.data.volumes import alignment, preparation, prepare, records
 from eqpool.data.volumes.grids import named_grid
 from eqpool.data.volumes.image_checks import BadVolumeError
 from eqpool.data.volumes.image_files import read_volume
 from eqpool.data.volumes.locate import find_images
-from eqpool.data.volumes.prepare import Preparation, in_parallel, prepare_volumes
+from eqpool.data.volumes.parallel import in_parallel
+from eqpool.data.volumes.preparation import Preparation
+from eqpool.data.volumes.prepare import prepare_volumes
 from eqpool.data.volumes.read import prepare_image, prepare_volume
 from eqpool.data.volumes.records import write_shard
 from eqpool.data.volumes.resampling import lay_on_grid
@@ -78,7 +80,7 @@ def calls(monkeypatch):
         prepared.append(path)
         return prepare_image(image, path, *args, **kwargs)
 
-    monkeypatch.setattr(prepare, "prepare_image", counted)
+    monkeypatch.setattr(preparation, "prepare_image", counted)
     return prepared
 
 
@@ -124,7 +126,7 @@ def test_each_image_is_read_once_and_its_z_scores_can_be_undone(tmp_path, paths,
         values = values.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
         nibabel.save(nibabel.Nifti1Image(values, GRID.affine @ finer), path)
     opened = []
-    monkeypatch.setattr(prepare, "read_volume", lambda path: opened.append(path) or read_volume(path))
+    monkeypatch.setattr(preparation, "read_volume", lambda path: opened.append(path) or read_volume(path))
     monkeypatch.setattr(prepare, "check_available", lambda: None)
     shift = np.eye(4)
     shift[0, 3] = 2
@@ -141,7 +143,7 @@ def test_each_image_is_read_once_and_its_z_scores_can_be_undone(tmp_path, paths,
 
 def test_records_without_the_facts_of_today_are_prepared_again(tmp_path, paths, calls, monkeypatch):
     with monkeypatch.context() as earlier:
-        earlier.setattr(prepare, "FACTS_VERSION", 1)
+        earlier.setattr(preparation, "FACTS_VERSION", 1)
         before = prepare_volumes(paths, PREPARATION, tmp_path / "cache")
     after = prepare_volumes(paths, PREPARATION, tmp_path / "cache")
     np.testing.assert_array_equal(before.inputs, after.inputs)
@@ -358,7 +360,7 @@ def test_every_volumes_overlap_is_in_the_pooled_table_and_the_worst_are_named_by
 def test_a_brain_that_alignment_left_astray_is_not_recommended_alignment(tmp_path, paths, monkeypatch):
     astray = np.eye(4)
     astray[0, 3] = 30
-    monkeypatch.setattr(prepare, "find_alignment", lambda image, path, folder: astray)
+    monkeypatch.setattr(preparation, "find_alignment", lambda image, path, folder: astray)
     monkeypatch.setattr(prepare, "check_available", lambda: None)
     aligned, as_they_are = (
         prepare_volumes(paths, Preparation(GRID, align=align), tmp_path / align).findings
@@ -405,17 +407,17 @@ def test_one_image_for_two_rows_is_refused(tmp_path):
 
 
 def test_a_fault_that_may_pass_is_looked_at_again(tmp_path, paths, monkeypatch):
-    loading = prepare.prepare_image
+    loading = preparation.prepare_image
 
     def refused(image, path, *rest, **options):
         if path == paths[2]:
             raise BadVolumeError(f"{path}: not a readable image (Permission denied)", passes=True)
         return loading(image, path, *rest, **options)
 
-    monkeypatch.setattr(prepare, "prepare_image", refused)
+    monkeypatch.setattr(preparation, "prepare_image", refused)
     first = prepare_volumes(paths, PREPARATION, tmp_path / "cache", on_bad_volume="skip")
     assert len(first.kept) == 5 and "Permission denied" in first.notes[0]
-    monkeypatch.setattr(prepare, "prepare_image", loading)
+    monkeypatch.setattr(preparation, "prepare_image", loading)
     assert len(prepare_volumes(paths, PREPARATION, tmp_path / "cache", on_bad_volume="skip").kept) == 6
 
 
@@ -426,7 +428,7 @@ def test_scans_used_at_once_are_told_apart_too(tmp_path, paths):
     half[12:] = 0
     nibabel.save(nibabel.Nifti1Image(half, image.affine), paths[1])
     said = []
-    with prepare.preparing(paths, PREPARATION, [""] * 6, "stop", 1, said.append) as scans:
+    with preparation.preparing(paths, PREPARATION, [""] * 6, "stop", 1, said.append) as scans:
         assert len(list(scans)) == 6
     assert len(said) == 1 and said[0].startswith("warning: 1 of 6 volumes overlap") and "1.nii.gz 0." in said[0]
     assert "1 of them show a part of the brain" in said[0] and "affine" not in said[0]
@@ -436,6 +438,6 @@ def test_who_uses_scans_at_once_learns_which_were_left_out_and_why(paths):
     paths[1].write_bytes(b"no image")
     reasons: dict[int, str] = {}
     said: list[str] = []
-    with prepare.preparing(paths, PREPARATION, ["x"] * 6, "skip", 1, said.append, reasons.__setitem__) as scans:
+    with preparation.preparing(paths, PREPARATION, ["x"] * 6, "skip", 1, said.append, reasons.__setitem__) as scans:
         assert [scan.row for scan in scans] == [0, 2, 3, 4, 5]
     assert list(reasons) == [1] and said[0] == f"left out: x: {reasons[1]}"
