@@ -118,7 +118,7 @@ def test_every_metric_of_a_pooling_run(volumes, monkeypatch):
     monkeypatch.setattr("eqpool.evaluate.site_metrics.probe_panel", a_score)
     config, scans = volumes
     brain = np.asarray(scans.inputs[0])
-    measured = [measure(scans, Pooled(0, brain, {}, brain + 0.1, brain + 0.2))]
+    measured = [measure(scans, Pooled(0, brain, {}, brain + 0.1, brain + 0.2), brain)]
     of_volumes = set(summarise(measured, scans.participant_id[:1], config.evaluate, 0))
     compare(of_pooling(("a", "b")) | of_pooling(()) | of_volumes, POOLING)
 

@@ -11,7 +11,7 @@ def site_predicted(level_name: str, level_key: str) -> Judge:
     """Returns a judge of site classification accuracy.
 
     The judge compares the accuracy with the level expected without any trace of the scanner, then with the accuracy
-    before pooling.
+    from the latent l, which b receives.
     """
 
     def judge(metrics: Metrics, name: str) -> Judgement:
@@ -58,16 +58,19 @@ def covariate_free(metrics: Metrics, name: str) -> Judgement:
 
 
 def _since(metrics: Metrics, high: float) -> str:
-    """Returns text that compares the upper end of an interval, `high`, with site classification before pooling."""
+    """Returns text that compares the upper end of an interval, `high`, with site classification from the latent l."""
     before = metrics.get("strongest_probe_before_interval")
     if not before:
         return ""
-    return "; clearly less than before pooling" if high < before[0] else "; not clearly less than before pooling"
+    return "; clearly less than from l" if high < before[0] else "; not clearly less than from l"
 
 
 def before(metrics: Metrics, name: str) -> Judgement:
-    """Reports site classification accuracy before pooling."""
-    return "plain", f"before pooling; chance is {format_number(metrics.get('site_chance'))}"
+    """Reports site classification accuracy from the latent l, which is learnt from what the calibration left."""
+    return (
+        "plain",
+        f"the latent that b receives, not the raw input; chance is {format_number(metrics.get('site_chance'))}",
+    )
 
 
 def adversary(metrics: Metrics, name: str) -> Judgement:

@@ -140,7 +140,7 @@ def _kept(covariate: str) -> Judge:
         }[verdict]
         if metrics.get(f"{name}_before") is None:
             return verdict, text
-        text += f"; before pooling {metrics[f'{name}_before']:.2f}"
+        text += f"; from l {metrics[f'{name}_before']:.2f}"
         return verdict, text + (", clearly more" if own and before and own[1] < before[0] else "")
 
     return judge
@@ -188,7 +188,7 @@ _LINES: tuple[tuple[str, str, Section, Judge], ...] = (
     *_task_lines("mae", "MAE", higher=False),
     ("image_mmd_before", "100 MMD^2 of images, S to T", "removed", image_mmd_before),
     ("image_mmd_after", "100 MMD^2 of images, S2T to T", "removed", image_mmd_after),
-    ("strongest_probe_before", "site predicted before pooling (l)", "removed", before),
+    ("strongest_probe_before", "site predicted from the latent l, before b", "removed", before),
     ("strongest_probe", "site predicted after pooling (Phi)", "removed", _site_floor),
     ("strongest_probe_covariate_free", "site predicted after (tau^-1 Phi)", "removed", covariate_free),
     ("adversary", "adversary on Phi, accuracy %", "removed", adversary),

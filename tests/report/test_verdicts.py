@@ -46,7 +46,7 @@ def test_the_site_is_held_against_the_floor_and_its_interval(interval, verdict, 
     assert "before" not in reading.text  # there is none
 
 
-@pytest.mark.parametrize(("high", "said"), [(0.7, "; clearly less than before"), (0.85, "; not clearly less")])
+@pytest.mark.parametrize(("high", "said"), [(0.7, "; clearly less than from l"), (0.85, "; not clearly less")])
 def test_less_than_before_only_where_the_intervals_are_apart(high, said):
     metrics = SITES | {"strongest_probe_covariate_free": 0.6, "strongest_probe_covariate_free_interval": (0.2, high)}
     metrics |= {"strongest_probe_before": 0.9, "strongest_probe_before_interval": (0.8, 1.0)}
@@ -214,4 +214,4 @@ def test_a_covariate_is_held_against_what_could_be_read_before_pooling(low, said
     metrics = {"kept_age_r_squared": 0.5, "kept_age_r_squared_interval": (0.4, 0.6)}
     assert read(metrics, "kept_age_r_squared").text == "age can still be read from Phi"
     metrics |= {"kept_age_r_squared_before": 0.8, "kept_age_r_squared_before_interval": (low, 0.9)}
-    assert read(metrics, "kept_age_r_squared").text == f"age can still be read from Phi; before pooling 0.80{said}"
+    assert read(metrics, "kept_age_r_squared").text == f"age can still be read from Phi; from l 0.80{said}"
