@@ -16,16 +16,20 @@ from eqpool.data.tables.participants import ParticipantsTable, named_sites, who
 from eqpool.data.tables.targets import target_columns
 from eqpool.data.volumes.bids_names import names_in_table
 from eqpool.data.volumes.grids import named_grid
-from eqpool.data.volumes.prepare import PreparedScan, in_parallel
+from eqpool.data.volumes.parallel import in_parallel
+from eqpool.data.volumes.preparation import PreparedScan
 from eqpool.engine.session import Session
 from eqpool.engine.state import Stage
 from eqpool.errors import InputError
+from eqpool.evaluate.scorecard import COMBAT
 from eqpool.methods.base import NewScans, Outcome, PlannedStage, Say
 from eqpool.methods.decoding import Pooled, rows_to_harmonise, write_and_measure
 from eqpool.methods.derivatives import to_z_scores
 from eqpool.methods.facts import ModelFacts
+from eqpool.methods.handed_back import score_table, score_volumes
 from eqpool.methods.harmonised_table import feature_frame, write_harmonised_table
 from eqpool.methods.run_tables import pooled_table
+from eqpool.methods.scored_voxels import ScoredVoxels
 from eqpool.methods.volume_writer import VolumeWriter, origin_of
 from eqpool.storage import files
 from eqpool.storage.progress import track
@@ -72,14 +76,19 @@ class CombatMethod:
             assert cohort.table is not None and cohort.table.features is not None
             pooled, sites = pooled_table(cohort), np.array([*cohort.site_names, UNKNOWN])[cohort.site]
             rows = pooled[[name for name in ("participant_id", "session_id") if name in pooled]]
-            model.write_rows(rows, cohort.table.features, sites, folder, folder.append_to_log)
-            return Outcome({})
-        rows = rows_to_harmonise(cohort, session.config.output.harmonised)
+            change = model.write_rows(rows, cohort.table.features, sites, folder, folder.append_to_log)
+            scored = session.config.evaluate.scorecard
+            return Outcome({}, scorecard=score_table(cohort, session.config, change, COMBAT) if scored else None)
+        voxels = ScoredVoxels(cohort, session.config.seed, COMBAT) if session.config.evaluate.scorecard else None
+        rows = rows_to_harmonise(cohort, session.config.output.harmonised, voxels)
         stream = (model.pooled(row, cohort.uncalibrated[row], _site_of(cohort, row)) for row in rows)
         form, say = session.config.output.harmonised, folder.append_to_log
-        metrics = write_and_measure(stream, rows, cohort, folder, session.config, form, say, by="combat_")
+        metrics = write_and_measure(
+            stream, rows, cohort, folder, session.config, form, say, by="combat_", voxels=voxels
+        )
         # Nothing is decoded, so that both forms of the volumes are the same on the grid of the run.
-        return Outcome({name: value for name, value in metrics.items() if "_decoded" not in name})
+        metrics = {name: value for name, value in metrics.items() if "_decoded" not in name}
+        return Outcome(metrics, scorecard=None if voxels is None else score_volumes(cohort, session.config, voxels))
 
     def load(self, folder: RunFolder, config: RunConfig | None = None) -> "CombatModel":
         """Loads the effects of a finished run.
@@ -195,8 +204,8 @@ class CombatModel:
 
     def write_rows(
         self, rows: pd.DataFrame, frame: pd.DataFrame, sites: np.ndarray, output: RunFolder, say: Say
-    ) -> None:
-        """Writes harmonised.tsv.
+    ) -> np.ndarray:
+        """Writes harmonised.tsv, and returns the (N, F) change of the encoded features in z-scores.
 
         Args:
           rows: participant_id of the N rows, and the session if there are sessions.
@@ -211,6 +220,7 @@ class CombatModel:
         change = self.combat.apply(inputs, sites) - inputs
         keep_sign = keeps_sign(self.config.output, on_volumes=False)
         write_harmonised_table(output, rows, frame, encoding, change, keep_sign, say)
+        return change
 
     def _write_volumes(self, scans: NewScans, output: RunFolder, form: str, say: Say) -> list[int]:
         sites = self._sites(scans.table)
@@ -228,7 +238,7 @@ class CombatModel:
 
         def work(scan: PreparedScan) -> int:
             if form != "none":
-                self.pooled(scan.row, scan.volume, sites[scan.row]).write(writer, scan.alignment)
+                self.pooled(scan.row, scan.volume, sites[scan.row]).write(writer, scan.facts)
             return scan.row
 
         with scans.prepare() as prepared:

@@ -16,8 +16,9 @@ from eqpool.data.tables.participants import ParticipantsTable, named_sites, who
 from eqpool.data.tables.scaling import pooled_change
 from eqpool.data.volumes.bids_names import names_in_table
 from eqpool.data.volumes.grids import named_grid
-from eqpool.data.volumes.inputs import Grid
-from eqpool.data.volumes.prepare import PreparedScan, in_parallel
+from eqpool.data.volumes.inputs import Grid, ImageFacts
+from eqpool.data.volumes.parallel import in_parallel
+from eqpool.data.volumes.preparation import PreparedScan
 from eqpool.errors import InputError
 from eqpool.methods.base import NewScans, Outputs, Say
 from eqpool.methods.calibration import Calibration
@@ -86,17 +87,17 @@ class LatentModel:
     def _write_volumes(self, scans: NewScans, output: RunFolder, form: str, say: Say) -> pd.DataFrame:
         """Prepares, encodes, decodes and writes volume by volume."""
         writer = None if form == "none" else self._writer(scans, output, form)
-        alignments: dict[int, np.ndarray | None] = {}
+        facts: dict[int, ImageFacts] = {}
         sites, predicted = self._sites(scans.table), list[str]()
 
         def volumes(prepared: Iterator[PreparedScan]) -> Iterator[PreparedRow]:
             for scan in prepared:
-                alignments[scan.row] = scan.alignment
+                facts[scan.row] = scan.facts
                 yield PreparedRow(scan.row, scan.volume, self._calibrated(scan.volume, sites[scan.row], predicted))
 
         def work(pooled: Pooled) -> tuple[int, Outputs]:
             if writer is not None:
-                pooled.write(writer, alignments[pooled.row])
+                pooled.write(writer, facts[pooled.row])
             return pooled.row, pooled.outputs
 
         with (
@@ -139,10 +140,29 @@ class LatentModel:
             raise InputError(f"the run was trained on {dataset}; expected one on a participants table or on volumes")
         frame = feature_frame(table, encoding, say)
         uncalibrated = encoding.apply(frame)
-        assert self.calibration is None or isinstance(self.calibration, SiteCalibration)
-        inputs = uncalibrated
-        if self.calibration is not None:
-            inputs = self.calibration.apply(uncalibrated, self._sites(table))
+        outputs, change = self.harmonise_features(uncalibrated, self._sites(table), form)
+        if change is not None:
+            keep_sign = keeps_sign(self.config.output, on_volumes=False)
+            write_harmonised_table(output, pd.DataFrame(who(table)), frame, encoding, change, keep_sign, say)
+        return self._embeddings(table, outputs)
+
+    def harmonise_features(
+        self, uncalibrated: np.ndarray, site: np.ndarray, form: str
+    ) -> tuple[Outputs, np.ndarray | None]:
+        """Calibrates and encodes a table's features, and computes the change that harmonising them makes.
+
+        Args:
+          uncalibrated: (N, F) encoded features.
+          site: (N,) names of the sites, "" where unknown.
+          form: "change", "decoded" or "none".
+
+        Returns:
+          The outputs of `encode` with N rows, and the (N, F) change to add to `uncalibrated`, in z-scores. The change
+          is None if the form is "none" or there is no decoder. It is 0 where the calibration leaves a feature alone.
+        """
+        calibration = self.calibration
+        assert calibration is None or isinstance(calibration, SiteCalibration)
+        inputs = uncalibrated if calibration is None else calibration.apply(uncalibrated, site)
         parts, changes = [], []
         for start in range(0, len(inputs), TABLE_BATCH):
             here = slice(start, start + TABLE_BATCH)
@@ -152,12 +172,10 @@ class LatentModel:
                 before = self.decode(parts[-1]["latent"]) if form == "change" else inputs[here]
                 changes.append(pooled_change(uncalibrated[here], inputs[here], before, pooled))
         outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        if changes:
-            keep_sign = keeps_sign(self.config.output, on_volumes=False)
-            write_harmonised_table(
-                output, pd.DataFrame(who(table)), frame, encoding, np.concatenate(changes), keep_sign, say
-            )
-        return self._embeddings(table, outputs)
+        if not changes:
+            return outputs, None
+        change = np.concatenate(changes)
+        return outputs, change if calibration is None else np.where(calibration.unchanged(site), 0.0, change)
 
     def _calibrated(self, volume: np.ndarray, site: str, predicted: list[str]) -> np.ndarray | None:
         """Returns a volume less its site's effects, None without a calibration.
@@ -173,7 +191,7 @@ class LatentModel:
         return self.calibration.apply_weights(volume, weights)
 
     def _sites(self, table: ParticipantsTable) -> np.ndarray:
-        """Returns the (N,) names of the rows' sites, "" where unknown."""
+        """Returns the (N,) names of the rows' sites, all unknown if the table has no column of sites."""
         column = self.config.data.site_column
         return table.names_in(column) if column in table.frame else np.full(len(table.frame), UNKNOWN)
 

@@ -7,12 +7,13 @@ import numpy as np
 
 from eqpool import __version__
 from eqpool.config import OutputConfig, keeps_sign
-from eqpool.data.volumes.inputs import Grid
+from eqpool.data.volumes.inputs import Grid, ImageFacts
 from eqpool.methods.base import Say
 from eqpool.methods.derivatives import (
     Clipped,
     check_not_inputs,
     derivative_paths,
+    read_source,
     say_clipped,
     write_change,
     write_decoded,
@@ -64,22 +65,30 @@ class VolumeWriter:
         check_not_inputs(self._paths, sources)
         write_description(folder, __version__, harmonised=f"{by}{form}", origin=origin)
 
-    def write(self, row: int, change: np.ndarray, whole: np.ndarray, alignment: np.ndarray | None) -> None:
-        """Writes a row's volume.
+    def write(
+        self,
+        row: int,
+        before: np.ndarray,
+        after: np.ndarray,
+        facts: ImageFacts,
+        jacobian: np.ndarray | None = None,
+    ) -> None:
+        """Reads a row's source once, and writes its volume and, beside it, its deformation's Jacobian determinant.
 
         Args:
           row: number of the row.
-          change, whole: `grid.shape`, z-scores of the input's tissue: what is added to the input, and what replaces it.
-          alignment: (4, 4) map from the source's millimetres to the grid's; None if they are the same.
-        """
-        write, volume = (write_change, change) if self._form == "change" else (write_decoded, whole)
-        path, sign = self._paths[row], self._keep_sign
-        clipped = write(self._sources[row], volume, self._grid, path, alignment, root=self._root, keep_sign=sign)
-        self._clipped.append(clipped)
+          before, after: `grid.shape`, z-scores of the input's tissue. The volume before counts only as a change.
+          facts: facts of the source, from its preparation.
+          jacobian: `grid.shape`, None without a deformation.
 
-    def write_jacobian(self, row: int, jacobian: np.ndarray, alignment: np.ndarray | None) -> None:
-        """Writes the Jacobian determinant of a row's deformation beside its volume."""
-        write_jacobian(self._sources[row], jacobian, self._grid, self._paths[row], alignment, root=self._root)
+        Raises:
+          BadVolumeError: the source can no longer be read.
+        """
+        source = read_source(self._sources[row], facts, self._root)
+        write, volume = (write_change, after - before) if self._form == "change" else (write_decoded, after)
+        self._clipped.append(write(source, volume, self._grid, self._paths[row], keep_sign=self._keep_sign))
+        if jacobian is not None:
+            write_jacobian(source, jacobian, self._grid, self._paths[row])
 
     def report(self, say: Say) -> None:
         """Reports through `say` how many voxels were set to 0, if any were."""

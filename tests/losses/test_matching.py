@@ -7,7 +7,7 @@ import pytest
 
 from eqpool import mmd
 from eqpool.losses.matching import grouped_mmd, matched_distance
-from eqpool.ops.numerics import reverse_gradient
+from eqpool.ops.custom_rules import reverse_gradient
 
 
 def sample(rows: int = 30, seed: int = 0):

@@ -271,7 +271,9 @@ def _effects(
 
 
 def _shrunk_mean(values: np.ndarray) -> np.ndarray:
-    """Returns the mean (V,) of (n, V) rows, times the share of its mean square that is not noise (James and Stein 1961).
+    """Returns the mean (V,) of (n, V) rows, times the share of its mean square that is not noise.
+
+    This is the positive-part estimator of James and Stein 1961, with one share for all voxels.
 
     The noise of a single row is not known, and half of the row is kept.
     """

@@ -8,6 +8,7 @@ import numpy as np
 from eqpool.config import DataConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.site_effects.voxelwise import VoxelCalibration
+from eqpool.data.sources.table_calibration import site_names
 from eqpool.data.tables.coding import UNKNOWN
 from eqpool.data.tables.targets import target_columns
 from eqpool.data.volumes.calibrated import CalibratedVolumes
@@ -15,7 +16,7 @@ from eqpool.errors import InputError
 from eqpool.storage.progress import track
 
 CHUNK = 16  # volumes in memory at once
-VOLUME_CALIBRATIONS = ("none", "location", "location_scale")
+VOLUME_CALIBRATIONS = ("none", "location", "location_scale", "auto")  # auto is location_scale
 
 
 def check_volume_calibration(config: DataConfig) -> None:
@@ -54,7 +55,7 @@ def calibrate_volumes(cohort: Cohort, config: DataConfig) -> Cohort:
     return dataclasses.replace(cohort, inputs=inputs, volumes=volumes)
 
 
-def calibration_notes(cohort: Cohort, config: DataConfig) -> tuple[str, ...]:
+def volume_calibration_notes(cohort: Cohort, config: DataConfig) -> tuple[str, ...]:
     """Returns lines for the run's log: what is corrected, and how many rows' sites were predicted."""
     assert cohort.volumes is not None
     calibration = cohort.volumes.calibration
@@ -76,11 +77,6 @@ def predicted_note(likely: list[str], site_column: str) -> str:
         f"{len(likely)} rows without a calibrated {site_column}: it is predicted from the volume (most probable: "
         f"{counts}), and the sites' effects are weighted by their probabilities"
     )
-
-
-def site_names(cohort: Cohort) -> np.ndarray:
-    """Returns the (N,) names of the rows' sites, "" where unknown."""
-    return np.array([*cohort.site_names, UNKNOWN])[cohort.site]
 
 
 def _fit(cohort: Cohort, config: DataConfig) -> VoxelCalibration:
@@ -111,6 +107,6 @@ def _fit(cohort: Cohort, config: DataConfig) -> VoxelCalibration:
         mask=mask,
         voxel_mm=np.sqrt((grid.affine[:3, :3] ** 2).sum(axis=0)),
         zero=-float(np.median(volumes.tissue_mean[used] / volumes.tissue_deviation[used])),
-        scales=config.site_calibration == "location_scale",
+        scales=config.site_calibration != "location",
         reference=config.reference,
     )
