@@ -231,7 +231,7 @@ def test_a_table_takes_controls_too(tmp_path):
             random.normal(size=(rows, 3)) + np.outer(age - 65, [0.02, 0, 0]) + np.vectorize(shift.get)(site)[:, None]
         )
         table = pd.DataFrame(values, columns=["f1", "f2", "f3"]).assign(
-            site=site, age=age, dx=np.resize(["CN", "AD"], rows)
+            site=site, age=age, dx=np.resize(["CN", "CN", "AD", "AD"], rows)
         )
         table.insert(0, "participant_id", [f"{path.stem}{row}" for row in range(rows)])
         table.to_csv(path, sep="\t", index=False)

@@ -104,9 +104,9 @@ class VoxelCalibration:
         index = np.full(len(used), -1)
         index[used] = number
         terms, term_mean = centred_terms(covariates, target, used)
-        seen = FirstPass.of(open_stream, index, -1 if not reference else names.tolist().index(reference))
+        seen = FirstPass.of(open_stream, terms, index, -1 if not reference else names.tolist().index(reference))
         points = np.argwhere(mask) * voxel_mm
-        shading = Shading.fit(seen.mean, seen.variance, points, zero) if scales else None
+        shading = Shading.fit(seen.mean, seen.variance, points, zero, kept=seen.effects) if scales else None
         watched = WatchedStream(open_stream, index, seen.centre, orthonormal(seen.mixtures), shading)
         model = fit_site_model(watched.open, terms, index, len(names))
         smoother = BrainSmoother(mask, SMOOTHING_MM / np.asarray(voxel_mm))

@@ -129,7 +129,7 @@ def test_known_scanners_are_undone_in_people_who_were_not_fitted():
     calibration = fit(scanned, site, age, ill)
     truth, others, their_site, *_ = people(90, seed=1)
     error = [np.sqrt(np.mean((values - truth) ** 2)) for values in (others, applied(calibration, others, their_site))]
-    assert error[1] < 0.5 * error[0]
+    assert error[1] < 0.6 * error[0]
 
 
 def test_location_alone_leaves_the_scale_and_the_shading():
@@ -265,6 +265,9 @@ def test_shading_is_found_and_anatomy_that_varies_much_is_hardly_touched():
     found = (brains[:1] + field - shading.remove(brains[:1] + field)) / shadings.SHARE
     calm = x <= 0.5
     np.testing.assert_allclose(found[0, calm], field[calm], atol=0.05)
+    effect = random.normal(size=(1, VOXELS)) + x
+    kept = Shading.fit(brains.mean(axis=0), brains.var(axis=0), points, zero=-3.0, kept=effect)
+    np.testing.assert_allclose(kept.remove(brains[:1] + 3 * effect), kept.remove(brains[:1]) + 3 * effect, atol=1e-8)
     left = shading.remove(brains) - brains
     assert np.sqrt(np.mean(left**2)) < 0.2 * deviation.max()
 
