@@ -75,8 +75,8 @@ class CombatMethod:
         if cohort.volumes is None:
             assert cohort.table is not None and cohort.table.features is not None
             pooled, sites = pooled_table(cohort), np.array([*cohort.site_names, UNKNOWN])[cohort.site]
-            rows = pooled[[name for name in ("participant_id", "session_id") if name in pooled]]
-            change = model.write_rows(rows, cohort.table.features, sites, folder, folder.append_to_log)
+            who_they_are = pooled[[name for name in ("participant_id", "session_id") if name in pooled]]
+            change = model.write_rows(who_they_are, cohort.table.features, sites, folder, folder.append_to_log)
             scored = session.config.evaluate.scorecard
             return Outcome({}, scorecard=score_table(cohort, session.config, change, COMBAT) if scored else None)
         voxels = ScoredVoxels(cohort, session.config.seed, COMBAT) if session.config.evaluate.scorecard else None

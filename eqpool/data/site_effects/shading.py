@@ -7,6 +7,7 @@ beside the field, so that none of them is taken for shading.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -54,6 +55,15 @@ class Shading:
     def remove(self, values: np.ndarray) -> np.ndarray:
         """Returns (N, V) volumes less most of their own shading."""
         return values - SHARE * ((values - self.centre) @ self.solver.T) @ self.basis.T
+
+    def remove_quickly(self, values: np.ndarray) -> np.ndarray:
+        """Returns a (V,) volume less most of its own shading, in float32 as the networks read it."""
+        centre, basis, solver = self._single_precision
+        return values - np.float32(SHARE) * (basis @ (solver @ (values - centre)))
+
+    @functools.cached_property
+    def _single_precision(self) -> tuple[np.ndarray, ...]:
+        return tuple(part.astype(np.float32) for part in (self.centre, self.basis, self.solver))
 
 
 def _quadratic(points: np.ndarray) -> np.ndarray:

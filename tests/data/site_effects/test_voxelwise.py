@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from eqpool.data.site_effects import shading as shadings
-from eqpool.data.site_effects import voxelwise
+from eqpool.data.site_effects import voxel_estimates
 from eqpool.data.site_effects.shading import Shading
 from eqpool.data.site_effects.smoothing import BrainSmoother
 from eqpool.data.site_effects.voxelwise import VoxelCalibration
@@ -93,8 +93,8 @@ def loop_of_location_and_scale(scanned, site, age, ill):
         return (volume / weight)[MASK]
 
     for index, count in enumerate(counts):
-        location[index] = smooth(location[index]) * count / (count + voxelwise.LOCATION_PRIOR_ROWS)
-        log_scale[index] = smooth(log_scale[index]) * count / (count + voxelwise.SCALE_PRIOR_ROWS)
+        location[index] = smooth(location[index]) * count / (count + voxel_estimates.LOCATION_PRIOR_ROWS)
+        log_scale[index] = smooth(log_scale[index]) * count / (count + voxel_estimates.SCALE_PRIOR_ROWS)
     return mean, location, log_scale
 
 
