@@ -67,6 +67,7 @@ def _calibrated(table: Table, inputs: np.ndarray, rows: np.ndarray) -> tuple[Rep
         "ours, calibration alone *": calibrator.transform(inputs, site),
         "ours, calibration alone, site not given *": unknown,
     }
+    assert calibrator.calibration_ is not None
     return features, {"covariance": calibrator.calibration_.describe()["covariance"]}
 
 
@@ -92,6 +93,7 @@ def _ours(table: Table, inputs: np.ndarray, rows: np.ndarray, epochs: int) -> tu
         "ours, Phi": outputs["phi"],
         "ours, tau^-1 Phi": outputs["covariate_free"],
     }
+    assert pooling.calibration_ is not None
     return features, {"covariance": pooling.calibration_.describe()["covariance"]}
 
 
