@@ -185,7 +185,7 @@ class SiteTable(BaseEstimator):
         failed = self.scaling_.failed(features)
         if len(features) >= _ROWS_OF_A_CONSTANT:
             failed = failed | (features == features[0]).all(axis=0) & ~self.scaling_.constant
-        self._warn_failed(np.asarray(failed).any(axis=0), "")
+        self._warn_failed(np.asarray(failed.any(axis=0)), "")
         return failed if self.calibration_ is None else failed | self.calibration_.unchanged(names)
 
     def _warn_failed(self, failed: np.ndarray, where: str) -> None:
