@@ -244,6 +244,7 @@ class EvaluateConfig:
     probe_permutations: int = _number(0, 0)  # of sites, for the chance level of the strongest probe on tau^-1 Phi
     permutations: int = _number(500, 1)
     bootstraps: int = _number(500, 1)
+    scorecard: bool = True  # score what is handed back against the raw input and ComBat
 
 
 @dataclasses.dataclass(frozen=True)

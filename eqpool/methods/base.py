@@ -33,10 +33,12 @@ class Outcome(NamedTuple):
     Attributes:
       metrics: metrics of the held-out rows, ready for results.json.
       dropped: number of training rows that the method could not use.
+      scorecard: scores of what is handed back, ready for results.json; None if it is not scored.
     """
 
     metrics: dict[str, Any]
     dropped: int = 0
+    scorecard: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

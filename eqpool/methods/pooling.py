@@ -7,15 +7,18 @@ import numpy as np
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.shape import DataShape
+from eqpool.data.tables.coding import UNKNOWN
 from eqpool.engine.session import Columns, Session, TrainingData
 from eqpool.engine.state import Stage, Variables
 from eqpool.evaluate.outputs import Embeddings
 from eqpool.methods.base import PlannedStage
 from eqpool.methods.decoding import harmonise_cohort
-from eqpool.methods.latent import LatentMethod
+from eqpool.methods.handed_back import EQPOOL, score_table, score_volumes
+from eqpool.methods.latent import Harmonised, LatentMethod
 from eqpool.methods.latent_model import Decode, Encode, LatentModel
 from eqpool.methods.linear_decoder import complete_decoder, with_linear_part_of
 from eqpool.methods.networks import PoolingNetworks, pooling_stages, train_networks
+from eqpool.methods.scored_voxels import ScoredVoxels
 from eqpool.storage.run_folder import RunFolder
 
 
@@ -57,9 +60,22 @@ class Pooling(LatentMethod):
         """Loads the networks of a trained run, for volumes with the linear part of the decoder once it is fitted."""
         return with_linear_part_of(folder, super().load(folder, config))
 
-    def harmonise(self, cohort: Cohort, folder: RunFolder) -> dict:
-        """Writes the harmonised volumes under derivatives/eqpool and measures the held-out ones."""
+    def harmonise(self, cohort: Cohort, config: RunConfig, folder: RunFolder) -> Harmonised:
+        """Writes the harmonised volumes under derivatives/eqpool, measures the held-out ones, and scores them.
+
+        The features of a table are harmonised to be scored alone; `eqpool.transform` writes them.
+        """
         if cohort.volumes is None:
-            return {}
+            return self._score_table(cohort, config, folder)
         model = complete_decoder(folder, self.load(folder), cohort)
-        return harmonise_cohort(model, cohort, folder, model.config.output.harmonised, folder.append_to_log)
+        voxels = ScoredVoxels(cohort, config.seed, EQPOOL) if config.evaluate.scorecard else None
+        metrics = harmonise_cohort(model, cohort, folder, config.output.harmonised, folder.append_to_log, voxels)
+        return Harmonised(metrics, None if voxels is None else score_volumes(cohort, config, voxels))
+
+    def _score_table(self, cohort: Cohort, config: RunConfig, folder: RunFolder) -> Harmonised:
+        if cohort.table is None or not config.evaluate.scorecard:
+            return Harmonised()
+        form = "decoded" if config.output.harmonised == "decoded" else "change"
+        site = np.array([*cohort.site_names, UNKNOWN])[cohort.site]
+        _, change = self.load(folder).harmonise_features(cohort.table.encoded, site, form)
+        return Harmonised(scorecard=score_table(cohort, config, change, EQPOOL))
