@@ -37,12 +37,12 @@ from eqpool.storage.progress import track
 from eqpool.storage.run_folder import RunFolder
 
 _THRESHOLD = 1e-3  # threshold of Lokhande et al. 2022, Fig. 5, after Bonferroni
-# Form -> weights of the input, of its decode D(l) and of the pooled decode D(Psi(Phi(l))).
+# Form -> weights of the input, of its decode D(l), of the pooled decode D(Psi(Phi(l))) and of the calibrated input.
 FORMS = {
-    "before": (1.0, 0.0, 0.0),
-    "before_decoded": (0.0, 1.0, 0.0),
-    "after": (1.0, -1.0, 1.0),
-    "after_decoded": (0.0, 0.0, 1.0),
+    "before": (1.0, 0.0, 0.0, 0.0),
+    "before_decoded": (0.0, 1.0, 0.0, 0.0),
+    "after": (0.0, -1.0, 1.0, 1.0),
+    "after_decoded": (0.0, 0.0, 1.0, 0.0),
 }
 Facts = dict[str, Any]
 Truth = tuple[np.ndarray, np.ndarray]  # result of `_truth`
