@@ -5,9 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from eqpool.config import RunConfig, StageTwoConfig
 from eqpool.data.shape import DataShape
+from eqpool.data.site_effects.erasure import no_erasure
 from eqpool.engine.state import Batch, LossValue, Stage, Variables, init_variables
 from eqpool.losses.mmd import conditional_mmd, mmd
 from eqpool.losses.task import task_loss
@@ -106,10 +108,16 @@ def make_stage_two(config: RunConfig, shape: DataShape) -> Stage:
 
     def initialise(key: jax.Array) -> Variables:
         dimension = config.model.latent_dim
-        return init_variables(model, key, jnp.zeros((2, dimension)), jnp.zeros((2, dimension, dimension)))
+        variables = init_variables(model, key, jnp.zeros((2, dimension)), jnp.zeros((2, dimension, dimension)))
+        return variables if weights.erase_site == "none" else variables | erasure_constants(*no_erasure(dimension))
 
     keeps_last = weights.keep_epoch == "last"
     return Stage("stage_two", initialise, loss, forward, validate, keeps_last=keeps_last, settings=weights, number=2)
+
+
+def erasure_constants(mean: np.ndarray, projection: np.ndarray) -> Variables:
+    """Returns the collection of constants by which `StageTwo` erases the site from tau^-1 l."""
+    return {"constants": {"erasure": {"mean": jnp.float32(mean), "projection": jnp.float32(projection)}}}
 
 
 def make_psi(config: RunConfig) -> Callable[[Variables, jax.Array], jax.Array]:
