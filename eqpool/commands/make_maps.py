@@ -37,7 +37,8 @@ from eqpool.storage.progress import track
 from eqpool.storage.run_folder import RunFolder
 
 _THRESHOLD = 1e-3  # threshold of Lokhande et al. 2022, Fig. 5, after Bonferroni
-# Form -> weights of the input, of its decode D(l) and of the pooled decode D(Psi(Phi(l))).
+# Form -> weights of the input, of its decode D(l) and of the pooled decode D(Psi(Phi(l))). Those of the decodes "after"
+# are multiplied by the scale of the change, so that the maps show what is handed back.
 FORMS = {
     "before": (1.0, 0.0, 0.0),
     "before_decoded": (0.0, 1.0, 0.0),
@@ -107,13 +108,20 @@ def form_tiles(decodes: Decodes, form: str, rows: np.ndarray, voxels: np.ndarray
 
     `voxels` (V,) bool selects voxels; None selects all.
     """
-    weights, count, width = FORMS[form], decodes.values.shape[2], tile_width(len(rows))
+    weights, count, width = _weights(decodes, form, rows), decodes.values.shape[2], tile_width(len(rows))
     for start in track(range(0, count, width), f"Testing {form}", unit="tile"):
         tile = np.zeros((len(rows), min(width, count - start)))
         for weight, values in zip(weights, decodes.values, strict=True):
-            if weight:
+            if weight.any():
                 tile += weight * values[:, start : start + width][rows]
         yield tile if voxels is None else tile[:, voxels[start : start + width]]
+
+
+def _weights(decodes: Decodes, form: str, rows: np.ndarray) -> list[np.ndarray]:
+    """Returns the (R, 1) weights of the input and of both decodes."""
+    scale = np.broadcast_to(decodes.change_scale, decodes.fold.shape)[rows, None] if form == "after" else 1.0
+    ones = np.ones((len(rows), 1))
+    return [weight * (scale if place else 1.0) * ones for place, weight in enumerate(FORMS[form])]
 
 
 def first_scans(cohort: Cohort, rows: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from eqpool.data.fingerprint import data_hash
 from eqpool.data.splits import assign_folds, assign_splits, balanced_strata
 from eqpool.engine.session import Session
 from eqpool.errors import InputError
+from eqpool.methods.change import read_change_scale, with_chosen_change_scale
 from eqpool.methods.decoding import pool_volumes
 from eqpool.methods.facts import ModelFacts
 from eqpool.methods.linear_decoder import complete_decoder
@@ -34,10 +35,12 @@ class Decodes:
     Attributes:
       values: (3, N, V) float32 memory map: the input, D(l) and D(Psi(Phi(l))).
       fold: (N,) number of the run that decoded each volume.
+      change_scale: (N,) factor of that run on the change D(Psi(Phi)) - D(l); () for one factor.
     """
 
     values: np.ndarray
     fold: np.ndarray
+    change_scale: np.ndarray = dataclasses.field(default_factory=lambda: np.ones(()))
 
 
 def cross_fitted_decodes(config: RunConfig, cohort: Cohort, folder: RunFolder, folds: int) -> Decodes:
@@ -68,7 +71,7 @@ def cross_fitted_decodes(config: RunConfig, cohort: Cohort, folder: RunFolder, f
                 _decode(held_out, part, decodes)
                 decodes.flush()
                 files.write_json(part.decoded_file, {"volumes": int((fold == number).sum())})
-    return Decodes(decodes, fold)
+    return Decodes(decodes, fold, np.array([read_change_scale(part) for part in parts])[fold])
 
 
 def deal_folds(config: RunConfig, cohort: Cohort, folds: int) -> np.ndarray:
@@ -118,9 +121,9 @@ def _decode(cohort: Cohort, folder: RunFolder, decodes: np.ndarray) -> None:
     assert cohort.volumes is not None
     mask = cohort.volumes.grid.mask
     rows = cohort.rows("test")
-    stream = pool_volumes(
-        complete_decoder(folder, Pooling().load(folder), cohort), ((row, cohort.inputs[row]) for row in rows.tolist())
-    )
+    model = complete_decoder(folder, Pooling().load(folder), cohort)
+    model = with_chosen_change_scale(folder, model, cohort, Scaling.fit(cohort))
+    stream = pool_volumes(model, ((row, cohort.inputs[row]) for row in rows.tolist()))
     for pooled in track(stream, "Decoding", unit="volume", total=len(rows)):
         assert pooled.original is not None and pooled.pooled is not None
         decodes[:, pooled.row] = pooled.inputs[mask], pooled.original[mask], pooled.pooled[mask]

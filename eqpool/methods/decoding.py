@@ -10,6 +10,7 @@ import numpy as np
 from eqpool.config import EvaluateConfig, RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.sources.simulated import scanner_free_path
+from eqpool.data.tables.scaling import decoded_change
 from eqpool.data.volumes.inputs import Grid
 from eqpool.data.volumes.prepare import in_parallel
 from eqpool.data.volumes.read import prepare_volume
@@ -48,6 +49,11 @@ class EncoderDecoder(Protocol):
         """Maps latents to volumes; None if Phi cannot be decoded."""
         ...
 
+    @property
+    def change_scale(self) -> float:
+        """The factor on the change of the decode by pooling."""
+        ...
+
 
 class Pooled(NamedTuple):
     """One row in the chain, with volumes in z-scores of its own tissue.
@@ -57,6 +63,7 @@ class Pooled(NamedTuple):
       inputs: the prepared volume.
       outputs: this row's outputs of `EncoderDecoder.encode`.
       original, pooled: D(l) and D(Psi(Phi(l))); None for a baseline.
+      change_scale: factor on the change, of `EncoderDecoder`.
     """
 
     row: int
@@ -64,17 +71,18 @@ class Pooled(NamedTuple):
     outputs: Outputs
     original: np.ndarray | None
     pooled: np.ndarray | None
+    change_scale: float = 1.0
 
     @property
     def change(self) -> np.ndarray:
-        """The change of the decode by pooling."""
+        """The change of the decode by pooling, scaled."""
         assert self.original is not None and self.pooled is not None
-        return self.pooled - self.original
+        return decoded_change(self.original, self.pooled, self.change_scale)
 
     def write(self, writer: VolumeWriter, alignment: np.ndarray | None) -> None:
         """Writes the row's volume."""
         assert self.original is not None and self.pooled is not None
-        writer.write(self.row, self.original, self.pooled, alignment)
+        writer.write(self.row, self.original, self.pooled, alignment, self.change_scale)
 
 
 def padded_batches(volumes: Iterable[tuple[int, np.ndarray]], size: int = 8) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -90,11 +98,6 @@ def padded_batches(volumes: Iterable[tuple[int, np.ndarray]], size: int = 8) -> 
         yield [row for row, _ in batch], inputs
 
 
-def decoded_change(decode: Callable[[np.ndarray], np.ndarray], outputs: Outputs) -> np.ndarray:
-    """Computes D(Psi(Phi)) - D(l) of (N, n) latents, the change of the decode by pooling."""
-    return decode(outputs["pooled_latent"]) - decode(outputs["latent"])
-
-
 def pool_volumes(trained: EncoderDecoder, volumes: Iterable[tuple[int, np.ndarray]]) -> Iterator[Pooled]:
     """Applies encoder and decoder to (row, prepared volume) pairs, in order, one batch at a time."""
     squash = trained.config.data.squash
@@ -106,7 +109,7 @@ def pool_volumes(trained: EncoderDecoder, volumes: Iterable[tuple[int, np.ndarra
         for place, row in enumerate(rows):
             original, pooled = (None if volumes is None else volumes[place] for volumes in decoded)
             own = {name: values[place] for name, values in outputs.items()}
-            yield Pooled(row, to_z_scores(inputs[place], squash), own, original, pooled)
+            yield Pooled(row, to_z_scores(inputs[place], squash), own, original, pooled, trained.change_scale)
 
 
 def harmonise_cohort(

@@ -89,10 +89,10 @@ class LatentMethod(abc.ABC):
         )
         metrics |= cached_site_floor(cohort, config.evaluate, folder.cache(config))
         if NON_FINITE_ROWS not in metrics:
-            metrics |= only_finite(self.harmonise(cohort, folder))
+            metrics |= only_finite(self.harmonise(cohort, scaling, folder))
         return Outcome(metrics, len(cohort.rows("train")) - len(train_rows))
 
-    def harmonise(self, cohort: Cohort, folder: RunFolder) -> dict:
+    def harmonise(self, cohort: Cohort, scaling: Scaling, folder: RunFolder) -> dict:
         """Writes and measures the harmonised data of a run. The default makes none."""
         return {}
 

@@ -40,6 +40,7 @@ class LatentModel:
       decode: latents (B, n) -> (B, *input_shape) float32, for volumes with the linear part once it is fitted
         (`eqpool.methods.linear_decoder`). None if the method cannot decode Phi.
       calibration: site calibration applied to a table's features before training; None if there is none.
+      change_scale: factor on the change of the decode by pooling (`eqpool.methods.change`).
     """
 
     config: RunConfig
@@ -47,6 +48,7 @@ class LatentModel:
     encode: Encode
     decode: Decode | None
     calibration: SiteCalibration | None = None
+    change_scale: float = 1.0
     reference_site = ""
 
     def table_file(self, output: RunFolder) -> pathlib.Path:
@@ -129,7 +131,8 @@ class LatentModel:
             if form != "none" and self.decode is not None:
                 pooled = self.decode(parts[-1]["pooled_latent"])
                 before = self.decode(parts[-1]["latent"]) if form == "change" else inputs[here]
-                changes.append(pooled_change(uncalibrated[here], inputs[here], before, pooled))
+                scale = self.change_scale if form == "change" else 1.0
+                changes.append(pooled_change(uncalibrated[here], inputs[here], before, pooled, scale))
         outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         if changes:
             keep_sign = keeps_sign(self.config.output, on_volumes=False)

@@ -11,6 +11,7 @@ import numpy as np
 from eqpool.config import RunConfig
 from eqpool.data.shape import DataShape
 from eqpool.data.site_effects.erasure import erase_site
+from eqpool.data.site_effects.kept import kept_columns
 from eqpool.engine.compilation import standard_promotion
 from eqpool.engine.session import Columns, Session, TrainingData, forward_on_table, train_on_table, train_stage
 from eqpool.engine.state import Stage, Variables
@@ -112,8 +113,7 @@ def _erasure(config: RunConfig, shape: DataShape, columns: Columns, train: np.nd
         columns[name][train] for name in ("latent", "tau", "site", "covariate", "target", "target_known")
     )
     turned_back = np.einsum("nij,ni->nj", tau, latent, dtype=np.float64)
-    labels = target[:, None] == np.arange(shape.classes) if shape.classes else target[:, None]
-    kept = np.column_stack([covariate, labels * known[:, None], known])
+    kept = kept_columns(covariate, target, known, shape.classes)
     return erasure_constants(*erase_site(turned_back, site, kept))
 
 

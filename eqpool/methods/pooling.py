@@ -5,12 +5,13 @@ from typing import ClassVar
 import numpy as np
 
 from eqpool.config import RunConfig
-from eqpool.data.cohort import Cohort
+from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.shape import DataShape
 from eqpool.engine.session import Columns, Session, TrainingData
 from eqpool.engine.state import Stage, Variables
 from eqpool.evaluate.outputs import Embeddings
 from eqpool.methods.base import PlannedStage
+from eqpool.methods.change import with_change_scale_of, with_chosen_change_scale
 from eqpool.methods.decoding import harmonise_cohort
 from eqpool.methods.latent import LatentMethod
 from eqpool.methods.latent_model import Decode, Encode, LatentModel
@@ -54,12 +55,18 @@ class Pooling(LatentMethod):
         return networks.apply, networks.decode
 
     def load(self, folder: RunFolder, config: RunConfig | None = None) -> LatentModel:
-        """Loads the networks of a trained run, for volumes with the linear part of the decoder once it is fitted."""
-        return with_linear_part_of(folder, super().load(folder, config))
+        """Loads the networks of a trained run.
 
-    def harmonise(self, cohort: Cohort, folder: RunFolder) -> dict:
-        """Writes the harmonised volumes under derivatives/eqpool and measures the held-out ones."""
+        The linear part of a decoder of volumes and the scale of the change are loaded once they are in the folder.
+        """
+        return with_change_scale_of(folder, with_linear_part_of(folder, super().load(folder, config)))
+
+    def harmonise(self, cohort: Cohort, scaling: Scaling, folder: RunFolder) -> dict:
+        """Chooses the scale of the change, writes the volumes under derivatives/eqpool, and measures held-out ones."""
+        model = self.load(folder) if cohort.volumes is None else complete_decoder(folder, self.load(folder), cohort)
+        model = with_chosen_change_scale(folder, model, cohort, scaling)
+        result = {"change_scale": model.change_scale}
         if cohort.volumes is None:
-            return {}
-        model = complete_decoder(folder, self.load(folder), cohort)
-        return harmonise_cohort(model, cohort, folder, model.config.output.harmonised, folder.append_to_log)
+            return result
+        form = model.config.output.harmonised
+        return result | harmonise_cohort(model, cohort, folder, form, folder.append_to_log)

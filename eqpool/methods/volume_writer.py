@@ -7,6 +7,7 @@ import numpy as np
 
 from eqpool import __version__
 from eqpool.config import OutputConfig, keeps_sign
+from eqpool.data.tables.scaling import decoded_change
 from eqpool.data.volumes.inputs import Grid
 from eqpool.methods.base import Say
 from eqpool.methods.derivatives import (
@@ -64,15 +65,19 @@ class VolumeWriter:
         check_not_inputs(self._paths, sources)
         write_description(folder, __version__, harmonised=f"{by}{form}", origin=origin)
 
-    def write(self, row: int, before: np.ndarray, after: np.ndarray, alignment: np.ndarray | None) -> None:
+    def write(
+        self, row: int, before: np.ndarray, after: np.ndarray, alignment: np.ndarray | None, scale: float = 1.0
+    ) -> None:
         """Writes a row's volume.
 
         Args:
           row: number of the row.
           before, after: `grid.shape`, z-scores of the input's tissue. The volume before counts only as a change.
           alignment: (4, 4) map from the source's millimetres to the grid's; None if they are the same.
+          scale: factor on the change, without effect on a volume that replaces the input.
         """
-        write, volume = (write_change, after - before) if self._form == "change" else (write_decoded, after)
+        is_change = self._form == "change"
+        write, volume = (write_change, decoded_change(before, after, scale)) if is_change else (write_decoded, after)
         path, sign = self._paths[row], self._keep_sign
         clipped = write(self._sources[row], volume, self._grid, path, alignment, root=self._root, keep_sign=sign)
         self._clipped.append(clipped)

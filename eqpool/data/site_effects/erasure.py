@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 # Sine of the smallest angle, in the whitened space, between a site direction and the effects of covariates and target
-# at which these effects are kept. The noise that keeping them adds to a row's estimated site effect grows with 1 / sine.
+# at which these effects are kept. Keeping them adds noise to a row's estimated site effect, in proportion to 1 / sine.
 SMALLEST_SINE = 0.3
 _NEGLIGIBLE = 1e-9  # for canonical correlations, and for the norms of residual columns relative to the columns' own
 _RANK = 1e-11  # eigenvalues of a covariance relative to the largest; float32 latents have rounding errors of 1e-14
