@@ -14,16 +14,14 @@ DIMENSION = 8
 def pooled_latents(
     counts=(90, 70, 60), dimension=DIMENSION, seed=0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Correlated latents with effects of site, age and diagnosis; the sites differ in age. Returns the age effect too."""
+    """Returns latents with effects of site, age and diagnosis, the sites, age and diagnosis, and their effects."""
     generator = np.random.default_rng(seed)
     site = np.repeat(np.arange(len(counts)), counts)
     age, diagnosis = generator.normal(size=len(site)) + 0.7 * site, generator.integers(0, 2, len(site))
     effects = generator.normal(size=(2, dimension))
     noise = generator.normal(size=(len(site), dimension)) @ generator.normal(size=(dimension, dimension))
-    latent = (
-        noise + np.column_stack([age, diagnosis]) @ effects + 2 * generator.normal(size=(len(counts), dimension))[site]
-    )
-    return latent, site, np.column_stack([age, diagnosis]), effects
+    offsets, kept = 2 * generator.normal(size=(len(counts), dimension)), np.column_stack([age, diagnosis])
+    return noise + kept @ effects + offsets[site], site, kept, effects
 
 
 def f_statistics(latent: np.ndarray, site: np.ndarray, kept: np.ndarray) -> np.ndarray:
@@ -153,13 +151,6 @@ def test_an_erasure_is_an_affine_map():
 
 def test_columns_of_covariates_and_targets():
     covariate, known = np.array([[0.1], [0.2], [0.3]], np.float32), np.array([1, 0, 1], np.float32)
-    np.testing.assert_allclose(
-        kept_columns(covariate, np.array([1, 0, 2]), known, 3),
-        [[0.1, 1, 0, 1], [0.2, 0, 0, 0], [0.3, 0, 1, 1]],
-        atol=1e-7,
-    )
-    np.testing.assert_allclose(
-        kept_columns(covariate, np.array([4.0, np.nan, 5.0]), known, 0),
-        [[0.1, 4, 1], [0.2, 0, 0], [0.3, 5, 1]],
-        atol=1e-7,
-    )
+    classes, numbers = [[0.1, 1, 0, 1], [0.2, 0, 0, 0], [0.3, 0, 1, 1]], [[0.1, 4, 1], [0.2, 0, 0], [0.3, 5, 1]]
+    np.testing.assert_allclose(kept_columns(covariate, np.array([1, 0, 2]), known, 3), classes, atol=1e-7)
+    np.testing.assert_allclose(kept_columns(covariate, np.array([4.0, np.nan, 5.0]), known, 0), numbers, atol=1e-7)
