@@ -16,7 +16,7 @@ FEATURES = 60
 
 
 def made_up(rows=90, sites=3, effect=0.8, seed=0):
-    """Returns truth, site effect (N, F), site (N,) and kept columns (N, 2): age, by which sites differ, and diagnosis."""
+    """Returns truth, site effect (N, F), site (N,) and kept columns (N, 2): age, which differs, and diagnosis."""
     generator = np.random.default_rng(seed)
     site = np.arange(rows) % sites
     age, diagnosis = generator.normal(size=rows) + 0.5 * site, generator.integers(0, 2, rows)
