@@ -102,7 +102,9 @@ def tiny_config(folder: pathlib.Path) -> RunConfig:
         stage_one=StageOneConfig(epochs=2, batch_size=8, prediction_weight=1.0, learning_rate=1e-2),
         stage_two=StageTwoConfig(epochs=2, batch_size=16),
         output=OutputConfig(change_scale="1"),  # two epochs' change would not pay
-        evaluate=EvaluateConfig(adversary_epochs=1, probe_seeds=1, probe_folds=2, permutations=9, bootstraps=9),
+        evaluate=EvaluateConfig(
+            adversary_epochs=1, probe_seeds=1, probe_folds=2, permutations=9, bootstraps=9, scorecard=False
+        ),
     )
 
 

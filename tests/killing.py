@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 300
 # Name -> what is called then, and the how many-th call does not return.
 MOMENTS = {
     "while a brain is simulated": ("eqpool.data.sources.simulated.scan", 5),
-    "while a volume is prepared": ("eqpool.data.volumes.prepare.prepare_image", 7),
+    "while a volume is prepared": ("eqpool.data.volumes.preparation.prepare_image", 7),
     "before prepared data gets its name": ("eqpool.data.volumes.prepare.write_json", 1),
     "before model.json": ("eqpool.methods.facts.ModelFacts.write", 1),
     "between an epoch and its record": ("eqpool.storage.logs.MetricsLog.append", 1),

@@ -16,7 +16,8 @@ from eqpool.data.load import load_cohort
 from eqpool.data.tables.covariates import parse_specs
 from eqpool.data.volumes.grids import named_grid
 from eqpool.data.volumes.image_checks import BadVolumeError
-from eqpool.data.volumes.prepare import Preparation, prepare_volumes
+from eqpool.data.volumes.preparation import Preparation
+from eqpool.data.volumes.prepare import prepare_volumes
 from eqpool.data.volumes.read import prepare_volume
 from eqpool.errors import InputError
 from eqpool.methods.facts import ModelFacts

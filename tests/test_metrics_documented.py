@@ -23,7 +23,7 @@ from eqpool.geometry import so
 from eqpool.methods.crossfit import Decodes, deal_folds
 from eqpool.methods.decoding import Pooled, measure, summarise
 from eqpool.methods.istn import Istn
-from eqpool.objectives.istn import TASK_MODELS
+from eqpool.objectives.istn_networks import TASK_MODELS
 from eqpool.storage import files
 from eqpool.storage.run_folder import RunFolder
 from tests.conftest import tiny_config
@@ -118,7 +118,7 @@ def test_every_metric_of_a_pooling_run(volumes, monkeypatch):
     monkeypatch.setattr("eqpool.evaluate.site_metrics.probe_panel", a_score)
     config, scans = volumes
     brain = np.asarray(scans.inputs[0])
-    measured = [measure(scans, Pooled(0, brain, {}, brain + 0.1, brain + 0.2))]
+    measured = [measure(scans, Pooled(0, brain, {}, brain + 0.1, brain + 0.2), brain)]
     of_volumes = set(summarise(measured, scans.participant_id[:1], config.evaluate, 0))
     compare(of_pooling(("a", "b")) | of_pooling(()) | of_volumes, POOLING)
 

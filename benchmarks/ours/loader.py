@@ -13,7 +13,8 @@ from benchmarks.inputs import Work
 from benchmarks.nifti_files import write_files
 from eqpool.data.volumes.batches import volume_batches
 from eqpool.data.volumes.grids import named_grid
-from eqpool.data.volumes.prepare import Preparation, prepare_volumes
+from eqpool.data.volumes.preparation import Preparation
+from eqpool.data.volumes.prepare import prepare_volumes
 
 
 def epochs(files: int, batch: int, first: bool) -> Work:

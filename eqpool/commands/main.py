@@ -3,14 +3,15 @@
 Example: python -m eqpool.main --config=configs/adni.py --workdir=runs/adni --config.seed=1
 
 The same command on the same work directory resumes. With --distributed the processes of several hosts train together
-(docs/cloud_tpu.md). Set any key of a config by --config.KEY=VALUE, such as
---config.method=naive or --config.stage_one.epochs=20. With --config=..., --help lists every key with its value.
+(docs/cloud_tpu.md). Set any key of a config by --config.KEY=VALUE, such as --config.stage_one.epochs=20, and the method
+by --method=combat, which is short for --config.method=combat. With --config=..., --help lists every key with its value.
 Exit code 0 on success, 2 with one line on stderr for bad config, bad input or a full disk, 1 if training diverges.
 """
 
 import ast
 import difflib
 import pathlib
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -78,6 +79,7 @@ def _parse(arguments: Sequence[str]) -> None:
     arguments = ["--help" if argument == "-h" else argument for argument in _joined(arguments)]
     arguments = [_with_shipped_config(argument) for argument in arguments]
     _check_keys(arguments)
+    sys.argv[1:] = arguments  # where the flag of a config looks for its keys
     try:
         rest = flags.FLAGS(["eqpool.main", *arguments])[1:]
         config = _CONFIG.value
@@ -92,14 +94,14 @@ def _parse(arguments: Sequence[str]) -> None:
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
-    """Joins `--config FILE` into `--config=FILE`."""
+    """Joins `--config FILE` into `--config=FILE`, and writes `--method` as `--config.method`."""
     joined: list[str] = []
     for argument in arguments:
-        if joined and joined[-1] == "--config" and not argument.startswith("--"):
-            joined[-1] = f"--config={argument}"
+        if joined and joined[-1] in ("--config", "--method") and not argument.startswith("--"):
+            joined[-1] = f"{joined[-1]}={argument}"
         else:
             joined.append(argument)
-    return joined
+    return [re.sub("^--method(?==|$)", "--config.method", argument) for argument in joined]
 
 
 def _with_shipped_config(argument: str) -> str:

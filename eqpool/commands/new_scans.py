@@ -13,7 +13,7 @@ from eqpool.config import OutputConfig, RunConfig
 from eqpool.data.tables.participants import ParticipantsTable, check_duplicates, read_participants, who
 from eqpool.data.volumes.grids import named_grid
 from eqpool.data.volumes.locate import find_images
-from eqpool.data.volumes.prepare import Preparation, PreparedScan, alignments_folder, preparing
+from eqpool.data.volumes.preparation import Preparation, PreparedScan, alignments_folder, preparing
 from eqpool.engine.compilation import standard_promotion, use_compilation_cache
 from eqpool.errors import InputError, complain
 from eqpool.methods.base import NewScans, Say, method_named
@@ -104,7 +104,7 @@ def _with_keep_sign(config: RunConfig, keep_sign: str | None) -> RunConfig:
 def _noting_overlap(scans: Iterator[PreparedScan], overlaps: list[float]) -> Iterator[PreparedScan]:
     """Yields the scans and appends each one's overlap with the template to `overlaps`."""
     for scan in scans:
-        overlaps.append(scan.overlap)
+        overlaps.append(scan.facts.mask_overlap)
         yield scan
 
 

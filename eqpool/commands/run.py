@@ -99,6 +99,7 @@ def _compute(config: RunConfig, folder: RunFolder, say: Callable[[str], None]) -
         "method": config.method,
         "seed": config.seed,
         "metrics": outcome.metrics,
+        **({} if outcome.scorecard is None else {"scorecard": outcome.scorecard}),
         "counts": _count_rows(cohort) | {"dropped_without_partner": outcome.dropped},
         **made_with(),
         "wall_seconds": round(time.monotonic() - started, 1),

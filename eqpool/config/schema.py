@@ -54,7 +54,10 @@ class DataConfig:
     target_type: Literal["auto", "classes", "number"] = "auto"
     described: str = ""  # comma-separated numeric columns, such as mmse: shown by site in the report, never trained on
     features: str = ""  # comma-separated columns or glob patterns. If given, the cohort is a table instead of volumes
-    site_calibration: Literal["none", "location", "covariance"] = "none"  # for a table's features, before training
+    # Correction of each site's features before training, for tables (docs/own_data.md): location; location_scale;
+    # covariance, which adds the sites' covariances; auto, which adds them as far as held-out training rows support it.
+    # by_method: auto for ours, none for the baselines
+    site_calibration: Literal["none", "location", "location_scale", "covariance", "auto", "by_method"] = "none"
     reference: str = ""  # site whose features the calibration leaves alone, and whose look the others take, "" for none
     fit_on: str = ""  # rows that the calibration learns from, as column:label, such as dx:CN; it is applied to all rows
     # Named grid (mni_4mm, mni_2mm, 64) or a shape such as 32x32x32, 32x32x32@6 in mm, 32x40x32@1@-26,-20,-14 for crops
@@ -246,6 +249,7 @@ class EvaluateConfig:
     probe_permutations: int = _number(0, 0)  # of sites, for the chance level of the strongest probe on tau^-1 Phi
     permutations: int = _number(500, 1)
     bootstraps: int = _number(500, 1)
+    scorecard: bool = True  # score what is handed back against the raw input and ComBat
 
 
 @dataclasses.dataclass(frozen=True)

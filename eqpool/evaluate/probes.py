@@ -8,20 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from eqpool.config import EvaluateConfig
 from eqpool.evaluate.adversary import adversary_scores
+from eqpool.evaluate.folds import of_larger_sites, subject_folds
 from eqpool.evaluate.intervals import Interval, area_under_curve, balanced_accuracy, bootstrap_interval
 from eqpool.evaluate.permutations import permute_subjects
 from eqpool.ops.finite import check_finite
 from eqpool.storage.progress import track
 
 # (training features, training site, held-out features) -> (seeds, held-out rows, sites) scores
-_Probe = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+Probe = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 class ProbeScore(NamedTuple):
@@ -81,14 +81,14 @@ def probe_panel(
         check_finite("features", features[rows], [f"row {row}" for row in rows])
     if min(len(np.unique(site[rows])) for rows in (train, test)) < 2:
         return []
-    inside = test[_of_larger_sites(site[test], subject[test])]
-    folds = _folds(site[inside], subject[inside], config.probe_folds) if within else []
+    inside = test[of_larger_sites(site[test], subject[test])]
+    folds = subject_folds(site[inside], subject[inside], config.probe_folds) if within else []
     scores = []
     for name, probe in track(_probes(config, num_sites).items(), "Probing for the site", unit="probe"):
         transferred = probe(features[train], site[train], features[test])
         scores.append(_score(name, "transfer", site[test], subject[test], transferred, config))
         if folds:
-            validated = _cross_validated(probe, features[inside], site[inside], folds, num_sites)
+            validated = cross_validated(probe, features[inside], site[inside], folds, num_sites)
             scores.append(_score(name, "within", site[inside], subject[inside], validated, config))
     return scores
 
@@ -141,7 +141,7 @@ def site_floor_features(covariates: np.ndarray, target: np.ndarray, target_class
     return np.concatenate([covariates, encoded], axis=1).astype(np.float32)
 
 
-def _probes(config: EvaluateConfig, num_sites: int) -> dict[str, _Probe]:
+def _probes(config: EvaluateConfig, num_sites: int) -> dict[str, Probe]:
     def mlp(train_features: np.ndarray, train_site: np.ndarray, test_features: np.ndarray) -> np.ndarray:
         return adversary_scores(
             train_features,
@@ -154,45 +154,41 @@ def _probes(config: EvaluateConfig, num_sites: int) -> dict[str, _Probe]:
             seeds=config.probe_seeds,
         )
 
-    logistic = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced"))
     trees = HistGradientBoostingClassifier(random_state=0, class_weight="balanced", early_stopping=False)
-    return {"logistic": _of_library(logistic, num_sites), "mlp": mlp, "boosted_trees": _of_library(trees, num_sites)}
+    logistic, boosted_trees = library_probe(logistic_regression(), num_sites), library_probe(trees, num_sites)
+    return {"logistic": logistic, "mlp": mlp, "boosted_trees": boosted_trees}
 
 
-def _of_library(model: Any, num_sites: int) -> _Probe:
+def logistic_regression() -> Any:
+    """Returns a logistic regression on standardised features that weighs all classes equally."""
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced"))
+
+
+def library_probe(model: Any, num_sites: int) -> Probe:
     """Wraps a scikit-learn classifier with a deterministic fit as a probe with a single seed."""
 
     def probe(train_features: np.ndarray, train_site: np.ndarray, test_features: np.ndarray) -> np.ndarray:
-        scores = np.zeros((1, len(test_features), num_sites), np.float32)
         # With several threads, OpenMP's busy waiting on cores shared with XLA takes minutes instead of seconds.
         with threadpool_limits(limits=1):
-            model.fit(train_features, train_site)
-            scores[0][:, model.classes_] = model.predict_proba(test_features)
+            own = _class_scores(model.fit(train_features, train_site), test_features)
+        # A site that is absent from the training rows is never predicted.
+        scores = np.full((1, len(test_features), num_sites), min(0.0, own.min(initial=0.0) - 1), np.float32)
+        scores[0][:, model.classes_] = own
         return scores
 
     return probe
 
 
-def _of_larger_sites(site: np.ndarray, subject: np.ndarray) -> np.ndarray:
-    """Returns (N,) bool, true for rows of sites with at least two subjects, so that one can be held out."""
-    larger = [label for label in np.unique(site) if len(np.unique(subject[site == label])) > 1]
-    return np.isin(site, larger)
+def _class_scores(model: Any, features: np.ndarray) -> np.ndarray:
+    """Returns (N, classes) probabilities, or the margins of a classifier that has no probabilities."""
+    if hasattr(model, "predict_proba"):
+        return model.predict_proba(features)
+    margin = model.decision_function(features)
+    return margin if margin.ndim == 2 else np.stack([-margin, margin], axis=1)
 
 
-def _folds(site: np.ndarray, subject: np.ndarray, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns (training rows, held-out rows) of each fold, without a subject on both sides.
-
-    The list is empty if there are fewer than two sites or a site has a single subject.
-    """
-    subjects_a_site = [len(np.unique(subject[site == label])) for label in np.unique(site)]
-    count = min([count, *subjects_a_site])
-    if count < 2 or len(subjects_a_site) < 2:
-        return []
-    return list(StratifiedGroupKFold(count, shuffle=True, random_state=0).split(site, site, subject))
-
-
-def _cross_validated(
-    probe: _Probe, features: np.ndarray, site: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]], num_sites: int
+def cross_validated(
+    probe: Probe, features: np.ndarray, site: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]], num_sites: int
 ) -> np.ndarray:
     """Returns the probe's (seeds, N, sites) scores. Each row is scored by a fit that did not include its fold."""
     # All folds have one size, so the adversary compiles once. `np.resize` repeats test rows, and the copies are cut.

@@ -18,7 +18,7 @@ from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.shape import DataShape
 from eqpool.data.tables.participants import ParticipantsTable
 from eqpool.data.volumes.batches import batch_sizes, batch_slots
-from eqpool.data.volumes.prepare import PreparedScan
+from eqpool.data.volumes.preparation import PreparedScan
 from eqpool.engine.session import Session
 from eqpool.engine.state import Stage
 from eqpool.storage.run_folder import RunFolder
@@ -33,10 +33,12 @@ class Outcome(NamedTuple):
     Attributes:
       metrics: metrics of the held-out rows, ready for results.json.
       dropped: number of training rows that the method could not use.
+      scorecard: scores of what is handed back, ready for results.json; None if it is not scored.
     """
 
     metrics: dict[str, Any]
     dropped: int = 0
+    scorecard: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

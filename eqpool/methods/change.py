@@ -1,6 +1,7 @@
 """Scales the networks' change of the data by how much it pays, and keeps the scale in the run folder."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -14,14 +15,15 @@ from eqpool.data.site_effects.change_scale import (
     measured_features,
 )
 from eqpool.data.site_effects.kept import kept_columns
-from eqpool.data.tables.scaling import decoded_change
+from eqpool.data.tables.coding import UNKNOWN
+from eqpool.engine.session import Columns
 from eqpool.methods.decoding import pool_volumes
 from eqpool.methods.latent_model import LatentModel
 from eqpool.storage import files
 from eqpool.storage.progress import track
 from eqpool.storage.run_folder import RunFolder
 
-_CHUNK = 4096  # rows of a table in the networks at once
+BeforeAndChange = tuple[np.ndarray, np.ndarray]  # (R, F) each, in z-scores
 
 
 def with_change_scale_of(folder: RunFolder, model: LatentModel) -> LatentModel:
@@ -37,52 +39,65 @@ def read_change_scale(folder: RunFolder) -> float:
 def with_chosen_change_scale(folder: RunFolder, model: LatentModel, cohort: Cohort, scaling: Scaling) -> LatentModel:
     """Chooses the scale if the run folder lacks it, writes change.json and a line of the log, and returns the model.
 
-    The scale is `config.output.change_scale` if that is a number, and otherwise chosen on the validation rows. If these
-    have too few sites, it is chosen on the training rows, and the log says so. It is 0 if no site effect can be
-    measured there either.
+    The scale is `config.output.change_scale` if that is a number, and otherwise that of `chosen_on_splits`.
     """
     if not folder.change_file.is_file():
         given = parse_change_scale(model.config.output.change_scale)
-        chosen = _choose(model, cohort, scaling) if given is None else given_change_scale(given)
+        chosen = _chosen(model, cohort, scaling) if given is None else given_change_scale(given)
         files.write_json(folder.change_file, dataclasses.asdict(chosen))
         folder.append_to_log(chosen.note)
     return with_change_scale_of(folder, model)
 
 
-def _choose(model: LatentModel, cohort: Cohort, scaling: Scaling) -> ChangeScale:
-    columns = scaling.columns(cohort)
-    parts = (columns["covariate"], columns["target"], columns["target_known"])
-    kept, site = kept_columns(*parts, len(cohort.target_classes)), columns["site"]
-    for split in ("validation", "train"):
-        rows = cohort.rows(split)
-        if is_measurable(site[rows], kept[rows]):
-            return choose_change_scale(*_before_and_change(model, cohort, rows), site[rows], kept[rows], split)
+def chosen_on_splits(
+    measure: Callable[[np.ndarray], BeforeAndChange], columns: Columns, classes: int, splits: Mapping[str, np.ndarray]
+) -> ChangeScale:
+    """Chooses the scale on the first split whose rows allow it, so name the validation rows first.
+
+    If none does, as with a single site, there is nothing to remove and the scale is 0.
+
+    Args:
+      measure: rows -> z-scores before the networks' change, and the change.
+      columns: columns for stage two, with one entry for each row.
+      classes: number of classes of the target, 0 for a numeric target.
+      splits: row indices by name.
+    """
+    names = ("covariate", "target", "target_known", "site")
+    for split, rows in splits.items():
+        covariate, target, known, site = (columns[name][rows] for name in names)
+        kept = kept_columns(covariate, target, known, classes)
+        if is_measurable(site, kept):
+            return choose_change_scale(*measure(rows), site, kept, split)
     return given_change_scale(0.0, "no site effect can be measured")
 
 
-def _before_and_change(model: LatentModel, cohort: Cohort, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the z-scores of some rows before the networks' change, and the change, (R, F) each."""
-    if cohort.volumes is None:
-        inputs = np.asarray(cohort.inputs)[rows]
-        return inputs, _change_of_table(model, inputs)
+def _chosen(model: LatentModel, cohort: Cohort, scaling: Scaling) -> ChangeScale:
+    measure = _of_table if cohort.volumes is None else _of_volumes
+    splits = {split: cohort.rows(split) for split in ("validation", "train")}
+    columns, classes = scaling.columns(cohort), len(cohort.target_classes)
+    return chosen_on_splits(lambda rows: measure(model, cohort, rows), columns, classes, splits)
+
+
+def _of_table(model: LatentModel, cohort: Cohort, rows: np.ndarray) -> BeforeAndChange:
+    """Returns calibrated features, and what the networks change of them where the calibration changes anything."""
+    inputs = np.asarray(cohort.inputs)[rows]
+    networks = dataclasses.replace(model, calibration=None, change_scale=1.0)
+    site = np.array([*cohort.site_names, UNKNOWN])[cohort.site[rows]]
+    change = networks.harmonise_features(inputs, site, "change")[1]
+    assert change is not None
+    return inputs, change if model.calibration is None else np.where(model.calibration.unchanged(site), 0.0, change)
+
+
+def _of_volumes(model: LatentModel, cohort: Cohort, rows: np.ndarray) -> BeforeAndChange:
+    """Returns volumes and the networks' change at some voxels of the mask."""
+    assert cohort.volumes is not None
     measured = np.flatnonzero(cohort.volumes.grid.mask)
     measured = measured[measured_features(len(measured))]
-    full = dataclasses.replace(model, change_scale=1.0)
-    stream = pool_volumes(full, ((row, cohort.inputs[row]) for row in rows.tolist()))
-    label = "Measuring the change"
+    whole = dataclasses.replace(model, change_scale=1.0)
+    stream = pool_volumes(whole, ((row, cohort.inputs[row]) for row in rows.tolist()))
     pairs = [
         (pooled.inputs.ravel()[measured], pooled.change.ravel()[measured])
-        for pooled in track(stream, label, unit="volume", total=len(rows))
+        for pooled in track(stream, "Measuring the change", unit="volume", total=len(rows))
     ]
     before, change = (np.stack(values) for values in zip(*pairs, strict=True))
     return before, change
-
-
-def _change_of_table(model: LatentModel, inputs: np.ndarray) -> np.ndarray:
-    assert model.decode is not None
-    parts = []
-    for start in range(0, len(inputs), _CHUNK):
-        outputs = model.encode(inputs[start : start + _CHUNK])
-        before, after = (model.decode(outputs[name]) for name in ("latent", "pooled_latent"))
-        parts.append(decoded_change(before, after, 1.0))
-    return np.concatenate(parts)

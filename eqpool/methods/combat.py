@@ -16,16 +16,20 @@ from eqpool.data.tables.participants import ParticipantsTable, named_sites, who
 from eqpool.data.tables.targets import target_columns
 from eqpool.data.volumes.bids_names import names_in_table
 from eqpool.data.volumes.grids import named_grid
-from eqpool.data.volumes.prepare import PreparedScan, in_parallel
+from eqpool.data.volumes.parallel import in_parallel
+from eqpool.data.volumes.preparation import PreparedScan
 from eqpool.engine.session import Session
 from eqpool.engine.state import Stage
 from eqpool.errors import InputError
+from eqpool.evaluate.scorecard import COMBAT
 from eqpool.methods.base import NewScans, Outcome, PlannedStage, Say
 from eqpool.methods.decoding import Pooled, rows_to_harmonise, write_and_measure
 from eqpool.methods.derivatives import to_z_scores
 from eqpool.methods.facts import ModelFacts
+from eqpool.methods.handed_back import score_table, score_volumes
 from eqpool.methods.harmonised_table import feature_frame, write_harmonised_table
 from eqpool.methods.run_tables import pooled_table
+from eqpool.methods.scored_voxels import ScoredVoxels
 from eqpool.methods.volume_writer import VolumeWriter, origin_of
 from eqpool.storage import files
 from eqpool.storage.progress import track
@@ -68,18 +72,8 @@ class CombatMethod:
         combat = fit_combat(cohort, session.config)
         files.write_arrays(folder.combat_file, combat.to_arrays())
         model = CombatModel(session.config, ModelFacts.of(cohort, scaling), combat)
-        if cohort.volumes is None:
-            assert cohort.table is not None and cohort.table.features is not None
-            pooled, sites = pooled_table(cohort), np.array([*cohort.site_names, UNKNOWN])[cohort.site]
-            rows = pooled[[name for name in ("participant_id", "session_id") if name in pooled]]
-            model.write_rows(rows, cohort.table.features, sites, folder, folder.append_to_log)
-            return Outcome({})
-        rows = rows_to_harmonise(cohort, session.config.output.harmonised)
-        stream = (model.pooled(row, cohort.inputs[row], _site_of(cohort, row)) for row in rows)
-        form, say = session.config.output.harmonised, folder.append_to_log
-        metrics = write_and_measure(stream, rows, cohort, folder, session.config, form, say, by="combat_")
-        # Nothing is decoded, so that both forms of the volumes are the same on the grid of the run.
-        return Outcome({name: value for name, value in metrics.items() if "_decoded" not in name})
+        harmonise = _harmonise_table if cohort.volumes is None else _harmonise_volumes
+        return harmonise(model, cohort, session.config, folder)
 
     def load(self, folder: RunFolder, config: RunConfig | None = None) -> "CombatModel":
         """Loads the effects of a finished run.
@@ -89,6 +83,25 @@ class CombatMethod:
         """
         facts, arrays = ModelFacts.read(folder), files.read_arrays(folder.combat_file)
         return CombatModel(config or folder.read_config(), facts, Combat.from_arrays(arrays))
+
+
+def _harmonise_table(model: "CombatModel", cohort: Cohort, config: RunConfig, folder: RunFolder) -> Outcome:
+    assert cohort.table is not None and cohort.table.features is not None
+    pooled, sites = pooled_table(cohort), np.array([*cohort.site_names, UNKNOWN])[cohort.site]
+    who_is_who = pooled[[name for name in ("participant_id", "session_id") if name in pooled]]
+    change = model.write_rows(who_is_who, cohort.table.features, sites, folder, folder.append_to_log)
+    return Outcome({}, scorecard=score_table(cohort, config, change, COMBAT) if config.evaluate.scorecard else None)
+
+
+def _harmonise_volumes(model: "CombatModel", cohort: Cohort, config: RunConfig, folder: RunFolder) -> Outcome:
+    voxels = ScoredVoxels(cohort, config.seed, COMBAT) if config.evaluate.scorecard else None
+    form, say = config.output.harmonised, folder.append_to_log
+    rows = rows_to_harmonise(cohort, form, voxels)
+    stream = (model.pooled(row, cohort.inputs[row], _site_of(cohort, row)) for row in rows)
+    measured = write_and_measure(stream, rows, cohort, folder, config, form, say, by="combat_", voxels=voxels)
+    # Nothing is decoded, so that both forms of the volumes are the same on the grid of the run.
+    metrics = {name: value for name, value in measured.items() if "_decoded" not in name}
+    return Outcome(metrics, scorecard=None if voxels is None else score_volumes(cohort, config, voxels))
 
 
 def fit_combat(cohort: Cohort, config: RunConfig) -> Combat:
@@ -190,8 +203,8 @@ class CombatModel:
 
     def write_rows(
         self, rows: pd.DataFrame, frame: pd.DataFrame, sites: np.ndarray, output: RunFolder, say: Say
-    ) -> None:
-        """Writes harmonised.tsv.
+    ) -> np.ndarray:
+        """Writes harmonised.tsv, and returns the (N, F) change of the encoded features in z-scores.
 
         Args:
           rows: participant_id of the N rows, and the session if there are sessions.
@@ -206,6 +219,7 @@ class CombatModel:
         change = self.combat.apply(inputs, sites) - inputs
         keep_sign = keeps_sign(self.config.output, on_volumes=False)
         write_harmonised_table(output, rows, frame, encoding, change, keep_sign, say)
+        return change
 
     def _write_volumes(self, scans: NewScans, output: RunFolder, form: str, say: Say) -> list[int]:
         sites = self._sites(scans.table)
@@ -223,7 +237,7 @@ class CombatModel:
 
         def work(scan: PreparedScan) -> int:
             if form != "none":
-                self.pooled(scan.row, scan.volume, sites[scan.row]).write(writer, scan.alignment)
+                self.pooled(scan.row, scan.volume, sites[scan.row]).write(writer, scan.facts)
             return scan.row
 
         with scans.prepare() as prepared:

@@ -9,15 +9,14 @@ import numpy as np
 
 from eqpool.config import EvaluateConfig, RunConfig
 from eqpool.data.cohort import Cohort
-from eqpool.data.sources.simulated import scanner_free_path
 from eqpool.data.tables.scaling import decoded_change
-from eqpool.data.volumes.inputs import Grid
-from eqpool.data.volumes.prepare import in_parallel
-from eqpool.data.volumes.read import prepare_volume
+from eqpool.data.volumes.inputs import Grid, ImageFacts
+from eqpool.data.volumes.parallel import in_parallel
 from eqpool.evaluate.intervals import bootstrap_interval
 from eqpool.evaluate.similarity import peak_signal_to_noise, structural_similarity_inside
 from eqpool.methods.base import Outputs
 from eqpool.methods.derivatives import to_z_scores
+from eqpool.methods.scored_voxels import ScoredVoxels, scanner_free_volume
 from eqpool.methods.volume_writer import VolumeWriter
 from eqpool.storage.files import write_arrays
 from eqpool.storage.run_folder import RunFolder
@@ -79,10 +78,15 @@ class Pooled(NamedTuple):
         assert self.original is not None and self.pooled is not None
         return decoded_change(self.original, self.pooled, self.change_scale)
 
-    def write(self, writer: VolumeWriter, alignment: np.ndarray | None) -> None:
-        """Writes the row's volume."""
+    def handed_back(self, form: str) -> np.ndarray:
+        """Returns the volume in the form that is written; "none" counts as "change"."""
+        assert self.pooled is not None
+        return self.pooled if form == "decoded" else self.inputs + self.change
+
+    def write(self, writer: VolumeWriter, facts: ImageFacts) -> None:
+        """Writes the row's volume, whose image has these facts."""
         assert self.original is not None and self.pooled is not None
-        writer.write(self.row, self.original, self.pooled, alignment, self.change_scale)
+        writer.write(self.row, self.original, self.pooled, facts, scale=self.change_scale)
 
 
 def padded_batches(volumes: Iterable[tuple[int, np.ndarray]], size: int = 8) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -118,24 +122,29 @@ def harmonise_cohort(
     folder: RunFolder,
     harmonised: str,
     say: Callable[[str], None] = lambda text: None,
+    voxels: ScoredVoxels | None = None,
 ) -> Metrics:
     """Writes every row's harmonised volume under `folder`/derivatives/eqpool and measures those of held-out rows.
 
-    `say` receives a line on the voxels that were set to 0, if any.
+    `say` receives a line on the voxels that were set to 0, if any. `voxels` gathers the scored rows before and after,
+    and without a scanner if they are simulated. With harmonised "none" only these and the held-out rows are decoded,
+    and what is gathered is the form "change".
 
     Returns:
       `psnr_*` (dB) and `ssim_*` of `change` and `decoded` against the input, inside the brain mask. A simulated cohort
       also has `recovery_error_*`, the root-mean-square error to the scanner-free truth in z-scores, of the input and of
       both forms. Each value is a mean over held-out volumes, with its interval.
     """
-    rows = rows_to_harmonise(cohort, harmonised)
+    rows = rows_to_harmonise(cohort, harmonised, voxels)
     stream = pool_volumes(trained, ((row, cohort.inputs[row]) for row in rows))
-    return write_and_measure(stream, rows, cohort, folder, trained.config, harmonised, say)
+    return write_and_measure(stream, rows, cohort, folder, trained.config, harmonised, say, voxels=voxels)
 
 
-def rows_to_harmonise(cohort: Cohort, harmonised: str) -> list[int]:
-    """Returns the rows that a run harmonises: all of them, or the held-out rows if no volume is written."""
-    return cohort.rows("test").tolist() if harmonised == "none" else list(range(len(cohort.site)))
+def rows_to_harmonise(cohort: Cohort, harmonised: str, voxels: ScoredVoxels | None = None) -> list[int]:
+    """Returns the rows that a run harmonises: all of them, or the held-out and scored rows if no volume is written."""
+    if harmonised != "none":
+        return list(range(len(cohort.site)))
+    return sorted({*cohort.rows("test").tolist(), *([] if voxels is None else voxels.rows.tolist())})
 
 
 def write_and_measure(
@@ -148,6 +157,7 @@ def write_and_measure(
     say: Callable[[str], None],
     *,
     by: str = "",
+    voxels: ScoredVoxels | None = None,
 ) -> Metrics:
     """Writes a stream of harmonised volumes and measures the held-out ones, as `harmonise_cohort` does.
 
@@ -160,6 +170,7 @@ def write_and_measure(
       harmonised: form of the written volumes.
       say: receives a line on the voxels that were set to 0.
       by: prefix of the form's description, such as "combat_".
+      voxels: gathers the scored rows.
     """
     assert cohort.volumes is not None
     volumes, test = cohort.volumes, set(cohort.rows("test").tolist())
@@ -170,10 +181,14 @@ def write_and_measure(
 
     def work(pooled: Pooled) -> Metrics | None:
         if writer is not None:
-            pooled.write(writer, volumes.alignment_of(pooled.row))
+            pooled.write(writer, volumes.facts_of(pooled.row))
         if pooled.row in chosen:
             drawn[pooled.row] = pooled
-        return measure(cohort, pooled) if pooled.row in test else None
+        scored = voxels is not None and pooled.row in voxels
+        truth = scanner_free_volume(cohort, pooled.row) if scored or pooled.row in test else None
+        if voxels is not None and scored:
+            voxels.take(pooled.row, pooled.inputs, truth, pooled.handed_back(harmonised))
+        return measure(cohort, pooled, truth) if pooled.row in test else None
 
     label = "Harmonising"
     with in_parallel(work, stream, workers=config.data.workers, progress=True, label=label, total=len(rows)) as r:
@@ -231,18 +246,16 @@ def _write_samples(cohort: Cohort, drawn: list[Pooled], folder: RunFolder) -> No
     )
 
 
-def measure(cohort: Cohort, pooled: Pooled) -> Metrics:
-    """Measures the similarity of both forms to the input and, for simulated volumes, their error to the truth."""
+def measure(cohort: Cohort, pooled: Pooled, truth: np.ndarray | None) -> Metrics:
+    """Measures the similarity of both forms to the input and, if the truth is known, their error to it."""
     assert cohort.volumes is not None and pooled.pooled is not None
-    grid = cohort.volumes.grid
-    mask = grid.mask
+    mask = cohort.volumes.grid.mask
     forms = {"change": pooled.inputs + pooled.change, "decoded": pooled.pooled}
     result: Metrics = {}
     for name, volume in forms.items():
         result[f"psnr_{name}"] = peak_signal_to_noise(volume, pooled.inputs, mask)
         result[f"ssim_{name}"] = structural_similarity_inside(volume, pooled.inputs, mask)
-    if cohort.simulated:
-        truth, _ = prepare_volume(scanner_free_path(pathlib.Path(cohort.volumes.image_path[pooled.row])), grid)
+    if truth is not None:
         for name, volume in ({"input": pooled.inputs} | forms).items():
             result[f"recovery_error_{name}"] = float(np.sqrt(np.mean((volume - truth)[mask] ** 2)))
     return result

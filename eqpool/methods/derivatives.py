@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import nibabel
 import numpy as np
 
-from eqpool.data.volumes.image_files import read_image, to_ras
-from eqpool.data.volumes.inputs import Grid
-from eqpool.data.volumes.read import Tissue, measure_tissue
-from eqpool.data.volumes.resampling import lay_on_grid, lies_on, resample
+from eqpool.data.volumes.image_files import read_image
+from eqpool.data.volumes.inputs import Grid, ImageFacts
+from eqpool.data.volumes.resampling import lies_on, resample
 from eqpool.errors import InputError
 from eqpool.storage.files import write_atomically, write_json, write_text
 
@@ -87,15 +86,34 @@ def to_z_scores(volume: np.ndarray, squash: bool) -> np.ndarray:
     return np.arctanh(np.clip(volume, -_INSIDE_SQUASH, _INSIDE_SQUASH)) if squash else volume
 
 
+class Source(NamedTuple):
+    """An input image, read to write a volume that was made from it.
+
+    Attributes:
+      image: the image, with its axes untouched.
+      path: its file.
+      facts: what its preparation found out about it.
+      root: folder of its data set. Sidecars name the source relative to it, or by its file name if it lies outside or
+        no root is given.
+    """
+
+    image: nibabel.Nifti1Image
+    path: pathlib.Path
+    facts: ImageFacts
+    root: pathlib.Path | None = None
+
+
+def read_source(path: pathlib.Path, facts: ImageFacts, root: pathlib.Path | None = None) -> Source:
+    """Reads an input image.
+
+    Raises:
+      BadVolumeError: the source can no longer be read.
+    """
+    return Source(read_image(path), path, facts, root)
+
+
 def write_change(
-    source: pathlib.Path,
-    change: np.ndarray,
-    grid: Grid,
-    path: pathlib.Path,
-    alignment: np.ndarray | None = None,
-    *,
-    root: pathlib.Path | None = None,
-    keep_sign: bool = False,
+    source: Source, change: np.ndarray, grid: Grid, path: pathlib.Path, *, keep_sign: bool = False
 ) -> Clipped:
     """Writes the input plus a change, in the input's units on the input's voxels.
 
@@ -108,92 +126,58 @@ def write_change(
       change: `grid.shape`, z-scores of the input's tissue. Values outside the mask are ignored.
       grid: grid of the change.
       path: output file.
-      alignment: (4, 4) map from the source's millimetres to the grid's; None if they are the same.
-      root: folder of the source's data set. The sidecar names the source relative to it, or by its file name if it lies
-        outside or no root is given.
       keep_sign: sets negative results to 0 if the input has no negative voxel.
 
     Returns:
       The number of voxels set to 0, which the sidecar also reports.
-
-    Raises:
-      BadVolumeError: the source can no longer be read.
     """
-    image, tissue = _read_with_tissue(source, grid, alignment)
-    values = np.asarray(image.dataobj, dtype=np.float32)
-    added = _on_voxels_of(image, np.where(grid.mask, tissue.deviation * change, 0), grid, alignment)
-    facts = _sources(source, root) | _intensities(tissue)
-    return _save_clipped(np.where(values != 0, values + added, 0), image, facts, path, keep_sign)
+    values = np.asarray(source.image.dataobj, dtype=np.float32)
+    added = _on_voxels_of(source, np.where(grid.mask, source.facts.tissue_deviation * change, 0), grid)
+    return _save_clipped(np.where(values != 0, values + added, 0), source, path, keep_sign)
 
 
 def write_decoded(
-    source: pathlib.Path,
-    decoded: np.ndarray,
-    grid: Grid,
-    path: pathlib.Path,
-    alignment: np.ndarray | None = None,
-    *,
-    root: pathlib.Path | None = None,
-    keep_sign: bool = False,
+    source: Source, decoded: np.ndarray, grid: Grid, path: pathlib.Path, *, keep_sign: bool = False
 ) -> Clipped:
     """Writes a decode in the input's units on the input's voxels, 0 outside the brain mask.
 
     The arguments and the result are those of `write_change`.
     """
-    image, tissue = _read_with_tissue(source, grid, alignment)
-    volume = np.where(grid.mask, tissue.mean + tissue.deviation * decoded, 0)
-    facts = _sources(source, root) | _intensities(tissue)
-    return _save_clipped(_on_voxels_of(image, volume, grid, alignment), image, facts, path, keep_sign)
+    volume = np.where(grid.mask, source.facts.tissue_mean + source.facts.tissue_deviation * decoded, 0)
+    return _save_clipped(_on_voxels_of(source, volume, grid), source, path, keep_sign)
 
 
-def write_jacobian(
-    source: pathlib.Path,
-    jacobian: np.ndarray,
-    grid: Grid,
-    path: pathlib.Path,
-    alignment: np.ndarray | None = None,
-    *,
-    root: pathlib.Path | None = None,
-) -> None:
+def write_jacobian(source: Source, jacobian: np.ndarray, grid: Grid, path: pathlib.Path) -> None:
     """Writes a deformation's Jacobian determinant on the input's voxels, 1 outside the grid.
 
     `path` is the path of the harmonised volume. The map is written beside it under `JACOBIAN_SUFFIX`. The other
     arguments are those of `write_change`.
     """
-    image = read_image(source)
-    values = 1 + _on_voxels_of(image, jacobian - 1, grid, alignment)
+    values = 1 + _on_voxels_of(source, jacobian - 1, grid)
     quantity = "Jacobian determinant of the deformation; 2 where the source was shrunk to half its volume"
-    facts = _sources(source, root) | {"Quantity": quantity}
-    _save(values, image, facts, path.with_name(path.name.replace(SUFFIX, JACOBIAN_SUFFIX)))
+    facts = _named(source) | {"Quantity": quantity}
+    _save(values, source.image, facts, path.with_name(path.name.replace(SUFFIX, JACOBIAN_SUFFIX)))
 
 
-def _sources(source: pathlib.Path, root: pathlib.Path | None) -> dict[str, Any]:
+def _named(source: Source) -> dict[str, Any]:
     """Returns the sidecar's source of a volume. Paths stay as written, and links are not followed."""
-    relative = source.name if root is None else pathlib.Path(os.path.relpath(source, root)).as_posix()
-    return {"Sources": [source.name if relative.startswith("../") else relative]}
+    path, root = source.path, source.root
+    relative = path.name if root is None else pathlib.Path(os.path.relpath(path, root)).as_posix()
+    return {"Sources": [path.name if relative.startswith("../") else relative]}
 
 
-def _read_with_tissue(source: pathlib.Path, grid: Grid, alignment: np.ndarray | None):
-    image = read_image(source)
-    in_ras = to_ras(image, source)
-    on_grid = lay_on_grid(in_ras, grid, alignment)
-    return image, measure_tissue(on_grid, grid, source, image=in_ras, aligned=alignment is not None)
-
-
-def _save_clipped(
-    values: np.ndarray, source: nibabel.Nifti1Image, facts: dict[str, Any], path: pathlib.Path, keep_sign: bool
-) -> Clipped:
+def _save_clipped(values: np.ndarray, source: Source, path: pathlib.Path, keep_sign: bool) -> Clipped:
     """Saves values; those below 0 become 0 if `keep_sign` is set and the source has no negative voxel."""
-    keeps = keep_sign and not np.asarray(source.dataobj).min() < 0
+    keeps = keep_sign and not np.asarray(source.image.dataobj).min() < 0
     clipped = Clipped(int(np.count_nonzero(values < 0)) if keeps else 0, int(np.count_nonzero(values)))
-    _save(np.maximum(values, 0) if keeps else values, source, facts | clipped.facts(), path)
+    facts = _named(source) | _intensities(source.facts) | clipped.facts()
+    _save(np.maximum(values, 0) if keeps else values, source.image, facts, path)
     return clipped
 
 
-def _on_voxels_of(
-    image: nibabel.Nifti1Image, volume: np.ndarray, grid: Grid, alignment: np.ndarray | None
-) -> np.ndarray:
-    """Resamples a volume of the grid to the image's voxels, with 0 outside the grid."""
+def _on_voxels_of(source: Source, volume: np.ndarray, grid: Grid) -> np.ndarray:
+    """Resamples a volume of the grid to the source's voxels, with 0 outside the grid."""
+    image, alignment = source.image, source.facts.alignment
     affine = image.affine if alignment is None else alignment @ image.affine
     if lies_on(affine, image.shape, grid):
         return volume.astype(np.float32)
@@ -201,11 +185,11 @@ def _on_voxels_of(
     return resample(moving, affine, image.shape)
 
 
-def _intensities(tissue: Tissue) -> dict[str, Any]:
+def _intensities(facts: ImageFacts) -> dict[str, Any]:
     return {
         "IntensityUnits": "those of the source; (value - TissueMean) / TissueDeviation compares across scanners",
-        "TissueMean": tissue.mean,
-        "TissueDeviation": tissue.deviation,
+        "TissueMean": facts.tissue_mean,
+        "TissueDeviation": facts.tissue_deviation,
     }
 
 

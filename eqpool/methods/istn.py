@@ -10,7 +10,7 @@ import pandas as pd
 from eqpool.config import RunConfig
 from eqpool.data.cohort import SPLITS, Cohort, Scaling
 from eqpool.data.shape import DataShape
-from eqpool.data.volumes.prepare import PreparedScan
+from eqpool.data.volumes.preparation import PreparedScan
 from eqpool.engine.pairs import REFERENCE_COLUMNS, Pairs
 from eqpool.engine.selected import selected_variables
 from eqpool.engine.session import (
@@ -30,7 +30,8 @@ from eqpool.methods.facts import ModelFacts
 from eqpool.methods.istn_model import IstnModel
 from eqpool.methods.istn_steps import EXAMPLES, istn_steps
 from eqpool.methods.istn_volumes import make_harmonise, write_harmonised
-from eqpool.objectives.istn import TASK_MODELS, make_istn
+from eqpool.objectives.istn import make_istn
+from eqpool.objectives.istn_networks import TASK_MODELS
 from eqpool.objectives.task import make_task
 from eqpool.storage.files import write_arrays, write_table
 from eqpool.storage.run_folder import RunFolder
@@ -222,7 +223,7 @@ def _write_volumes(config: RunConfig, folder: RunFolder, cohort: Cohort, variabl
     other = np.flatnonzero((cohort.site >= 0) & (cohort.site != reference_site(config, cohort)))
     assert cohort.volumes is not None
     volumes = cohort.volumes
-    scans = (PreparedScan(row, cohort.inputs[row], volumes.alignment_of(row)) for row in other.tolist())
+    scans = (PreparedScan(row, cohort.inputs[row], volumes.facts_of(row)) for row in other.tolist())
     write_harmonised(
         folder,
         config,

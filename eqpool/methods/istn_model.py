@@ -10,7 +10,7 @@ import pandas as pd
 from eqpool.config import RunConfig
 from eqpool.data.tables.participants import ID_COLUMN, ParticipantsTable, named_sites, who
 from eqpool.data.volumes.bids_names import names_in_table
-from eqpool.data.volumes.prepare import PreparedScan
+from eqpool.data.volumes.preparation import PreparedScan
 from eqpool.engine.state import Variables
 from eqpool.errors import InputError
 from eqpool.methods.base import NewScans, Say

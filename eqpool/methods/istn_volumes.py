@@ -10,7 +10,8 @@ import numpy as np
 
 from eqpool.config import RunConfig
 from eqpool.data.volumes.grids import named_grid
-from eqpool.data.volumes.prepare import PreparedScan, in_parallel
+from eqpool.data.volumes.parallel import in_parallel
+from eqpool.data.volumes.preparation import PreparedScan
 from eqpool.methods.derivatives import to_z_scores
 from eqpool.methods.istn_steps import trace_steps
 from eqpool.methods.volume_writer import VolumeWriter, origin_of
@@ -101,9 +102,7 @@ def write_harmonised(
     def write(made: tuple[PreparedScan, Harmonised]) -> int:
         scan, harmonised = made
         before, after = to_z_scores(scan.volume, squash), to_z_scores(harmonised.image, squash)
-        writer.write(scan.row, before, after, scan.alignment)
-        if harmonised.jacobian is not None:
-            writer.write_jacobian(scan.row, harmonised.jacobian, scan.alignment)
+        writer.write(scan.row, before, after, scan.facts, harmonised.jacobian)
         return scan.row
 
     stream = ((scan, harmonise(scan.volume, int(sites[scan.row]))) for scan in scans)

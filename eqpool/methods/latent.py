@@ -2,7 +2,7 @@
 
 import abc
 import pathlib
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -19,13 +19,27 @@ from eqpool.evaluate.outputs import Embeddings, only_finite
 from eqpool.evaluate.site_floor import cached_site_floor
 from eqpool.methods.base import Outcome, PlannedStage, method_named
 from eqpool.methods.facts import ModelFacts
+from eqpool.methods.handed_back import EQPOOL, score_table, score_volumes
 from eqpool.methods.latent_model import Decode, Encode, LatentModel
 from eqpool.methods.run_tables import embeddings_table
+from eqpool.methods.scored_voxels import ScoredVoxels
 from eqpool.objectives.stage_one import covariate_generators
 from eqpool.storage import files
 from eqpool.storage.run_folder import NON_FINITE_ROWS, RunFolder
 
 MOST_DRAWN = 1000  # most rows of tau for the report
+
+
+class Harmonised(NamedTuple):
+    """What is known of the harmonised data of a run.
+
+    Attributes:
+      metrics: metrics of the held-out rows.
+      scorecard: scores of what is handed back, None if it is not scored.
+    """
+
+    metrics: dict[str, Any] = {}
+    scorecard: dict[str, Any] | None = None
 
 
 class LatentMethod(abc.ABC):
@@ -88,13 +102,20 @@ class LatentMethod(abc.ABC):
             cohort, scaling, embeddings, generators, config.model.group_map, config.evaluate, config.seed
         )
         metrics |= cached_site_floor(cohort, config.evaluate, folder.cache(config))
+        dropped, harmonised = len(cohort.rows("train")) - len(train_rows), Harmonised()
         if NON_FINITE_ROWS not in metrics:
-            metrics |= only_finite(self.harmonise(cohort, scaling, folder))
-        return Outcome(metrics, len(cohort.rows("train")) - len(train_rows))
+            harmonised = self.harmonise(cohort, scaling, config, folder)
+        return Outcome(metrics | only_finite(harmonised.metrics), dropped, harmonised.scorecard)
 
-    def harmonise(self, cohort: Cohort, scaling: Scaling, folder: RunFolder) -> dict:
-        """Writes and measures the harmonised data of a run. The default makes none."""
-        return {}
+    def harmonise(self, cohort: Cohort, scaling: Scaling, config: RunConfig, folder: RunFolder) -> Harmonised:
+        """Writes, measures and scores the harmonised data of a run. The default has none, and scores raw and ComBat."""
+        if not config.evaluate.scorecard:
+            return Harmonised()
+        if cohort.volumes is not None:
+            voxels = ScoredVoxels(cohort, config.seed, EQPOOL)
+            voxels.take_inputs(cohort, squash=config.data.squash, workers=config.data.workers)
+            return Harmonised(scorecard=score_volumes(cohort, config, voxels))
+        return Harmonised(scorecard=None if cohort.table is None else score_table(cohort, config, None, EQPOOL))
 
     def load(self, folder: RunFolder, config: RunConfig | None = None) -> LatentModel:
         """Loads the networks of a trained run at their selected epochs.

@@ -14,8 +14,9 @@ from eqpool.data.tables.participants import ParticipantsTable, named_sites, who
 from eqpool.data.tables.scaling import pooled_change
 from eqpool.data.volumes.bids_names import names_in_table
 from eqpool.data.volumes.grids import named_grid
-from eqpool.data.volumes.inputs import Grid
-from eqpool.data.volumes.prepare import PreparedScan, in_parallel
+from eqpool.data.volumes.inputs import Grid, ImageFacts
+from eqpool.data.volumes.parallel import in_parallel
+from eqpool.data.volumes.preparation import PreparedScan
 from eqpool.errors import InputError
 from eqpool.methods.base import NewScans, Outputs, Say
 from eqpool.methods.decoding import Pooled, pool_volumes
@@ -74,16 +75,16 @@ class LatentModel:
     def _write_volumes(self, scans: NewScans, output: RunFolder, form: str, say: Say) -> pd.DataFrame:
         """Prepares, encodes, decodes and writes volume by volume."""
         writer = None if form == "none" else self._writer(scans, output, form)
-        alignments: dict[int, np.ndarray | None] = {}
+        facts: dict[int, ImageFacts] = {}
 
         def volumes(prepared: Iterator[PreparedScan]) -> Iterator[tuple[int, np.ndarray]]:
             for scan in prepared:
-                alignments[scan.row] = scan.alignment
+                facts[scan.row] = scan.facts
                 yield scan.row, scan.volume
 
         def work(pooled: Pooled) -> tuple[int, Outputs]:
             if writer is not None:
-                pooled.write(writer, alignments[pooled.row])
+                pooled.write(writer, facts[pooled.row])
             return pooled.row, pooled.outputs
 
         with (
@@ -123,7 +124,27 @@ class LatentModel:
             raise InputError(f"the run was trained on {dataset}; expected one on a participants table or on volumes")
         frame = feature_frame(table, encoding, say)
         uncalibrated = encoding.apply(frame)
-        inputs = self._calibrated(table, uncalibrated)
+        outputs, change = self.harmonise_features(uncalibrated, self._sites(table), form)
+        if change is not None:
+            keep_sign = keeps_sign(self.config.output, on_volumes=False)
+            write_harmonised_table(output, pd.DataFrame(who(table)), frame, encoding, change, keep_sign, say)
+        return self._embeddings(table, outputs)
+
+    def harmonise_features(
+        self, uncalibrated: np.ndarray, site: np.ndarray, form: str
+    ) -> tuple[Outputs, np.ndarray | None]:
+        """Calibrates and encodes a table's features, and computes the change that harmonising them makes.
+
+        Args:
+          uncalibrated: (N, F) encoded features.
+          site: (N,) names of the sites, "" where unknown.
+          form: "change", "decoded" or "none".
+
+        Returns:
+          The outputs of `encode` with N rows, and the (N, F) change to add to `uncalibrated`, in z-scores. The change
+          is None if the form is "none" or there is no decoder. It is 0 where the calibration leaves a feature alone.
+        """
+        inputs = uncalibrated if self.calibration is None else self.calibration.apply(uncalibrated, site)
         parts, changes = [], []
         for start in range(0, len(inputs), TABLE_BATCH):
             here = slice(start, start + TABLE_BATCH)
@@ -134,20 +155,15 @@ class LatentModel:
                 scale = self.change_scale if form == "change" else 1.0
                 changes.append(pooled_change(uncalibrated[here], inputs[here], before, pooled, scale))
         outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        if changes:
-            keep_sign = keeps_sign(self.config.output, on_volumes=False)
-            write_harmonised_table(
-                output, pd.DataFrame(who(table)), frame, encoding, np.concatenate(changes), keep_sign, say
-            )
-        return self._embeddings(table, outputs)
+        if not changes:
+            return outputs, None
+        change = np.concatenate(changes)
+        return outputs, change if self.calibration is None else np.where(self.calibration.unchanged(site), 0.0, change)
 
-    def _calibrated(self, table: ParticipantsTable, inputs: np.ndarray) -> np.ndarray:
-        """Removes each site's effect. A row of an unknown site is treated like the site that it resembles most."""
-        if self.calibration is None:
-            return inputs
+    def _sites(self, table: ParticipantsTable) -> np.ndarray:
+        """Returns the (N,) names of the rows' sites, all unknown if the table has no column of sites."""
         column = self.config.data.site_column
-        known = column in table.frame
-        return self.calibration.apply(inputs, table.names_in(column) if known else np.full(len(inputs), UNKNOWN))
+        return table.names_in(column) if column in table.frame else np.full(len(table.frame), UNKNOWN)
 
     def _embeddings(self, table: ParticipantsTable, outputs: Outputs) -> pd.DataFrame:
         facts, first = self.facts, pd.DataFrame(who(table))

@@ -1,22 +1,25 @@
 """`config.method = "ours"`: the two stages of Lokhande et al. 2022."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.shape import DataShape
+from eqpool.data.tables.coding import UNKNOWN
 from eqpool.engine.session import Columns, Session, TrainingData
 from eqpool.engine.state import Stage, Variables
 from eqpool.evaluate.outputs import Embeddings
 from eqpool.methods.base import PlannedStage
 from eqpool.methods.change import with_change_scale_of, with_chosen_change_scale
 from eqpool.methods.decoding import harmonise_cohort
-from eqpool.methods.latent import LatentMethod
+from eqpool.methods.handed_back import EQPOOL, score_table, score_volumes
+from eqpool.methods.latent import Harmonised, LatentMethod
 from eqpool.methods.latent_model import Decode, Encode, LatentModel
 from eqpool.methods.linear_decoder import complete_decoder, with_linear_part_of
 from eqpool.methods.networks import PoolingNetworks, pooling_stages, train_networks
+from eqpool.methods.scored_voxels import ScoredVoxels
 from eqpool.storage.run_folder import RunFolder
 
 
@@ -61,12 +64,27 @@ class Pooling(LatentMethod):
         """
         return with_change_scale_of(folder, with_linear_part_of(folder, super().load(folder, config)))
 
-    def harmonise(self, cohort: Cohort, scaling: Scaling, folder: RunFolder) -> dict:
-        """Chooses the scale of the change, writes the volumes under derivatives/eqpool, and measures held-out ones."""
-        model = self.load(folder) if cohort.volumes is None else complete_decoder(folder, self.load(folder), cohort)
-        model = with_chosen_change_scale(folder, model, cohort, scaling)
-        result = {"change_scale": model.change_scale}
+    def harmonise(self, cohort: Cohort, scaling: Scaling, config: RunConfig, folder: RunFolder) -> Harmonised:
+        """Chooses the scale of the networks' change, and writes, measures and scores what is handed back.
+
+        Volumes go to derivatives/eqpool. The features of a table are harmonised to be scored alone; `eqpool.transform`
+        writes them.
+        """
+        model = self.load(folder)
         if cohort.volumes is None:
-            return result
-        form = model.config.output.harmonised
-        return result | harmonise_cohort(model, cohort, folder, form, folder.append_to_log)
+            model = with_chosen_change_scale(folder, model, cohort, scaling)
+            return Harmonised({"change_scale": model.change_scale}, _score_of_table(model, cohort, config))
+        model = with_chosen_change_scale(folder, complete_decoder(folder, model, cohort), cohort, scaling)
+        voxels = ScoredVoxels(cohort, config.seed, EQPOOL) if config.evaluate.scorecard else None
+        metrics = harmonise_cohort(model, cohort, folder, config.output.harmonised, folder.append_to_log, voxels)
+        metrics |= {"change_scale": model.change_scale}
+        return Harmonised(metrics, None if voxels is None else score_volumes(cohort, config, voxels))
+
+
+def _score_of_table(model: LatentModel, cohort: Cohort, config: RunConfig) -> dict[str, Any] | None:
+    if cohort.table is None or not config.evaluate.scorecard:
+        return None
+    form = "decoded" if config.output.harmonised == "decoded" else "change"
+    site = np.array([*cohort.site_names, UNKNOWN])[cohort.site]
+    _, change = model.harmonise_features(cohort.table.encoded, site, form)
+    return score_table(cohort, config, change, EQPOOL)

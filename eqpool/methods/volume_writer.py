@@ -8,12 +8,13 @@ import numpy as np
 from eqpool import __version__
 from eqpool.config import OutputConfig, keeps_sign
 from eqpool.data.tables.scaling import decoded_change
-from eqpool.data.volumes.inputs import Grid
+from eqpool.data.volumes.inputs import Grid, ImageFacts
 from eqpool.methods.base import Say
 from eqpool.methods.derivatives import (
     Clipped,
     check_not_inputs,
     derivative_paths,
+    read_source,
     say_clipped,
     write_change,
     write_decoded,
@@ -66,25 +67,32 @@ class VolumeWriter:
         write_description(folder, __version__, harmonised=f"{by}{form}", origin=origin)
 
     def write(
-        self, row: int, before: np.ndarray, after: np.ndarray, alignment: np.ndarray | None, scale: float = 1.0
+        self,
+        row: int,
+        before: np.ndarray,
+        after: np.ndarray,
+        facts: ImageFacts,
+        jacobian: np.ndarray | None = None,
+        scale: float = 1.0,
     ) -> None:
-        """Writes a row's volume.
+        """Reads a row's source once, and writes its volume and, beside it, its deformation's Jacobian determinant.
 
         Args:
           row: number of the row.
           before, after: `grid.shape`, z-scores of the input's tissue. The volume before counts only as a change.
-          alignment: (4, 4) map from the source's millimetres to the grid's; None if they are the same.
+          facts: facts of the source, from its preparation.
+          jacobian: `grid.shape`, None without a deformation.
           scale: factor on the change, without effect on a volume that replaces the input.
+
+        Raises:
+          BadVolumeError: the source can no longer be read.
         """
+        source = read_source(self._sources[row], facts, self._root)
         is_change = self._form == "change"
         write, volume = (write_change, decoded_change(before, after, scale)) if is_change else (write_decoded, after)
-        path, sign = self._paths[row], self._keep_sign
-        clipped = write(self._sources[row], volume, self._grid, path, alignment, root=self._root, keep_sign=sign)
-        self._clipped.append(clipped)
-
-    def write_jacobian(self, row: int, jacobian: np.ndarray, alignment: np.ndarray | None) -> None:
-        """Writes the Jacobian determinant of a row's deformation beside its volume."""
-        write_jacobian(self._sources[row], jacobian, self._grid, self._paths[row], alignment, root=self._root)
+        self._clipped.append(write(source, volume, self._grid, self._paths[row], keep_sign=self._keep_sign))
+        if jacobian is not None:
+            write_jacobian(source, jacobian, self._grid, self._paths[row])
 
     def report(self, say: Say) -> None:
         """Reports through `say` how many voxels were set to 0, if any were."""

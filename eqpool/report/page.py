@@ -12,6 +12,7 @@ import jinja2
 from eqpool.config.methods import makes_images
 from eqpool.report.comparison import compare_runs
 from eqpool.report.drawing import Drawn, write_figures
+from eqpool.report.scorecard import judge_scorecard, score_table
 from eqpool.report.summary import is_on_top
 from eqpool.report.verdicts import Reading, read_metrics
 from eqpool.report.workfolder import WorkFolder, read_workfolder
@@ -67,6 +68,7 @@ def _render(work: WorkFolder, drawn: Sequence[Drawn], comparison: dict[str, Any]
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    card = work.results.get("scorecard")  # runs of earlier versions have none
     readings, sites = read_metrics(work.metrics), _sites(work.results["counts"]["by_site"])
     found = work.results.get("preflight", [])
     below = [finding for finding in found if not is_on_top(finding["severity"], finding["check"])]
@@ -77,6 +79,9 @@ def _render(work: WorkFolder, drawn: Sequence[Drawn], comparison: dict[str, Any]
         results=work.results,
         makes_images=makes_images(work.results["method"]),
         config=json.dumps(work.config, indent=2),
+        card=card,
+        scores=None if card is None else score_table(card),
+        judgement=[] if card is None else judge_scorecard(card),
         headlines=_headlines(readings, work.facts.get("covariate_names", ["age"])),
         readings={section: [r for r in readings if r.section == section] for section in ("removed", "kept", "images")},
         pictures={

@@ -17,7 +17,7 @@ from eqpool.report.style import INK, legend_below, scatter_sites, site_style
 _PANELS_A_LINE = 3
 _SHORT_NAME = 12  # characters; a longer name gets a line of its own under the panel
 PROBES = (
-    ("strongest_probe_before", "latent l, before"),
+    ("strongest_probe_before", "latent l, before b"),
     ("strongest_probe", "Φ, after"),
     ("strongest_probe_covariate_free", "τ⁻¹Φ, after, without the covariate"),
 )

@@ -10,6 +10,7 @@ import numpy as np
 from eqpool.data.cohort import SPLITS, Cohort
 from eqpool.data.preflight.finding import Finding
 from eqpool.data.preflight.held_out import HELD_OUT
+from eqpool.report.scorecard import describe_scorecard
 from eqpool.report.verdicts import read_metrics
 from eqpool.storage.run_folder import RunFolder
 
@@ -95,7 +96,9 @@ def describe_results(results: dict[str, Any], folder: pathlib.Path) -> str:
     for reading in read_metrics(results["metrics"]):
         lines.append(_on_one_line(f"  {reading.label:<34} {reading.value:<24} {reading.text}"))
     lines.append(f"  took {results['wall_seconds']:.0f} s on {results['device']}")
-    return "\n".join([*lines, describe_files(folder)])
+    card = results.get("scorecard")  # runs of earlier versions have none
+    scored = [] if card is None else map(_on_one_line, describe_scorecard(card))
+    return "\n".join([*lines, describe_files(folder), *scored])
 
 
 def describe_files(folder: pathlib.Path) -> str:

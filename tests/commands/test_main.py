@@ -36,6 +36,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
             ["--config=configs/adni.py", "--config.weight_decay=3"],
             "stage_one.weight_decay or --config.stage_two.weight",
         ),
+        (["--config=configs/adni.py", "--method", "combatt"], "did you mean 'combat'?"),
         (["--config=configs/adni.py", "--config.xyzzy=3"], "--config.xyzzy: no such key\n"),
         (["--config=configs/adni.py", "--config.seed=x"], "seed"),
         (["--config=configs/adni.py", "--config.stage_one.epochs=-1"], "config.stage_one.epochs = -1: expected"),

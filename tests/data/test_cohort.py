@@ -53,9 +53,11 @@ def test_some_rows_of_volumes_take_their_images_along(cohort):
     taken = dataclasses.replace(cohort, volumes=dataclasses.replace(volumes, alignment=maps)).take(ROWS).volumes
     assert taken.grid is TINY and taken.scan_name[0] == "sub-4/anat/sub-4"
     assert taken.tissue_mean.tolist() == [4, 1, 1]
-    np.testing.assert_array_equal(taken.alignment_of(0), 4 * np.eye(4))
+    facts = taken.facts_of(0)
+    assert (facts.tissue_mean, facts.tissue_deviation, facts.mask_overlap) == (4, 20, 0.9)
+    np.testing.assert_array_equal(facts.alignment, 4 * np.eye(4))
     assert {len(value) for value in vars(taken).values() if isinstance(value, np.ndarray)} == {3}
-    assert volumes.take(ROWS).alignment is None and volumes.alignment_of(0) is None
+    assert volumes.take(ROWS).alignment is None and volumes.facts_of(0).alignment is None
 
 
 def test_calibrated_features_are_kept_beside_the_encoded_ones(tmp_path):

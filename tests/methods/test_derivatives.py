@@ -9,15 +9,21 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from eqpool.config import OutputConfig
 from eqpool.data.volumes.bids_names import scan_names
 from eqpool.data.volumes.grids import named_grid
-from eqpool.data.volumes.image_files import read_volume
+from eqpool.data.volumes.image_files import read_image, read_volume
+from eqpool.data.volumes.inputs import ImageFacts
+from eqpool.data.volumes.read import prepare_image
 from eqpool.data.volumes.resampling import lay_on_grid
 from eqpool.errors import InputError
+from eqpool.methods import derivatives
 from eqpool.methods.derivatives import (
+    Source,
     check_not_inputs,
     derivative_paths,
     read_map,
+    read_source,
     say_clipped,
     to_z_scores,
     write_change,
@@ -26,6 +32,7 @@ from eqpool.methods.derivatives import (
     write_jacobian,
     write_map,
 )
+from eqpool.methods.volume_writer import VolumeWriter
 
 GRID = named_grid("24x28x24")
 
@@ -36,6 +43,12 @@ def brain(seed: int = 0) -> np.ndarray:
 
 def change() -> np.ndarray:
     return np.random.default_rng(9).normal(size=GRID.shape).astype(np.float32)  # also where it must not count
+
+
+def read(path: pathlib.Path, root: pathlib.Path | None = None) -> Source:
+    """Returns a source with the facts that its preparation finds."""
+    tissue = prepare_image(read_volume(path), path, GRID).tissue
+    return read_source(path, ImageFacts(tissue.mean, tissue.deviation), root)
 
 
 def save(path: pathlib.Path, values: np.ndarray, affine: np.ndarray = GRID.affine) -> pathlib.Path:
@@ -57,7 +70,7 @@ def test_the_sign_of_the_input_is_kept_and_what_that_costs_is_counted(tmp_path, 
     written, clipped = {}, {}
     for keep in (True, False):
         path = tmp_path / f"{keep}_desc-harmonized_T1w.nii.gz"
-        clipped[keep] = writer(source, values, GRID, path, keep_sign=keep)
+        clipped[keep] = writer(read(source), values, GRID, path, keep_sign=keep)
         written[keep] = nibabel.load(path).get_fdata()
         facts = json.loads((tmp_path / f"{keep}_desc-harmonized_T1w.json").read_text())
         assert facts["VoxelsSetToZero"] == clipped[keep].voxels
@@ -78,7 +91,7 @@ def test_an_input_with_negative_voxels_keeps_them(tmp_path):
     """As z-scores or a resampling with splines have them."""
     values = brain() - np.where(GRID.mask, 200, 0).astype(np.float32)
     source, path = save(tmp_path / "in.nii.gz", values), tmp_path / "a_desc-harmonized_T1w.nii.gz"
-    assert write_change(source, change(), GRID, path, keep_sign=True).voxels == 0
+    assert write_change(read(source), change(), GRID, path, keep_sign=True).voxels == 0
     assert (nibabel.load(path).get_fdata() < 0).sum() > 100
 
 
@@ -92,7 +105,7 @@ def test_a_change_of_zero_gives_back_the_input(tmp_path, sides_mm):
     inside = (((place - [0, -18, 5]) / [65, 80, 65]) ** 2).sum(axis=-1) < 1
     values = np.where(inside, np.random.default_rng(0).integers(1, 900, shape), np.nan).astype(np.float32)
     source, path = save(tmp_path / "in.nii.gz", values, affine), tmp_path / "a_desc-harmonized_T1w.nii.gz"
-    write_change(source, np.zeros(GRID.shape), GRID, path, keep_sign=True)
+    write_change(read(source), np.zeros(GRID.shape), GRID, path, keep_sign=True)
     np.testing.assert_array_equal(nibabel.load(path).get_fdata(), np.nan_to_num(values))
 
 
@@ -104,10 +117,10 @@ def test_a_change_is_averaged_over_voxels_that_are_coarser_than_the_grid(tmp_pat
     values = values.reshape(*GRID.shape[:2], -1, 4).min(axis=-1).astype(np.float32)
     source, path = save(tmp_path / "in.nii.gz", values, affine), tmp_path / "a_desc-harmonized_T1w.nii.gz"
     stripes = np.broadcast_to(np.where(np.arange(GRID.shape[2]) % 2, 1.0, -1.0), GRID.shape)
-    write_change(source, stripes, GRID, path)
+    write_change(read(source), stripes, GRID, path)
     inside = ndimage.binary_erosion(values != 0)
     added = (nibabel.load(path).get_fdata() - values)[inside]
-    write_change(source, np.ones(GRID.shape), GRID, path)
+    write_change(read(source), np.ones(GRID.shape), GRID, path)
     assert inside.sum() > 100
     assert np.abs(added).max() < 0.2 * (nibabel.load(path).get_fdata() - values)[inside].min()
 
@@ -199,7 +212,7 @@ def test_the_source_is_named_as_it_stands_in_its_data_set(tmp_path, monkeypatch,
     source = save(tmp_path / "study" / "sub-1" / "anat" / "in.nii.gz", brain())
     out = pathlib.Path("sub-1_desc-harmonized_T1w.nii.gz")
     for writing in (write_change, write_decoded, write_jacobian):
-        writing(source, change(), GRID, out, root=None if root is None else pathlib.Path(root))
+        writing(read(source, None if root is None else pathlib.Path(root)), change(), GRID, out)
     for name in ("T1w", "jacobian"):
         assert json.loads((tmp_path / f"sub-1_desc-harmonized_{name}.json").read_text())["Sources"] == [expected]
 
@@ -207,7 +220,7 @@ def test_the_source_is_named_as_it_stands_in_its_data_set(tmp_path, monkeypatch,
 def test_the_input_plus_the_change_in_its_own_units(tmp_path):
     source = save(tmp_path / "in.nii.gz", brain())
     before = source.read_bytes()
-    write_change(source, change(), GRID, tmp_path / "out" / "a_desc-harmonized_T1w.nii.gz")
+    write_change(read(source), change(), GRID, tmp_path / "out" / "a_desc-harmonized_T1w.nii.gz")
     written = nibabel.load(tmp_path / "out" / "a_desc-harmonized_T1w.nii.gz")
     tissue = brain()[GRID.mask].astype(np.float64)
     expected = np.where(GRID.mask, brain() + tissue.std() * change(), 0)
@@ -224,6 +237,23 @@ def test_the_input_plus_the_change_in_its_own_units(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("form", ["change", "decoded"])
+def test_a_source_is_read_once_and_its_tissue_is_that_of_the_preparation(tmp_path, monkeypatch, form):
+    """The tissue is taken from the facts, which may be those of another resampling than the source's own."""
+    source, opened = save(tmp_path / "in.nii.gz", brain()), []
+    monkeypatch.setattr(derivatives, "read_image", lambda path: opened.append(path) or read_image(path))
+    writer = VolumeWriter(
+        tmp_path / "out", ["sub-1/anat/sub-1"], [source], tmp_path, GRID, OutputConfig(keep_sign="off"), form=form
+    )
+    before, after = change(), change()[::-1]
+    writer.write(0, before, after, ImageFacts(700.0, 2.5), np.ones(GRID.shape))
+    assert opened == [source]
+    written = nibabel.load(tmp_path / "out" / "sub-1" / "anat" / "sub-1_desc-harmonized_T1w.nii.gz").get_fdata()
+    made = brain() + 2.5 * (after - before) if form == "change" else 700 + 2.5 * after
+    np.testing.assert_allclose(written, np.where(GRID.mask, made, 0), rtol=1e-5, atol=1e-3)
+    assert (tmp_path / "out" / "sub-1" / "anat" / "sub-1_desc-harmonized_jacobian.nii.gz").is_file()
+
+
 def test_an_input_of_other_axes_and_scale_keeps_them(tmp_path):
     """P-S-R, as the IXI volumes are, as integers with a slope."""
     turn = nibabel.orientations.ornt_transform(
@@ -234,7 +264,7 @@ def test_an_input_of_other_axes_and_scale_keeps_them(tmp_path):
     image.header.set_data_dtype(np.int16)
     image.header.set_slope_inter(0.5, 0)
     nibabel.save(image, tmp_path / "in.nii.gz")
-    write_change(tmp_path / "in.nii.gz", change(), GRID, tmp_path / "out.nii.gz")
+    write_change(read(tmp_path / "in.nii.gz"), change(), GRID, tmp_path / "out.nii.gz")
     written = nibabel.load(tmp_path / "out.nii.gz")
     assert nibabel.aff2axcodes(written.affine) == ("P", "S", "R")
     np.testing.assert_array_equal(written.affine, nibabel.load(tmp_path / "in.nii.gz").affine)
@@ -253,7 +283,7 @@ def test_a_finer_oblique_input_keeps_its_detail(tmp_path):
     affine[:3, 3] = np.array([0, -15, 10]) - affine[:3, :3] @ (np.array(shape) - 1) / 2
     values = np.random.default_rng(3).uniform(50, 150, shape).astype(np.float32)
     source = save(tmp_path / "in.nii.gz", values, affine)
-    write_change(source, change(), GRID, tmp_path / "out.nii.gz")
+    write_change(read(source), change(), GRID, tmp_path / "out.nii.gz")
     written = nibabel.load(tmp_path / "out.nii.gz")
     on_grid = lay_on_grid(read_volume(source), GRID)
     deviation = on_grid[GRID.mask & (on_grid != 0)].std(dtype=np.float64)
@@ -279,7 +309,12 @@ def test_a_jacobian_stands_where_it_was_on_voxels_of_other_axes(tmp_path):
     source = save(
         tmp_path / "in.nii.gz", np.random.default_rng(0).uniform(1, 2, (26, 24, 18)).astype(np.float32), affine
     )
-    write_jacobian(source, at(GRID.affine, GRID.shape), GRID, tmp_path / "sub-1_desc-harmonized_T1w.nii.gz")
+    write_jacobian(
+        read_source(source, ImageFacts(0, 1)),
+        at(GRID.affine, GRID.shape),
+        GRID,
+        tmp_path / "sub-1_desc-harmonized_T1w.nii.gz",
+    )
     written = nibabel.load(tmp_path / "sub-1_desc-harmonized_jacobian.nii.gz")
     np.testing.assert_array_equal(written.affine, affine)
     places = nibabel.affines.apply_affine(np.linalg.inv(GRID.affine) @ affine, np.indices((26, 24, 18)).T).T
@@ -291,7 +326,7 @@ def test_a_jacobian_stands_where_it_was_on_voxels_of_other_axes(tmp_path):
 
 def test_a_decode_replaces_the_input(tmp_path):
     source = save(tmp_path / "in.nii.gz", brain())
-    write_decoded(source, change(), GRID, tmp_path / "out.nii.gz")
+    write_decoded(read(source), change(), GRID, tmp_path / "out.nii.gz")
     tissue = brain()[GRID.mask].astype(np.float64)
     expected = np.where(GRID.mask, tissue.mean() + tissue.std() * change(), 0)
     np.testing.assert_allclose(nibabel.load(tmp_path / "out.nii.gz").get_fdata(), expected, rtol=1e-5, atol=1e-3)
@@ -328,7 +363,7 @@ def test_a_map_comes_back(tmp_path):
 def test_a_real_volume_keeps_its_grid(shared_data, tmp_path):
     source = next((shared_data / "cohorts" / "ixi_brain_2mm").glob("sub-*/anat/*_T1w.nii.gz"))
     before = nibabel.load(source)
-    write_change(source, np.zeros(GRID.shape, np.float32), GRID, tmp_path / "out.nii.gz")
+    write_change(read(source), np.zeros(GRID.shape, np.float32), GRID, tmp_path / "out.nii.gz")
     after = nibabel.load(tmp_path / "out.nii.gz")
     np.testing.assert_allclose(after.affine, before.affine, atol=1e-5)
     np.testing.assert_allclose(after.get_fdata(), before.get_fdata(), rtol=1e-6)

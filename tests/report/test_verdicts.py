@@ -33,9 +33,9 @@ def test_a_verdict_needs_the_whole_interval_on_one_side(interval, level, higher,
 @pytest.mark.parametrize(
     ("interval", "verdict", "said"),
     [
-        ((0.50, 0.60), "bad", "can still be told"),
+        ((0.50, 0.60), "bad", "can still be predicted"),
         ((0.42, 0.60), "open", "intervals overlap"),
-        ((0.30, 0.50), "open", "up to 0.5 fits"),
+        ((0.30, 0.50), "open", "up to 0.5 cannot be ruled out"),
         ((0.10, 0.20), "open", "is seen"),
     ],
 )
@@ -46,7 +46,7 @@ def test_the_site_is_held_against_the_floor_and_its_interval(interval, verdict, 
     assert "before" not in reading.text  # there is none
 
 
-@pytest.mark.parametrize(("high", "said"), [(0.7, "; clearly less than before"), (0.85, "; not clearly less")])
+@pytest.mark.parametrize(("high", "said"), [(0.7, "; clearly less than from l"), (0.85, "; not clearly less")])
 def test_less_than_before_only_where_the_intervals_are_apart(high, said):
     metrics = SITES | {"strongest_probe_covariate_free": 0.6, "strongest_probe_covariate_free_interval": (0.2, high)}
     metrics |= {"strongest_probe_before": 0.9, "strongest_probe_before_interval": (0.8, 1.0)}
@@ -57,9 +57,9 @@ def test_less_than_before_only_where_the_intervals_are_apart(high, said):
 def test_without_the_covariate_shuffled_sites_are_the_chance_level(p, verdict, said):
     name = "strongest_probe_covariate_free"
     metrics = SITES | {name: 0.4, f"{name}_interval": (0.35, 0.45)}
-    assert read(metrics, name).verdict == "bad" and "can still be told" in read(metrics, name).text
+    assert read(metrics, name).verdict == "bad" and "can still be predicted" in read(metrics, name).text
     near = read(metrics | {name: 0.3, f"{name}_interval": (0.26, 0.34)}, name)  # 1 / sites is 0.25
-    assert near.verdict == "open" and "the best of several probes may lie there by itself" in near.text
+    assert near.verdict == "open" and "the best of several probes may lie there by chance" in near.text
     reading = read(metrics | {f"{name}_shuffled": 0.385, f"{name}_p_value": p}, name)
     assert reading.verdict == verdict
     assert said in reading.text and "0.385" in reading.text
@@ -76,7 +76,7 @@ def test_removal_is_never_called_proven():
     assert "no proof" in read(metrics, "mmd").text
 
 
-def test_a_small_p_is_told():
+def test_a_small_p_is_reported():
     assert read({"mmd": 3.0, "mmd_p_value": 0.002}, "mmd").verdict == "bad"
 
 
@@ -214,4 +214,4 @@ def test_a_covariate_is_held_against_what_could_be_read_before_pooling(low, said
     metrics = {"kept_age_r_squared": 0.5, "kept_age_r_squared_interval": (0.4, 0.6)}
     assert read(metrics, "kept_age_r_squared").text == "age can still be read from Phi"
     metrics |= {"kept_age_r_squared_before": 0.8, "kept_age_r_squared_before_interval": (low, 0.9)}
-    assert read(metrics, "kept_age_r_squared").text == f"age can still be read from Phi; before pooling 0.80{said}"
+    assert read(metrics, "kept_age_r_squared").text == f"age can still be read from Phi; from l 0.80{said}"

@@ -18,7 +18,7 @@ from eqpool.data.tables.participants import ID_COLUMN, ParticipantsTable, parse_
 from eqpool.data.volumes.image_files import read_volume
 from eqpool.data.volumes.inputs import Grid
 from eqpool.data.volumes.locate import find_images
-from eqpool.data.volumes.prepare import in_parallel
+from eqpool.data.volumes.parallel import in_parallel
 from eqpool.errors import InputError
 from eqpool.storage.files import making_folder, write_json
 

@@ -15,7 +15,7 @@ import numpy as np
 from eqpool.data.sources.simulated_anatomy import Anatomy, Subject
 from eqpool.data.sources.simulated_scanner import Scanner, coil_field, scan
 from eqpool.data.volumes.inputs import Grid
-from eqpool.data.volumes.prepare import in_parallel
+from eqpool.data.volumes.parallel import in_parallel
 from eqpool.storage.files import making_folder, write_json, write_text
 
 VERSION = 2  # raise it whenever a cohort would come out different

@@ -16,7 +16,6 @@ from nilearn.datasets import load_mni152_template
 from eqpool.data.volumes.field_of_view import advice_for_crop
 from eqpool.data.volumes.grids import named_grid
 from eqpool.data.volumes.image_checks import BadVolumeError
-from eqpool.data.volumes.image_files import read_volume
 from eqpool.data.volumes.read import measure_tissue
 from eqpool.data.volumes.resampling import lay_on_grid, match_resolution, resample
 from eqpool.errors import InputError
@@ -38,17 +37,20 @@ def check_available() -> None:
         ) from None
 
 
-def find_alignment(path: pathlib.Path, folder: pathlib.Path | None) -> np.ndarray:
-    """Returns the map of `align_to_template` for a file, which `folder` keeps for every grid.
+def find_alignment(image: nibabel.Nifti1Image, path: pathlib.Path, folder: pathlib.Path | None) -> np.ndarray:
+    """Returns the map of `align_to_template` for an image, which `folder` keeps for every grid.
 
     The map is kept under a hash of the image's voxels and affine, so that each image is registered once.
 
+    Args:
+      image: RAS+ image from `read_volume`.
+      path: its file, which starts an error's message.
+      folder: folder of the maps, or None to keep none.
+
     Raises:
-      BadVolumeError: if the file is missing or damaged, shows a part of a brain, or cannot be brought onto the
-        template's brain.
+      BadVolumeError: if the image shows a part of a brain, or cannot be brought onto the template's brain.
       InputError: if the kept map is damaged, or the map cannot be written.
     """
-    image = read_volume(path)  # first, since it reports faults of the file
     if advice := advice_for_crop(image):  # an affine map would stretch the part over the whole brain
         raise BadVolumeError(f"{path}: cannot be aligned to the template: {advice}")
     if folder is None:

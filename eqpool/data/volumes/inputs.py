@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +24,22 @@ class Grid:
     shape: tuple[int, int, int]
     affine: np.ndarray
     mask: np.ndarray
+
+
+class ImageFacts(NamedTuple):
+    """What the preparation of one image found out about it.
+
+    Attributes:
+      tissue_mean, tissue_deviation: mean and standard deviation of its tissue, in the image's own units. The prepared
+        volume holds z-scores by these.
+      alignment: (4, 4) map from its millimetres to the template's, or None if they are the same.
+      mask_overlap: Dice coefficient of its non-zero voxels and the template's brain mask, NaN if it was not computed.
+    """
+
+    tissue_mean: float
+    tissue_deviation: float
+    alignment: np.ndarray | None = None
+    mask_overlap: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +66,11 @@ class VolumeInputs:
     tissue_deviation: np.ndarray
     alignment: np.ndarray | None = None
 
-    def alignment_of(self, row: int) -> np.ndarray | None:
-        """Returns the (4, 4) map from a row's image millimetres to the template's, or None if they are the same."""
-        return None if self.alignment is None else self.alignment[row]
+    def facts_of(self, row: int) -> ImageFacts:
+        """Returns the facts of one row's image."""
+        alignment = None if self.alignment is None else self.alignment[row]
+        mean, deviation = float(self.tissue_mean[row]), float(self.tissue_deviation[row])
+        return ImageFacts(mean, deviation, alignment, float(self.mask_overlap[row]))
 
     def take(self, rows: np.ndarray) -> VolumeInputs:
         """Returns the part for some rows, in the order of `rows`."""

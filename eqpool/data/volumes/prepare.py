@@ -1,39 +1,26 @@
-"""Prepares the volumes of a cohort once, in parallel, and keeps them as records in the cache folder.
+"""Prepares the volumes of a cohort once, in parallel, and keeps them as records in the cache folder."""
 
-The work is done by threads rather than processes, since decompression and resampling release the interpreter's lock
-(IXI to 4 mm: 15 ms a volume with one thread, 9 ms with two on two cores). Threads are also safe beside a JAX runtime
-that is already up.
-"""
-
-import contextlib
 import dataclasses
 import hashlib
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from eqpool.data.preflight.finding import Finding
-from eqpool.data.volumes.alignment import VERSION as ALIGNMENT_VERSION
-from eqpool.data.volumes.alignment import check_available, find_alignment
+from eqpool.data.volumes.alignment import check_available
 from eqpool.data.volumes.image_checks import BadVolumeError
-from eqpool.data.volumes.inputs import Grid
 from eqpool.data.volumes.overlap import check_overlap
-from eqpool.data.volumes.read import VERSION, prepare_image
+from eqpool.data.volumes.parallel import in_parallel
+from eqpool.data.volumes.preparation import Preparation, alignments_folder, labelled
 from eqpool.data.volumes.records import RecordedVolumes, link_dataset, write_shard
 from eqpool.errors import InputError
 from eqpool.storage.files import making_folder, one_process, read_json, write_json
-from eqpool.storage.progress import track
 
-FACTS_VERSION = 2  # raise it whenever the facts beside the records gain a field, so that volumes are prepared again
 VOLUMES_A_SHARD = 16  # on average. An interruption loses one shard, and a changed file repeats one
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,58 +46,6 @@ class PreparedVolumes:
     tissue_mean: np.ndarray
     tissue_deviation: np.ndarray
     alignment: np.ndarray | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Preparation:
-    """The settings that a prepared volume depends on, besides its file.
-
-    Attributes:
-      grid: voxel grid.
-      squash: whether to take the tanh of the z-scores.
-      align: "affine" to register each volume to the template first, or "none".
-      alignments: folder that keeps the maps of the registration for use with any grid, or None to keep none.
-    """
-
-    grid: Grid
-    squash: bool = False
-    align: str = "none"
-    alignments: pathlib.Path | None = None
-
-    def apply(self, path: pathlib.Path) -> tuple[np.ndarray, dict[str, Any]]:
-        """Prepares the volume of one file.
-
-        Returns:
-          The volume, and its facts in plain values: `overlap`, `tissue_mean` and `tissue_deviation` of `Tissue`,
-          `is_part` of `Prepared`, and `alignment`, a list of lists or None.
-
-        Raises:
-          BadVolumeError: if the file is missing or damaged, or is not a head in the template's space.
-        """
-        alignment = None if self.align == "none" else find_alignment(path, self.alignments)
-        made = prepare_image(path, self.grid, squash=self.squash, alignment=alignment)
-        return made.volume, {
-            "overlap": made.tissue.overlap,
-            "tissue_mean": made.tissue.mean,
-            "tissue_deviation": made.tissue.deviation,
-            "is_part": made.is_part,
-            "alignment": None if alignment is None else alignment.tolist(),
-        }
-
-    def attempt(self, path: pathlib.Path) -> "tuple[np.ndarray, dict[str, Any]] | BadVolumeError":
-        """Returns the result of `apply`, or the error that it raised."""
-        try:
-            return self.apply(path)
-        except BadVolumeError as error:
-            return error
-
-    def digest(self) -> "hashlib._Hash":
-        """Returns a SHA-256 over these settings and this code's versions, to be updated further."""
-        digest = hashlib.sha256()
-        said = (VERSION, FACTS_VERSION, self.squash, self.align, self.grid.shape, self.grid.affine.tolist())
-        digest.update(repr(said if self.align == "none" else (*said, ALIGNMENT_VERSION)).encode())
-        digest.update(self.grid.mask.tobytes())
-        return digest
 
 
 class _Shard(NamedTuple):
@@ -166,7 +101,7 @@ def prepare_volumes(
         with one_process(folder / f"shards-{_name_of(shards)}"):  # two runs on one cohort prepare it once
             _write_shards(_missing(shards), paths, labels, preparation, stop, workers, progress)
     facts = {index: fact for shard in shards for index, fact in zip(shard.members, _read_facts(shard), strict=True)}
-    bad = {index: _said(labels[index], fact["bad"]) for index, fact in sorted(facts.items()) if fact["bad"]}
+    bad = {index: labelled(labels[index], fact["bad"]) for index, fact in sorted(facts.items()) if fact["bad"]}
     if bad and stop:
         raise BadVolumeError(next(iter(bad.values())))
     if len(bad) == len(paths):
@@ -187,73 +122,6 @@ def prepare_volumes(
         deviation,
         None if preparation.align == "none" else np.array([facts[index]["alignment"] for index in kept], np.float64),
     )
-
-
-def alignments_folder(cache_dir: pathlib.Path) -> pathlib.Path:
-    """Returns the cache's folder for the maps of the registration."""
-    return pathlib.Path(cache_dir) / "volumes" / "alignments"
-
-
-class PreparedScan(NamedTuple):
-    """A prepared volume that is not kept in the cache.
-
-    Attributes:
-      row: index of its row in the table.
-      volume: `grid.shape` float32.
-      alignment: (4, 4) map from its millimetres to the template's, or None if it was not aligned.
-      overlap: Dice coefficient of its non-zero voxels and the template's brain mask, NaN if it was not computed.
-    """
-
-    row: int
-    volume: np.ndarray
-    alignment: np.ndarray | None
-    overlap: float = math.nan
-
-
-@contextlib.contextmanager
-def preparing(
-    paths: Sequence[pathlib.Path],
-    preparation: Preparation,
-    labels: Sequence[str],
-    on_bad_volume: str,
-    workers: int,
-    say: Callable[[str], None],
-    leave_out: Callable[[int, str], None] = lambda row, reason: None,
-) -> Iterator[Iterator[PreparedScan]]:
-    """Yields an iterator over the volumes that `prepare_volumes` would keep, in order, without keeping them.
-
-    A few volumes are in memory at a time. Under `on_bad_volume` "skip", `say` gets a line for each volume that is left
-    out, and `leave_out` gets its row and the reason. At the end, `say` gets a line on the volumes that overlap the
-    brain mask badly.
-
-    Raises:
-      BadVolumeError: if a volume is bad and `on_bad_volume` is "stop".
-      InputError: if no volume can be used.
-    """
-
-    def usable(results: Iterator[Any]) -> Iterator[PreparedScan]:
-        named: list[tuple[str, dict[str, Any]]] = []
-        for row, result in enumerate(results):
-            if not isinstance(result, BadVolumeError):
-                volume, fact = result
-                alignment = fact["alignment"]
-                named.append((labels[row] or paths[row].name, fact))
-                aligned = None if alignment is None else np.array(alignment)
-                yield PreparedScan(row, volume, aligned, fact["overlap"])
-            elif on_bad_volume == "stop":
-                raise BadVolumeError(_said(labels[row], str(result)))
-            else:
-                leave_out(row, str(result))
-                say(f"left out: {_said(labels[row], str(result))}")
-        if not named:
-            raise InputError(f"none of {len(paths)} volumes can be used; the last: {_said(labels[-1], str(result))}")
-        for finding in check_overlap(named, preparation.align):
-            say(f"{finding.severity}: {finding.message}")
-
-    with in_parallel(
-        preparation.attempt, paths, workers=workers, progress=False, label="", total=len(paths)
-    ) as results:
-        yield usable(results)
 
 
 def _shards(paths: Sequence[pathlib.Path], preparation: Preparation, pool: pathlib.Path) -> list[_Shard]:
@@ -312,7 +180,7 @@ def _write_shards(
                         facts.append(fact | {"bad": None})
                         yield volume
                     elif stop:
-                        raise BadVolumeError(_said(labels[index], str(result)))
+                        raise BadVolumeError(labelled(labels[index], str(result)))
                     else:
                         facts.append({"bad": str(result), "passes": result.passes})
 
@@ -360,45 +228,3 @@ def _dataset(
     order = np.empty(recorded.max() + 1, np.int64)
     order[recorded] = np.arange(len(recorded))
     return RecordedVolumes(final, order[kept], shape)
-
-
-def _said(label: str, reason: str) -> str:
-    return f"{label}: {reason}" if label else reason
-
-
-@contextlib.contextmanager
-def in_parallel(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, progress: bool, label: str, total: int
-) -> Iterator[Iterator[Result]]:
-    """Yields an iterator over the results of a function on items, in order, from a few threads.
-
-    At most two items a worker are in progress or finished but not yet taken, so that memory stays bounded. A bare
-    iterator that is dropped half-way would be closed by the garbage collector, which may run in one of the iterator's
-    own threads, and a thread cannot wait for itself. This is therefore a context manager.
-
-    Args:
-      function: function to call on each item.
-      items: its arguments.
-      workers: number of threads, 0 for one a core.
-      progress: whether to show a progress bar if stderr is a terminal.
-      label: text of the progress bar.
-      total: number of items.
-    """
-    workers = workers or os.cpu_count() or 1
-    remaining = iter(items)
-    bar = track((), label, unit="volume", total=total, leave=True, wanted=progress)
-    with ThreadPoolExecutor(workers) as executor, bar:
-        pending = [executor.submit(function, item) for _, item in zip(range(2 * workers), remaining, strict=False)]
-
-        def results() -> Iterator[Result]:
-            while pending:
-                result = pending.pop(0).result()
-                pending.extend(executor.submit(function, item) for _, item in zip(range(1), remaining, strict=False))
-                bar.update()
-                yield result
-
-        try:
-            yield results()
-        finally:
-            for future in pending:
-                future.cancel()

@@ -49,19 +49,27 @@ class Prepared(NamedTuple):
 def prepare_volume(
     path: pathlib.Path, grid: Grid, *, squash: bool = False, alignment: np.ndarray | None = None
 ) -> tuple[np.ndarray, float]:
-    """Prepares one image for a network, with the arguments and errors of `prepare_image`.
+    """Reads one image and prepares it for a network, with the arguments of `prepare_image`.
 
     Returns:
       The volume, `grid.shape` float32, and the Dice coefficient of its non-zero voxels and the brain mask.
+
+    Raises:
+      BadVolumeError: for the faults that `read_volume` and `prepare_image` list.
     """
-    prepared = prepare_image(path, grid, squash=squash, alignment=alignment)
+    prepared = prepare_image(read_volume(path), path, grid, squash=squash, alignment=alignment)
     return prepared.volume, prepared.tissue.overlap
 
 
 def prepare_image(
-    path: pathlib.Path, grid: Grid, *, squash: bool = False, alignment: np.ndarray | None = None
+    image: nibabel.Nifti1Image,
+    path: pathlib.Path,
+    grid: Grid,
+    *,
+    squash: bool = False,
+    alignment: np.ndarray | None = None,
 ) -> Prepared:
-    """Reads one image, resamples it to the grid and scales it.
+    """Resamples one image to the grid and scales it.
 
     An image that is finer than the grid is first smoothed according to the ratio of the voxel sizes
     (`eqpool.data.volumes.resampling` gives the reasons). Interpolation is linear, and is skipped for an image that
@@ -70,17 +78,16 @@ def prepare_image(
     too and so stay dark.
 
     Args:
-      path: NIfTI file in template space.
+      image: RAS+ image from `read_volume`.
+      path: its file, which starts an error's message.
       grid: target grid.
       squash: whether to take the tanh of the z-scores, for networks with outputs in [-1, 1].
       alignment: (4, 4) map from the image's millimetres to the template's, or None if it lies in template space
         already.
 
     Raises:
-      BadVolumeError: for the faults that `read_volume` lists, or if the image misses the template's brain or is
-        constant inside it.
+      BadVolumeError: if the image misses the template's brain, or is constant inside it.
     """
-    image = read_volume(path)
     volume = lay_on_grid(image, grid, alignment)
     tissue = measure_tissue(volume, grid, path, image=image, aligned=alignment is not None)
     scaled = np.where(grid.mask, (volume - tissue.mean) / tissue.deviation, 0)

@@ -14,11 +14,13 @@ from eqpool.data.volumes.alignment import align_to_template
 from eqpool.data.volumes.grids import named_grid
 from eqpool.data.volumes.image_checks import BadVolumeError
 from eqpool.data.volumes.image_files import read_volume
-from eqpool.data.volumes.prepare import Preparation, prepare_volumes
-from eqpool.data.volumes.read import prepare_volume
+from eqpool.data.volumes.inputs import ImageFacts
+from eqpool.data.volumes.preparation import Preparation
+from eqpool.data.volumes.prepare import prepare_volumes
+from eqpool.data.volumes.read import prepare_image, prepare_volume
 from eqpool.data.volumes.resampling import lay_on_grid, resample
 from eqpool.errors import InputError
-from eqpool.methods.derivatives import write_change
+from eqpool.methods.derivatives import read_source, write_change
 
 GRID = named_grid("mni_4mm")
 
@@ -28,6 +30,10 @@ def template_brain() -> np.ndarray:
     return np.where(GRID.mask, resample(template, GRID.affine, GRID.shape), 0).astype(np.float32)
 
 
+def alignment_of(path, folder) -> np.ndarray:
+    return alignment.find_alignment(read_volume(path), path, folder)
+
+
 def z_scored(brain: np.ndarray) -> np.ndarray:
     """Inside its own mask, as some pipelines hand out: the mean is 0, and so is the background."""
     inside = brain != 0
@@ -35,7 +41,7 @@ def z_scored(brain: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("intensities", [lambda brain: brain, z_scored])
-def test_a_known_map_is_found_again(intensities):
+def test_a_known_map_is_alignment_of(intensities):
     pytest.importorskip("dipy", reason="needs the extra align")
     known = np.eye(4)
     known[:3, :3] = Rotation.from_euler("xyz", [8, -5, 6], degrees=True).as_matrix() * [1.1, 0.95, 1.05]
@@ -60,7 +66,8 @@ def test_real_brains_come_to_lie_on_the_template(shared_data, tmp_path):
     template = template_brain()[GRID.mask]
     likeness = [np.corrcoef(prepared.inputs[0][GRID.mask], template)[0, 1] for prepared in (before, after)]
     assert likeness[1] > likeness[0] + 0.1
-    write_change(path, np.zeros(GRID.shape), GRID, tmp_path / "out.nii.gz", after.alignment[0])
+    facts = ImageFacts(after.tissue_mean[0], after.tissue_deviation[0], after.alignment[0])
+    write_change(read_source(path, facts), np.zeros(GRID.shape), GRID, tmp_path / "out.nii.gz")
     written, source = nibabel.load(tmp_path / "out.nii.gz"), nibabel.load(path)
     np.testing.assert_allclose(written.affine, source.affine, atol=1e-5)
     np.testing.assert_allclose(written.get_fdata(), source.get_fdata(), rtol=1e-6)
@@ -71,11 +78,11 @@ def test_a_map_is_found_once_for_every_grid(tmp_path, monkeypatch):
     nibabel.save(nibabel.Nifti1Image(template_brain(), GRID.affine), path)
     monkeypatch.setattr(alignment, "align_to_template", lambda image: found.append(image) or np.diag([1, 1, 1.1, 1]))
     cache = tmp_path / "volumes" / "alignments"
-    first = alignment.find_alignment(path, cache)
-    np.testing.assert_array_equal(alignment.find_alignment(path.rename(tmp_path / "moved.nii.gz"), cache), first)
+    first = alignment_of(path, cache)
+    np.testing.assert_array_equal(alignment_of(path.rename(tmp_path / "moved.nii.gz"), cache), first)
     assert len(found) == 1
     nibabel.save(nibabel.Nifti1Image(2 * template_brain(), GRID.affine), path)
-    alignment.find_alignment(path, cache)
+    alignment_of(path, cache)
     assert len(found) == 2  # another brain under the same name
 
 
@@ -99,7 +106,7 @@ def test_a_map_that_misses_the_template_is_refused_and_not_kept(tmp_path, monkey
     monkeypatch.setattr(alignment, "align_to_template", lambda image: wrong)
     for folder in (cache, None):
         with pytest.raises(BadVolumeError, match=expected) as told:
-            alignment.find_alignment(path, folder)
+            alignment_of(path, folder)
         assert "config.data.align" not in str(told.value)  # which is what was just done
     assert not cache.exists()
 
@@ -111,7 +118,7 @@ def test_images_whose_headers_are_alike_are_told_apart(tmp_path, monkeypatch):
     for number, brain in enumerate((template_brain(), 2 * template_brain())):
         pair = nibabel.Nifti1Pair(brain, GRID.affine)
         nibabel.save(pair, tmp_path / f"{number}.hdr")
-        alignment.find_alignment(tmp_path / f"{number}.hdr", tmp_path / "cache")
+        alignment_of(tmp_path / f"{number}.hdr", tmp_path / "cache")
     assert (tmp_path / "0.hdr").read_bytes() == (tmp_path / "1.hdr").read_bytes() and len(found) == 2
 
 
@@ -120,11 +127,11 @@ def test_a_damaged_map_is_named(tmp_path, monkeypatch, written):
     path = tmp_path / "brain.nii.gz"
     nibabel.save(nibabel.Nifti1Image(template_brain(), GRID.affine), path)
     monkeypatch.setattr(alignment, "align_to_template", lambda image: np.eye(4))
-    alignment.find_alignment(path, tmp_path / "cache")
+    alignment_of(path, tmp_path / "cache")
     kept = next((tmp_path / "cache").iterdir())
     kept.write_text(written)
     with pytest.raises(InputError, match=kept.name):
-        alignment.find_alignment(path, tmp_path / "cache")
+        alignment_of(path, tmp_path / "cache")
 
 
 def test_a_change_goes_back_through_the_alignment(tmp_path):
@@ -137,7 +144,9 @@ def test_a_change_goes_back_through_the_alignment(tmp_path):
     np.testing.assert_allclose(lay_on_grid(read_volume(path), GRID, alignment), brain, atol=1e-5)
     assert prepare_volume(path, GRID)[1] < 0.9 < prepare_volume(path, GRID, alignment=alignment)[1]
     change = np.random.default_rng(0).normal(size=GRID.shape)
-    write_change(path, change, GRID, tmp_path / "out.nii.gz", alignment)
+    measured = prepare_image(read_volume(path), path, GRID, alignment=alignment).tissue
+    facts = ImageFacts(measured.mean, measured.deviation, alignment)
+    write_change(read_source(path, facts), change, GRID, tmp_path / "out.nii.gz")
     tissue = brain[GRID.mask & (brain != 0)].std(dtype=np.float64)
     expected = np.where(GRID.mask & (brain != 0), brain + tissue * change, 0)
     np.testing.assert_allclose(nibabel.load(tmp_path / "out.nii.gz").get_fdata(), expected, atol=1e-4)

@@ -11,6 +11,7 @@ from eqpool.data.volumes import alignment
 from eqpool.data.volumes.field_of_view import advice_for_crop, brain_extent_mm, content_box_mm, is_part_of_brain
 from eqpool.data.volumes.grids import named_grid
 from eqpool.data.volumes.image_checks import BadVolumeError
+from eqpool.data.volumes.image_files import read_volume
 from eqpool.data.volumes.overlap import check_overlap
 from eqpool.data.volumes.read import prepare_image, prepare_volume
 
@@ -48,7 +49,7 @@ def test_a_box_around_the_hippocampus_gets_a_grid_that_works(tmp_path):
     assert "affine" not in str(caught.value)
     grid = re.search(r'config\.data\.grid = "(.*)"', str(caught.value))[1]
     assert grid == "15x22x18@2@-26,-23,-13"
-    prepared = prepare_image(path, named_grid(grid))
+    prepared = prepare_image(read_volume(path), path, named_grid(grid))
     assert prepared.volume.shape == (15, 22, 18) and prepared.tissue.overlap > 0.9
 
 
@@ -67,7 +68,7 @@ def test_a_slab_is_not_registered(tmp_path, monkeypatch):
     with pytest.raises(
         BadVolumeError, match="slab.nii.gz: cannot be aligned to the template: it shows .* mm of a brain"
     ):
-        alignment.find_alignment(tmp_path / "slab.nii.gz", None)
+        alignment.find_alignment(read_volume(tmp_path / "slab.nii.gz"), tmp_path / "slab.nii.gz", None)
 
 
 def test_whole_brains_are_no_crops_wherever_they_lie():

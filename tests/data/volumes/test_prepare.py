@@ -14,13 +14,17 @@ from eqpool.config import DataConfig
 from eqpool.data.load import load_cohort
 from eqpool.data.preflight.findings import examine
 from eqpool.data.tables.participants import read_participants
-from eqpool.data.volumes import prepare, records
+from eqpool.data.volumes import alignment, preparation, prepare, records
 from eqpool.data.volumes.grids import named_grid
 from eqpool.data.volumes.image_checks import BadVolumeError
+from eqpool.data.volumes.image_files import read_volume
 from eqpool.data.volumes.locate import find_images
-from eqpool.data.volumes.prepare import Preparation, in_parallel, prepare_volumes
+from eqpool.data.volumes.parallel import in_parallel
+from eqpool.data.volumes.preparation import Preparation
+from eqpool.data.volumes.prepare import prepare_volumes
 from eqpool.data.volumes.read import prepare_image, prepare_volume
 from eqpool.data.volumes.records import write_shard
+from eqpool.data.volumes.resampling import lay_on_grid
 from eqpool.errors import InputError
 from eqpool.methods.run_tables import pooled_table
 from eqpool.report.summary import describe_findings
@@ -72,11 +76,11 @@ def calls(monkeypatch):
     """The paths that were prepared."""
     prepared = []
 
-    def counted(path, *args, **kwargs):
+    def counted(image, path, *args, **kwargs):
         prepared.append(path)
-        return prepare_image(path, *args, **kwargs)
+        return prepare_image(image, path, *args, **kwargs)
 
-    monkeypatch.setattr(prepare, "prepare_image", counted)
+    monkeypatch.setattr(preparation, "prepare_image", counted)
     return prepared
 
 
@@ -111,6 +115,39 @@ def test_an_interrupted_call_goes_on_and_a_change_touches_its_shard_alone(tmp_pa
     grown = [save(tmp_path / "0_new.nii.gz", 50), *paths]
     np.testing.assert_array_equal(prepare_volumes(grown, PREPARATION, tmp_path / "cache").inputs[1:], after)
     assert grown[0] in calls and len(calls) < 12
+
+
+@pytest.mark.parametrize("align", ["none", "affine"])
+def test_each_image_is_read_once_and_its_z_scores_can_be_undone(tmp_path, paths, monkeypatch, align):
+    """Finer images than the grid, so that they are smoothed and resampled; the facts are read back from JSON."""
+    finer = np.diag([0.5, 0.5, 0.5, 1])
+    for path in paths:
+        values = np.asarray(nibabel.load(path).dataobj)
+        values = values.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
+        nibabel.save(nibabel.Nifti1Image(values, GRID.affine @ finer), path)
+    opened = []
+    monkeypatch.setattr(preparation, "read_volume", lambda path: opened.append(path) or read_volume(path))
+    monkeypatch.setattr(prepare, "check_available", lambda: None)
+    shift = np.eye(4)
+    shift[0, 3] = 2
+    monkeypatch.setattr(alignment, "align_to_template", lambda image: shift)
+    prepared = [prepare_volumes(paths, Preparation(GRID, align=align), tmp_path / "cache") for _ in range(2)][1]
+    assert sorted(opened) == sorted(paths)
+    for row, path in enumerate(paths):
+        on_grid = lay_on_grid(read_volume(path), GRID, shift if align == "affine" else None)
+        tissue = on_grid[GRID.mask & (on_grid != 0)].astype(np.float64)
+        assert (prepared.tissue_mean[row], prepared.tissue_deviation[row]) == (tissue.mean(), tissue.std())
+        undone = prepared.tissue_mean[row] + prepared.tissue_deviation[row] * prepared.inputs[row].astype(np.float64)
+        np.testing.assert_allclose(undone[GRID.mask], on_grid[GRID.mask], rtol=1e-5, atol=1e-3)
+
+
+def test_records_without_the_facts_of_today_are_prepared_again(tmp_path, paths, calls, monkeypatch):
+    with monkeypatch.context() as earlier:
+        earlier.setattr(preparation, "FACTS_VERSION", 1)
+        before = prepare_volumes(paths, PREPARATION, tmp_path / "cache")
+    after = prepare_volumes(paths, PREPARATION, tmp_path / "cache")
+    np.testing.assert_array_equal(before.inputs, after.inputs)
+    assert len(calls) == 12 and len(list((tmp_path / "cache" / "volumes" / "shards").glob("*.json"))) == 2
 
 
 def test_prepared_once_and_again_after_a_change(tmp_path, paths, calls):
@@ -323,7 +360,7 @@ def test_every_volumes_overlap_is_in_the_pooled_table_and_the_worst_are_named_by
 def test_a_brain_that_alignment_left_astray_is_not_recommended_alignment(tmp_path, paths, monkeypatch):
     astray = np.eye(4)
     astray[0, 3] = 30
-    monkeypatch.setattr(prepare, "find_alignment", lambda path, folder: astray)
+    monkeypatch.setattr(preparation, "find_alignment", lambda image, path, folder: astray)
     monkeypatch.setattr(prepare, "check_available", lambda: None)
     aligned, as_they_are = (
         prepare_volumes(paths, Preparation(GRID, align=align), tmp_path / align).findings
@@ -370,17 +407,17 @@ def test_one_image_for_two_rows_is_refused(tmp_path):
 
 
 def test_a_fault_that_may_pass_is_looked_at_again(tmp_path, paths, monkeypatch):
-    loading = prepare.prepare_image
+    loading = preparation.prepare_image
 
-    def refused(path, *rest, **options):
+    def refused(image, path, *rest, **options):
         if path == paths[2]:
             raise BadVolumeError(f"{path}: not a readable image (Permission denied)", passes=True)
-        return loading(path, *rest, **options)
+        return loading(image, path, *rest, **options)
 
-    monkeypatch.setattr(prepare, "prepare_image", refused)
+    monkeypatch.setattr(preparation, "prepare_image", refused)
     first = prepare_volumes(paths, PREPARATION, tmp_path / "cache", on_bad_volume="skip")
     assert len(first.kept) == 5 and "Permission denied" in first.notes[0]
-    monkeypatch.setattr(prepare, "prepare_image", loading)
+    monkeypatch.setattr(preparation, "prepare_image", loading)
     assert len(prepare_volumes(paths, PREPARATION, tmp_path / "cache", on_bad_volume="skip").kept) == 6
 
 
@@ -391,7 +428,7 @@ def test_scans_used_at_once_are_told_apart_too(tmp_path, paths):
     half[12:] = 0
     nibabel.save(nibabel.Nifti1Image(half, image.affine), paths[1])
     said = []
-    with prepare.preparing(paths, PREPARATION, [""] * 6, "stop", 1, said.append) as scans:
+    with preparation.preparing(paths, PREPARATION, [""] * 6, "stop", 1, said.append) as scans:
         assert len(list(scans)) == 6
     assert len(said) == 1 and said[0].startswith("warning: 1 of 6 volumes overlap") and "1.nii.gz 0." in said[0]
     assert "1 of them show a part of the brain" in said[0] and "affine" not in said[0]
@@ -401,6 +438,6 @@ def test_who_uses_scans_at_once_learns_which_were_left_out_and_why(paths):
     paths[1].write_bytes(b"no image")
     reasons: dict[int, str] = {}
     said: list[str] = []
-    with prepare.preparing(paths, PREPARATION, ["x"] * 6, "skip", 1, said.append, reasons.__setitem__) as scans:
+    with preparation.preparing(paths, PREPARATION, ["x"] * 6, "skip", 1, said.append, reasons.__setitem__) as scans:
         assert [scan.row for scan in scans] == [0, 2, 3, 4, 5]
     assert list(reasons) == [1] and said[0] == f"left out: x: {reasons[1]}"

@@ -1,0 +1,139 @@
+"""Scores what is handed back against the raw input and ComBat, on held-out rows.
+
+All versions of the same rows are read by the same models: how well site, first covariate and target are predictable
+from them, how much of their variance these explain, and where the truth is known their error. Versions are compared on
+the same draws of subjects.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from eqpool.config import EvaluateConfig
+from eqpool.evaluate.intervals import chance_level
+from eqpool.evaluate.outputs import only_finite
+from eqpool.evaluate.scored_rows import ScoredRows
+from eqpool.evaluate.shares import SharesOfVariance, subtract, summarise
+from eqpool.evaluate.site_probes import predict_sites
+from eqpool.evaluate.version_scores import Scores, covariate_scores, score_version, site_scores
+from eqpool.evaluate.weighted import bootstrap_weights, difference, estimate, mean_of
+from eqpool.ops.finite import check_finite
+from eqpool.storage.progress import track
+from eqpool.storage.run_folder import NON_FINITE_ROWS
+
+COMPONENTS = 100  # most principal components of voxels
+RAW, COMBAT, TRUTH = "raw", "combat", "truth"
+Numbers = dict[str, Any]
+
+
+def make_scorecard(
+    rows: ScoredRows,
+    versions: Mapping[str, np.ndarray],
+    *,
+    handed_back: str,
+    on_voxels: bool,
+    config: EvaluateConfig,
+    seed: int,
+) -> Numbers:
+    """Scores all versions on the held-out rows.
+
+    Args:
+      rows: who the N rows are.
+      versions: (N, F) features of the rows by the version's name. "raw" is the input as it came. "truth", where it is
+        known, is what the rows are without any scanner. Of a version that is not finite in some rows only their number
+        is reported.
+      handed_back: name of the version that users get, which is compared with the others; "" if there is none.
+      on_voxels: whether the features are voxels, which are read through their principal components.
+      config: folds and bootstraps.
+      seed: seed of bootstrap and jackknife.
+
+    Returns:
+      The scorecard of results.json (docs/metrics.md).
+
+    Raises:
+      ValueError: the raw input or the truth is not finite in some rows.
+    """
+    broken = {name: int(np.sum(~np.isfinite(values).all(axis=1))) for name, values in versions.items()}
+    for name in {RAW, TRUTH} & {*versions}:
+        check_finite(name, versions[name], rows.subject)
+    versions = {name: values for name, values in versions.items() if not broken[name]}
+    components = COMPONENTS if on_voxels else 0
+    weights = bootstrap_weights(len(rows.test), config.bootstraps, seed, rows.subject[rows.test])
+    shares = SharesOfVariance.of(rows.site, rows.covariates, rows.target, rows.target_classes, rows.test)
+    scores, numbers, parts = {}, {}, {}
+    for name, values in track(versions.items(), "Scoring what is handed back", unit="version"):
+        scores[name], names = score_version(rows, values, versions.get(TRUTH), components, config.probe_folds)
+        parts[name] = shares.measure(values, rows.subject, seed)
+        numbers[name] = _with_intervals(scores[name], weights) | names | summarise(parts[name])
+    if TRUTH in versions:
+        _add_shares_of_raw(numbers)
+    compared = [name for name in versions if name not in (handed_back, TRUTH)] if handed_back in versions else []
+    numbers |= {name: {NON_FINITE_ROWS: count} for name, count in broken.items() if count}
+    differences = {
+        other: _differences(scores[handed_back], scores[other], weights)
+        | summarise(subtract(parts[handed_back], parts[other]))
+        for other in compared
+    }
+    return {
+        "rows": {"train": len(rows.train), "test": len(rows.test)},
+        "features": versions[RAW].shape[1],
+        "components": components,
+        "covariate": rows.covariate_name,
+        "target": rows.target_name if rows.scores_target else "",
+        "handed_back": handed_back,
+        "levels": only_finite(_levels(rows, weights, config) | shares.by_chance()),
+        "versions": {name: only_finite(values) for name, values in numbers.items()},
+        "differences": {name: only_finite(values) for name, values in differences.items()},
+    }
+
+
+def _with_intervals(scores: Scores, weights: np.ndarray) -> Numbers:
+    result: Numbers = {}
+    for name, score in scores.items():
+        result[name], result[f"{name}_interval"] = estimate(score, weights)
+    return result
+
+
+def _differences(scores: Scores, others: Scores, weights: np.ndarray) -> Numbers:
+    """Returns each score less that of another version, with its interval over the same draws."""
+    shared = {name: difference(score, others[name]) for name, score in scores.items() if name in others}
+    return _with_intervals(shared, weights)
+
+
+def _add_shares_of_raw(numbers: dict[str, Numbers]) -> None:
+    """Adds the error to the truth as a share of the raw input's."""
+    raw = numbers[RAW]["error_to_truth"]
+    for values in numbers.values():
+        values["error_to_truth_share_of_raw"] = values["error_to_truth"] / raw if raw else float("nan")
+
+
+def _levels(rows: ScoredRows, weights: np.ndarray, config: EvaluateConfig) -> Numbers:
+    """Computes what needs no features: chance, the site floor, and the errors of a constant."""
+    train, test = rows.train, rows.test
+    site, target = rows.site[test], rows.target[test][rows.target_known[test]]
+    floor = rows.floor_features()
+    predictions = predict_sites(
+        floor[train],
+        rows.site[train],
+        floor[test],
+        site,
+        rows.subject[test],
+        components=0,
+        num_folds=config.probe_folds,
+    )
+    scores, names = site_scores(predictions)
+    levels: Numbers = {"site_chance": chance_level(site[site >= 0])}
+    if scores:
+        value, interval = estimate(scores["site"], weights)
+        levels |= {"site_floor": value, "site_floor_interval": interval, "site_floor_name": names["site_name"]}
+    if rows.covariate_name:
+        age = rows.covariates[:, 0]
+        constant = covariate_scores(np.median(age[train]) - age[test], site)
+        levels |= {f"constant_{name}": estimate(score, weights)[0] for name, score in constant.items()}
+    if rows.scores_target and rows.target_classes:
+        levels["target_chance"] = chance_level(target)
+    elif rows.scores_target:
+        middle = np.nanmedian(rows.target[train])
+        levels["constant_target_mae"] = estimate(mean_of(np.abs(middle - rows.target[test])), weights)[0]
+    return levels

@@ -1,0 +1,115 @@
+"""Scores what a run hands back, beside the raw input and ComBat, for tables and volumes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from eqpool.config import RunConfig
+from eqpool.data.cohort import Cohort
+from eqpool.data.site_effects.combat import Combat
+from eqpool.data.tables.coding import UNKNOWN
+from eqpool.data.tables.inputs import TableInputs
+from eqpool.data.tables.targets import target_columns
+from eqpool.evaluate.scorecard import COMBAT, RAW, TRUTH, make_scorecard
+from eqpool.evaluate.scored_rows import ScoredRows, choose_rows
+from eqpool.methods.scored_voxels import ScoredVoxels
+
+CALIBRATED, EQPOOL = "calibrated", "eqpool"
+
+
+def score_volumes(cohort: Cohort, config: RunConfig, voxels: ScoredVoxels) -> dict[str, Any]:
+    """Makes the scorecard of gathered voxels.
+
+    ComBat is fitted on the gathered voxels of the scored training rows, unless it is what is handed back.
+    """
+    versions, rows = dict(voxels.versions), voxels.rows
+    if COMBAT not in versions:
+        fitted = np.flatnonzero(cohort.split[rows] == "train")
+        combat = _fit_combat(cohort, config, rows[fitted], versions[RAW][fitted])
+        versions |= {} if combat is None else {COMBAT: combat.apply(versions[RAW], _site_names(cohort, rows))}
+    return _score(cohort, config, rows, versions, voxels.handed_back, on_voxels=True)
+
+
+def score_table(cohort: Cohort, config: RunConfig, change: np.ndarray | None, handed_back: str) -> dict[str, Any]:
+    """Makes the scorecard of a table. Categories stay as they came in all versions, as they are handed back.
+
+    Args:
+      cohort: cohort with a table.
+      config: config of the run.
+      change: (N, F) change in z-scores of all rows' encoded features that is written, None if nothing is.
+      handed_back: name of the version that the change makes.
+    """
+    table = cohort.table
+    assert table is not None
+    rows, train = choose_rows(cohort.split, cohort.participant_id, config.seed), cohort.rows("train")
+    raw = table.encoded[rows]
+    versions = {RAW: raw} | ({} if change is None else {handed_back: raw + change[rows]})
+    if table.calibration is not None:
+        versions[CALIBRATED] = np.asarray(cohort.inputs)[rows]
+    if COMBAT not in versions:
+        combat = _fit_combat(cohort, config, train, table.encoded[train])
+        versions |= {} if combat is None else {COMBAT: combat.apply(raw, _site_names(cohort, rows))}
+    numbers = numbers_of(table)
+    versions = {name: np.where(numbers, values, raw) for name, values in versions.items()}
+    return _score(cohort, config, rows, versions, handed_back, on_voxels=False)
+
+
+def numbers_of(table: TableInputs) -> np.ndarray:
+    """Returns which encoded features are numbers, (F,) bool. Categories are handed back as they came."""
+    if table.encoding is None:
+        return np.ones(table.encoded.shape[1], bool)
+    return np.isin(table.input_names, [column.name for column in table.encoding.numbers])
+
+
+def _score(
+    cohort: Cohort,
+    config: RunConfig,
+    rows: np.ndarray,
+    versions: Mapping[str, np.ndarray],
+    handed_back: str,
+    *,
+    on_voxels: bool,
+) -> dict[str, Any]:
+    """Scores all versions, in their order in the report."""
+    ordered = {name: versions[name] for name in (RAW, COMBAT, CALIBRATED, EQPOOL, TRUTH) if name in versions}
+    return make_scorecard(
+        _scored_rows(cohort, rows),
+        ordered,
+        handed_back=handed_back if handed_back in ordered else "",
+        on_voxels=on_voxels,
+        config=config.evaluate,
+        seed=config.seed,
+    )
+
+
+def _scored_rows(cohort: Cohort, rows: np.ndarray) -> ScoredRows:
+    return ScoredRows(
+        site=cohort.site[rows],
+        covariates=cohort.covariates[rows],
+        target=cohort.target[rows],
+        target_classes=cohort.target_classes,
+        subject=cohort.participant_id[rows],
+        is_training=cohort.split[rows] == "train",
+        covariate_name=cohort.covariate_names[0] if cohort.covariate_names else "",
+        target_name=cohort.target_name,
+    )
+
+
+def _fit_combat(cohort: Cohort, config: RunConfig, rows: np.ndarray, values: np.ndarray) -> Combat | None:
+    """Fits ComBat on the (N, F) values of training rows, None if no site is known.
+
+    Covariates and target are kept, and `config.data.reference` and `config.data.fit_on` apply. As for what is handed
+    back, neither covariates nor target are asked for when it is applied.
+    """
+    site = _site_names(cohort, rows)
+    used = (site != UNKNOWN) & (True if cohort.fit_on is None else cohort.fit_on[rows])
+    if not used.any():
+        return None
+    columns = target_columns(cohort.target[rows], cohort.target_known[rows], len(cohort.target_classes))
+    reference = config.data.reference if config.data.reference in site[used] else ""
+    return Combat.fit(values, site, cohort.covariates[rows], columns, reference=reference, fit_on=used)
+
+
+def _site_names(cohort: Cohort, rows: np.ndarray) -> np.ndarray:
+    return np.array([*cohort.site_names, UNKNOWN])[cohort.site[rows]]

@@ -1,0 +1,85 @@
+"""Gathers some voxels of the volumes that a scorecard reads, one volume at a time."""
+
+import pathlib
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+
+from eqpool.data.cohort import Cohort
+from eqpool.data.sources.simulated import scanner_free_path
+from eqpool.data.volumes.inputs import Grid
+from eqpool.data.volumes.parallel import in_parallel
+from eqpool.data.volumes.read import prepare_volume
+from eqpool.evaluate.scorecard import RAW, TRUTH
+from eqpool.evaluate.scored_rows import choose_rows
+from eqpool.methods.derivatives import to_z_scores
+
+MOST_VOXELS = 10_000
+
+
+class ScoredVoxels:
+    """The voxels of a regular sub-grid inside the brain mask, of the rows that are scored.
+
+    Memory is at most 2000 rows times 10 000 voxels for each version, whatever the cohort. Threads may share it, as each
+    row is stored once.
+
+    Attributes:
+      rows: (N,) sorted indices of the cohort's rows that are scored.
+      handed_back: name of the version that users get.
+      versions: (N, V) float32 by the version's name, in z-scores of each row's own tissue.
+    """
+
+    def __init__(self, cohort: Cohort, seed: int, handed_back: str):
+        """Chooses the rows and the voxels of a cohort of volumes."""
+        assert cohort.volumes is not None
+        self.handed_back = handed_back
+        self.rows = choose_rows(cohort.split, cohort.participant_id, seed)
+        self.versions: dict[str, np.ndarray] = {}
+        self._place = {int(row): place for place, row in enumerate(self.rows)}
+        self._lock = threading.Lock()
+        self._voxels = np.flatnonzero(sub_grid(cohort.volumes.grid))
+
+    def __contains__(self, row: int) -> bool:
+        """Whether the row is scored."""
+        return row in self._place
+
+    def take(self, row: int, raw: np.ndarray, truth: np.ndarray | None, handed_back: np.ndarray | None) -> None:
+        """Stores the voxels of one row's volumes: the input, without a scanner, and as handed back, where known."""
+        for name, volume in ((RAW, raw), (TRUTH, truth), (self.handed_back, handed_back)):
+            if volume is not None:
+                with self._lock:
+                    stored = self.versions.setdefault(name, np.empty((len(self.rows), len(self._voxels)), np.float32))
+                stored[self._place[row]] = volume.ravel()[self._voxels]
+
+    def take_inputs(self, cohort: Cohort, *, squash: bool, workers: int) -> None:
+        """Stores the voxels of the prepared volumes, and of a simulated cohort's volumes without a scanner."""
+
+        def work(one: tuple[int, np.ndarray]) -> None:
+            self.take(one[0], to_z_scores(one[1], squash), scanner_free_volume(cohort, one[0]), None)
+
+        volumes: Iterator[tuple[int, np.ndarray]] = ((int(row), cohort.inputs[int(row)]) for row in self.rows)
+        label = "Gathering voxels"
+        with in_parallel(work, volumes, workers=workers, progress=True, label=label, total=len(self.rows)) as done:
+            for _ in done:
+                pass
+
+
+def sub_grid(grid: Grid, most: int = MOST_VOXELS) -> np.ndarray:
+    """Returns a bool mask of `grid.shape`: the brain's voxels on the finest regular sub-grid with at most `most`."""
+    steps = [1, 1, 1]
+    while True:
+        kept = np.zeros(grid.shape, bool)
+        kept[tuple(slice(step // 2, None, step) for step in steps)] = True
+        kept &= grid.mask
+        if kept.sum() <= most:
+            return kept
+        steps[int(np.argmin(steps))] += 1
+
+
+def scanner_free_volume(cohort: Cohort, row: int) -> np.ndarray | None:
+    """Returns a simulated row's volume as it is without a scanner, `grid.shape` float32 z-scores, else None."""
+    if not cohort.simulated or cohort.volumes is None:
+        return None
+    path = scanner_free_path(pathlib.Path(cohort.volumes.image_path[row]))
+    return prepare_volume(path, cohort.volumes.grid)[0]

@@ -1,0 +1,216 @@
+"""The scorecard of results.json in words: a table of versions, and whether what is handed back is better.
+
+A version is called better or worse only if the whole 95% interval of the difference on the same held-out rows is on one
+side of zero.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from eqpool.report.formatting import format_metric, format_number, is_defined
+from eqpool.report.judgement import compare
+
+FEWEST_ROWS = 10  # held-out rows; of fewer, no difference is called clear
+
+Card = dict[str, Any]
+_VERSIONS = {
+    "raw": "raw input",
+    "combat": "ComBat",
+    "calibrated": "calibration alone",
+    "eqpool": "eqpool",
+    "truth": "without scanner",
+}
+_NAMES = _VERSIONS | {"raw": "the raw input", "calibrated": "its calibration alone"}
+
+
+class _Measure(NamedTuple):
+    """A row of the table. {covariate} and {target} in its texts are filled in.
+
+    Attributes:
+      key: name of the score in the scorecard.
+      label: name in the table.
+      phrase: name in a sentence; "" if the measure is not judged.
+      higher_is_better: which direction is better, if it is judged.
+      levels: names of the levels beside it, by their key.
+      in_short: whether the terminal shows it.
+    """
+
+    key: str
+    label: str
+    phrase: str = ""
+    higher_is_better: bool = False
+    levels: dict[str, str] = {}
+    in_short: bool = True
+
+
+def _explained(name: str, by: str) -> _Measure:
+    key = f"partial_r_squared_{name}"
+    return _Measure(key, f"partial R² of {by}", levels={f"{key}_by_chance": "by chance"}, in_short=False)
+
+
+_MEASURES = (
+    _Measure(
+        "site",
+        "site classification accuracy",
+        "site classification accuracy",
+        levels={"site_chance": "chance", "site_floor": "floor"},
+    ),
+    _Measure("site_transfer", "of these, by transfer from the training rows", in_short=False),
+    _Measure("site_within", "of these, cross-validated within the held-out rows", in_short=False),
+    _Measure("covariate_mae", "{covariate} MAE", levels={"constant_covariate_mae": "constant"}),
+    _Measure(
+        "covariate_mae_within_sites",
+        "{covariate} MAE within sites",
+        "the error of {covariate} within sites",
+        levels={"constant_covariate_mae_within_sites": "constant"},
+    ),
+    _Measure(
+        "target_balanced_accuracy",
+        "{target} balanced accuracy",
+        "the accuracy of {target}",
+        higher_is_better=True,
+        levels={"target_chance": "chance"},
+    ),
+    _Measure("target_mae", "{target} MAE", "the error of {target}", levels={"constant_target_mae": "constant"}),
+    _explained("site", "site"),
+    _explained("covariate", "{covariate}"),
+    _explained("target", "{target}"),
+    _Measure("error_to_truth", "error to the truth, z-scores", "the error to the truth"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreTable:
+    """The table of a scorecard.
+
+    Attributes:
+      headings: names of the versions.
+      handed_back: index of the version that users get, -1 if there is none.
+      lines: (label, levels in words, one (value, interval) for each version) by measure.
+    """
+
+    headings: list[str]
+    handed_back: int
+    lines: list[tuple[str, str, list[tuple[str, str]]]]
+
+
+def score_table(card: Card, *, in_short: bool = False) -> ScoreTable:
+    """Returns the table, with the main measures alone if `in_short`."""
+    versions = {name: scores for name, scores in card["versions"].items() if not (in_short and name == "truth")}
+    lines = []
+    for measure in _MEASURES:
+        if any(measure.key in scores for scores in versions.values()) and (measure.in_short or not in_short):
+            cells = [_cell(scores, measure.key) for scores in versions.values()]
+            lines.append((_filled(measure.label, card), _levels(measure, card["levels"]), cells))
+    names = [_VERSIONS.get(name, name) for name in versions]
+    place = list(versions).index(card["handed_back"]) if card["handed_back"] in versions else -1
+    return ScoreTable(names, place, lines)
+
+
+def describe_scorecard(card: Card) -> list[str]:
+    """Returns the lines of the terminal: the short table and the sentences of `judge_scorecard`."""
+    table = score_table(card, in_short=True)
+    heads = [f"{name} *" if place == table.handed_back else name for place, name in enumerate(table.headings)]
+    marked = f", * handed back, {card['rows']['test']} held-out rows" if table.handed_back >= 0 else ""
+    rows = [(f"scorecard{marked}:", *heads)]
+    for label, levels, cells in table.lines:
+        rows.append((f"  {label}" + (f" ({levels})" if levels else ""), *(" ".join(cell).strip() for cell in cells)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [*padded, *(f"  {sentence}" for sentence in judge_scorecard(card))]
+
+
+def judge_scorecard(card: Card) -> list[str]:
+    """Returns sentences on whether what is handed back is better than the raw input, ComBat and other versions."""
+    handed_back, rows = card["handed_back"], card["rows"]["test"]
+    if not handed_back:
+        return ["This method hands back no harmonised data. The table shows the raw input and what ComBat makes of it."]
+    if handed_back not in card["versions"] or "non_finite_rows" in card["versions"][handed_back]:
+        return ["What is handed back has values that are not finite. Do not use it."]
+    if rows < FEWEST_ROWS:
+        return [f"With {rows} held-out rows no difference between the versions is called clear."]
+    compared = {other: _verdicts(card, other) for other in card["differences"]}
+    first = {other: found for other, found in compared.items() if other in ("raw", "combat")}
+    overall = " and ".join(f"{_overall(found)} {_NAMES.get(other, other)}" for other, found in first.items())
+    sentences = [f"What is handed back is {overall}."] if first else []
+    sentences += _site_left(card)
+    return sentences + [_details(card, other, found) for other, found in compared.items()]
+
+
+def _site_left(card: Card) -> list[str]:
+    """Returns a sentence on the site in what is handed back, against what covariates and target alone give."""
+    scores, levels = card["versions"][card["handed_back"]], card["levels"]
+    interval, chance = scores.get("site_interval"), levels.get("site_chance")
+    if not interval or not is_defined(interval) or chance is None:
+        return []
+    floor = levels.get("site_floor_interval") or (chance, chance)
+    shown = f"{format_metric(scores, 'site')}, floor {format_number(levels.get('site_floor'))}, chance {chance:.3g}"
+    if interval[0] > max(floor[1], chance):
+        return [f"The site is still predictable from it ({shown})."]
+    return [f"The site is not clearly more predictable from it than from covariates and target alone ({shown})."]
+
+
+def _verdicts(card: Card, other: str) -> dict[str, list[_Measure]]:
+    """Returns the judged measures by "better", "worse" and "open"."""
+    found: dict[str, list[_Measure]] = {"better": [], "worse": [], "open": []}
+    difference = card["differences"][other]
+    for measure in _MEASURES:
+        interval = difference.get(f"{measure.key}_interval")
+        if not measure.phrase or not interval or not is_defined(interval):
+            continue
+        verdict = compare(tuple(interval), 0.0, higher_is_better=measure.higher_is_better)
+        found[{"good": "better", "bad": "worse"}.get(verdict, "open")].append(measure)
+    return found
+
+
+def _overall(found: dict[str, list[_Measure]]) -> str:
+    if found["better"] and found["worse"]:
+        return "better in some ways and worse in others than"
+    if found["better"]:
+        return "better than"
+    return "worse than" if found["worse"] else "not clearly different from"
+
+
+def _details(card: Card, other: str, found: dict[str, list[_Measure]]) -> str:
+    handed_back, before = (card["versions"][name] for name in (card["handed_back"], other))
+    parts = []
+    for verdict in ("better", "worse"):
+        named = [
+            f"{_filled(measure.phrase, card)} ({format_number(before[measure.key])} to "
+            f"{format_number(handed_back[measure.key])})"
+            for measure in found[verdict]
+        ]
+        if named:
+            parts.append(f"{verdict} in {_listed(named)}")
+    if found["open"]:
+        parts.append(
+            f"not clearly different in {_listed([_filled(measure.phrase, card) for measure in found['open']])}"
+        )
+    return f"Compared with {_NAMES.get(other, other)}: {'; '.join(parts) or 'nothing to compare'}."
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _filled(text: str, card: Card) -> str:
+    return text.replace("{covariate}", card["covariate"]).replace("{target}", card["target"])
+
+
+def _levels(measure: _Measure, levels: dict[str, Any]) -> str:
+    return ", ".join(_each_level(measure, levels))
+
+
+def _each_level(measure: _Measure, levels: dict[str, Any]) -> Iterator[str]:
+    for key, name in measure.levels.items():
+        if is_defined(levels.get(key)):
+            yield f"{name} {format_number(levels[key])}"
+
+
+def _cell(scores: dict[str, Any], key: str) -> tuple[str, str]:
+    """Returns the value, and its interval in brackets or ""."""
+    if key not in scores:
+        return ("not finite" if "non_finite_rows" in scores else "not defined"), ""
+    value, _, interval = format_metric(scores, key).partition(" [")
+    return value, f"[{interval}" if interval else ""
