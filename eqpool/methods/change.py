@@ -15,6 +15,7 @@ from eqpool.data.site_effects.change_scale import (
     measured_features,
 )
 from eqpool.data.site_effects.kept import kept_columns
+from eqpool.data.tables.calibration import SiteCalibration
 from eqpool.data.tables.coding import UNKNOWN
 from eqpool.engine.session import Columns
 from eqpool.methods.decoding import pool_volumes, prepared_rows
@@ -84,8 +85,9 @@ def _of_table(model: LatentModel, cohort: Cohort, rows: np.ndarray) -> BeforeAnd
     networks = dataclasses.replace(model, calibration=None, change_scale=1.0)
     site = np.array([*cohort.site_names, UNKNOWN])[cohort.site[rows]]
     change = networks.harmonise_features(inputs, site, "change")[1]
-    assert change is not None
-    return inputs, change if model.calibration is None else np.where(model.calibration.unchanged(site), 0.0, change)
+    calibration = model.calibration
+    assert change is not None and (calibration is None or isinstance(calibration, SiteCalibration))
+    return inputs, change if calibration is None else np.where(calibration.unchanged(site), 0.0, change)
 
 
 def _of_volumes(model: LatentModel, cohort: Cohort, rows: np.ndarray) -> BeforeAndChange:
