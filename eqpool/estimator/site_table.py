@@ -146,7 +146,7 @@ class SiteTable(BaseEstimator):
                 reference=reference or "", fit_on=rows.fit_on, subject=rows.subject,
             )  # fmt: skip
             for name, effect in self.calibration_.sites.items():
-                self._warn_failed(effect.unchanged & ~self.scaling_.constant, f"site {name}, ")
+                self._warn_failed(np.asarray(effect.unchanged & ~self.scaling_.constant), f"site {name}, ")
         lone = [name for index, name in enumerate(rows.sites) if np.sum(rows.site_code == index) == 1]
         if lone:
             warnings.warn(
@@ -185,7 +185,7 @@ class SiteTable(BaseEstimator):
         failed = self.scaling_.failed(features)
         if len(features) >= _ROWS_OF_A_CONSTANT:
             failed = failed | (features == features[0]).all(axis=0) & ~self.scaling_.constant
-        self._warn_failed(failed.any(axis=0), "")
+        self._warn_failed(np.asarray(failed.any(axis=0)), "")
         return failed if self.calibration_ is None else failed | self.calibration_.unchanged(names)
 
     def _warn_failed(self, failed: np.ndarray, where: str) -> None:

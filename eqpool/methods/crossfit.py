@@ -18,6 +18,7 @@ from eqpool.data.splits import assign_folds, assign_splits, balanced_strata
 from eqpool.engine.session import Session
 from eqpool.errors import InputError
 from eqpool.methods.calibration import write_calibration
+from eqpool.methods.change import read_change_scale, with_chosen_change_scale
 from eqpool.methods.decoding import pool_volumes, prepared_rows
 from eqpool.methods.facts import ModelFacts
 from eqpool.methods.linear_decoder import complete_decoder
@@ -37,10 +38,12 @@ class Decodes:
       values: (4, N, V) float32 memory map: the input, D(l), D(Psi(Phi(l))) and the calibrated input, which is the input
         itself without a site calibration.
       fold: (N,) number of the run that decoded each volume.
+      change_scale: (N,) factor of that run on the change D(Psi(Phi)) - D(l); () for one factor.
     """
 
     values: np.ndarray
     fold: np.ndarray
+    change_scale: np.ndarray = dataclasses.field(default_factory=lambda: np.ones(()))
 
 
 def cross_fitted_decodes(config: RunConfig, cohort: Cohort, folder: RunFolder, folds: int) -> Decodes:
@@ -71,7 +74,7 @@ def cross_fitted_decodes(config: RunConfig, cohort: Cohort, folder: RunFolder, f
                 _decode(held_out, part, decodes)
                 decodes.flush()
                 files.write_json(part.decoded_file, {"volumes": int((fold == number).sum())})
-    return Decodes(decodes, fold)
+    return Decodes(decodes, fold, np.array([read_change_scale(part) for part in parts])[fold])
 
 
 def deal_folds(config: RunConfig, cohort: Cohort, folds: int) -> np.ndarray:
@@ -123,8 +126,9 @@ def _decode(cohort: Cohort, folder: RunFolder, decodes: np.ndarray) -> None:
     assert cohort.volumes is not None
     mask = cohort.volumes.grid.mask
     rows = cohort.rows("test")
-    trained = complete_decoder(folder, Pooling().load(folder), cohort)
-    stream = pool_volumes(trained, prepared_rows(cohort, rows.tolist()))
+    model = complete_decoder(folder, Pooling().load(folder), cohort)
+    model = with_chosen_change_scale(folder, model, cohort, Scaling.fit(cohort))
+    stream = pool_volumes(model, prepared_rows(cohort, rows.tolist()))
     for pooled in track(stream, "Decoding", unit="volume", total=len(rows)):
         assert pooled.original is not None and pooled.pooled is not None
         calibrated = pooled.inputs if pooled.calibrated is None else pooled.calibrated

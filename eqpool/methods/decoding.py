@@ -9,6 +9,7 @@ import numpy as np
 
 from eqpool.config import EvaluateConfig, RunConfig
 from eqpool.data.cohort import Cohort
+from eqpool.data.tables.scaling import decoded_change
 from eqpool.data.volumes.inputs import Grid, ImageFacts
 from eqpool.data.volumes.parallel import in_parallel
 from eqpool.evaluate.intervals import bootstrap_interval
@@ -47,6 +48,11 @@ class EncoderDecoder(Protocol):
         """Maps latents to volumes; None if Phi cannot be decoded."""
         ...
 
+    @property
+    def change_scale(self) -> float:
+        """The factor on the change of the decode by pooling."""
+        ...
+
 
 class Pooled(NamedTuple):
     """One row in the chain, with volumes in z-scores of its own tissue.
@@ -57,6 +63,7 @@ class Pooled(NamedTuple):
       outputs: this row's outputs of `EncoderDecoder.encode`.
       original, pooled: D(l) and D(Psi(Phi(l))); None for a baseline.
       calibrated: the volume after the site calibration, which was encoded; None without a calibration.
+      change_scale: factor on the change of the decode, of `EncoderDecoder`.
     """
 
     row: int
@@ -65,13 +72,23 @@ class Pooled(NamedTuple):
     original: np.ndarray | None
     pooled: np.ndarray | None
     calibrated: np.ndarray | None = None
+    change_scale: float = 1.0
+
+    @property
+    def before_networks(self) -> np.ndarray:
+        """The volume that was encoded: the calibrated one if there is a site calibration."""
+        return self.inputs if self.calibrated is None else self.calibrated
+
+    @property
+    def networks_change(self) -> np.ndarray:
+        """The change of the decode by pooling, scaled."""
+        assert self.original is not None and self.pooled is not None
+        return decoded_change(self.original, self.pooled, self.change_scale)
 
     @property
     def change(self) -> np.ndarray:
-        """The change of the site calibration, if there is one, plus the change of the decode by pooling."""
-        assert self.original is not None and self.pooled is not None
-        change = self.pooled - self.original
-        return change if self.calibrated is None else self.calibrated - self.inputs + change
+        """The change of the site calibration, if there is one, plus that of the networks."""
+        return self.before_networks - self.inputs + self.networks_change
 
     def handed_back(self, form: str) -> np.ndarray:
         """Returns the volume in the form that is written; "none" counts as "change"."""
@@ -81,7 +98,7 @@ class Pooled(NamedTuple):
     def write(self, writer: VolumeWriter, facts: ImageFacts) -> None:
         """Writes the row's volume, whose image has these facts."""
         assert self.pooled is not None
-        writer.write(self.row, self.pooled - self.change, self.pooled, facts)
+        writer.write(self.row, self.change, self.pooled, facts)
 
 
 def padded_batches(volumes: Iterable[tuple[int, np.ndarray]], size: int = 8) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -95,11 +112,6 @@ def padded_batches(volumes: Iterable[tuple[int, np.ndarray]], size: int = 8) -> 
         for place, (_, volume) in enumerate(batch):
             inputs[place] = volume
         yield [row for row, _ in batch], inputs
-
-
-def decoded_change(decode: Callable[[np.ndarray], np.ndarray], outputs: Outputs) -> np.ndarray:
-    """Computes D(Psi(Phi)) - D(l) of (N, n) latents, the change of the decode by pooling."""
-    return decode(outputs["pooled_latent"]) - decode(outputs["latent"])
 
 
 class PreparedRow(NamedTuple):
@@ -144,7 +156,8 @@ def pool_volumes(trained: EncoderDecoder, volumes: Iterable[PreparedRow]) -> Ite
             own = {name: values[place] for name, values in outputs.items()}
             given = waiting.pop(row)
             calibrated = None if given.calibrated is None else to_z_scores(given.calibrated, squash)
-            yield Pooled(row, to_z_scores(given.prepared, squash), own, original, pooled, calibrated)
+            before = to_z_scores(given.prepared, squash)
+            yield Pooled(row, before, own, original, pooled, calibrated, trained.change_scale)
 
 
 def harmonise_cohort(

@@ -103,10 +103,10 @@ class LatentMethod(abc.ABC):
         metrics |= cached_site_floor(cohort, config.evaluate, folder.cache(config))
         dropped, harmonised = len(cohort.rows("train")) - len(train_rows), Harmonised()
         if NON_FINITE_ROWS not in metrics:
-            harmonised = self.harmonise(cohort, config, folder)
+            harmonised = self.harmonise(cohort, scaling, config, folder)
         return Outcome(metrics | only_finite(harmonised.metrics), dropped, harmonised.scorecard)
 
-    def harmonise(self, cohort: Cohort, config: RunConfig, folder: RunFolder) -> Harmonised:
+    def harmonise(self, cohort: Cohort, scaling: Scaling, config: RunConfig, folder: RunFolder) -> Harmonised:
         """Writes, measures and scores the harmonised data of a run. The default has none, and scores raw and ComBat."""
         if not config.evaluate.scorecard:
             return Harmonised()

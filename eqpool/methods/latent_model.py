@@ -45,6 +45,7 @@ class LatentModel:
       decode: latents (B, n) -> (B, *input_shape) float32, for volumes with the linear part once it is fitted
         (`eqpool.methods.linear_decoder`). None if the method cannot decode Phi.
       calibration: site calibration applied to features or volumes before training; None if there is none.
+      change_scale: factor on the change of the decode by pooling (`eqpool.methods.change`).
     """
 
     config: RunConfig
@@ -52,6 +53,7 @@ class LatentModel:
     encode: Encode
     decode: Decode | None
     calibration: Calibration | None = None
+    change_scale: float = 1.0
     reference_site = ""
 
     def table_file(self, output: RunFolder) -> pathlib.Path:
@@ -170,7 +172,8 @@ class LatentModel:
             if form != "none" and self.decode is not None:
                 pooled = self.decode(parts[-1]["pooled_latent"])
                 before = self.decode(parts[-1]["latent"]) if form == "change" else inputs[here]
-                changes.append(pooled_change(uncalibrated[here], inputs[here], before, pooled))
+                scale = self.change_scale if form == "change" else 1.0
+                changes.append(pooled_change(uncalibrated[here], inputs[here], before, pooled, scale))
         outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         if not changes:
             return outputs, None

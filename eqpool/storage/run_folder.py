@@ -61,6 +61,7 @@ class RunFolder:
     combat_file = _named("combat.npz", what="ComBat's effects of covariates, target and sites")
     calibration_file = _named("calibration.npz", what="site effects on features or volumes")
     linear_decoder_file = _named("linear_decoder.npz", what="the linear part of a decoder of volumes")
+    change_file = _named("change.json", what="how much of the networks' change is applied, and why")
     checkpoints = _named("checkpoints", what="one subfolder for each stage")
     metrics_file = _named("metrics.jsonl", what="one record an epoch")
     results_file = _named("results.json", what="every metric")

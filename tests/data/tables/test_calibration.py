@@ -182,7 +182,7 @@ def test_the_posterior_is_that_of_normal_densities():
         found = calibration.posterior(seen[:5], covariates)
         for row in range(5):
             mean = population.mean if covariates is None else calibration.expected(age[row : row + 1])[0]
-            covariance = shared.whitening.covariance + (population.terms if covariates is None else 0)
+            covariance = population.covariance + (population.terms if covariates is None else 0)
             logs = []
             for effect in calibration.sites.values():  # the density of scaled and shifted rows
                 spread = covariance * np.outer(effect.scale, effect.scale)
@@ -192,7 +192,7 @@ def test_the_posterior_is_that_of_normal_densities():
             logs.append(
                 scipy.stats.multivariate_normal(mean + prior.centre, covariance + prior.covariance).logpdf(seen[row])
             )
-            expected = scipy.special.softmax(np.array(logs) / population.temperature + np.log([0.25, 0.25, 0.5]))
+            expected = scipy.special.softmax(np.array(logs) / population.temperature + np.log([0.45, 0.45, 0.1]))
             np.testing.assert_allclose(found[row], expected, atol=1e-6)
 
 

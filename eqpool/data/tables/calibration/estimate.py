@@ -100,7 +100,10 @@ def _fields(rows: _Rows, method: str, prior_rows: float | None) -> dict[str, Any
         )  # fmt: skip
     expected = rows.terms @ fitted.effects
     spread = (expected - expected.mean(axis=0)).T @ (expected - expected.mean(axis=0)) / len(expected)
-    population = Population(level + expected.mean(axis=0), whitening.covariance, spread, shift_prior)
+    # New rows lie further from an estimated distribution than the rows that it was estimated from.
+    freedom = len(expected) - expected.shape[1] - sites - rows.terms.shape[1]
+    predictive = whitening.covariance * len(expected) / max(freedom, len(expected) / 4)
+    population = Population(level + expected.mean(axis=0), predictive, spread, shift_prior)
     population = population.tempered(rows.inputs, rows.number, effects, level + expected)
     return {
         "effects": fitted.effects, "level": level, "shared": parts, "population": population,

@@ -8,7 +8,7 @@ import numpy as np
 from eqpool.data.tables.calibration.effect import SiteEffect
 from eqpool.data.tables.calibration.shrinkage import ShiftPrior
 
-NONE_PRIOR = 0.5  # probability that a row without a site is of no known scanner, before its features are seen
+NONE_PRIOR = 0.1  # probability that a row without a site is of no known scanner, before its features are seen
 _TEMPERATURES = np.geomspace(1.0, 100.0, 25)
 
 
@@ -18,7 +18,7 @@ class Population:
 
     Attributes:
       mean: (F,) float64 mean at the mean covariates.
-      covariance: (F, F) float64 covariance at fixed covariates and target.
+      covariance: (F, F) float64 covariance of new rows at fixed covariates and target.
       terms: (F, F) float64 covariance due to covariates and target, which a row without covariates adds.
       shifts: distribution of scanners' shifts.
       temperature: divisor of log likelihoods. Features are not as normal and independent as the model has it, so
