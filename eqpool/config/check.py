@@ -64,7 +64,7 @@ def _check_together(config: RunConfig) -> None:
         raise InputError(
             f'config.data.nuisances = "{config.data.nuisances}": expected "" unless config.method is {taking}'
         )
-    if METHODS[config.method].makes == "data" and config.data.site_calibration not in ("none", "by_method"):
+    if METHODS[config.method].makes != "latents" and config.data.site_calibration not in ("none", "by_method"):
         raise InputError(
             f'config.data.site_calibration = "{config.data.site_calibration}": expected "none" for config.method = '
             f'"{config.method}", which corrects the sites itself and has to read the data as they are'

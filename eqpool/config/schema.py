@@ -54,9 +54,9 @@ class DataConfig:
     target_type: Literal["auto", "classes", "number"] = "auto"
     described: str = ""  # comma-separated numeric columns, such as mmse: shown by site in the report, never trained on
     features: str = ""  # comma-separated columns or glob patterns. If given, the cohort is a table instead of volumes
-    # Correction of each site's features before training, for tables (docs/own_data.md): location; location_scale;
-    # covariance, which adds the sites' covariances; auto, which adds them as far as held-out training rows support it.
-    # by_method: auto for ours, none for the baselines
+    # Correction of each site before training (docs/own_data.md): location; location_scale; covariance, which for tables
+    # adds the sites' covariances; auto, which for tables adds them as far as held-out training rows support it, and for
+    # volumes is location_scale. by_method: auto for ours, none for the other methods
     site_calibration: Literal["none", "location", "location_scale", "covariance", "auto", "by_method"] = "none"
     reference: str = ""  # site whose features the calibration leaves alone, and whose look the others take, "" for none
     fit_on: str = ""  # rows that the calibration learns from, as column:label, such as dx:CN; it is applied to all rows

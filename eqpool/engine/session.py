@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from eqpool.config import ImageTrainingConfig, RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.volumes.batches import FEWEST_ROWS, batch_slots, count_batches, volume_batches
-from eqpool.data.volumes.records import Inputs
+from eqpool.data.volumes.calibrated import Inputs
 from eqpool.engine import data_parallel
 from eqpool.engine.divergence import check_steps
 from eqpool.engine.image_table import make_image_epoch, make_image_forward, pick_rows, rows_in_order

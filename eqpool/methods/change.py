@@ -15,9 +15,10 @@ from eqpool.data.site_effects.change_scale import (
     measured_features,
 )
 from eqpool.data.site_effects.kept import kept_columns
+from eqpool.data.tables.calibration import SiteCalibration
 from eqpool.data.tables.coding import UNKNOWN
 from eqpool.engine.session import Columns
-from eqpool.methods.decoding import pool_volumes
+from eqpool.methods.decoding import pool_volumes, prepared_rows
 from eqpool.methods.latent_model import LatentModel
 from eqpool.storage import files
 from eqpool.storage.progress import track
@@ -84,19 +85,20 @@ def _of_table(model: LatentModel, cohort: Cohort, rows: np.ndarray) -> BeforeAnd
     networks = dataclasses.replace(model, calibration=None, change_scale=1.0)
     site = np.array([*cohort.site_names, UNKNOWN])[cohort.site[rows]]
     change = networks.harmonise_features(inputs, site, "change")[1]
-    assert change is not None
-    return inputs, change if model.calibration is None else np.where(model.calibration.unchanged(site), 0.0, change)
+    calibration = model.calibration
+    assert change is not None and (calibration is None or isinstance(calibration, SiteCalibration))
+    return inputs, change if calibration is None else np.where(calibration.unchanged(site), 0.0, change)
 
 
 def _of_volumes(model: LatentModel, cohort: Cohort, rows: np.ndarray) -> BeforeAndChange:
-    """Returns volumes and the networks' change at some voxels of the mask."""
+    """Returns calibrated volumes and the networks' change at some voxels of the mask."""
     assert cohort.volumes is not None
     measured = np.flatnonzero(cohort.volumes.grid.mask)
     measured = measured[measured_features(len(measured))]
     whole = dataclasses.replace(model, change_scale=1.0)
-    stream = pool_volumes(whole, ((row, cohort.inputs[row]) for row in rows.tolist()))
+    stream = pool_volumes(whole, prepared_rows(cohort, rows.tolist()))
     pairs = [
-        (pooled.inputs.ravel()[measured], pooled.change.ravel()[measured])
+        (pooled.before_networks.ravel()[measured], pooled.networks_change.ravel()[measured])
         for pooled in track(stream, "Measuring the change", unit="volume", total=len(rows))
     ]
     before, change = (np.stack(values) for values in zip(*pairs, strict=True))

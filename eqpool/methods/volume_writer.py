@@ -7,7 +7,6 @@ import numpy as np
 
 from eqpool import __version__
 from eqpool.config import OutputConfig, keeps_sign
-from eqpool.data.tables.scaling import decoded_change
 from eqpool.data.volumes.inputs import Grid, ImageFacts
 from eqpool.methods.base import Say
 from eqpool.methods.derivatives import (
@@ -69,27 +68,25 @@ class VolumeWriter:
     def write(
         self,
         row: int,
-        before: np.ndarray,
-        after: np.ndarray,
+        change: np.ndarray,
+        replacement: np.ndarray,
         facts: ImageFacts,
         jacobian: np.ndarray | None = None,
-        scale: float = 1.0,
     ) -> None:
         """Reads a row's source once, and writes its volume and, beside it, its deformation's Jacobian determinant.
 
         Args:
           row: number of the row.
-          before, after: `grid.shape`, z-scores of the input's tissue. The volume before counts only as a change.
+          change: `grid.shape`, z-scores of the input's tissue, which the form "change" adds to the input.
+          replacement: `grid.shape`, z-scores of the input's tissue, which the form "decoded" writes.
           facts: facts of the source, from its preparation.
           jacobian: `grid.shape`, None without a deformation.
-          scale: factor on the change, without effect on a volume that replaces the input.
 
         Raises:
           BadVolumeError: the source can no longer be read.
         """
         source = read_source(self._sources[row], facts, self._root)
-        is_change = self._form == "change"
-        write, volume = (write_change, decoded_change(before, after, scale)) if is_change else (write_decoded, after)
+        write, volume = (write_change, change) if self._form == "change" else (write_decoded, replacement)
         self._clipped.append(write(source, volume, self._grid, self._paths[row], keep_sign=self._keep_sign))
         if jacobian is not None:
             write_jacobian(source, jacobian, self._grid, self._paths[row])

@@ -59,7 +59,7 @@ class RunFolder:
     log_file = _named("log.txt", what="what was read, and the findings of the pre-flight check")
     model_file = _named("model.json", what="what the networks need to know of the training cohort")
     combat_file = _named("combat.npz", what="ComBat's effects of covariates, target and sites")
-    calibration_file = _named("calibration.npz", what="site effects of a table's features")
+    calibration_file = _named("calibration.npz", what="site effects on features or volumes")
     linear_decoder_file = _named("linear_decoder.npz", what="the linear part of a decoder of volumes")
     change_file = _named("change.json", what="how much of the networks' change is applied, and why")
     checkpoints = _named("checkpoints", what="one subfolder for each stage")
