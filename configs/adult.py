@@ -3,8 +3,8 @@
 Command:  python -m eqpool.main --config=configs/adult.py
 Needs:    adult.data and adult.test from UCI, downloaded on first use, or --config.data.raw_dir=FOLDER
 Time:     about 3 minutes on one quiet CPU core, most of it probes.
-Score:    three seeds (experiment table2_adult): accuracy 83.4 % (0.2); the strongest probe tells the site from Phi
-          with balanced accuracy 0.580 (0.013) and AUC 0.61 (site floor 0.594 and 0.63; naive 0.826 and 0.91).
+Score:    three seeds (experiment table2_adult): accuracy 83.4 % (0.2); the strongest probe predicts the site from
+          Phi with balanced accuracy 0.580 (0.013) and AUC 0.61 (site floor 0.594 and 0.63; naive 0.826 and 0.91).
 Variants: configs/adult.py:paper carries the paper's weights, kernel and free Phi;
           --config.data.split=published reads the published split (adult.npz in data.raw_dir).
 """

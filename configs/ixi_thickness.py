@@ -5,7 +5,7 @@ Needs:    FOLDER/ixi_thickness/participants.tsv, or FOLDER/participants.tsv, or 
           --config.data.participants; there is no public download. Columns: participant_id, site, age, sex, and
           features by FreeSurfer's names (data.features). n/a is missing, an age of 89+ is 89,
           sex is the target.
-Note:     the clean control: whatever tells the scanner is the scanner's doing; see experiments/pages/cohorts.md.
+Note:     the clean control: ages match, so only scanner effects predict the scanner (experiments/pages/cohorts.md).
 Variant:  configs/ixi_thickness.py:paper carries the paper's weights and kernel, a free tau and no site calibration.
 """
 

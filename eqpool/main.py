@@ -1,4 +1,4 @@
-"""The door of `python -m eqpool.main`; `eqpool.commands.main` is the command."""
+"""The door of `python -m eqpool.main`. The command is in `eqpool.commands.main`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The door of `python -m eqpool.preflight`; `eqpool.commands.preflight` is the command."""
+"""The door of `python -m eqpool.preflight`. The command is in `eqpool.commands.preflight`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The door of `python -m eqpool.transform`; `eqpool.commands.transform` is the command."""
+"""The door of `python -m eqpool.transform`. The command is in `eqpool.commands.transform`."""
 
 import importlib
 import sys
@@ -10,7 +10,7 @@ __all__ = ["transform", "main"]  # noqa: F822 - the first is imported when it is
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the function behind the command when it is asked for: the command checks its paths first."""
+    """Imports the function behind the command on first access, because the command checks its paths first."""
     if name.startswith("__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module("eqpool.commands.new_scans"), name)

@@ -49,11 +49,11 @@ phi = pooling.transform(thickness, site=site)
 # %% [markdown]
 # ## What is left of scanner and age, in people that pooling never saw
 #
-# The scanners' ages differ, so that age alone tells something of the scanner: that floor is what Phi may reach.
+# The scanners' ages differ, so the scanner is partly predictable from age. Phi may reach this floor.
 
 
 # %%
-def site_told(features: np.ndarray) -> float:
+def site_accuracy(features: np.ndarray) -> float:
     """Balanced accuracy of a logistic probe for the site on held-out rows; chance is 0.25."""
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced"))
     return balanced_accuracy_score(site[test], probe.fit(features[train], site[train]).predict(features[test]))
@@ -65,12 +65,13 @@ def age_read(features: np.ndarray) -> np.ndarray:
 
 
 scores = {
-    name: (site_told(features), r2_score(age[test], age_read(features)))
+    name: (site_accuracy(features), r2_score(age[test], age_read(features)))
     for name, features in {"raw": thickness, "harmonised": harmonised, "Phi": phi}.items()
 }
-print(f"{'':12} site told  age R^2   (SIMULATED data; chance 0.25, from age alone {site_told(age[:, None]):.2f})")
-for name, (told, read) in scores.items():
-    print(f"{name:12} {told:9.2f} {read:8.2f}")
+floor = site_accuracy(age[:, None])
+print(f"{'':12} site accuracy  age R^2   (SIMULATED data; chance 0.25, from age {floor:.2f})")
+for name, (accuracy, read) in scores.items():
+    print(f"{name:12} {accuracy:13.2f} {read:8.2f}")
 
 # %% [markdown]
 # ## The picture
@@ -83,7 +84,7 @@ figure = Figure(figsize=(9, 4.2), layout="constrained")
 panels = figure.subplots(1, 2, sharey=True)
 for axes, (name, values) in zip(panels, {"raw": thickness, "harmonised": harmonised}.items(), strict=True):
     scatter_sites(axes, np.stack([age[test], values[test, region]], axis=1), site[test], SCANNERS)
-    axes.set(title=f"{name}: site told {scores[name][0]:.2f}, age R$^2$ {scores[name][1]:.2f}", xlabel="age")
+    axes.set(title=f"{name}: site accuracy {scores[name][0]:.2f}, age R$^2$ {scores[name][1]:.2f}", xlabel="age")
 panels[0].set_ylabel(f"thickness of region {region}, mm")
 figure.suptitle("SIMULATED DATA, held-out people", x=0.01, ha="left", fontsize=9)
 legend_below(figure, panels[0], SCANNERS)

@@ -66,6 +66,11 @@ _ALL = (
         "--cohorts=COHORTS --unseen", "25 to 40 minutes, a minute more for each baseline and cohort",
     ),
     Experiment(
+        "known_truth_tables", "known_truth_tables",
+        "The same people measured by two pipelines: what does each method make of them?", "--cohorts=COHORTS",
+        "3 minutes",
+    ),
+    Experiment(
         "folds", "folds", "Settings of a table's config, compared by folds that never see test rows",
         "--config=german --raw_dir=UCI --set=", "1 to 3 minutes a setting",
     ),

@@ -170,10 +170,12 @@ def test_a_site_never_seen_is_said_and_can_be_calibrated(fitted, tmp_path):
     with pytest.warns(UnseenSiteWarning, match="site D: not seen in fit"):
         before = estimator.harmonise(new, site)
     assert estimator.unseen_sites_ == ("D",)
-    estimator.calibrate(new[:25], "D", who[["age", "sex"]][:25], who.dx[:25])
+    calibrated = estimator.calibrate(new[:25], "D", who[["age", "sex"]][:25], who.dx[:25])
+    assert list(calibrated.calibration_.sites) == ["A", "B", "C", "D"]
+    assert list(estimator.calibration_.sites) == ["A", "B", "C"]  # calibrate changes a copy
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        after = estimator.harmonise(new[25:], site[25:])
+        after = calibrated.harmonise(new[25:], site[25:])
     expected = fitted.harmonise(features[who.site == "A"], who.site[who.site == "A"]).mean()
     gaps = [np.abs(values.mean() - expected).max() for values in (before[25:], after)]
     assert gaps[1] < 0.8 and gaps[0] > 2 * gaps[1]

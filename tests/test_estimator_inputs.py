@@ -47,7 +47,7 @@ class Identity:
 
 @pytest.fixture
 def untrained(monkeypatch):
-    monkeypatch.setattr("eqpool.estimator.train_networks", lambda *_: (Identity(), None))
+    monkeypatch.setattr("eqpool.estimator.pooling.train_networks", lambda *_: (Identity(), None))
 
 
 def cohort() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -150,8 +150,8 @@ def test_covariates_of_every_form_are_the_same_numbers(untrained, form):
     assert set(estimator.covariate_names_) == {"age", "sex"}
     np.testing.assert_allclose(estimator.transform(X, site), expected.transform(X, site), rtol=1e-6)
     new = COVARIATES[form](age, sex)[:20]
-    estimator.calibrate(X[:20], "3", new if form != "other order" else new[["age", "sex"]])
-    assert "3" in estimator.calibration_.sites
+    calibrated = estimator.calibrate(X[:20], "3", new if form != "other order" else new[["age", "sex"]])
+    assert "3" in calibrated.calibration_.sites and "3" not in estimator.calibration_.sites
 
 
 def test_columns_stacked_with_text(untrained):
@@ -308,6 +308,7 @@ NUMPY = {
     "rotation_range": (1.0, [1, np.int64(1), np.float32(1), np.array(1), np.array([1.0])]),
     "prior_rows": (np.inf, [np.inf, np.float32("inf"), np.array(np.inf)]),
     "calibrate_sites": (True, [np.True_, np.array(True)]),
+    "reference": ("2", [2, np.int64(2), 2.0, "2", np.str_("2")]),
     "tau": ("free", [np.str_("free"), np.array("free")]),
     "random_state": (3, [np.int64(3), np.array([3])]),
 }
@@ -330,7 +331,8 @@ def test_numpys_values_are_the_parameters_of_python(name):
     [("latent_dim", 2.5), ("latent_dim", "3"), ("latent_dim", True), ("latent_dim", 1), ("latent_dim", None),
      ("epochs", -1), ("epochs", np.int64(-1)), ("batch_size", np.array([8, 16])), ("learning_rate", "fast"),
      ("learning_rate", np.nan), ("learning_rate", -1e-3), ("learning_rate", 1j), ("mmd_match", "both"), ("tau", 3),
-     ("calibrate_sites", 1), ("validation_fraction", 1.5), ("rotation_range", -1), ("rotation_range", "3"),
+     ("calibrate_sites", 1), ("calibrate_sites", "scale"), ("reference", ""), ("reference", [1]),
+     ("validation_fraction", 1.5), ("rotation_range", -1), ("rotation_range", "3"),
      ("rotation_range", ()), ("rotation_range", (1, np.nan)), ("rotation_range", 4), ("prior_rows", -1),
      ("prior_rows", np.nan), ("prior_rows", "many"), ("random_state", "seed"), ("random_state", -1),
      ("random_state", 1.5), ("keep_sign", "on"), ("class_weights", "none"), ("hidden_units", np.zeros(0))],

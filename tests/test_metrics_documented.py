@@ -23,7 +23,7 @@ from eqpool.geometry import so
 from eqpool.methods.crossfit import Decodes, deal_folds
 from eqpool.methods.decoding import Pooled, measure, summarise
 from eqpool.methods.istn import Istn
-from eqpool.objectives.istn import TASK_MODELS
+from eqpool.objectives.istn_networks import TASK_MODELS
 from eqpool.storage import files
 from eqpool.storage.run_folder import RunFolder
 from tests.conftest import tiny_config

@@ -13,7 +13,8 @@ import eqpool
 from eqpool.geometry import so, sphere
 from eqpool.losses.mmd import conditional_mmd
 from eqpool.models.invariant import StageTwo
-from eqpool.ops.numerics import masked_mean, safe_norm
+from eqpool.ops.numerics import safe_norm
+from eqpool.ops.rows import masked_mean
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 # Few shapes, so that few programs are compiled; the same examples every time, so that a failure is met again.

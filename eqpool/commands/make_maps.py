@@ -225,8 +225,8 @@ def check_contrast(cohort: Cohort, fold: np.ndarray) -> None:
     rows, contrast, nuisance = _t_design(cohort, fold)
     if not is_estimable(contrast[:, None], nuisance):
         raise InputError(
-            f"{cohort.target_name}: constant, or told by {', '.join(cohort.covariate_names)}, in the {len(rows)} "
-            "people whose own is known, expected a target that a t-map can tell from the covariates"
+            f"{cohort.target_name}: constant, or determined by {', '.join(cohort.covariate_names)}, in the {len(rows)} "
+            "people with a known target, expected one that a t-map can separate from the covariates"
         )
 
 
@@ -261,5 +261,7 @@ def describe_maps(facts: Facts) -> str:
         lines.append(f"  after less before, found at the matched rate: {format_metric(facts, 'sensitivity_gain')}")
     if first["not_estimable"]:
         names = ", ".join(first["not_estimable"])
-        lines.append(f"  {names}: told by the others in the {first['rows']} people with a known target, hence no map")
+        lines.append(
+            f"  {names}: determined by the others in the {first['rows']} people with a known target, hence no map"
+        )
     return "\n".join(lines)

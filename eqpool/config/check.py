@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import math
 import typing
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -29,7 +29,15 @@ def from_config_dict(config: ConfigDict) -> RunConfig:
     parse_bandwidth(checked.stage_two.bandwidth, "config.stage_two.bandwidth")
     parse_bandwidth(checked.baseline.bandwidth, "config.baseline.bandwidth")
     _check_together(checked)
-    return checked
+    return _resolved(checked)
+
+
+def _resolved(config: RunConfig) -> RunConfig:
+    """Returns a config in which the method has chosen the site calibration if it is left to the method."""
+    if config.data.site_calibration != "by_method":
+        return config
+    chosen: Literal["auto", "none"] = "auto" if METHODS[config.method].calibrates else "none"
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, site_calibration=chosen))
 
 
 def _check_together(config: RunConfig) -> None:
@@ -54,6 +62,11 @@ def _check_together(config: RunConfig) -> None:
         taking = " or ".join(name for name, entry in METHODS.items() if entry.takes_nuisances)
         raise InputError(
             f'config.data.nuisances = "{config.data.nuisances}": expected "" unless config.method is {taking}'
+        )
+    if METHODS[config.method].makes == "data" and config.data.site_calibration not in ("none", "by_method"):
+        raise InputError(
+            f'config.data.site_calibration = "{config.data.site_calibration}": expected "none" for config.method = '
+            f'"{config.method}", which corrects the sites itself and has to read the data as they are'
         )
     if config.data.dataset == "participants" and not config.data.participants:
         raise InputError('config.data.participants = "": expected the path of a participants.tsv')

@@ -17,15 +17,17 @@ class MethodEntry:
       makes: "latents" for one vector a scan, "images" for harmonised images alone, or "data" for harmonised volumes or
         features alone.
       takes_nuisances: whether the method can be made invariant to `config.data.nuisances`.
+      calibrates: whether `config.data.site_calibration = "by_method"` means "auto" rather than "none".
     """
 
     path: str
     makes: Literal["latents", "images", "data"] = "latents"
     takes_nuisances: bool = False
+    calibrates: bool = False
 
 
 METHODS = {
-    "ours": MethodEntry("eqpool.methods.pooling:Pooling", takes_nuisances=True),
+    "ours": MethodEntry("eqpool.methods.pooling:Pooling", takes_nuisances=True, calibrates=True),
     **dict.fromkeys(("naive", "mmd", "cai", "ss", "rm"), MethodEntry("eqpool.methods.baseline:Baseline")),
     "combat": MethodEntry("eqpool.methods.combat:CombatMethod", makes="data"),
     "istn": MethodEntry("eqpool.methods.istn:Istn", makes="images"),

@@ -101,7 +101,7 @@ def use_volume_pooling(config: ConfigDict, variant: str, paper_batch_size: int) 
 
 def use_freesurfer_pooling(config: ConfigDict, variant: str) -> None:
     """Sets site calibration, both stages and the baselines for tables of FreeSurfer features (experiments/cohorts)."""
-    config.data.update(features="*_thickness,*-*,*Ventricle", site_calibration="covariance")
+    config.data.update(features="*_thickness,*-*,*Ventricle", site_calibration="by_method")
     config.model.tau = "covariate"
     config.stage_one.update(
         epochs=150,

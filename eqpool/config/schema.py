@@ -54,7 +54,10 @@ class DataConfig:
     target_type: Literal["auto", "classes", "number"] = "auto"
     described: str = ""  # comma-separated numeric columns, such as mmse: shown by site in the report, never trained on
     features: str = ""  # comma-separated columns or glob patterns. If given, the cohort is a table instead of volumes
-    site_calibration: Literal["none", "location", "covariance"] = "none"  # for a table's features, before training
+    # Correction of each site's features before training, for tables (docs/own_data.md): location; location_scale;
+    # covariance, which adds the sites' covariances; auto, which adds them as far as held-out training rows support it.
+    # by_method: auto for ours, none for the baselines
+    site_calibration: Literal["none", "location", "location_scale", "covariance", "auto", "by_method"] = "none"
     reference: str = ""  # site whose features the calibration leaves alone, and whose look the others take, "" for none
     fit_on: str = ""  # rows that the calibration learns from, as column:label, such as dx:CN; it is applied to all rows
     # Named grid (mni_4mm, mni_2mm, 64) or a shape such as 32x32x32, 32x32x32@6 in mm, 32x40x32@1@-26,-20,-14 for crops

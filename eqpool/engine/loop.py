@@ -76,8 +76,8 @@ def fit(
             try:
                 state, terms, validation = run_epoch(state, epoch)
             except BadBatch as bad:
-                told = f"{name} diverged in epoch {epoch + 1}, {bad.describe(names)}"
-                raise TrainingDiverged(f"{told}; {_last_good(checkpoints.latest_epoch())}") from None
+                cause = f"{name} diverged in epoch {epoch + 1}, {bad.describe(names)}"
+                raise TrainingDiverged(f"{cause}; {_last_good(checkpoints.latest_epoch())}") from None
             record = _record(name, state, terms, validation)
             record["seconds"] = round(time.monotonic() - started, 3)
             _check_finite(record, checkpoints.latest_epoch())

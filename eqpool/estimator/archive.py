@@ -1,4 +1,4 @@
-"""Stores a fitted `EquivariantPooling` in one .npz file of plain arrays and JSON."""
+"""Stores a fitted `EquivariantPooling` or `SiteCalibrator` in one .npz file of plain arrays and JSON."""
 
 import dataclasses
 import json
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from eqpool.config.check import plain
 from eqpool.data.cohort import CovariateScaling
 from eqpool.data.shape import DataShape
 from eqpool.data.tables.arrays import CovariateCoding
@@ -20,84 +21,121 @@ from eqpool.estimator.parameters import Parameters
 from eqpool.methods.networks import PoolingNetworks
 from eqpool.storage.files import read_arrays, write_arrays
 
-_FORMAT = 2
+_FORMAT = 3
 _STAGES = ("stage_one", "stage_two")
-_READABLE = (1, 2)  # format 1 lacks reference levels and the flags `constant` and `nonnegative`
+# Format 1 lacks reference levels and the flags `constant` and `nonnegative`. `SiteCalibration.from_arrays` refuses the
+# calibrations of formats 1 and 2.
+_READABLE = (1, 2, 3)
+_POOLING, _CALIBRATOR = "EquivariantPooling", "SiteCalibrator"
 
 
 def write_estimator(estimator: Any, path: pathlib.Path) -> None:
     """Writes a fitted `eqpool.estimator.EquivariantPooling`."""
-    pooling, target, scaling = estimator.pooling_, estimator.target_, estimator.scaling_
+    pooling = estimator.pooling_
     header = {
-        "format": _FORMAT,
+        "kind": _POOLING,
         "parameters": estimator.parameters_.to_dict() | {"keep_sign": bool(estimator.keep_sign)},
-        "covariates": estimator.covariates_.levels,
         "nuisance_names": estimator.nuisance_names_,
-        "target": {"kind": target.kind, "mean": target.mean, "deviation": target.deviation},
         "shape": _plain_shape(pooling.shape),
+    }
+    arrays = {
+        "covariate_minimum": estimator.covariate_scaling_.minimum,
+        "covariate_maximum": estimator.covariate_scaling_.maximum,
+    }
+    arrays |= _stage_arrays("stage_one", pooling.stage_one) | _stage_arrays("stage_two", pooling.stage_two)
+    _write(estimator, path, header, arrays)
+
+
+def write_calibrator(calibrator: Any, path: pathlib.Path) -> None:
+    """Writes a fitted `eqpool.estimator.SiteCalibrator`."""
+    parameters = {name: plain(value) for name, value in calibrator.get_params(deep=False).items()}
+    _write(calibrator, path, {"kind": _CALIBRATOR, "parameters": parameters}, {})
+
+
+def read_estimator(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads the parameters of an `EquivariantPooling` and its fitted attributes, by name.
+
+    Raises:
+      InputError: the file does not exist, `write_estimator` did not write it, or its format is unknown.
+    """
+    header, arrays = _read(path, _POOLING)
+    shape = _read_shape(header["shape"])
+    parameters = Parameters.check({"keep_sign": False, "reference": None} | header["parameters"])
+    stage_one, stage_two = (unflatten_dict(_under(stage, arrays), sep="/") for stage in _STAGES)
+    return parameters.to_dict(), _attributes(path, header, arrays) | {
+        "parameters_": parameters,
+        "nuisance_names_": tuple(header.get("nuisance_names", ())),
+        "covariate_scaling_": CovariateScaling(arrays["covariate_minimum"], arrays["covariate_maximum"]),
+        "pooling_": PoolingNetworks(parameters.to_config(), shape, stage_one, stage_two),
+        "_n_features_out": parameters.latent_dim,
+    }
+
+
+def read_calibrator(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads the parameters of a `SiteCalibrator` and its fitted attributes, by name.
+
+    Raises:
+      InputError: the file does not exist, `write_calibrator` did not write it, or its format is unknown.
+    """
+    header, arrays = _read(path, _CALIBRATOR)
+    return header["parameters"], _attributes(path, header, arrays)
+
+
+def _write(estimator: Any, path: pathlib.Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Writes what the estimators share, with a header and arrays of their own."""
+    target, scaling, calibration = estimator.target_, estimator.scaling_, estimator.calibration_
+    header |= {
+        "format": _FORMAT,
+        "covariates": estimator.covariates_.levels,
+        "target": {"kind": target.kind, "mean": target.mean, "deviation": target.deviation},
         "columns": estimator._columns,
         "feature_names": list(getattr(estimator, "feature_names_in_", [])),
         "findings": estimator.findings_,
     }
-    arrays = {
+    arrays |= {
         "classes": target.classes,
         "sites": estimator.sites_,
         "feature_mean": scaling.mean,
         "feature_scale": scaling.deviation,
         "feature_constant": scaling.constant,
-        "covariate_minimum": estimator.covariate_scaling_.minimum,
-        "covariate_maximum": estimator.covariate_scaling_.maximum,
     }
     arrays |= {} if scaling.nonnegative is None else {"feature_nonnegative": scaling.nonnegative}
-    calibration = estimator.calibration_
     arrays |= {} if calibration is None else _prefixed("calibration", calibration.to_arrays())
-    arrays |= _stage_arrays("stage_one", pooling.stage_one) | _stage_arrays("stage_two", pooling.stage_two)
     write_arrays(path, arrays | {"header": np.array(json.dumps(header))})
 
 
-def read_estimator(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads the parameters of an estimator and its fitted attributes, by name.
-
-    Raises:
-      InputError: the file does not exist, `write_estimator` did not write it, or its format is unknown.
-    """
+def _read(path: pathlib.Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     arrays = read_arrays(path)
     try:
         header = json.loads(str(arrays.pop("header")))
-        version = header["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: expected a file that EquivariantPooling.save wrote ({error})") from None
+        version, found = header["format"], header.get("kind", _POOLING)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: expected a file that {kind}.save wrote ({error})") from None
     if version not in _READABLE:
         raise InputError(f"{path}: format {version}, expected {_FORMAT}; another version of eqpool wrote it")
-    given = {"keep_sign": False} | header["parameters"]
-    parameters = Parameters.check(given)
-    return parameters.to_dict(), _attributes(path, header, arrays, parameters)
+    if found != kind:
+        raise InputError(f"{path}: a {found}, expected a {kind}; read it with {found}.load")
+    return header, arrays
 
 
-def _attributes(
-    path: pathlib.Path, header: dict[str, Any], arrays: dict[str, np.ndarray], parameters: Parameters
-) -> dict[str, Any]:
-    shape = _read_shape(header["shape"])
-    stage_one, stage_two = (unflatten_dict(_under(stage, arrays), sep="/") for stage in _STAGES)
+def _attributes(path: pathlib.Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     calibration, names = _under("calibration", arrays), tuple(header["feature_names"])
-    constant = arrays.get("feature_constant", np.zeros(shape.inputs, bool))
-    sites = np.array(same_labels(arrays["sites"], f"{path}, sites"), np.str_)
+    mean = arrays["feature_mean"]
+    constant = arrays.get("feature_constant", np.zeros(mean.shape, bool))
+    try:
+        fitted = SiteCalibration.from_arrays(calibration) if calibration else None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     attributes = {
-        "parameters_": parameters,
         "covariates_": _covariates(header),
-        "nuisance_names_": tuple(header.get("nuisance_names", ())),
         "target_": TargetCoding(classes=arrays["classes"], **header["target"]),
-        "sites_": sites,
+        "sites_": np.array(same_labels(arrays["sites"], f"{path}, sites"), np.str_),
         "unseen_sites_": (),
+        "clipped_": np.zeros(len(mean), np.int64),
         "findings_": header.get("findings", []),
-        "scaling_": ColumnScaling(
-            arrays["feature_mean"], arrays["feature_scale"], constant, arrays.get("feature_nonnegative")
-        ),
-        "covariate_scaling_": CovariateScaling(arrays["covariate_minimum"], arrays["covariate_maximum"]),
-        "calibration_": SiteCalibration.from_arrays(calibration) if calibration else None,
-        "pooling_": PoolingNetworks(parameters.to_config(), shape, stage_one, stage_two),
-        "n_features_in_": shape.inputs[0],
-        "_n_features_out": parameters.latent_dim,
+        "scaling_": ColumnScaling(mean, arrays["feature_scale"], constant, arrays.get("feature_nonnegative")),
+        "calibration_": fitted,
+        "n_features_in_": len(mean),
         "_columns": tuple(header.get("columns") or ()) or names or None,
     }
     return attributes | ({"feature_names_in_": np.array(names, object)} if names else {})

@@ -10,6 +10,8 @@ from sklearn.utils import check_random_state
 
 from eqpool.config import RunConfig, default_config
 from eqpool.config.check import build, from_config_dict, plain
+from eqpool.data.tables.calibration import METHODS
+from eqpool.data.tables.coding import to_label
 from eqpool.errors import InputError
 
 _NAME = "EquivariantPooling"
@@ -34,7 +36,6 @@ class _Checked:
     prediction_weight: float = dataclasses.field(metadata=_range())
     mmd_weight: float = dataclasses.field(metadata=_range())
     mmd_match: Literal["phi", "covariate_free", "conditional"]
-    calibrate_sites: bool
     target_type: Literal["auto", "classes", "number"]
     class_weights: Literal["equal", "balanced"]
     validation_fraction: float = dataclasses.field(metadata=_range(0.0, 0.9))
@@ -47,12 +48,16 @@ class Parameters(_Checked):
 
     Attributes:
       rotation_range: angle in radians, or one angle per covariate.
+      calibrate_sites: method of the site calibration, "none" for no calibration.
       prior_rows: None, or a number of rows, which may be infinite.
+      reference: name of the reference site, or None.
       random_state: seed.
     """
 
     rotation_range: float | tuple[float, ...]
+    calibrate_sites: bool | str
     prior_rows: float | None
+    reference: str | None
     random_state: int
 
     @classmethod
@@ -64,7 +69,9 @@ class Parameters(_Checked):
         """
         special: dict[str, Any] = {
             "rotation_range": _rotation_range(plain(given["rotation_range"])),
-            "prior_rows": _prior_rows(plain(given["prior_rows"])),
+            "calibrate_sites": calibration_method(given["calibrate_sites"], _NAME),
+            "prior_rows": prior_rows(given["prior_rows"], _NAME),
+            "reference": reference_site(given["reference"], _NAME),
             "random_state": _seed(given["random_state"]),
         }
         checked = build(_Checked, {name: value for name, value in given.items() if name not in special}, _NAME)
@@ -126,12 +133,40 @@ def _rotation_range(value: Any) -> float | tuple[float, ...]:
     return tuple(map(float, ranges)) if several else float(value)
 
 
-def _prior_rows(value: Any) -> float | None:
+def calibration_method(value: Any, owner: str) -> bool | str:
+    """Returns a checked value of `calibrate_sites`."""
+    value = plain(value)
+    if not isinstance(value, bool) and value not in ("none", *METHODS):
+        raise InputError(f"{owner}.calibrate_sites = {value!r}: expected True, False, none or {', '.join(METHODS)}")
+    return value
+
+
+def method_of(calibrate_sites: bool | str) -> str:
+    """Returns the method of the calibration that a checked value of `calibrate_sites` stands for."""
+    return calibrate_sites if isinstance(calibrate_sites, str) else {True: "auto", False: "none"}[calibrate_sites]
+
+
+def prior_rows(value: Any, owner: str) -> float | None:
+    """Returns a checked value of `prior_rows`."""
+    value = plain(value)
     if value is None:
         return None
     if not _is_number(value) or value < 0:
-        raise InputError(f"{_NAME}.prior_rows = {value!r}: expected None, or a number of rows of at least 0")
+        raise InputError(f"{owner}.prior_rows = {value!r}: expected None, or a number of rows of at least 0")
     return float(value)
+
+
+def reference_site(value: Any, owner: str) -> str | None:
+    """Returns the label of a reference site by the rules of `eqpool.data.tables.coding`."""
+    if value is None:
+        return None
+    try:
+        label = to_label(plain(value))
+    except InputError as error:
+        raise InputError(f"{owner}.reference = {value!r}: {error}") from None
+    if not label:
+        raise InputError(f"{owner}.reference = {value!r}: expected the name of a site, or None")
+    return label
 
 
 def _seed(random_state: Any) -> int:

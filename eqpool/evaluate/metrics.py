@@ -15,10 +15,12 @@ from jax.typing import ArrayLike
 
 from eqpool.evaluate.permutations import permute_rows, permute_subjects
 from eqpool.losses.kernels import Bandwidth, Kernel, kernel_matrix
-from eqpool.losses.mmd import Estimator, global_bandwidths, rows_of_sites, weighted_mmd
+from eqpool.losses.weighted_mmd import Estimator, global_bandwidths, rows_of_sites, weighted_mmd
 from eqpool.ops.arguments import check_count, check_integers, check_positive, check_shape
 from eqpool.ops.finite import non_finite_rows
-from eqpool.ops.numerics import Points, as_float, einsum, flat_rows, power_of_two_below, row_weight, zero_masked_rows
+from eqpool.ops.numerics import as_float, einsum, power_of_two_below
+from eqpool.ops.points import Points
+from eqpool.ops.rows import flat_rows, row_weight, zero_masked_rows
 
 # level = floor(10 c) for c in [0, 1]: ten levels, and one for the largest covariate.
 _LEVELS = 11

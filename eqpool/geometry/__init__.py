@@ -1,4 +1,4 @@
-"""Groups, spheres and warps: geometry in jax alone, without parameters."""
+"""Geometry of groups, spheres and warps, in pure JAX and without trainable parameters."""
 
 from eqpool.geometry import so, sphere, warp
 

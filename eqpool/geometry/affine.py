@@ -1,8 +1,8 @@
-"""Affine maps of the plane and of space, in the parameters of an affine spatial transformer.
+"""Affine maps in two and three dimensions, in the parameters of an affine spatial transformer.
 
-Coordinates are normalised: along every axis -1 is the centre of the first voxel and +1 that of the last, in the order
-of the array's axes. An axis of a single voxel has the one coordinate 0, and nothing moves along it. Where the axes of
-an image differ in length, a rotation of normalised coordinates is a rotation of voxels between two stretches.
+Coordinates are normalised and in the order of the array's axes. Along each axis -1 is the centre of the first voxel and
++1 the centre of the last. An axis of a single voxel has the coordinate 0 only, and nothing moves along it. If the axes
+of an image differ in length, a rotation of normalised coordinates is a rotation of voxels between two stretches.
 """
 
 from collections.abc import Sequence
@@ -18,21 +18,23 @@ from eqpool.ops.numerics import as_float, einsum, matmul
 
 
 def rotation_matrix(angles: ArrayLike) -> Array:
-    """The rotation by `angles`.
+    """Computes the rotation matrix of `angles`.
 
-    In the plane it takes axis 0 towards axis 1. In space it is R_0(a_0) R_1(a_1) R_2(a_2), where R_k is right-handed
-    about array axis k (R_0 takes axis 1 towards axis 2, R_1 axis 2 towards 0, R_2 axis 0 towards 1) and R_2 acts first.
-    The published affine STN turns about z, x and z again: near zero, where training starts, two of its angles do the
-    same and no angle turns about y, so it is not followed in that.
+    In 2D it rotates axis 0 towards axis 1. In 3D it is R_0(a_0) R_1(a_1) R_2(a_2), and R_2 acts first. R_k is a
+    right-handed rotation about array axis k: R_0 rotates axis 1 towards axis 2, R_1 axis 2 towards axis 0, and R_2
+    axis 0 towards axis 1.
+
+    The published affine STN (Robinson et al. 2020) rotates about z, x and z again. Near zero, where training starts,
+    two of its angles have the same effect and none rotates about y. Therefore this function uses three different axes.
 
     Args:
-      angles: (..., 1) in the plane or (..., 3) in space, radians.
+      angles: (..., 1) in 2D or (..., 3) in 3D, in radians.
 
     Returns:
       (..., 2, 2) or (..., 3, 3), exactly the identity at zero.
 
     Raises:
-      ValueError: another shape.
+      ValueError: `angles` has another shape.
     """
     angles = as_float(angles)
     planes = {1: [(2, 0, 1)], 3: [(3, 1, 2), (3, 2, 0), (3, 0, 1)]}.get(angles.shape[-1] if angles.ndim else 0)
@@ -45,24 +47,26 @@ def rotation_matrix(angles: ArrayLike) -> Array:
 
 
 def affine_matrix(translation: ArrayLike, rotation: ArrayLike, log_scale: ArrayLike, shear: ArrayLike) -> Array:
-    """The map x -> S exp(log_scale) S^T R (x + translation), R the rotation by `rotation` and S that by `shear`.
+    """Computes the affine map x -> S exp(log_scale) S^T R (x + translation).
 
-    So `log_scale` stretches along orthogonal axes that `shear` turns away from the array's: the affine transformer of
-    ISTN (Robinson et al. 2020; docs/method.md, section 9), shear . scale . shear^T . rotation . translation. A warp
-    reads it as a pull-back: output(x) = image(matrix x), so that the image itself moves by the inverse. All zero gives
-    exactly the identity, and so does `shear` alone.
+    R is the rotation by `rotation` and S the rotation by `shear`. `log_scale` thus stretches along orthogonal axes that
+    `shear` rotates away from the array's axes. This is the affine transformer of ISTN, shear . scale . shear^T .
+    rotation . translation (Robinson et al. 2020; docs/method.md, section 9).
+
+    A warp uses the map as a pull-back, output(x) = image(matrix x), so the image itself moves by the inverse. The map
+    is exactly the identity if all parameters but `shear` are zero.
 
     Args:
-      translation: (..., D), D = 2 or 3, in normalised units: 2 is the distance between the outermost voxel centres.
-      rotation: (..., 1) if D = 2, (..., 3) if D = 3, radians; see `rotation_matrix`.
+      translation: (..., D), D = 2 or 3, in normalised units. The outermost voxel centres are 2 apart.
+      rotation: (..., 1) if D = 2, (..., 3) if D = 3, in radians, see `rotation_matrix`.
       log_scale: (..., D), natural logarithms of the stretches.
-      shear: as `rotation`.
+      shear: angles of S, as `rotation`.
 
     Returns:
-      (..., D, D + 1), the linear part and, as last column, the offset.
+      (..., D, D + 1), the linear part with the offset as last column.
 
     Raises:
-      ValueError: shapes that do not go together; the leading axes must be the same.
+      ValueError: shapes that do not go together. The leading axes must be equal.
     """
     translation, log_scale = as_float(translation), as_float(log_scale)
     dimensions = translation.shape[-1] if translation.ndim else 0
@@ -77,20 +81,20 @@ def affine_matrix(translation: ArrayLike, rotation: ArrayLike, log_scale: ArrayL
     ):
         check_shape(name, value, (*translation.shape[:-1], last), f" for translation {translation.shape}")
     axes = rotation_matrix(shear)
-    # I + S (scale - 1) S^T rather than S scale S^T: exact where the scale is 1.
+    # I + S (scale - 1) S^T instead of S scale S^T, because it is exact where the scale is 1.
     stretch = einsum("...ik,...k,...jk->...ij", axes, jnp.expm1(log_scale), axes) + _identity(axes)
     linear = matmul(stretch, rotation_matrix(rotation))
     return _with_offset(linear, einsum("...ij,...j->...i", linear, translation))
 
 
 def invert_affine(matrix: ArrayLike) -> Array:
-    """The affine map (..., D, D + 1) that undoes `matrix` (..., D, D + 1), in closed form; not finite if there is none.
+    """Inverts affine maps (..., D, D + 1) in closed form. The result is not finite if there is no inverse.
 
     Raises:
-      ValueError: another shape.
+      ValueError: `matrix` has another shape.
     """
     linear, offset = _linear_and_offset("matrix", matrix)
-    # By cofactors, for these sizes exact enough and one pass over a batch, where a solve calls LAPACK for each matrix.
+    # Cofactors are exact enough at these sizes and take one pass over a batch. A solve calls LAPACK for each matrix.
     if linear.shape[-1] == 2:
         a, b, c, d = (linear[..., i, j] for i in (0, 1) for j in (0, 1))
         adjugate = jnp.stack([jnp.stack([d, -b], axis=-1), jnp.stack([-c, a], axis=-1)], axis=-2)
@@ -104,12 +108,12 @@ def invert_affine(matrix: ArrayLike) -> Array:
 
 
 def compose_affine(outer: ArrayLike, inner: ArrayLike) -> Array:
-    """The affine map x -> outer(inner(x)), (..., D, D + 1) as both are.
+    """Computes the affine map x -> outer(inner(x)). All three have shape (..., D, D + 1).
 
-    Warps pull back, so warping by `compose_affine(outer, inner)` is warping by `outer` first and by `inner` then.
+    Warps pull back, so a warp by `compose_affine(outer, inner)` equals a warp by `outer` followed by one by `inner`.
 
     Raises:
-      ValueError: shapes that are no affine maps or differ.
+      ValueError: the shapes differ or are not those of affine maps.
     """
     outer_linear, outer_offset = _linear_and_offset("outer", outer)
     inner_linear, inner_offset = _linear_and_offset("inner", inner)
@@ -119,11 +123,11 @@ def compose_affine(outer: ArrayLike, inner: ArrayLike) -> Array:
 
 
 def affine_displacement(matrix: ArrayLike, shape: Sequence[int]) -> Array:
-    """How far `matrix` takes every voxel of a grid of `shape`: exactly 0 for the identity.
+    """Computes the displacement of every voxel of a grid under `matrix`, exactly 0 for the identity.
 
     Args:
       matrix: (..., D, D + 1), in normalised coordinates.
-      shape: D numbers of voxels.
+      shape: numbers of voxels along the D axes of the grid.
 
     Returns:
       (..., *shape, D), in voxels.
@@ -137,13 +141,13 @@ def affine_displacement(matrix: ArrayLike, shape: Sequence[int]) -> Array:
     half = jnp.asarray([(size - 1) / 2 for size in shape], linear.dtype)
     voxels = voxel_grid(shape, linear.dtype).reshape(-1, len(shape))
     positions = (voxels - half[None]) / jnp.maximum(half, 0.5)[None]
-    # The identity is taken off before it meets a coordinate, so that nothing has to cancel.
+    # The identity is subtracted before the product with coordinates, so that no digits cancel.
     moves = einsum("...ij,pj->...pi", linear - _identity(linear), positions) + offset[..., None, :]
     return (moves * half[(None,) * (moves.ndim - 1)]).reshape(*offset.shape[:-1], *shape, len(shape))
 
 
 def _plane_rotation(angle: Array, dimensions: int, source: int, target: int) -> Array:
-    """The rotation (..., D, D) that takes axis `source` towards axis `target`."""
+    """Computes the rotation (..., D, D) of axis `source` towards axis `target`."""
     turn = np.zeros((dimensions, dimensions), angle.dtype)
     turn[target, source], turn[source, target] = 1, -1
     plane = -turn @ turn
@@ -153,7 +157,7 @@ def _plane_rotation(angle: Array, dimensions: int, source: int, target: int) -> 
 
 
 def _identity(linear: Array) -> Array:
-    """The identity (1, ..., D, D), of the rank and dtype of `linear`."""
+    """Returns the identity (1, ..., D, D) in the rank and dtype of `linear`."""
     return jnp.eye(linear.shape[-1], dtype=linear.dtype)[(None,) * (linear.ndim - 2)]
 
 

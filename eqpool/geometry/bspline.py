@@ -1,7 +1,7 @@
 """Displacement fields of uniform cubic B-splines, the parameters of a free-form deformation (Rueckert et al. 1999).
 
-A control point stands every `spacing` voxels, the first one spacing before the first voxel, and as many follow as have
-a say over the image. The kernel is the cubic B-spline itself, not an iterated box filter.
+Control points are `spacing` voxels apart. The first one lies one spacing before the first voxel, and the last one is
+the last that influences the image. The kernel is the exact cubic B-spline, not an iterated box filter.
 """
 
 import string
@@ -16,36 +16,36 @@ from eqpool.ops.numerics import as_float, einsum
 
 
 def bspline_control_shape(shape: Sequence[int], spacing: int | Sequence[int]) -> tuple[int, ...]:
-    """The number of control points along each axis: ceil((n - 1) / spacing) + 3 for n voxels.
+    """Returns the number of control points along each axis: ceil((n - 1) / spacing) + 3 for n voxels.
 
     Args:
       shape: numbers of voxels.
-      spacing: voxels from one control point to the next, for all axes or one number for each.
+      spacing: distance between control points in voxels, one number for all axes or one for each.
 
     Raises:
-      ValueError: a spacing that is no positive whole number, or another number of them than axes.
+      ValueError: a spacing is not a positive whole number, or their number is not that of the axes.
     """
     return tuple(-(-(size - 1) // step) + 3 for size, step in zip(shape, _spacings(shape, spacing), strict=True))
 
 
 def bspline_displacement(control_points: ArrayLike, shape: Sequence[int], *, spacing: int | Sequence[int]) -> Array:
-    """The field u(x) = sum over control points k of c_k prod_d beta(x_d / p_d - k_d + 1): cubic B-spline, spacing p.
+    """Computes the field u(x) = sum over control points k of c_k prod_d beta(x_d / p_d - k_d + 1).
 
-    A weighted mean of the 4^D control points around a voxel, so a cap on control points is one on the field, and equal
-    control points give that displacement everywhere. The spline approximates its control points; it does not pass
-    through them.
+    beta is the cubic B-spline and p the spacing. Each displacement is a weighted mean of the 4^D control points around
+    the voxel. A cap on the control points is therefore a cap on the field, and equal control points give their
+    displacement everywhere. The spline approximates its control points and does not pass through them.
 
     Args:
       control_points: (..., *control_shape, D), displacements in voxels, with `bspline_control_shape(shape, spacing)`
         control points along the axes.
-      shape: D numbers of voxels, two or three.
-      spacing: voxels from one control point to the next, for all axes or one number for each.
+      shape: numbers of voxels along D = 2 or 3 axes.
+      spacing: distance between control points in voxels, one number for all axes or one for each.
 
     Returns:
       (..., *shape, D), in voxels.
 
     Raises:
-      ValueError: shapes that do not go together, or a spacing that is no positive whole number.
+      ValueError: shapes that do not go together, or a spacing that is not a positive whole number.
     """
     control_points = as_float(control_points)
     dimensions = len(shape)
@@ -69,7 +69,7 @@ def _spacings(shape: Sequence[int], spacing: int | Sequence[int]) -> tuple[int, 
 
 
 def _basis(size: int, spacing: int) -> np.ndarray:
-    """Weight (voxels, control points) of every control point at every voxel of an axis, float64."""
+    """Computes the weight of every control point at every voxel of an axis, (voxels, control points) float64."""
     (num_points,) = bspline_control_shape((size,), spacing)
     distance = np.abs(np.arange(size)[:, None] / spacing - (np.arange(num_points) - 1))
     near = 2 / 3 - distance**2 + distance**3 / 2

@@ -1,4 +1,4 @@
-"""Invariant planes of skew matrices, found once on the host in float64: no device eigensolver, none on a TPU at all."""
+"""Invariant planes of skew matrices, computed once on the host in float64, so that no device needs an eigensolver."""
 
 from typing import NamedTuple
 
@@ -9,18 +9,18 @@ from jax.typing import ArrayLike
 
 from eqpool.ops.numerics import as_float, einsum, matmul
 
-# Wide enough for a generator that went through float32, far below any real asymmetry.
+# Wide enough for a generator that was rounded to float32, and far below any real asymmetry.
 _TOLERANCE = 1e-5
 
 
 class InvariantPlanes(NamedTuple):
-    """Planes in which commuting skew matrices B_c turn, c = 1..C.
+    """The planes in which commuting skew matrices B_c, c = 1..C, rotate.
 
-    With e_p, f_p the two directions of plane p, B_c e_p = speeds[c, p] f_p and B_c f_p = -speeds[c, p] e_p.
+    With e_p and f_p the two directions of plane p, B_c e_p = speeds[c, p] f_p and B_c f_p = -speeds[c, p] e_p.
 
     Attributes:
-      basis: (n, n) orthogonal, float64; columns e_1 .. e_P, f_1 .. f_P, then the directions that nothing turns.
-      speeds: (C, P) float64, in the order of decreasing speed of the B_c taken together.
+      basis: (n, n) float64, orthogonal. Its columns are e_1 .. e_P, f_1 .. f_P, and the directions that do not rotate.
+      speeds: (C, P) float64, in the order of decreasing speed of all B_c together.
     """
 
     basis: np.ndarray
@@ -33,22 +33,22 @@ class InvariantPlanes(NamedTuple):
 
 
 def invariant_planes(generator: ArrayLike) -> InvariantPlanes:
-    """Block-diagonalises one skew matrix, or several that commute, at the same time.
+    """Block-diagonalises one skew matrix, or several commuting ones together.
 
-    A generic combination K of the B_c has their common planes: an eigenvector x + iy of iK for w > 0 spans one, since
-    K x = w y and K y = -w x. Where the eigenvalues of K coincide any choice inside the eigenspace serves.
+    A generic combination K of the B_c has their common planes. An eigenvector x + iy of iK with eigenvalue w > 0 spans
+    such a plane, because K x = w y and K y = -w x. If eigenvalues of K coincide, any basis of the eigenspace serves.
 
     Args:
-      generator: (n, n) or (C, n, n), concrete (no tracer).
+      generator: (n, n) or (C, n, n), concrete and not a tracer.
 
     Raises:
-      ValueError: `generator` is traced, of another shape, not finite, not skew, or its matrices do not commute.
+      ValueError: `generator` is traced, has another shape, is not finite or not skew, or its matrices do not commute.
     """
     matrices = as_host_generator(generator)
     matrices = matrices[None] if matrices.ndim == 2 else matrices
     _check_skew_and_commuting(matrices)
     norms = np.array([max(np.linalg.norm(matrix, 2), np.finfo(np.float64).tiny) for matrix in matrices])
-    # Coefficients without a simple relation, so that two different planes do not get the same speed in K.
+    # The coefficients have no simple relation, so that different planes have different speeds in K.
     combined = np.einsum("c,cij->ij", np.sqrt(np.arange(len(norms)) + 2.0) / norms, matrices)
     values, vectors = np.linalg.eigh(1j * (combined - combined.T) / 2)
     turning = np.flatnonzero(values > _TOLERANCE * max(values[-1], np.finfo(np.float64).tiny))[::-1]
@@ -62,14 +62,14 @@ def invariant_planes(generator: ArrayLike) -> InvariantPlanes:
 
 
 def assemble(planes: InvariantPlanes) -> np.ndarray:
-    """The inverse of `invariant_planes`: the (C, n, n) skew matrices that turn these planes at these speeds."""
+    """Returns the skew matrices (C, n, n) that rotate the planes at their speeds, the inverse of `invariant_planes`."""
     first, second = planes.basis[:, : planes.num_planes], planes.basis[:, planes.num_planes : 2 * planes.num_planes]
     half = np.einsum("ip,cp,jp->cij", second, planes.speeds, first)
     return half - np.swapaxes(half, -1, -2)
 
 
 def rotations(planes: InvariantPlanes, covariate: ArrayLike) -> Array:
-    """expm(sum_c covariate_c B_c) for N covariates (N, C): (N, n, n) float32, by one angle a plane."""
+    """Computes expm(sum_c covariate_c B_c), (N, n, n) float32, from covariates (N, C) with one angle per plane."""
     covariate = as_float(covariate)
     basis = jnp.asarray(planes.basis, covariate.dtype)
     first, second, fixed = jnp.split(basis.T, (planes.num_planes, 2 * planes.num_planes))
@@ -81,10 +81,10 @@ def rotations(planes: InvariantPlanes, covariate: ArrayLike) -> Array:
 
 
 def as_host_generator(generator: ArrayLike) -> np.ndarray:
-    """`generator` as a float64 array in host memory, (n, n) or (C, n, n).
+    """Returns `generator` as a float64 array in host memory, (n, n) or (C, n, n).
 
     Raises:
-      ValueError: it is traced, of another shape or not finite.
+      ValueError: `generator` is traced, has another shape or is not finite.
     """
     try:
         matrices = np.asarray(generator, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Linear interpolation of images in two and three dimensions at given voxel coordinates, the core of every warp."""
+"""Linear interpolation of 2D and 3D images at given voxel coordinates, on which every warp is built."""
 
 import functools
 import itertools
@@ -17,24 +17,24 @@ from eqpool.ops.numerics import as_float
 
 
 def resample(images: ArrayLike, coordinates: ArrayLike, *, fill: ArrayLike = 0.0) -> Array:
-    """The images at `coordinates`, interpolated linearly along each axis.
+    """Interpolates images linearly at `coordinates`.
 
-    Outside, the image goes on as an endless grid of voxels of value `fill`, so it fades to `fill` within one voxel of
-    its border: scipy.ndimage.map_coordinates(order=1, mode="grid-constant", cval=fill). A coordinate that is NaN gives
-    NaN. At whole coordinates the image comes back exactly, if it is finite: a NaN or infinite voxel also spoils points
-    that lie on its neighbours.
+    Outside the image all voxels have the value `fill`, so the image fades to `fill` within one voxel of its border, as
+    in scipy.ndimage.map_coordinates(order=1, mode="grid-constant", cval=fill). A NaN coordinate gives NaN. At whole
+    coordinates the result is exactly the image if the image is finite. A NaN or infinite voxel also affects points that
+    lie on its neighbours.
 
-    Both gradients are exact. The one by the coordinates is 0 where an image is one voxel or more outside, and on the
-    grid itself, where the image has a kink, it is that of the cell above (after the voxel, along each axis).
+    Both gradients are exact. The gradient with respect to the coordinates is 0 for points one voxel or more outside the
+    image. On the grid, where the interpolant has a kink, it is that of the cell after the voxel along each axis.
 
     Args:
-      images: (N, *shape, C), shape of two or three axes. Half precision is computed in float32.
-      coordinates: (N, *out_shape, D), in voxels, D the number of axes in shape, in their order: 0 is the centre of the
-        first voxel of an axis and n - 1 that of the last. Any number of axes in out_shape.
-      fill: scalar, finite.
+      images: (N, *shape, C), with two or three axes in shape. Half precision is computed in float32.
+      coordinates: (N, *out_shape, D), in voxels, with D the number of axes in shape and in their order. 0 is the centre
+        of an axis's first voxel and n - 1 the centre of its last. out_shape has any number of axes.
+      fill: finite scalar.
 
     Returns:
-      (N, *out_shape, C), of the dtype of `images`; float32 if that is no float.
+      (N, *out_shape, C) in the dtype of `images`, or float32 if that is not a float dtype.
 
     Raises:
       ValueError: shapes that do not go together.
@@ -50,26 +50,29 @@ def resample(images: ArrayLike, coordinates: ArrayLike, *, fill: ArrayLike = 0.0
     dtype = np.promote_types(values.dtype, coordinates.dtype)
     border = ((0, 0, 0), *((1, 1, 0),) * dimensions, (0, 0, 0))
     padded = jax.lax.pad(values.astype(dtype), fill.astype(dtype), border)
-    # By vmap rather than by one flat index: a batch split over devices is then resampled where it lies.
+    # With vmap instead of one flat index, each device resamples its own part of a batch that is split over devices.
     result = _resample_padded_batch(padded, coordinates.astype(dtype))
     return result.astype(images.dtype if jnp.issubdtype(images.dtype, jnp.floating) else values.dtype)
 
 
 def voxel_grid(shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-    """The voxel coordinates (*shape, D) of every voxel of a grid, at which `resample` gives back the image."""
-    # On the device: as a host constant it would be compiled into every program that warps.
+    """Returns the coordinates (*shape, D) of every voxel of a grid, at which `resample` returns the image itself."""
+    # Computed on the device, because a host constant would be compiled into every program that warps.
     return jnp.stack(jnp.meshgrid(*[jnp.arange(size, dtype=dtype) for size in shape], indexing="ij"), axis=-1)
 
 
 def _resample_padded(image: Array, coordinates: Array) -> Array:
-    """One image with a border of one voxel (*(shape + 2), C) at coordinates (*out_shape, D) that do not count it."""
+    """Interpolates one image with a border of one voxel, (*(shape + 2), C), at coordinates (*out_shape, D).
+
+    The coordinates are those of the image without its border.
+    """
     *shape, channels = image.shape
     voxels = image.reshape(-1, channels)
     strides = np.array([math.prod(shape[axis + 1 :]) for axis in range(len(shape))], np.int32)
     index, fractions = _cells(coordinates, shape, strides)
 
-    # One corner of the cells after the other, and recomputed for the gradient: all at once takes five times the memory
-    # and, on a CPU, seven times as long (benchmarks/bench_warp.py).
+    # The corners of the cells are added one after the other and recomputed for the gradient. All at once takes five
+    # times the memory and, on a CPU, seven times as long (benchmarks/bench_warp.py).
     @jax.checkpoint
     def corner_share(voxels: Array, fractions: list[Array], index: Array, is_upper: Array, step: Array) -> Array:
         weights = [jnp.where(up, fraction, 1 - fraction) for up, fraction in zip(is_upper, fractions, strict=True)]
@@ -80,22 +83,27 @@ def _resample_padded(image: Array, coordinates: Array) -> Array:
 
     corners = np.array(list(itertools.product((False, True), repeat=len(shape))))
     steps = jnp.asarray(corners @ strides)
-    nothing = jnp.zeros_like(fractions[0][:, None] * voxels[:1])  # varies over devices as they do, for shard_map
+    nothing = jnp.zeros_like(fractions[0][:, None] * voxels[:1])  # varies over devices like the corners, for shard_map
     total, _ = jax.lax.scan(add_corner, nothing, (jnp.asarray(corners), steps))
     return total.reshape(*coordinates.shape[:-1], channels)
 
 
 def _cells(coordinates: Array, shape: list[int], strides: np.ndarray) -> tuple[Array, list[Array]]:
-    """The cell each point lies in: the index of its first voxel among those of the padded image, and how far in (D)."""
+    """Finds the cell of each point.
+
+    Returns:
+      The index of the cell's first voxel in the flattened padded image, and the position within the cell along each of
+      the D axes, from 0 to 1.
+    """
     index: Array = jnp.zeros((), jnp.int32)
     fractions = []
     for position, size, stride in zip(jnp.unstack(coordinates, axis=-1), shape, strides, strict=True):
         position = jnp.clip(position.reshape(-1), -1, size - 2)
-        # Clipped again as an integer: not even a NaN may index outside. The last cell is closed on both sides.
+        # Clipped again as an integer, so that not even a NaN indexes outside. The last cell is closed on both sides.
         lower = jnp.clip(jnp.floor(position).astype(jnp.int32), -1, size - 3)
         index = index + (lower + 1) * stride
         fractions.append(position - lower.astype(position.dtype))
     return index, fractions
 
 
-_resample_padded_batch = jax.jit(jax.vmap(_resample_padded))  # outside of a jit the scan would be compiled every time
+_resample_padded_batch = jax.jit(jax.vmap(_resample_padded))  # without this jit the scan would be compiled every time

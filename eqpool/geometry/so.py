@@ -1,7 +1,7 @@
 """The rotation group SO(n): its Lie algebra, two maps onto the group, and the one-parameter group of a covariate.
 
-Skew matrices are called A, their coordinates v, with m = n(n-1)/2 of them. All functions take any leading batch axes,
-compute in float32 at least and at HIGHEST precision. The inverse of a rotation is its transpose.
+A is a skew matrix and v its m = n(n-1)/2 coordinates. All functions accept any leading batch axes, and compute in
+float32 at least and at HIGHEST precision. The inverse of a rotation is its transpose.
 """
 
 import math
@@ -22,7 +22,7 @@ GroupMap = Literal["expm", "cayley"]
 
 
 def skew(v: ArrayLike) -> Array:
-    """The skew matrix with coordinates `v`: the strict upper triangle row by row, minus its transpose below.
+    """Builds the skew matrix with coordinates `v`, its strict upper triangle row by row.
 
     Args:
       v: (..., m) with m = n(n-1)/2, n >= 2.
@@ -31,7 +31,7 @@ def skew(v: ArrayLike) -> Array:
       (..., n, n).
 
     Raises:
-      ValueError: m is not of that form.
+      ValueError: m is not n(n-1)/2 for any n >= 2.
     """
     v = as_float(v)
     n = (1 + round(float(np.sqrt(1 + 8 * v.shape[-1])))) // 2 if v.ndim else 0
@@ -43,7 +43,7 @@ def skew(v: ArrayLike) -> Array:
 
 
 def coordinates(A: ArrayLike) -> Array:
-    """The inverse of `skew`: the strict upper triangle (..., m) of A (..., n, n), row by row.
+    """Returns the strict upper triangle (..., m) of A (..., n, n), row by row. This is the inverse of `skew`.
 
     Raises:
       ValueError: A is not square or n < 2.
@@ -54,18 +54,18 @@ def coordinates(A: ArrayLike) -> Array:
 
 
 def cayley(A: ArrayLike) -> Array:
-    """The Cayley map (I - A/2)^-1 (I + A/2), a rotation that agrees with expm(A) to second order in A.
+    """Computes the Cayley map (I - A/2)^-1 (I + A/2), a rotation that agrees with expm(A) to second order in A.
 
-    It turns a plane of speed mu by 2 atan(mu / 2), so pi is never reached. The form printed by Lokhande et al. 2022,
-    (I - A)(I + A)^-1, is cayley(-2A).
+    The map rotates a plane of speed mu by 2 atan(mu / 2), which is always below pi. The form printed by Lokhande et al.
+    2022, (I - A)(I + A)^-1, is cayley(-2A).
 
-    With W = (I - A/2)^-1 the map is 2W - I and its derivative W dA W: one inverse forward, two products backward, in
-    both modes and to any order. W is found by elimination without pivoting, which is stable because the symmetric part
-    of I - A/2 is I (docs/method.md, section 2); that runs on vector units where a batched LAPACK solve does not, and
-    the latter can deadlock XLA's CPU thread pool for large batches.
+    With W = (I - A/2)^-1 the map is 2W - I and its derivative is W dA W. The forward pass needs one inverse and the
+    backward pass two products, in forward and reverse mode and to any order. W is computed by elimination without
+    pivoting, which is stable because the symmetric part of I - A/2 is I (docs/method.md, section 2). Elimination runs
+    on vector units. A batched LAPACK solve does not, and can deadlock XLA's CPU thread pool for large batches.
 
     Args:
-      A: (..., n, n), skew. That it is skew is not checked, and other matrices may need the pivoting that is left out.
+      A: (..., n, n), skew. Skewness is not checked. Other matrices may need pivoting.
 
     Returns:
       (..., n, n).
@@ -78,10 +78,11 @@ def cayley(A: ArrayLike) -> Array:
 
 
 def expm(A: ArrayLike) -> Array:
-    """The matrix exponential, by a Taylor polynomial of degree 16 of A / 2^s and s squarings.
+    """Computes the matrix exponential with a Taylor polynomial of degree 16 of A / 2^s and s squarings.
 
-    Written with products alone: jax.scipy.linalg.expm needs a batched solve, always squares 16 times under vmap, and
-    scales too little for accuracy in float32 (error 4e-5 at 6 rad, n = 3). Defined up to a 1-norm of 10^5; NaN beyond.
+    The method uses matrix products only. jax.scipy.linalg.expm needs a batched solve, always squares 16 times under
+    vmap, and scales too little for accuracy in float32 (error 4e-5 at 6 rad, n = 3). The result is NaN for a 1-norm
+    above about 10^5.
 
     Args:
       A: (..., n, n).
@@ -98,25 +99,25 @@ def expm(A: ArrayLike) -> Array:
 def generator(
     n: int, *, rotation_range: float | Sequence[float], spectrum: Literal["uniform", "paper"] = "uniform"
 ) -> np.ndarray:
-    """The Lie generator of the covariate, or one for each of several covariates (docs/method.md, section 2).
+    """Returns the Lie generator of the covariate, or one for each of several covariates (docs/method.md, section 2).
 
-    Lokhande et al. (2022) take B = skew(1, ..., 1), whose planes turn at very different speeds, the fastest by
-    cot(pi / 2n) radians over the covariate range: 19.1 for n = 30, which no network learns. `uniform` keeps its planes
-    and turns them all at `rotation_range`: the polar factor B (-B^2)^(-1/2) times that. For odd n one direction stays
-    fixed.
+    Lokhande et al. 2022 use B = skew(1, ..., 1). Its planes rotate at very different speeds. The fastest one rotates by
+    cot(pi / 2n) radians over the covariate range, which is 19.1 for n = 30 and more than a network can learn. The
+    spectrum "uniform" keeps the planes of B and rotates all of them by `rotation_range`, so that the generator is
+    `rotation_range` times the polar factor B (-B^2)^(-1/2). For odd n one direction stays fixed.
 
     Args:
-      n: the latent dimension, at least 2.
+      n: latent dimension, at least 2.
       rotation_range: radians over a covariate range of 1, or a sequence of C of them for C covariates. Plane p, in the
         order of decreasing speed in B, then belongs to covariate p mod C, so that the C generators commute.
-      spectrum: "uniform", or "paper" for the speeds of B itself, whatever `rotation_range` says (a sequence still
-        shares the planes out).
+      spectrum: "uniform", or "paper" for the speeds of B itself. With "paper" the values of `rotation_range` have no
+        effect, but a sequence still distributes the planes over the covariates.
 
     Returns:
-      (n, n), or (C, n, n) for a sequence; float64, in host memory.
+      (n, n), or (C, n, n) for a sequence, float64 in host memory.
 
     Raises:
-      ValueError: n < 2, a range that is not a positive number, more covariates than planes, or another `spectrum`.
+      ValueError: n < 2, a range that is not a positive number, more covariates than planes, or an unknown `spectrum`.
     """
     ranges = np.atleast_1d(np.asarray(rotation_range, dtype=np.float64))
     n = check_count("n", n, least=2)
@@ -136,19 +137,21 @@ def generator(
 def relative_rotation(
     covariate_i: ArrayLike, covariate_j: ArrayLike, *, generator: ArrayLike, group_map: GroupMap = "expm"
 ) -> Array:
-    """G(i, j) = map((c_i - c_j) B): the rotation that shall take tau_i to tau_j (Lokhande et al. 2022, eq. (3)).
+    """Computes G(i, j) = map((c_i - c_j) B), the rotation that should map tau_i to tau_j.
+
+    This is the rotation of Lokhande et al. 2022, eq. (3).
 
     Args:
-      covariate_i: (...,) for one generator, (..., C) for C of them; scaled to [0, 1] on the training set.
+      covariate_i: (...,) for one generator or (..., C) for C of them, scaled to [0, 1] on the training set.
       covariate_j: as `covariate_i`.
-      generator: (n, n) or (C, n, n), skew; may be traced.
+      generator: (n, n) or (C, n, n), skew. It may be traced.
       group_map: "expm" or "cayley".
 
     Returns:
       (..., n, n).
 
     Raises:
-      ValueError: shapes that do not go together, or another `group_map`.
+      ValueError: shapes that do not go together, or an unknown `group_map`.
     """
     matrices = _square(generator)
     difference = as_float(covariate_i) - as_float(covariate_j)
@@ -162,10 +165,10 @@ def relative_rotation(
 
 
 def group_map_named(name: str) -> Callable[[ArrayLike], Array]:
-    """`expm` or `cayley`.
+    """Returns the function `expm` or `cayley` by its name.
 
     Raises:
-      ValueError: another name.
+      ValueError: unknown name.
     """
     check_one_of("group_map", name, ("expm", "cayley"))
     return expm if name == "expm" else cayley
@@ -178,9 +181,9 @@ def _square(A: ArrayLike) -> Array:
     return A
 
 
-@jax.jit  # outside of a jit a loop would be compiled anew at every call
+@jax.jit  # because a loop outside of a jit is compiled anew at every call
 def _expm(A: Array) -> Array:
-    # Norms up to which the remainder |A|^17 / 17! is under the rounding of the type. Every squaring doubles the error.
+    # The norm up to which the remainder |A|^17 / 17! is below the dtype's rounding. Each squaring doubles the error.
     largest = 2.5 if A.dtype == jnp.float32 else 0.75
     most_squarings = 16 if A.dtype == jnp.float32 else 18
     norm = jax.lax.stop_gradient(jnp.max(jnp.sum(jnp.abs(A), axis=-2), axis=-1))
@@ -199,7 +202,7 @@ def _expm(A: Array) -> Array:
 
 
 def _taylor_exponential(A: Array) -> Array:
-    """Sum of A^k / k! for k = 0..16 with six products (Paterson and Stockmeyer 1973)."""
+    """Computes the sum of A^k / k! for k = 0..16 with six products (Paterson and Stockmeyer 1973)."""
     square = matmul(A, A)
     powers = (jnp.broadcast_to(jnp.eye(A.shape[-1], dtype=A.dtype), A.shape), A, square, matmul(square, A))
     fourth = matmul(square, square)
@@ -212,7 +215,7 @@ def _taylor_exponential(A: Array) -> Array:
 
 @jax.custom_jvp
 def _resolvent(A: Array) -> Array:
-    """(I - A/2)^-1."""
+    """Computes (I - A/2)^-1."""
     n = A.shape[-1]
     systems = (jnp.eye(n, dtype=A.dtype)[(None,) * (A.ndim - 2)] - A / 2).reshape(-1, n, n)
     return _inverse_in_tiles(systems).reshape(A.shape)
@@ -220,20 +223,20 @@ def _resolvent(A: Array) -> Array:
 
 @_resolvent.defjvp
 def _resolvent_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    # Through the decorated function, so that a second derivative meets this rule again and not the elimination.
+    # Calls the decorated function, so that a second derivative uses this rule again instead of the elimination.
     W = _resolvent(primals[0])
-    # Backward the products are with W^T. Stored as such once, a CPU need not read W by columns twice.
+    # The backward products are with W^T. It is stored once as such, so that a CPU does not read W by columns twice.
     stored = jnp.swapaxes(jax.lax.optimization_barrier(jnp.swapaxes(W, -1, -2)), -1, -2)
     return W, matmul(matmul(stored, tangents[0]), stored) / 2
 
 
-# Measured on two CPU cores for n = 30 and 64: 128 matrices stay in cache, and above 16 rows splitting into blocks beats
-# eliminating them one by one.
+# Measured on two CPU cores for n = 30 and 64. 128 matrices stay in the cache. Above 16 rows, splitting into blocks is
+# faster than eliminating the rows one by one.
 _TILE = 128
 _LARGEST_ELIMINATION = 16
 
 
-@jax.jit  # as `_expm`
+@jax.jit  # for the same reason as `_expm`
 def _inverse_in_tiles(M: Array) -> Array:
     count, n = M.shape[0], M.shape[-1]
     if count <= _TILE:
@@ -244,7 +247,10 @@ def _inverse_in_tiles(M: Array) -> Array:
 
 
 def _inverse(M: Array) -> Array:
-    """Inverses (b, n, n) by Schur complements, whose symmetric part is at least that of M; elimination at the end."""
+    """Inverts matrices (b, n, n) by Schur complements, and by elimination for small blocks.
+
+    The symmetric part of a Schur complement is at least that of M.
+    """
     n = M.shape[-1]
     if n <= _LARGEST_ELIMINATION:
         return jnp.moveaxis(_gauss_jordan(jnp.moveaxis(M, 0, -1)), -1, 0)
@@ -253,7 +259,7 @@ def _inverse(M: Array) -> Array:
     below, last = M[:, half:, :half], M[:, half:, half:]
     corner_inverse = _inverse(corner)
     to_right = matmul(corner_inverse, right)
-    # Products with the same left factor are made together: small ones cost more than their arithmetic.
+    # Products with the same left factor are computed together, because small ones cost more than their arithmetic.
     from_corner, correction = jnp.split(matmul(below, _beside(corner_inverse, to_right)), [half], axis=-1)
     schur_inverse = _inverse(last - correction)
     from_below = matmul(schur_inverse, from_corner)
@@ -267,7 +273,10 @@ def _beside(left: Array, right: Array) -> Array:
 
 
 def _gauss_jordan(M: Array) -> Array:
-    """Inverses of (n, n, b): in-place Gauss-Jordan elimination without pivoting, every step a pass over the batch."""
+    """Inverts matrices (n, n, b) by in-place Gauss-Jordan elimination without pivoting.
+
+    Each step is one pass over the batch.
+    """
     index = jnp.arange(M.shape[0])
 
     def eliminate(k: Array, M: Array) -> Array:

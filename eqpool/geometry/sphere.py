@@ -10,26 +10,26 @@ from eqpool.ops.numerics import as_float, power_of_two_below, safe_norm
 
 
 def from_plane(x: ArrayLike, dimension: int) -> Array:
-    """Inverse stereographic projection: points of R^k onto the sphere S^(dimension - 1), one to one.
+    """Maps points of R^k one to one into the sphere S^(dimension - 1) by inverse stereographic projection.
 
-    x goes to (2 x, 1 - |x|^2) / (1 + |x|^2), filled up with zeros: the origin to a pole, |x| = 1 to the equator, so
-    that distances near the origin double and no scale is left to learn.
+    x is mapped to (2 x, 1 - |x|^2) / (1 + |x|^2), padded with zeros. The origin is mapped to a pole and |x| = 1 to the
+    equator. Distances near the origin double, and no scale has to be learnt.
 
     Args:
-      x: (..., k), 1 <= k < dimension; computed in float32 at least.
-      dimension: n.
+      x: (..., k), 1 <= k < dimension. Computed in float32 at least.
+      dimension: n, the dimension of the space that holds the sphere.
 
     Returns:
       (..., dimension) of norm 1, float32 (float64 if `x` is).
 
     Raises:
-      ValueError: `x` has no coordinates, or more than the sphere has room for.
+      ValueError: `x` has no coordinates, or `dimension` coordinates or more.
     """
     x = as_float(x)
     check_shape("x", x, (..., "k"), f" with 1 <= k < {dimension}")
     if x.shape[-1] >= dimension:
         raise ValueError(f"x has shape {x.shape}, expected (..., k) with 1 <= k < {dimension}")
-    # In units of about the largest coordinate, or of 1 where that is larger, so that no square overflows.
+    # In units of about the largest coordinate, but at least 1, so that no square overflows.
     scale = jnp.maximum(power_of_two_below(jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))), 1)
     scaled, one = x / scale, 1 / scale
     square = jnp.sum(jnp.square(scaled), axis=-1, keepdims=True)
@@ -40,15 +40,15 @@ def from_plane(x: ArrayLike, dimension: int) -> Array:
 
 
 def normalize(x: ArrayLike) -> Array:
-    """Projects vectors onto the unit sphere: l = x / |x| (Lokhande et al. 2022, section 3.1; docs/method.md,
-    section 1).
+    """Projects vectors onto the unit sphere, l = x / |x|.
 
-    The zero vector has no direction. It goes to the first basis vector, with gradient 0, so that every result lies on
-    the sphere and no padded row spoils a gradient. Vectors whose squares would under- or overflow are safe. A vector
-    that is not finite becomes NaN.
+    The projection is that of Lokhande et al. 2022, section 3.1 (docs/method.md, section 1). The zero vector has no
+    direction. It is mapped to the first basis vector with gradient 0, so that every result lies on the sphere and a
+    padded row does not spoil the gradient. Vectors whose squares would under- or overflow are safe. A vector that is
+    not finite becomes NaN.
 
     Args:
-      x: (..., n), n >= 1; computed in float32 at least.
+      x: (..., n), n >= 1. Computed in float32 at least.
 
     Returns:
       (..., n) of norm 1, float32 (float64 if `x` is).
@@ -58,7 +58,7 @@ def normalize(x: ArrayLike) -> Array:
     """
     x = as_float(x)
     check_shape("x", x, (..., "n"), " with n >= 1")
-    # The result does not depend on the scale, so taking the scale as a constant leaves the gradient exact.
+    # The result does not depend on the scale, so a constant scale leaves the gradient exact.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
     is_zero = largest == 0
     scaled = x / power_of_two_below(largest)

@@ -1,7 +1,7 @@
-"""Warps of images: affine maps, B-spline fields, linear resampling, and what a displacement field does to space.
+"""Warps of images by affine maps and displacement fields, and the local properties of a field.
 
 Images are (N, *shape, C) and fields (..., *shape, D), D = 2 or 3, in voxels along the axes of the array. All warps pull
-back: the output at x is the image at x + u(x).
+back, so the output at x is the image at x + u(x).
 """
 
 import itertools
@@ -42,7 +42,9 @@ __all__ = [
 
 
 def warp_affine(images: ArrayLike, matrix: ArrayLike, *, fill: ArrayLike = 0.0) -> Array:
-    """output(x) = image(matrix x), in normalised coordinates; the image itself, exactly, for the identity.
+    """Warps images by affine maps: output(x) = image(matrix x), in normalised coordinates.
+
+    The identity returns exactly the image.
 
     Args:
       images: (N, *shape, C).
@@ -50,7 +52,7 @@ def warp_affine(images: ArrayLike, matrix: ArrayLike, *, fill: ArrayLike = 0.0) 
       fill: value outside of the image, see `resample`.
 
     Returns:
-      (N, *shape, C), of the dtype of `images`.
+      (N, *shape, C), in the dtype of `images`.
 
     Raises:
       ValueError: shapes that do not go together.
@@ -63,7 +65,9 @@ def warp_affine(images: ArrayLike, matrix: ArrayLike, *, fill: ArrayLike = 0.0) 
 
 
 def warp_displacement(images: ArrayLike, displacement: ArrayLike, *, fill: ArrayLike = 0.0) -> Array:
-    """output(x) = image(x + displacement(x)); the image itself, exactly, for zeros.
+    """Warps images by displacement fields: output(x) = image(x + displacement(x)).
+
+    A field of zeros returns exactly the image.
 
     Args:
       images: (N, *shape, C).
@@ -71,7 +75,7 @@ def warp_displacement(images: ArrayLike, displacement: ArrayLike, *, fill: Array
       fill: value outside of the image, see `resample`.
 
     Returns:
-      (N, *shape, C), of the dtype of `images`.
+      (N, *shape, C), in the dtype of `images`.
 
     Raises:
       ValueError: shapes that do not go together.
@@ -82,10 +86,10 @@ def warp_displacement(images: ArrayLike, displacement: ArrayLike, *, fill: Array
 
 
 def jacobian_determinant(displacement: ArrayLike) -> Array:
-    """det(I + du/dx) at every voxel: how the map x -> x + u(x) changes volume there; not above 0 where it folds.
+    """Computes det(I + du/dx), the factor by which the map x -> x + u(x) changes volume, at every voxel.
 
-    By central differences, at the borders one-sided: exact for an affine field. Nothing changes along an axis of a
-    single voxel.
+    The determinant is 0 or negative where the map folds. Derivatives are central differences, one-sided at the borders,
+    and exact for an affine field. The derivative along an axis of a single voxel is 0.
 
     Args:
       displacement: (..., *shape, D), in voxels.
@@ -104,22 +108,22 @@ def jacobian_determinant(displacement: ArrayLike) -> Array:
 
 
 def folding_count(displacement: ArrayLike) -> Array:
-    """The number of voxels where `jacobian_determinant` is not above 0, int32 (...,) for a field (..., *shape, D).
+    """Counts the voxels whose `jacobian_determinant` is not above 0, (...,) int32 for a field (..., *shape, D).
 
     Raises:
-      ValueError: as `jacobian_determinant`.
+      ValueError: as for `jacobian_determinant`.
     """
     displacement, axes = _field(displacement)
     return jnp.sum(jacobian_determinant(displacement) <= 0, axis=axes, dtype=jnp.int32)
 
 
 def bending_energy(displacement: ArrayLike) -> Array:
-    """The mean over voxels of sum over axes i, j and components d of (d^2 u_d / dx_i dx_j)^2.
+    """Computes the mean over voxels of the sum over axes i, j and components d of (d^2 u_d / dx_i dx_j)^2.
 
-    The smoothness term of Rueckert et al. 1999, in whose sum a mixed derivative counts twice: 0 for an affine
-    field. By finite differences, each term a mean over the places where its stencil fits: u[-1] - 2 u[0] + u[1] for
-    i = j, and u[1, 1] - u[1, 0] - u[0, 1] + u[0, 0], at the middle of four voxels, for i != j. An axis too short for
-    a stencil adds nothing.
+    This is the smoothness term of Rueckert et al. 1999, in whose sum a mixed derivative counts twice. It is 0 for an
+    affine field. Derivatives are finite differences, and each term is a mean over the places where its stencil fits.
+    The stencil is u[-1] - 2 u[0] + u[1] for i = j, and u[1, 1] - u[1, 0] - u[0, 1] + u[0, 0], at the middle of four
+    voxels, for i != j. An axis that is too short for a stencil adds nothing.
 
     Args:
       displacement: (..., *shape, D), in voxels.
@@ -153,7 +157,7 @@ def _image_shape(images: ArrayLike) -> tuple[int, ...]:
 
 
 def _field(displacement: ArrayLike) -> tuple[Array, tuple[int, ...]]:
-    """The field and its spatial axes."""
+    """Returns the field and its spatial axes."""
     displacement = as_float(displacement)
     dimensions = displacement.shape[-1] if displacement.ndim else 0
     if dimensions not in (2, 3) or displacement.ndim < dimensions + 1:

@@ -1,4 +1,4 @@
-"""The adversarial losses of Robinson et al. 2020: discriminator, eq. (1), generator, eq. (2), soft labels."""
+"""Adversarial losses of Robinson et al. 2020: discriminator (eq. (1)), generator (eq. (2)) and soft labels."""
 
 from collections.abc import Callable
 
@@ -9,22 +9,29 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from eqpool.ops.arguments import check_count, check_shape
-from eqpool.ops.numerics import AxisName, as_float, masked_mean, row_weight, zero_masked_rows
+from eqpool.ops.devices import AxisName
+from eqpool.ops.numerics import as_float
+from eqpool.ops.rows import masked_mean, row_weight, zero_masked_rows
 
 SOFTNESS = 0.03
 
 
 def soft_labels(key: Array, count: int, *, real: bool, softness: float = SOFTNESS) -> Array:
-    """(count,) float32 labels: uniform in [1 - softness, 1] for real, [0, softness] for generated images (section 2).
+    """Draws soft labels (Robinson et al. 2020, section 2).
+
+    Labels of real images are uniform in [1 - softness, 1], those of generated images in [0, softness].
 
     Args:
-      key: a random key.
-      count: how many.
-      real: which of the two.
-      softness: 0 gives hard labels, 1 the whole of [0, 1].
+      key: random key.
+      count: number of labels.
+      real: True for real images, False for generated ones.
+      softness: number in [0, 1]. 0 gives hard labels, 1 the whole range [0, 1].
+
+    Returns:
+      (count,) float32.
 
     Raises:
-      ValueError: a negative count, or another softness.
+      ValueError: `count` is negative or `softness` is not in [0, 1].
     """
     count = check_count("count", count, least=0)
     if not isinstance(softness, jax.core.Tracer) and not 0 <= softness <= 1:
@@ -36,18 +43,18 @@ def soft_labels(key: Array, count: int, *, real: bool, softness: float = SOFTNES
 def adversarial_loss(
     logits: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = None, axis_name: AxisName = None
 ) -> Array:
-    """Mean binary cross-entropy between a discriminator's logits and labels in [0, 1].
+    """Computes the mean binary cross-entropy between a discriminator's logits and labels in [0, 1].
 
-    L_adv of the generator is this on D_T(S2T) against labels of real images.
+    The generator's L_adv is this loss between D_T(S2T) and labels of real images.
 
     Args:
-      logits: (N,); half precision is computed in float32.
+      logits: (N,). Half precision is computed in float32.
       labels: (N,).
-      mask: (N,) booleans or 0-1; rows with 0 are dropped, whatever they hold.
-      axis_name: mapped axis or axes over whose devices the batch is spread; see `eqpool.losses` on gradients.
+      mask: (N,) booleans or 0-1. Rows with 0 are dropped, whatever values they hold.
+      axis_name: mapped axis or axes over whose devices the batch is spread, see `eqpool.losses` on gradients.
 
     Returns:
-      A scalar, float32 at least; 0 if no row counts.
+      A scalar, float32 at least. It is 0 if no row counts.
 
     Raises:
       ValueError: shapes that do not go together.
@@ -70,7 +77,10 @@ def discriminator_loss(
     real_mask: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
-    """Eq. (1): half of L_bce(D_T(S2T), 0) + L_bce(D_T(T), 1); arguments as for `adversarial_loss`, labels soft."""
+    """Computes eq. (1) of Robinson et al. 2020: half of L_bce(D_T(S2T), 0) + L_bce(D_T(T), 1).
+
+    Arguments are those of `adversarial_loss`, for generated and for real images. Labels are soft.
+    """
     generated = adversarial_loss(generated_logits, generated_labels, mask=generated_mask, axis_name=axis_name)
     real = adversarial_loss(real_logits, real_labels, mask=real_mask, axis_name=axis_name)
     return (generated + real) / 2
@@ -79,13 +89,14 @@ def discriminator_loss(
 def gradient_penalty(
     judge: Callable[[Array], Array], images: ArrayLike, *, mask: ArrayLike | None = None, axis_name: AxisName = None
 ) -> Array:
-    """R1: half the mean squared norm of a discriminator's gradient at real images (Mescheder et al. 2018, eq. 9).
+    """Computes R1, half the mean squared norm of a discriminator's gradient at real images.
 
-    It keeps a discriminator that tells all images apart from getting ever steeper, and the game from running away.
+    The penalty (Mescheder et al. 2018, eq. (9)) bounds the slope of a discriminator that separates all images, which
+    stabilises adversarial training.
 
     Args:
-      judge: (N, ...) images to (N,) logits, each of its own image alone.
-      images: (N, ...), real ones.
+      judge: function from images (N, ...) to logits (N,). Each logit depends on its own image only.
+      images: (N, ...) real images.
       mask, axis_name: as for `adversarial_loss`.
     """
     images = as_float(images)
@@ -99,11 +110,14 @@ def gradient_penalty(
 def image_distance(
     first: ArrayLike, second: ArrayLike, *, mask: ArrayLike | None = None, axis_name: AxisName = None
 ) -> Array:
-    """The l1 distance of identity and cycle losses: mean absolute difference over voxels, then over the rows.
+    """Computes the l1 distance of identity and cycle losses: the mean absolute difference over voxels and rows.
 
     Args:
-      first, second: (N, ...) of one shape; half precision is computed in float32.
+      first, second: (N, ...) of one shape. Half precision is computed in float32.
       mask, axis_name: as for `adversarial_loss`.
+
+    Returns:
+      A scalar, float32 at least. It is 0 if no row counts.
 
     Raises:
       ValueError: the shapes differ.

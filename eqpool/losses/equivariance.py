@@ -1,5 +1,6 @@
-"""The equivariance loss of stage one: G(i, j) tau_i = tau_j (Lokhande et al. 2022, eq. (3); docs/method.md,
-section 3).
+"""The equivariance loss of stage one: G(i, j) tau_i = tau_j (Lokhande et al. 2022, eq. (3)).
+
+The maths is in docs/method.md, section 3.
 """
 
 from functools import partial
@@ -13,23 +14,14 @@ from jax.typing import ArrayLike
 from eqpool.geometry import so
 from eqpool.geometry.planes import InvariantPlanes, as_host_generator, invariant_planes
 from eqpool.ops.arguments import check_shape
-from eqpool.ops.numerics import (
-    AxisName,
-    as_float,
-    einsum,
-    flat_rows,
-    gather_rows,
-    matmul,
-    row_weight,
-    sum_over,
-    sum_over_row_tiles,
-    zero_masked_rows,
-)
+from eqpool.ops.devices import AxisName, gather_rows, sum_over
+from eqpool.ops.numerics import as_float, einsum, matmul
+from eqpool.ops.rows import flat_rows, row_weight, sum_over_row_tiles, zero_masked_rows
 
-# Rows of an N x N intermediate that the Cayley form keeps at once.
+# Rows of an N x N intermediate that the Cayley form has in memory at the same time.
 _TILE_SIZE = 1024
-# Of what the covariates ask for, the least mean square that counts as turning; and how many roundings of an entry of
-# tau, which comes out of some products of matrices, are no turning.
+# The least mean squared rotation that counts as turning, as a share of the one that the covariates require. And the
+# number of roundings of an entry of tau, the result of several matrix products, that count as no rotation.
 _LEAST_SHARE_TURNED, _ROUNDINGS = 0.01, 32
 
 
@@ -42,31 +34,32 @@ def equivariance_loss(
     mask: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
-    """Mean over ordered pairs i != j of |G(i,j) tau_i - tau_j|^2 + |G(i,j)^-1 tau_j - tau_i|^2 (Frobenius).
+    """Computes the mean over pairs of |G(i,j) tau_i - tau_j|^2 + |G(i,j)^-1 tau_j - tau_i|^2 (Frobenius norms).
 
-    G(i, j) = map((c_i - c_j) B) is orthogonal, so both terms are equal. In the plane p of B it turns by an angle, and
-    with u_i = R_i tau_i, R_i = expm(c_i B)
+    The mean is over ordered pairs i != j. G(i, j) = map((c_i - c_j) B) is orthogonal, so both terms are equal. It
+    rotates each plane p of B by an angle. With u_i = R_i tau_i and R_i = expm(c_i B),
 
-        expm:    sum_ij |G tau_i - tau_j|^2 = 2 N sum_i |u_i - mean u|^2 = 2 N sum_i |tau_i - R_i^-1 mean u|^2, in O(N);
-        cayley:  the same plus what the angle 2 atan(mu_p (c_i - c_j) / 2) lacks of mu_p (c_i - c_j), in O(N^2).
+        expm:    sum_ij |G tau_i - tau_j|^2 = 2 N sum_i |u_i - mean u|^2 = 2 N sum_i |tau_i - R_i^-1 mean u|^2, in O(N).
+        cayley:  the same plus a term of the difference of 2 atan(mu_p (c_i - c_j) / 2) and mu_p (c_i - c_j), in O(N^2).
 
-    R_i is a sum of a few fixed matrices times cos and sin of c_i, so no tau_i is multiplied by a matrix of its own.
-    The planes are found on the host, once a trace. At the optimum under expm, tau_i = expm(-c_i B) u for one frame u.
+    R_i is a sum of a few fixed matrices times cosines and sines of c_i, so no tau_i is multiplied by a matrix of its
+    own. The planes are computed on the host, once per trace. At the optimum under expm, tau_i = expm(-c_i B) u for one
+    frame u.
 
     Args:
-      tau: (N, n, n) rotations; half precision is computed in float32.
+      tau: (N, n, n) rotations. Half precision is computed in float32.
       covariate: (N,), or (N, C) for C covariates, scaled to [0, 1] on the training set.
-      generator: (n, n), or (C, n, n) commuting; skew; a concrete array, see `so.generator`.
+      generator: (n, n) skew, or (C, n, n) skew and commuting. It must be concrete, see `so.generator`.
       group_map: "expm" or "cayley".
-      mask: (N,) booleans or 0-1; rows with 0 are dropped, whatever they hold.
-      axis_name: mapped axis or axes over whose devices the batch is spread; see `eqpool.losses` on gradients.
+      mask: (N,) booleans or 0-1. Rows with 0 are dropped, whatever values they hold.
+      axis_name: mapped axis or axes over whose devices the batch is spread, see `eqpool.losses` on gradients.
 
     Returns:
-      A scalar, float32 at least; 0 if fewer than two rows count, and NaN where one of them is not finite.
+      A scalar, float32 at least. It is 0 if fewer than two rows count, and NaN if a row that counts is not finite.
 
     Raises:
-      ValueError: shapes that do not go together, a generator that is traced, not skew or does not commute, or another
-        `group_map`.
+      ValueError: shapes that do not go together, a generator that is traced, not skew or does not commute, or an
+        unknown `group_map`.
     """
     so.group_map_named(group_map)
     generator = as_host_generator(generator)
@@ -78,13 +71,13 @@ def equivariance_loss(
     count = sum_over(jnp.sum(weight), axis_name)
 
     phases, matrices = _phases(covariate, planes)
-    # Rotations as rows of numbers: these products are then those of two matrices, and fast.
+    # Rotations flattened to rows, so that each product is one fast product of two matrices.
     rows = flat_rows(tau)
     sums = sum_over(matmul((phases * weight[:, None]).T, rows), axis_name).reshape(-1, *tau.shape[1:])
     mean = einsum("fik,fkj->ij", matrices, sums) / jnp.maximum(count, 1)  # of u
     turned_back = einsum("fki,kj->fij", matrices, mean)
     residual = (rows - matmul(phases, turned_back.reshape(phases.shape[1], -1))) * weight[:, None]
-    # One row alone leaves rounding, which is not to be divided by count - 1 = 0 nor taken for a loss.
+    # A single row has a rounding residual, which must not be divided by count - 1 = 0 nor count as a loss.
     scale = jnp.where(count > 1, 4 / jnp.maximum(count - 1, 1), 0)
     loss = scale * sum_over(jnp.sum(jnp.square(residual)), axis_name)
     if group_map == "cayley":
@@ -101,20 +94,21 @@ def equivariance_error(
     group_map: so.GroupMap = "expm",
     mask: ArrayLike | None = None,
 ) -> Array:
-    """The mean over pairs of |G(i,j) tau_i - tau_j|^2 over the same with G = I; meant for held-out rows.
+    """Computes the ratio of the mean over pairs of |G(i,j) tau_i - tau_j|^2 to the same mean with G = I.
 
-    0: tau turns exactly as the covariate asks. 1: as well as not turning it at all, which is what a tau has that is
-    independent of the covariate. Above 1: tau turns, but less than asked or another way.
+    The ratio is meant for held-out rows. At 0, tau rotates exactly as the covariates require. At 1, tau is predicted no
+    better by G than by no rotation, as for a tau that is independent of the covariates. Above 1, tau rotates by less
+    than required, or in other directions.
 
-    The ratio is not defined, and NaN, where tau does not turn with the covariate: where the mean of |tau_i - tau_j|^2
-    is at most a hundredth of that of |G(i,j) - I|^2, which is what the covariates ask for. Such a tau turns by about a
-    tenth of the angle or less, and its ratio, near 80 or above, would say only how still it stands. The ratio is not
-    defined either where all covariates, or all tau, are equal up to the rounding of their dtype.
+    The ratio is undefined, and NaN, if tau does not rotate with the covariates: if the mean of |tau_i - tau_j|^2 is at
+    most a hundredth of the required mean of |G(i,j) - I|^2. Such a tau rotates by at most about a tenth of the angle.
+    Its ratio would be near 80 or above and measure only how little it rotates. The ratio is also undefined if all
+    covariates, or all tau, are equal up to the rounding of their dtype.
 
     Arguments and errors are those of `equivariance_loss`.
 
     Returns:
-      A scalar; NaN where it is not defined, also where fewer than two rows count or one of them is not finite.
+      A scalar. It is NaN where the ratio is undefined, if fewer than two rows count, or if one of them is not finite.
     """
     tau, covariate = as_float(tau), as_float(covariate)
     loss = partial(equivariance_loss, generator=generator, mask=mask)
@@ -135,10 +129,10 @@ def equivariance_loss_pairwise(
     group_map: so.GroupMap = "expm",
     mask: ArrayLike | None = None,
 ) -> Array:
-    """The same as `equivariance_loss`, written as eq. (3) reads: both terms, every pair. O(N^2 n^3); the reference.
+    """Computes `equivariance_loss` as eq. (3) is written, with both terms of every pair, in O(N^2 n^3).
 
-    Arguments, result and errors are those of `equivariance_loss`; the generator may be traced, need not commute with
-    anything, and there is no `axis_name`.
+    This is the reference for `equivariance_loss`. Arguments, result and errors are the same, with three differences.
+    The generator may be traced, several generators need not commute, and there is no `axis_name`.
     """
     so.group_map_named(group_map)
     tau, covariate = _checked(tau, covariate, jnp.shape(generator), keep_axis=False)
@@ -160,7 +154,11 @@ def equivariance_loss_pairwise(
 def _checked(
     tau: ArrayLike, covariate: ArrayLike, generator_shape: tuple[int, ...], *, keep_axis: bool = True
 ) -> tuple[Array, Array]:
-    """`tau` and, in its dtype, `covariate`, as (N, C) if `keep_axis`; or a ValueError that names the odd one."""
+    """Returns `tau` and `covariate` in one dtype, the latter as (N, C) if `keep_axis`.
+
+    Raises:
+      ValueError: shapes that do not go together.
+    """
     tau = as_float(tau)
     check_shape("tau", tau, ("N", "n", "n"))
     if generator_shape[-2:] != tau.shape[1:]:
@@ -172,10 +170,10 @@ def _checked(
 
 
 def _phases(covariate: Array, planes: InvariantPlanes) -> tuple[Array, Array]:
-    """Factors (N, F) and matrices (F, n, n) whose products add up over F to expm(c_i B).
+    """Returns factors (N, F) and matrices (F, n, n) whose products sum over F to expm(c_i B).
 
-    They are cos and sin of the angle at each speed, and 1 for the directions that nothing turns: F is 2 for the uniform
-    generator and even n.
+    The factors are the cosine and sine of the angle at each speed, and 1 for the directions that do not rotate. F is 2
+    for the uniform generator and even n.
     """
     first, second, fixed = np.split(planes.basis, (planes.num_planes, 2 * planes.num_planes), axis=1)
     factors, matrices = [], []
@@ -191,7 +189,7 @@ def _phases(covariate: Array, planes: InvariantPlanes) -> tuple[Array, Array]:
 
 
 def _turn(tau: Array, covariate: Array, planes: InvariantPlanes) -> Array:
-    """u_i = expm(c_i B) tau_i (N, n, n), its rows in the order of `planes.basis`."""
+    """Computes u_i = expm(c_i B) tau_i, (N, n, n), with its rows in the order of `planes.basis`."""
     rows = einsum("ik,bij->bkj", jnp.asarray(planes.basis, tau.dtype), tau)
     angle = einsum("bc,cp->bp", covariate, jnp.asarray(planes.speeds, tau.dtype))[..., None]
     first, second, fixed = _split(rows, planes.num_planes)
@@ -204,7 +202,7 @@ def _split(rows: Array, count: int) -> tuple[Array, Array, Array]:
 
 
 def _planes_by_speed(planes: InvariantPlanes) -> list[np.ndarray]:
-    """Indices of planes that turn alike: all planes of one covariate where the spectrum is uniform."""
+    """Groups the indices of planes that rotate at the same speed: one group per covariate for a uniform spectrum."""
     relative = planes.speeds / max(np.max(np.abs(planes.speeds), initial=0), np.finfo(np.float64).tiny)
     _, group = np.unique(np.round(relative, 6), axis=1, return_inverse=True)
     return [np.flatnonzero(group == index) for index in range(np.max(group, initial=-1) + 1)]
@@ -213,13 +211,14 @@ def _planes_by_speed(planes: InvariantPlanes) -> list[np.ndarray]:
 def _cayley_excess(
     tau: Array, residual: Array, covariate: Array, weight: Array, planes: InvariantPlanes, axis_name: AxisName
 ) -> Array:
-    """Sum over ordered pairs of |E_ij u_i - u_j|^2 - |u_i - u_j|^2, E_ij the phases by which the two maps differ.
+    """Computes the sum over ordered pairs of |E_ij u_i - u_j|^2 - |u_i - u_j|^2.
 
-    u_i is `tau` turned by R_i and u_i - mean u is `residual` turned likewise.
+    E_ij holds the phases by which the two group maps differ. u_i is `tau` rotated by R_i, and u_i - mean u is
+    `residual` rotated by R_i.
 
-    In a plane, as complex numbers, E u_i - u_j = (e^(i delta) - 1) u_i + (v_i - v_j) with v = u - mean u. Every term of
-    the square is small where the loss is, so nothing cancels; and the products over i and j are one Gram matrix for all
-    planes that turn alike. Rows are those of this device, columns those of all.
+    In a plane, in complex numbers, E u_i - u_j = (e^(i delta) - 1) u_i + (v_i - v_j) with v = u - mean u. Each term of
+    the square is small where the loss is small, so no digits cancel. The products over i and j are one Gram matrix for
+    all planes of one speed. Each device computes its own rows against the columns of all devices.
     """
     turned, centred = _turn(tau, covariate, planes), _turn(residual, covariate, planes)
     columns_centred, columns_covariate, columns_weight = gather_rows((centred, covariate, weight), axis_name)
@@ -239,14 +238,14 @@ def _cayley_excess(
 
 
 def _excess_of_planes(rows: tuple, columns: tuple) -> Array:
-    """The part of `_cayley_excess` in planes of one speed, for some rows i and all columns j."""
+    """Computes the part of `_cayley_excess` in planes of one speed, for a block of rows i and all columns j."""
     (first, second), (centred_first, centred_second), angle, weight = rows
     (column_first, column_second), column_angle, column_weight = columns
     turn = angle[:, None] - column_angle[None]
     delta = 2 * jnp.arctan(turn / 2) - turn
     gap = 4 * jnp.square(jnp.sin(delta / 2))  # |e^(i delta) - 1|^2
 
-    # <u_i, v_i - v_j> with the second factor conjugated, real and imaginary part.
+    # Real and imaginary part of <u_i, v_i - v_j>, with the second factor conjugated.
     real = jnp.sum(first * centred_first + second * centred_second, axis=1)[:, None] - (
         matmul(first, column_first.T) + matmul(second, column_second.T)
     )

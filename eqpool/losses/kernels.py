@@ -10,24 +10,27 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from eqpool.ops.arguments import check_one_of, check_positive
-from eqpool.ops.numerics import Points, any_of_batch, as_points, matmul, safe_norm, safe_sqrt
+from eqpool.ops.custom_rules import any_of_batch
+from eqpool.ops.numerics import matmul, safe_norm, safe_sqrt
+from eqpool.ops.points import Points, as_points
 
 Kernel = Literal["laplacian", "gaussian", "energy"]
 Bandwidth = float | Sequence[float] | Array | Literal["median"]
 
-# Rows among which the median distance is taken: it is then within 2% or so, and sorting more is slow (CPU: 0.2 s for
-# 1024 rows against 5 ms for the loss itself).
+# The median distance is taken over this many rows. It is then within about 2% of the median over all rows. Sorting more
+# is slow (on a CPU 0.2 s for 1024 rows, against 5 ms for the loss itself).
 _MEDIAN_ROWS = 256
-# Distances below this share of the bandwidth may be taken for 0; and differences of so many bandwidths for as many.
+# Distances below the first number of bandwidths may be set to 0. Differences are clipped at the second.
 _NEGLIGIBLE, _FARTHEST = 0.05, 1e15
-# Squared distances within so many roundings of 0 have lost digits; of so many rows they are counted.
+# Squared distances within `_NEAR` roundings of 0 have lost digits. They are counted in a sample of rows.
 _NEAR, _SAMPLED_ROWS = 1000, 256
 
 
 def squared_distances(rows: Array | Points, columns: Array | Points) -> Array:
-    """|x_i - y_j|^2 for rows (a, n) and columns (b, n): (a, b), exactly 0 with gradient 0 where x_i = y_j.
+    """Computes |x_i - y_j|^2, (a, b), for rows (a, n) and columns (b, n).
 
-    The squares must neither overflow nor underflow: `numerics.as_scaled_points` sees to that.
+    It is exactly 0, with gradient 0, where x_i = y_j. The squares must neither overflow nor underflow, which
+    `points.as_scaled_points` ensures.
     """
     return of_squared_distances(lambda squared, unit: squared, as_points(rows), as_points(columns))
 
@@ -35,22 +38,25 @@ def squared_distances(rows: Array | Points, columns: Array | Points) -> Array:
 def of_squared_distances(
     function: Callable[[Array, Array], Array], rows: Points, columns: Points, *, unit: Array | None = None
 ) -> Array:
-    """function(squared distances (a, b), unit) for rows (a, n) and columns (b, n), the fast way where that is exact.
+    """Computes function(squared distances (a, b), unit) for rows (a, n) and columns (b, n).
 
-    |x|^2 + |y|^2 - 2 x.y is a matrix product: with its gradient forty times as fast as the sum of squared differences
-    (N = 2048, n = 30, CPU). But it rounds like the largest norms, and so loses the distances within clusters that are
-    far apart, or beside one far row. Where that is so the differences are summed.
+    The form |x|^2 + |y|^2 - 2 x.y is a matrix product. With its gradient it is forty times as fast as the sum of
+    squared differences (N = 2048, n = 30, CPU). Its rounding error grows with the largest norm, so that it loses the
+    distances within clusters that are far apart, or beside one distant row. In those cases differences are summed.
 
     Args:
-      function: of squared distances, and of the unit that they are in, a scalar; best of a small result, such as a sum,
-        since both ways may be computed.
-      rows, columns: of one shift and scale, see `numerics.as_scaled_points`; rows of zeros are taken for padding.
-      unit: the least distance that matters, such as a kernel's bandwidth, in which differences are taken; a distance
-        far below it may be taken for 0, and one far above it for a shorter one. None: all distances matter alike.
+      function: function of the squared distances and of their unit, a scalar. Its result should be small, such as a
+        sum, since both forms may be computed.
+      rows, columns: points of one shift and scale, see `points.as_scaled_points`. Rows of zeros are padding.
+      unit: least distance that matters, such as a kernel's bandwidth. Differences are computed in this unit. A distance
+        far below it may become 0, and one far above it may become shorter. None if all distances matter alike.
+
+    Returns:
+      The value of `function`.
     """
     one = jnp.ones((), rows.exact.dtype)
 
-    @jax.checkpoint  # nothing of N x N is kept for the gradient: the other branch would have to fill it with zeros
+    @jax.checkpoint  # keeps no N x N array for the gradient, which the other branch would have to fill with zeros
     def by_differences(rows: Points, columns: Points) -> Array:
         squared = _by_differences(rows.exact, columns.exact, one if unit is None else unit)
         return function(squared, one if unit is None else unit)
@@ -62,7 +68,10 @@ def of_squared_distances(
 def _where_digits_are_lost(
     careful: Callable[[Points, Points], Array], fast: Array, rows: Points, columns: Points, unit: Array | None
 ) -> Array:
-    """careful(rows, columns) where products round off distances that matter, else `fast`, which is made of products."""
+    """Returns careful(rows, columns) where products round off distances that matter, and otherwise `fast`.
+
+    `fast` is computed from products.
+    """
     fixed = jax.lax.stop_gradient((rows.centred, columns.centred))
     largest_row, largest_column = (jnp.max(jnp.sum(jnp.square(x), axis=1), initial=0) for x in fixed)
     largest = largest_row + largest_column
@@ -81,9 +90,9 @@ def _last(rows: Points, columns: Points, fast: Array) -> Array:
 
 
 def _by_products(rows: Array, columns: Array) -> Array:
-    """Squared distances (a, b) as a matrix product; 0 below its rounding."""
+    """Computes squared distances (a, b) with a matrix product. They are 0 below its rounding error."""
     squared, rounding = _products_and_rounding(rows, columns)
-    # There the direction of a difference, and with it a gradient of the norm, is noise. NaN stays.
+    # Below it the direction of a difference is noise, and so is the gradient of the norm. NaN stays NaN.
     return jnp.where(squared <= rounding, 0, squared)
 
 
@@ -94,7 +103,7 @@ def _products_and_rounding(rows: Array, columns: Array) -> tuple[Array, Array]:
 
 
 def _by_differences(rows: Array, columns: Array, unit: Array) -> Array:
-    """Squared distances (a, b) in `unit`, a row at a time, so that no (a, b, n) is kept; the largest ones are cut."""
+    """Computes squared distances (a, b) in `unit`, row by row to avoid an (a, b, n) array. Large ones are clipped."""
 
     def of_row(row: Array) -> Array:
         steps = jnp.clip((row[None] - columns) / unit, -_FARTHEST, _FARTHEST)
@@ -104,26 +113,32 @@ def _by_differences(rows: Array, columns: Array, unit: Array) -> Array:
 
 
 def _products_lose_digits(rows: Array, columns: Array) -> Array:
-    """Whether distances are so small beside the norms that products round them off, by a sample of the rows.
+    """Returns whether products round off distances, judged by a sample of the rows.
 
-    A row is near itself; more near pairs than that are such distances.
+    A distance is rounded off if it is small beside the norms. Each row is near itself, so only near pairs in excess of
+    the number of rows are such distances.
     """
     some = rows[:: max(1, -(-rows.shape[0] // _SAMPLED_ROWS))]
     squared, rounding = _products_and_rounding(some, columns)
-    count_row, count_column = (jnp.any(x != 0, axis=1) for x in (some, columns))  # the others are padding
+    count_row, count_column = (jnp.any(x != 0, axis=1) for x in (some, columns))  # the other rows are padding
     near = (squared <= _NEAR * rounding) & count_row[:, None] & count_column[None]
     return jnp.sum(near) > jnp.sum(count_row)
 
 
 def kernel_of(squared: Array, *, kernel: Kernel, bandwidths: Array) -> Array:
-    """k - k(0) at squared distances of any shape, k the mean over `bandwidths` (B,); NaN where either is.
+    """Computes k - k(0) at squared distances of any shape, with k the mean of the kernel over `bandwidths` (B,).
 
-    With the distance d and bandwidth p, k is: laplacian exp(-d / p) (the published code, p = 1), gaussian
-    exp(-d^2 / (2 p^2)), energy -d / p (its MMD^2 is the energy distance over p). A constant added to a kernel changes
-    no MMD, and without k(0) = 1 the digits of distances far below the bandwidth are kept.
+    With distance d and bandwidth p, the kernel is
+
+        laplacian: exp(-d / p), as in the published code with p = 1;
+        gaussian:  exp(-d^2 / (2 p^2));
+        energy:    -d / p, whose MMD^2 is the energy distance over p.
+
+    A constant added to a kernel changes no MMD. Subtracting k(0) = 1 keeps the digits of distances far below the
+    bandwidth. The result is NaN where a distance or bandwidth is.
     """
     if kernel == "gaussian":
-        # Finite, as the square of a bandwidth may underflow and 0 times infinity is NaN.
+        # Kept finite, because the square of a bandwidth may underflow and 0 times infinity is NaN.
         largest = jnp.finfo(squared.dtype).max
         exponents = [squared * -jnp.minimum(0.5 / jnp.square(p), largest) for p in bandwidths]
     else:
@@ -134,12 +149,12 @@ def kernel_of(squared: Array, *, kernel: Kernel, bandwidths: Array) -> Array:
 
 
 def kernel_unit(kernel: Kernel, bandwidths: Array) -> Array | None:
-    """The least distance that matters to the kernel; None for the energy kernel, which has no scale."""
+    """Returns the least distance that matters to the kernel, or None for the energy kernel, which has no scale."""
     return None if kernel == "energy" else jnp.min(bandwidths)
 
 
 def kernel_matrix(rows: Array | Points, columns: Array | Points, *, kernel: Kernel, bandwidths: Array) -> Array:
-    """k(x_i, y_j) - k(0) for rows (a, n) and columns (b, n), see `kernel_of`: (a, b)."""
+    """Computes k(x_i, y_j) - k(0), (a, b), for rows (a, n) and columns (b, n); see `kernel_of`."""
 
     def of_squared(squared: Array, unit: Array) -> Array:
         return kernel_of(squared, kernel=kernel, bandwidths=bandwidths / unit)
@@ -154,19 +169,19 @@ def check_kernel(kernel: str) -> None:
 
 
 def resolve_bandwidths(bandwidth: Bandwidth, latent: Array | Points, weight: Array, scale: ArrayLike = 1.0) -> Array:
-    """`bandwidth` as an array (B,): a number, the numbers of a mixture, or the median distance between latents.
+    """Returns `bandwidth` as an array: one number, the numbers of a mixture, or the median distance between latents.
 
     Args:
-      bandwidth: a positive number, a sequence of them, or "median".
+      bandwidth: positive number, a sequence of them, or "median".
       latent: (N, n), divided by `scale`.
       weight: (N,), 0 on the rows to leave out of the median.
-      scale: by which the result is divided too.
+      scale: divisor of the latents, and of the result.
 
     Returns:
-      (B,), in units of `scale`; NaN for a traced number that is not positive.
+      (B,), in units of `scale`. A traced number that is not positive gives NaN.
 
     Raises:
-      ValueError: another string, an empty sequence, or a number that is not positive.
+      ValueError: unknown string, empty sequence, or a number that is not positive.
     """
     dtype = as_points(latent).exact.dtype
     scale = jnp.asarray(scale, dtype)
@@ -177,21 +192,22 @@ def resolve_bandwidths(bandwidth: Bandwidth, latent: Array | Points, weight: Arr
     check_positive("bandwidth", bandwidth, max_rank=1)
     values = jnp.atleast_1d(jnp.asarray(bandwidth, dtype))
     limits = jnp.finfo(dtype)
-    # Clipped, as a quotient that under- or overflows would make 0 / 0 of equal latents.
+    # Clipped, because a quotient that under- or overflows would give 0 / 0 for equal latents.
     return jnp.where(values > 0, jnp.clip(values / scale, limits.tiny, limits.max), jnp.nan)
 
 
 def median_distance(latent: Array | Points, weight: Array, otherwise: ArrayLike = 1.0) -> Array:
-    """Median of |x_i - x_j| over pairs of rows that count, as a constant (no gradient); `otherwise` where it is 0.
+    """Computes the median of |x_i - x_j| over pairs of rows that count, as a constant without gradient.
 
-    Of more than 256 rows that count, 256 evenly spaced ones stand for all. NaN where one of these is not finite.
+    If more than 256 rows count, the median is that of 256 evenly spaced ones. The result is `otherwise` where the
+    median is 0 or no pair counts, and NaN where one of the used rows is not finite.
     """
     points = jax.lax.stop_gradient(as_points(latent))
     otherwise = jnp.asarray(otherwise, points.exact.dtype)
     return otherwise if len(weight) == 0 else _median_distance(points, weight, otherwise)
 
 
-@jax.jit  # as `geometry.so._expm`
+@jax.jit  # because a loop outside of a jit is compiled anew at every call
 def _median_distance(points: Points, weight: Array, otherwise: Array) -> Array:
     count = jnp.sum(weight != 0)
     if len(weight) > _MEDIAN_ROWS:
@@ -208,10 +224,10 @@ def _median_distance(points: Points, weight: Array, otherwise: Array) -> Array:
         points,
         None,
     )[rows, columns]
-    # A last entry keeps the array from being empty, and the index below from running out, where no pair counts.
+    # The appended entry keeps the array non-empty, and the index below in range, if no pair counts.
     ordered = jnp.append(jnp.sort(jnp.where(counts, distances, jnp.inf)), jnp.inf)
     pairs = jnp.sum(counts)
     median = (ordered[jnp.maximum(pairs - 1, 0) // 2] + ordered[pairs // 2]) / 2
     median = jnp.where((pairs > 0) & (median != 0), median, otherwise)
-    # NaN sorts last, behind the median of the others.
+    # NaN sorts last and would not reach the median.
     return jnp.where(jnp.any(counts & jnp.isnan(distances)), jnp.nan, median)

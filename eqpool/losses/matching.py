@@ -1,5 +1,6 @@
-"""Site terms that compare only rows with a partner: sub-sampling (SS) and random matching (RM),
-Lokhande et al. 2022, section 4.
+"""Site terms that compare only rows with a partner: sub-sampling (SS) and random matching (RM).
+
+Both are baselines of Lokhande et al. 2022, section 4.
 """
 
 from functools import partial
@@ -10,9 +11,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from eqpool.losses.kernels import Bandwidth, Kernel, of_squared_distances
-from eqpool.losses.mmd import Estimator, SiteRows, global_bandwidths, rows_of_sites, weighted_mmd
+from eqpool.losses.weighted_mmd import Estimator, SiteRows, global_bandwidths, rows_of_sites, weighted_mmd
 from eqpool.ops.arguments import check_count, check_integers, check_shape
-from eqpool.ops.numerics import AxisName, gather_rows, hashable, matmul, sum_over
+from eqpool.ops.devices import AxisName, gather_rows, hashable, sum_over
+from eqpool.ops.numerics import matmul
 
 
 def grouped_mmd(
@@ -28,20 +30,22 @@ def grouped_mmd(
     mask: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
-    """SS: the mean of `mmd` within each group (a decile of the covariate), over groups where two sites are present.
+    """Computes the SS term: `mmd` within each group, averaged over the groups in which two sites are present.
+
+    A group holds the rows of one decile of the covariate.
 
     Args:
       latent: (N, n).
-      site: (N,) integers; negative ones are left out.
+      site: (N,) integers. Rows with a negative site are dropped.
       group: (N,) integers in [0, num_groups).
-      num_sites, num_groups: how many there are in all.
+      num_sites, num_groups: numbers of sites and groups of the data set.
       kernel, bandwidth, estimator, mask, axis_name: as for `eqpool.mmd`.
 
     Returns:
-      A scalar, float32 at least; 0 where no group has two sites, and NaN as `eqpool.mmd`.
+      A scalar, float32 at least. It is 0 if no group has two sites, and NaN where `eqpool.mmd` is.
 
     Raises:
-      ValueError: as `eqpool.mmd`, or groups of another shape or dtype.
+      ValueError: as for `eqpool.mmd`, or groups of another shape or dtype.
     """
     rows = rows_of_sites(latent, site, num_sites=num_sites, mask=mask, axis_name=axis_name)
     bandwidths = global_bandwidths(bandwidth, rows, axis_name)
@@ -69,30 +73,32 @@ def matched_distance(
     mask: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Array:
-    """RM: the mean of |z_i - z_j|^2 over ordered pairs of two sites in one group (same decile and class).
+    """Computes the RM term: the mean of |z_i - z_j|^2 over ordered pairs of rows of two sites in the same group.
 
-    RandMatch draws one partner of each row at random; this is the expectation of that draw over the batch's partners.
+    A group holds the rows of one decile and class. RandMatch draws one partner of each row at random. This value is the
+    expectation of that draw over the partners in the batch.
 
     Args:
       latent: (N, n).
-      site: (N,) integers; negative ones are left out.
-      group: (N,) integers; rows match within equal ones.
-      num_sites: how many there are in all.
-      mask: (N,) booleans or 0-1; rows with 0 are dropped.
+      site: (N,) integers. Rows with a negative site are dropped.
+      group: (N,) integers. Rows match within equal groups.
+      num_sites: number of sites of the data set.
+      mask: (N,) booleans or 0-1. Rows with 0 are dropped.
       axis_name: as for `eqpool.mmd`.
 
     Returns:
-      A scalar, float32 at least; 0 where no row has a partner, and NaN where a row that counts is not finite.
+      A scalar, float32 at least. It is 0 if no row has a partner, and NaN if a row that counts is not finite.
 
     Raises:
-      ValueError: shapes that do not go together, or sites or groups that are no integers.
+      ValueError: shapes that do not go together, or sites or groups that are not integers.
     """
     rows = rows_of_sites(latent, site, num_sites=num_sites, mask=mask, axis_name=axis_name)
     group = _checked_group(group, rows)
     return _matched_distance(rows, group, axis_name=hashable(axis_name))
 
 
-@partial(jax.jit, static_argnames="axis_name")  # as `geometry.so._expm`
+# Under jit, because a loop outside of a jit is compiled anew at every call.
+@partial(jax.jit, static_argnames="axis_name")
 def _matched_distance(rows: SiteRows, group: Array, *, axis_name: AxisName) -> Array:
     others, other_weight, other_group = gather_rows((rows.latent, rows.weight, group), axis_name)
     known = jnp.sum(rows.weight, axis=1)[:, None] * jnp.sum(other_weight, axis=1)[None]
@@ -100,7 +106,7 @@ def _matched_distance(rows: SiteRows, group: Array, *, axis_name: AxisName) -> A
     pairs = matched * (1 - matmul(rows.weight, other_weight.T))
     total = of_squared_distances(lambda squared, _: jnp.sum(pairs * squared), rows.latent, others)
     total, count = sum_over((total, jnp.sum(pairs)), axis_name)
-    # One factor after the other: the square of the scale may overflow where the total is 0.
+    # The factors are applied one after the other, because the square of the scale may overflow where the total is 0.
     return total / jnp.maximum(count, 1) * rows.scale * rows.scale
 
 

@@ -72,23 +72,8 @@ class CombatMethod:
         combat = fit_combat(cohort, session.config)
         files.write_arrays(folder.combat_file, combat.to_arrays())
         model = CombatModel(session.config, ModelFacts.of(cohort, scaling), combat)
-        if cohort.volumes is None:
-            assert cohort.table is not None and cohort.table.features is not None
-            pooled, sites = pooled_table(cohort), np.array([*cohort.site_names, UNKNOWN])[cohort.site]
-            rows = pooled[[name for name in ("participant_id", "session_id") if name in pooled]]
-            change = model.write_rows(rows, cohort.table.features, sites, folder, folder.append_to_log)
-            scored = session.config.evaluate.scorecard
-            return Outcome({}, scorecard=score_table(cohort, session.config, change, COMBAT) if scored else None)
-        voxels = ScoredVoxels(cohort, session.config.seed, COMBAT) if session.config.evaluate.scorecard else None
-        rows = rows_to_harmonise(cohort, session.config.output.harmonised, voxels)
-        stream = (model.pooled(row, cohort.inputs[row], _site_of(cohort, row)) for row in rows)
-        form, say = session.config.output.harmonised, folder.append_to_log
-        metrics = write_and_measure(
-            stream, rows, cohort, folder, session.config, form, say, by="combat_", voxels=voxels
-        )
-        # Nothing is decoded, so that both forms of the volumes are the same on the grid of the run.
-        metrics = {name: value for name, value in metrics.items() if "_decoded" not in name}
-        return Outcome(metrics, scorecard=None if voxels is None else score_volumes(cohort, session.config, voxels))
+        harmonise = _harmonise_table if cohort.volumes is None else _harmonise_volumes
+        return harmonise(model, cohort, session.config, folder)
 
     def load(self, folder: RunFolder, config: RunConfig | None = None) -> "CombatModel":
         """Loads the effects of a finished run.
@@ -98,6 +83,25 @@ class CombatMethod:
         """
         facts, arrays = ModelFacts.read(folder), files.read_arrays(folder.combat_file)
         return CombatModel(config or folder.read_config(), facts, Combat.from_arrays(arrays))
+
+
+def _harmonise_table(model: "CombatModel", cohort: Cohort, config: RunConfig, folder: RunFolder) -> Outcome:
+    assert cohort.table is not None and cohort.table.features is not None
+    pooled, sites = pooled_table(cohort), np.array([*cohort.site_names, UNKNOWN])[cohort.site]
+    who_is_who = pooled[[name for name in ("participant_id", "session_id") if name in pooled]]
+    change = model.write_rows(who_is_who, cohort.table.features, sites, folder, folder.append_to_log)
+    return Outcome({}, scorecard=score_table(cohort, config, change, COMBAT) if config.evaluate.scorecard else None)
+
+
+def _harmonise_volumes(model: "CombatModel", cohort: Cohort, config: RunConfig, folder: RunFolder) -> Outcome:
+    voxels = ScoredVoxels(cohort, config.seed, COMBAT) if config.evaluate.scorecard else None
+    form, say = config.output.harmonised, folder.append_to_log
+    rows = rows_to_harmonise(cohort, form, voxels)
+    stream = (model.pooled(row, cohort.inputs[row], _site_of(cohort, row)) for row in rows)
+    measured = write_and_measure(stream, rows, cohort, folder, config, form, say, by="combat_", voxels=voxels)
+    # Nothing is decoded, so that both forms of the volumes are the same on the grid of the run.
+    metrics = {name: value for name, value in measured.items() if "_decoded" not in name}
+    return Outcome(metrics, scorecard=None if voxels is None else score_volumes(cohort, config, voxels))
 
 
 def fit_combat(cohort: Cohort, config: RunConfig) -> Combat:

@@ -35,7 +35,7 @@ def harmonised_features(
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Returns all feature columns in their own units, and the number of clipped values by column.
 
-    Numbers receive their change. Constant columns, categories and missing values stay unchanged.
+    Numbers receive their change. Constant columns, failed and missing values, and categories stay unchanged.
 
     Args:
       frame: N rows of features. Numbers are float64, NaN if missing.
@@ -70,6 +70,10 @@ def write_harmonised_table(
     The arguments are those of `harmonised_features`. `rows` has participant_id, and the session if there are any.
     """
     values, clipped = harmonised_features(frame, encoding, change, keep_sign)
+    failed = encoding.scaling.failed(frame[[column.name for column in encoding.numbers]].to_numpy(np.float64))
+    if failed.any():
+        columns = np.array([column.name for column in encoding.numbers], object)[failed.any(axis=0)]
+        say(f"{failed.sum()} values that are 0 where they should be positive stay as they are: {', '.join(columns)}")
     write_table(output.harmonised_file, rows.reset_index(drop=True).join(values.reset_index(drop=True)), missing="n/a")
     write_json(output.harmonised_facts_file, {"keep_sign": keep_sign, "clipped": clipped})
     if clipped:

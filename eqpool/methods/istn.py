@@ -30,7 +30,8 @@ from eqpool.methods.facts import ModelFacts
 from eqpool.methods.istn_model import IstnModel
 from eqpool.methods.istn_steps import EXAMPLES, istn_steps
 from eqpool.methods.istn_volumes import make_harmonise, write_harmonised
-from eqpool.objectives.istn import TASK_MODELS, make_istn
+from eqpool.objectives.istn import make_istn
+from eqpool.objectives.istn_networks import TASK_MODELS
 from eqpool.objectives.task import make_task
 from eqpool.storage.files import write_arrays, write_table
 from eqpool.storage.run_folder import RunFolder

@@ -122,26 +122,27 @@ class LatentModel:
             raise InputError(f"the run was trained on {dataset}; expected one on a participants table or on volumes")
         frame = feature_frame(table, encoding, say)
         uncalibrated = encoding.apply(frame)
-        outputs, change = self.harmonise_features(uncalibrated, self._calibrated(table, uncalibrated), form)
+        outputs, change = self.harmonise_features(uncalibrated, self._sites(table), form)
         if change is not None:
             keep_sign = keeps_sign(self.config.output, on_volumes=False)
             write_harmonised_table(output, pd.DataFrame(who(table)), frame, encoding, change, keep_sign, say)
         return self._embeddings(table, outputs)
 
     def harmonise_features(
-        self, uncalibrated: np.ndarray, inputs: np.ndarray, form: str
+        self, uncalibrated: np.ndarray, site: np.ndarray, form: str
     ) -> tuple[Outputs, np.ndarray | None]:
-        """Encodes a table's features and computes the change that harmonising them makes.
+        """Calibrates and encodes a table's features, and computes the change that harmonising them makes.
 
         Args:
           uncalibrated: (N, F) encoded features.
-          inputs: (N, F) the same after the site calibration, which the networks read.
+          site: (N,) names of the sites, "" where unknown.
           form: "change", "decoded" or "none".
 
         Returns:
           The outputs of `encode` with N rows, and the (N, F) change to add to `uncalibrated`, in z-scores. The change
-          is None if the form is "none" or there is no decoder.
+          is None if the form is "none" or there is no decoder. It is 0 where the calibration leaves a feature alone.
         """
+        inputs = uncalibrated if self.calibration is None else self.calibration.apply(uncalibrated, site)
         parts, changes = [], []
         for start in range(0, len(inputs), TABLE_BATCH):
             here = slice(start, start + TABLE_BATCH)
@@ -151,15 +152,15 @@ class LatentModel:
                 before = self.decode(parts[-1]["latent"]) if form == "change" else inputs[here]
                 changes.append(pooled_change(uncalibrated[here], inputs[here], before, pooled))
         outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return outputs, np.concatenate(changes) if changes else None
+        if not changes:
+            return outputs, None
+        change = np.concatenate(changes)
+        return outputs, change if self.calibration is None else np.where(self.calibration.unchanged(site), 0.0, change)
 
-    def _calibrated(self, table: ParticipantsTable, inputs: np.ndarray) -> np.ndarray:
-        """Removes each site's effect. A row of an unknown site is treated like the site that it resembles most."""
-        if self.calibration is None:
-            return inputs
+    def _sites(self, table: ParticipantsTable) -> np.ndarray:
+        """Returns the (N,) names of the rows' sites, all unknown if the table has no column of sites."""
         column = self.config.data.site_column
-        known = column in table.frame
-        return self.calibration.apply(inputs, table.names_in(column) if known else np.full(len(inputs), UNKNOWN))
+        return table.names_in(column) if column in table.frame else np.full(len(table.frame), UNKNOWN)
 
     def _embeddings(self, table: ParticipantsTable, outputs: Outputs) -> pd.DataFrame:
         facts, first = self.facts, pd.DataFrame(who(table))

@@ -7,6 +7,7 @@ import numpy as np
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.shape import DataShape
+from eqpool.data.tables.coding import UNKNOWN
 from eqpool.engine.session import Columns, Session, TrainingData
 from eqpool.engine.state import Stage, Variables
 from eqpool.evaluate.outputs import Embeddings
@@ -75,5 +76,6 @@ class Pooling(LatentMethod):
         if cohort.table is None or not config.evaluate.scorecard:
             return Harmonised()
         form = "decoded" if config.output.harmonised == "decoded" else "change"
-        _, change = self.load(folder).harmonise_features(cohort.table.encoded, np.asarray(cohort.inputs), form)
+        site = np.array([*cohort.site_names, UNKNOWN])[cohort.site]
+        _, change = self.load(folder).harmonise_features(cohort.table.encoded, site, form)
         return Harmonised(scorecard=score_table(cohort, config, change, EQPOOL))

@@ -1,12 +1,17 @@
-"""The adversary that measures invariance: it is trained on frozen features and never trains them."""
+"""The adversary, a network that predicts the site from features."""
 
 import jax
 from flax import linen as nn
 
 
 class Adversary(nn.Module):
-    """Three hidden layers of 64 with batch norm (Lokhande et al. 2022, appendix A.2): (N, features) to (N, classes)
-    logits.
+    """A classifier of features with three hidden layers and batch norm (Lokhande et al. 2022, appendix A.2).
+
+    It maps (N, features) to (N, classes) logits. As a measure of invariance it is trained on frozen features.
+
+    Attributes:
+      classes: number of classes.
+      hidden_units: units of each hidden layer, 64 as published.
     """
 
     classes: int

@@ -1,4 +1,4 @@
-"""E onto the sphere and D back, for feature rows and for volumes, and stage one's networks around them."""
+"""The encoder E onto the sphere, the decoder D, and the networks of stage one, for feature rows and for volumes."""
 
 from typing import NamedTuple
 
@@ -14,9 +14,10 @@ from eqpool.models.tau import CovariateTau, Tau
 
 
 class Encoder(nn.Module):
-    """E: inputs (N, F) or (N, x, y, z) to l = E(X) / |E(X)|, (N, n) float32 on the unit sphere.
+    """The encoder E, which maps inputs to latents l = E(X) / |E(X)| on the unit sphere.
 
-    Feature rows go through a fully connected network, volumes through the 3D ResNet.
+    It maps (N, F) or (N, x, y, z) to (N, n) float32. Feature rows pass a fully connected network and volumes the 3D
+    ResNet.
     """
 
     config: ModelConfig
@@ -37,10 +38,11 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """D: latents (N, n) back to inputs (N, *input_shape), float32.
+    """The decoder D, which maps latents (N, n) to inputs (N, *input_shape) float32.
 
-    Volumes are the network's output plus a constant, the collection "constants": zeros at first, for whoever trains it
-    to set to the mean training volume. A few hundred steps do not teach a network from nothing what all brains share.
+    Volumes are the network's output plus a constant in the collection "constants". The constant is initialised with
+    zeros, and the training code sets it to the mean training volume. A few hundred steps are too few for a network to
+    learn the common anatomy of all brains.
     """
 
     config: ModelConfig
@@ -58,13 +60,13 @@ class Decoder(nn.Module):
 
 
 class StageOneOutput(NamedTuple):
-    """What stage one makes of N inputs.
+    """The outputs of stage one for N inputs.
 
     Attributes:
-      latent: (N, n) float32 on the unit sphere, l.
+      latent: l, (N, n) float32 on the unit sphere.
       tau: (N, n, n) float32 in SO(n).
-      reconstruction: the inputs' shape, float32, D(l).
-      prediction: (N, outputs) float32, the auxiliary head's logits, or one number for regression.
+      reconstruction: D(l), float32 in the shape of the inputs.
+      prediction: (N, outputs) float32 logits of the auxiliary head, or one number for regression.
     """
 
     latent: jax.Array
@@ -74,13 +76,13 @@ class StageOneOutput(NamedTuple):
 
 
 class StageOne(nn.Module):
-    """E, tau and D (Lokhande et al. 2022, Algorithm 1), and the published auxiliary head on the target.
+    """The networks E, tau and D (Lokhande et al. 2022, Algorithm 1) with the published auxiliary head on the target.
 
     Attributes:
-      config: sizes.
-      input_shape: one input's shape, (F,) or (x, y, z).
-      outputs: classes, or 1 for regression.
-      num_covariates: that a tau of the kind "covariate" carries.
+      config: sizes of the networks.
+      input_shape: shape of one input, (F,) or (x, y, z).
+      outputs: number of classes, or 1 for regression.
+      num_covariates: number of covariates that a tau of the kind "covariate" carries.
     """
 
     config: ModelConfig
@@ -96,11 +98,11 @@ class StageOne(nn.Module):
         self.head = Head(self.outputs, self.config.hidden_units, self.config.dropout)
 
     def decode(self, latent: jax.Array) -> jax.Array:
-        """D(l) in inference mode: (N, n) to the inputs' shape, float32."""
+        """Computes D(l) in inference mode, from (N, n) to float32 in the shape of the inputs."""
         return self.decoder(latent, train=False)
 
     def __call__(self, inputs: jax.Array, *, train: bool, mask: jax.Array | None = None) -> StageOneOutput:
-        """Encodes (N, *input_shape) float32; rows with `mask` (N,) 0 do not count in batch norm."""
+        """Encodes (N, *input_shape) float32. Rows with 0 in `mask` (N,) do not count in batch norm."""
         latent = self.encoder(inputs, train=train, mask=mask)
         return StageOneOutput(
             latent=latent,
@@ -111,7 +113,7 @@ class StageOne(nn.Module):
 
 
 def make_tau(config: ModelConfig, num_covariates: int) -> nn.Module:
-    """The network l to tau(l) that `config.tau` names."""
+    """Makes the network from l to tau(l) that `config.tau` names."""
     if config.tau == "covariate":
         ranges = rotation_ranges(config, num_covariates)
         return CovariateTau(ranges, config.spectrum, config.hidden_units, config.tau_steps)

@@ -1,4 +1,4 @@
-"""The baselines' networks: the same encoder and decoder, a predictor, and CAI's adversary."""
+"""The networks of the baselines: the encoder and decoder of stage one, a predictor, and the adversary of CAI."""
 
 from typing import NamedTuple
 
@@ -9,17 +9,17 @@ from eqpool.config import ModelConfig
 from eqpool.models.adversary import Adversary
 from eqpool.models.autoencoder import Decoder, Encoder
 from eqpool.models.mlp import MLP
-from eqpool.ops.numerics import reverse_gradient
+from eqpool.ops.custom_rules import reverse_gradient
 
 
 class BaselineOutput(NamedTuple):
-    """What a baseline makes of N inputs.
+    """The outputs of a baseline for N inputs.
 
     Attributes:
-      latent: (N, n) float32 on the unit sphere; a baseline's Phi.
-      prediction: (N, outputs) float32, logits, or one number for regression.
-      reconstruction: the inputs' shape, float32.
-      site: (N, sites) float32, the adversary's logits.
+      latent: (N, n) float32 on the unit sphere, which serves as the baseline's Phi.
+      prediction: (N, outputs) float32 logits, or one number for regression.
+      reconstruction: float32 in the shape of the inputs.
+      site: (N, sites) float32 logits of the adversary.
     """
 
     latent: jax.Array
@@ -29,13 +29,15 @@ class BaselineOutput(NamedTuple):
 
 
 class Baseline(nn.Module):
-    """Encoder, decoder and predictor of every baseline of Lokhande et al. 2022; the adversary learns in CAI only.
+    """The encoder, decoder and predictor of every baseline of Lokhande et al. 2022, with an adversary.
+
+    The adversary is trained in CAI only.
 
     Attributes:
-      config: sizes.
-      input_shape: one input's shape, (F,) or (x, y, z).
-      outputs: classes, or 1 for regression.
-      num_sites: what the adversary tells apart.
+      config: sizes of the networks.
+      input_shape: shape of one input, (F,) or (x, y, z).
+      outputs: number of classes, or 1 for regression.
+      num_sites: number of sites that the adversary predicts.
     """
 
     config: ModelConfig

@@ -1,12 +1,12 @@
-"""2D and 3D convolution that is quick on a CPU and native on an accelerator.
+"""2D and 3D convolutions that are fast on a CPU and native on an accelerator.
 
-XLA compiles the gradient of a 3D convolution for a CPU into a slow generic loop, while its 2D convolutions
-run on Eigen's matrix product. A 3D convolution is a sum over depth taps of 2D convolutions of planes, so on a
-CPU it is written that way. The choice is made when a program is lowered (`jax.lax.platform_dependent`), so
-exporting for a TPU from a CPU machine gives the native convolution. Both the value and its gradient dispatch,
-inside `jax.custom_vjp`: differentiating through the dispatch would keep the residuals of every branch.
+On a CPU XLA compiles the gradient of a 3D convolution into a slow generic loop, while 2D convolutions use Eigen's
+matrix product. A 3D convolution is a sum over depth taps of 2D convolutions of planes, and is computed that way on a
+CPU. The choice is made when a program is lowered (`jax.lax.platform_dependent`), so that an export for a TPU from a CPU
+machine has the native convolution. The value and its gradient dispatch separately, inside `jax.custom_vjp`.
+Differentiation through the dispatch would keep the residuals of every branch.
 
-Consequence: in 3D reverse mode only, as for every `custom_vjp`. `jax.jvp` and `jax.jacfwd` through it raise.
+As for every `custom_vjp`, 3D convolutions support reverse mode only. `jax.jvp` and `jax.jacfwd` raise an error.
 """
 
 import functools
@@ -39,12 +39,12 @@ def conv(
     Args:
       x: (N, H, W, C_in) or (N, D, H, W, C_in) floating array.
       kernel: (k_H, k_W, C_in, C_out) or (k_D, k_H, k_W, C_in, C_out), of the same dtype as `x`.
-      strides: one stride, or one an axis.
-      padding: zeros added to both ends of an axis, one number or one an axis; or "SAME" or "VALID".
+      strides: one stride for all axes, or one for each.
+      padding: number of zeros added to both ends of an axis, one for all axes or one for each, or "SAME" or "VALID".
 
     Returns:
-      (N, [D',] H', W', C_out) of the dtype of `x`, H' = floor((H + 2 padding - k_H) / stride) + 1. On a CPU a
-      bfloat16 convolution is computed and accumulated in float32, and rounded once.
+      (N, [D',] H', W', C_out) in the dtype of `x`, with H' = floor((H + 2 padding - k_H) / stride) + 1. On a CPU a
+      bfloat16 convolution is computed and accumulated in float32 and rounded once.
 
     Raises:
       ValueError: ranks, channels or dtypes disagree, or the padded image is smaller than the kernel.
@@ -97,36 +97,42 @@ def _native_backward(x, kernel, cotangent, *, strides, pads):
 
 
 def kaiming_fan_out(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
-    """Kaiming normal, fan-out: deviation sqrt(2 / (taps x features)), for kernels (..., C, features)."""
+    """Draws kernels (..., C, features) with standard deviation sqrt(2 / (taps x features)): Kaiming normal, fan-out."""
     return _normal(key, shape, dtype, 2 / (math.prod(shape[:-2]) * shape[-1]))
 
 
 def kaiming_fan_in(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
-    """Kaiming normal, fan-in: deviation sqrt(2 / (taps x C)), for kernels (..., C, features) before a ReLU."""
+    """Draws kernels (..., C, features) with standard deviation sqrt(2 / (taps x C)): Kaiming normal, fan-in.
+
+    This initialiser is for convolutions before a ReLU.
+    """
     return _normal(key, shape, dtype, 2 / math.prod(shape[:-1]))
 
 
 def lecun_fan_in(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
-    """LeCun normal: deviation sqrt(1 / (taps x C)), for kernels (..., C, features) that end in a logit."""
+    """Draws kernels (..., C, features) with standard deviation sqrt(1 / (taps x C)): LeCun normal, fan-in.
+
+    This initialiser is for convolutions whose output is a logit.
+    """
     return _normal(key, shape, dtype, 1 / math.prod(shape[:-1]))
 
 
 def _normal(key, shape, dtype, variance):
-    # Drawn flat: the same numbers, but XLA takes two seconds to compile each five-dimensional draw on a CPU.
+    # Drawn as a vector, which gives the same numbers. XLA takes two seconds to compile a 5D draw on a CPU.
     return jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape) * math.sqrt(variance)
 
 
 class Conv(nn.Module):
-    """Convolution layer over `conv`: (N, [D,] H, W, C) -> (N, [D',] H', W', features).
+    """A convolution layer with `conv`: (N, [D,] H, W, C) -> (N, [D',] H', W', features).
 
     Attributes:
-      features: output channels.
-      kernel_size: taps, one number or one an axis.
-      strides: one number or one an axis.
+      features: number of output channels.
+      kernel_size: number of taps, one for all axes or one for each.
+      strides: one stride for all axes, or one for each.
       padding: as in `conv`.
-      use_bias: adds a bias per feature, zero at the start.
-      kernel_init: initialiser of the ([k_D,] k_H, k_W, C, features) kernel; Kaiming normal, fan-out.
-      dtype: dtype of the computation and the result; None promotes input and parameters.
+      use_bias: whether to add a bias to each feature, initialised with zero.
+      kernel_init: initialiser of the ([k_D,] k_H, k_W, C, features) kernel, by default Kaiming normal with fan-out.
+      dtype: dtype of the computation and the result. None promotes the dtypes of input and parameters.
       param_dtype: dtype of the parameters.
     """
 
@@ -141,7 +147,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Convolves (N, [D,] H, W, C); raises what `conv` raises."""
+        """Convolves (N, [D,] H, W, C). Raises the errors of `conv`."""
         shape = (*per_axis(self.kernel_size, x.ndim - 2, "kernel_size"), x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         bias = None
@@ -153,10 +159,10 @@ class Conv(nn.Module):
 
 
 def per_axis(value: int | Sequence[int], rank: int, name: str, least: int = 1) -> Sizes:
-    """One number for each of `rank` axes, from one number or `rank` of them.
+    """Returns one number for each of `rank` axes, given one number or `rank` of them.
 
     Raises:
-      ValueError: `value` has another length, or a number below `least`; it is called `name` there.
+      ValueError: `value` has another length or a number below `least`. The message calls it `name`.
     """
     sizes = (value,) * rank if isinstance(value, int) else tuple(value)
     if len(sizes) != rank or min(sizes) < least:

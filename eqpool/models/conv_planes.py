@@ -1,6 +1,6 @@
-"""3D convolution for a CPU, out of 2D convolutions of planes; `eqpool.models.conv` says why and chooses.
+"""3D convolution for a CPU, composed of 2D convolutions of planes. See `eqpool.models.conv` for the reason.
 
-Times below are of two cores of an AMD EPYC, jax 0.10.2.
+All times are from two cores of an AMD EPYC with jax 0.10.2.
 """
 
 import itertools
@@ -10,28 +10,33 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Up to this many input channels one 2D convolution with the depth taps folded into channels beats one a tap
-# (110 against 330 ms for the stem at 91x109x91, batch 4, two cores); beyond it the copy costs more than it
+# Up to this many input channels, one 2D convolution with the depth taps folded into channels is faster than one per tap
+# (110 against 330 ms for the stem at 91x109x91, batch 4, two cores). With more channels the copy costs more than it
 # saves.
 _MOST_CHANNELS_TO_FOLD = 4
-# Up to this many output channels, at stride 1, they are folded into features instead: 8 -> 1 channels at 64^3,
-# batch 2, forward and both gradients take 34 + 22 + 28 against 71 + 76 + 84 ms; 16 -> 8 channels lose by it.
+# Up to this many output channels, at stride 1, the taps are folded into features instead. For 8 -> 1 channels at 64^3,
+# batch 2, the forward pass and both gradients take 34 + 22 + 28 against 71 + 76 + 84 ms. For 16 -> 8 channels folding
+# is slower.
 _MOST_FEATURES_TO_FOLD = 2
-# From this many numbers in the input, and up to 27 taps, a strided convolution's gradient in the kernel goes plane by
-# plane: 64^3 x 32 to 64 channels, batch 2, takes 270 against 560 ms of processor time, 32^3 x 64 to 128 as long.
+# From this many numbers in the input, and up to 27 taps, the kernel's gradient of a strided convolution is computed
+# plane by plane. For 64^3 x 32 to 64 channels, batch 2, it takes 270 against 560 ms of processor time. For
+# 32^3 x 64 to 128 channels both ways take the same time.
 _FEWEST_NUMBERS_BY_PLANE, _MOST_TAPS_BY_PLANE = 2**22, 27
 
 _DIMENSIONS_2D = ("NHWC", "HWIO", "NHWC")
 
 
 def planes_forward(x, kernel, *, strides, pads):
-    """The convolution, computed in float32 at least: `strides` three numbers, `pads` three pairs."""
+    """Computes the convolution in float32 at least, with three numbers in `strides` and three pairs in `pads`."""
     planes_conv = _best_form(kernel, strides)
     return planes_conv(_single(x), _single(kernel), strides=strides, pads=pads).astype(x.dtype)
 
 
 def planes_backward(x, kernel, cotangent, *, strides, pads):
-    """Gradients in x and kernel, apart so that XLA drops one nobody asks for (the stem's in the image)."""
+    """Computes the gradients in x and in the kernel.
+
+    They are separate, so that XLA can drop an unused one, such as the gradient of the stem in the image.
+    """
     operands = _single(x), _single(kernel), _single(cotangent)
     gradient_x = _gradient_in_x(*operands, strides=strides, pads=pads)
     gradient_kernel = _gradient_in_kernel(*operands, strides=strides, pads=pads)
@@ -47,17 +52,18 @@ def _gradient_in_kernel(x, kernel, cotangent, **shape):
     form = _best_form(kernel, shape["strides"])
     if form is _sum_over_depth_taps and _goes_by_plane(x, kernel, shape["strides"]):
         return _gradient_in_kernel_by_plane(x, kernel, cotangent, **shape)
-    # Taps folded into channels make the kernel's gradient slower (230 against 170 ms for the stem).
+    # Folding taps into channels makes the kernel's gradient slower (230 against 170 ms for the stem).
     form = _sum_over_depth_taps if form is _depth_taps_as_channels else form
     _, pullback = jax.vjp(lambda operand: form(x, operand, **shape), kernel)
     return pullback(cotangent)[0]
 
 
 def _gradient_in_kernel_by_plane(x, kernel, cotangent, *, strides, pads):
-    """Sum over output planes of (the voxels under each tap)^T (cotangent): one matrix product a plane.
+    """Computes the kernel's gradient as a sum over output planes of (voxels under each tap)^T (cotangent).
 
-    For a convolution XLA transposes the whole volume first, once a depth tap. At stride 2 the voxels under the taps
-    are few enough to be copied instead, and those of one plane stay in the cache. At stride 1 nothing is gained.
+    Each plane takes one matrix product. For a convolution XLA first transposes the whole volume, once per depth tap. At
+    stride 2 the voxels under the taps are few enough to be copied instead, and those of one plane stay in the cache. At
+    stride 1 there is no gain.
     """
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     planes, cotangents = jnp.moveaxis(x, 1, 0), jnp.moveaxis(cotangent, 1, 0)
@@ -76,7 +82,7 @@ def _gradient_in_kernel_by_plane(x, kernel, cotangent, *, strides, pads):
 
 
 def _under_taps(plane, taps, strides, size):
-    """(N, H, W, C) to (N, *size, k_H k_W C): what each output voxel meets."""
+    """Gathers the input voxels under the taps of each output voxel: (N, H, W, C) to (N, *size, k_H k_W C)."""
     batch, _, _, channels = plane.shape
     limits = [stride * (count - 1) + 1 for stride, count in zip(strides, size, strict=True)]
     shifted = [
@@ -121,7 +127,7 @@ def _depth_taps_as_features(x, kernel, *, strides, pads):
 
 
 def _depth_taps(x, kernel_depth, stride, pads):
-    """The planes each depth tap meets: kernel_depth arrays (N, D', H, W, C)."""
+    """Returns the planes under each depth tap, as kernel_depth arrays (N, D', H, W, C)."""
     low, high = pads
     x = jnp.pad(x, ((0, 0), (low, high), (0, 0), (0, 0), (0, 0)))
     span = x.shape[1] - kernel_depth + 1
@@ -129,7 +135,7 @@ def _depth_taps(x, kernel_depth, stride, pads):
 
 
 def _conv_planes(x, kernel, strides, pads):
-    """2D convolution of every plane: (N, D', H, W, C) -> (N, D', H', W', features)."""
+    """Convolves every plane in 2D: (N, D', H, W, C) -> (N, D', H', W', features)."""
     batch, depth = x.shape[:2]
     planes = x.reshape(batch * depth, *x.shape[2:])
     out = lax.conv_general_dilated(planes, kernel, strides, pads, dimension_numbers=_DIMENSIONS_2D)

@@ -1,4 +1,4 @@
-"""The discriminator: is this image a real one of the target site? (Robinson et al. 2020, Tables 5 and 6)."""
+"""The discriminator of real from generated images of the target site (Robinson et al. 2020, Tables 5 and 6)."""
 
 from collections.abc import Sequence
 
@@ -10,24 +10,24 @@ from eqpool.models.layers import ConvBlock, LogitConv, Norm, check_images
 
 
 class Discriminator(nn.Module):
-    """Convolutions of 3 taps with instance norm, down to one logit an image. The sigmoid is the loss's.
+    """Convolutions of 3 taps with instance norm that reduce an image to one logit. The loss applies the sigmoid.
 
-    The defaults are Table 5's (Morpho-MNIST). Table 6's (brains) are channels (32, 64, 128, 256, 256). Where the
-    tables leave a choice:
+    The defaults are those of Table 5 (Morpho-MNIST). Table 6 (brains) has the channels (32, 64, 128, 256, 256). The
+    tables are read as follows:
 
     | row | printed | read as |
     |---|---|---|
-    | last, k 3, s 2 | p 1, 4 voxels an axis to 1 | p 0: with p 1 there would be 2 |
-    | IN | | no scale and no shift, as the published code's |
+    | last, k 3, s 2 | p 1, 4 voxels per axis to 1 | p 0, because p 1 would give 2 voxels |
+    | IN | | no scale and no shift, as in the published code |
 
-    At other sizes the last convolution may leave several positions, whose logits are averaged; a grid smaller than its
+    At other sizes the last convolution may leave several positions, whose logits are averaged. A grid smaller than its
     kernel is padded with zeros.
 
     Attributes:
-      channels: of each layer but the last; the first has stride 1 and no norm, the others halve.
-      dropout: rate of dropping after the last of them, 1 - D.
-      norm: "instance" is the paper's, and blind to much of an image's own brightness and contrast; or "none".
-      dtype: of the computation; parameters and the result are float32.
+      channels: channels of each layer but the last. The first has stride 1 and no norm, the others halve the size.
+      dropout: rate of dropping after the last of these layers, 1 - D.
+      norm: "instance" as published, which removes much of an image's own brightness and contrast, or "none".
+      dtype: dtype of the computation. Parameters and the result are float32.
     """
 
     channels: Sequence[int] = (32, 64, 128, 256)
@@ -37,18 +37,18 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Judges a batch.
+        """Computes a logit for each image.
 
         Args:
-          images: (N, *shape, C) float32, *shape (H, W) or (D, H, W).
-          train: drop out (rng "dropout").
+          images: (N, *shape, C) float32, with shape (H, W) or (D, H, W).
+          train: whether to apply dropout (rng "dropout").
 
         Returns:
-          (N,) float32 logits, positive for real.
+          (N,) float32 logits, positive for real images.
 
         Raises:
-          ValueError: `images` has the wrong rank, or is so small that an instance norm is left with a single voxel,
-            which it would map to 0.
+          ValueError: `images` has the wrong rank, or is so small that an instance norm would see a single voxel and
+            map it to 0.
         """
         check_images(images)
         least = 2 ** (len(self.channels) - 1) + 1

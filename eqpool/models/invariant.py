@@ -1,5 +1,6 @@
-"""Phi = tau . b(tau^-1 . l): invariant to the site by training, equivariant by construction (Lokhande et al. 2022,
-eq. (4)).
+"""Phi = tau . b(tau^-1 . l), invariant to the site by training and equivariant by construction.
+
+See Lokhande et al. 2022, eq. (4).
 """
 
 from typing import NamedTuple
@@ -12,19 +13,20 @@ from eqpool.geometry import sphere
 from eqpool.models.adversary import Adversary
 from eqpool.models.mlp import MLP
 from eqpool.ops.arguments import check_shape
-from eqpool.ops.numerics import einsum, reverse_gradient, round_straight_through
+from eqpool.ops.custom_rules import reverse_gradient, round_straight_through
+from eqpool.ops.numerics import einsum
 
 
 class StageTwoOutput(NamedTuple):
-    """What stage two makes of N latents.
+    """The outputs of stage two for N latents.
 
     Attributes:
-      covariate_free: (N, n) float32, tau^-1 Phi = b(tau^-1 l).
-      phi: (N, n) float32.
-      prediction: (N, outputs) float32, h(Phi): logits, or one number for regression.
-      reconstruction: (N, n) float32, Psi(Phi), to be compared with l.
-      site: (N, sites) float32, the adversary's logits from tau^-1 Phi; its gradient is reversed on the way to b.
-        None without an adversary.
+      covariate_free: tau^-1 Phi = b(tau^-1 l), (N, n) float32.
+      phi: Phi, (N, n) float32.
+      prediction: h(Phi), (N, outputs) float32 logits, or one number for regression.
+      reconstruction: Psi(Phi), (N, n) float32, to be compared with l.
+      site: (N, sites) float32 logits of the adversary from tau^-1 Phi, with its gradient to b reversed. None without an
+        adversary.
     """
 
     covariate_free: jax.Array
@@ -35,18 +37,20 @@ class StageTwoOutput(NamedTuple):
 
 
 class Invariant(nn.Module):
-    """b: tau^-1 l to the covariate-free latent, (N, n) to (N, n) float32.
+    """The network b, which maps tau^-1 l, (N, n), to the covariate-free latent, (N, n) float32.
 
-    With `code_dim` it speaks through a code of so many numbers in [-1, 1], each of `code_levels` evenly spaced values
-    (finite scalar quantisation, Mentzer et al. 2023), laid on the sphere by a fixed map. A deterministic, continuous
-    latent can match across sites at every width a kernel sees and still tell the site in its finer digits; a code has
-    none, and what it tells at all is bounded by code_dim x log2(code_levels) bits.
+    With `code_dim` its output is a code of that many numbers in [-1, 1]. Each takes one of `code_levels` evenly spaced
+    values (finite scalar quantisation, Mentzer et al. 2023), and a fixed map takes the code to the sphere. The sites'
+    distributions of a deterministic, continuous latent can match at every width that a kernel resolves, while the site
+    is predictable from finer digits. A code has no finer digits. Its information is at most
+    code_dim x log2(code_levels) bits.
 
     Attributes:
-      hidden_units: of both hidden layers.
-      on_sphere: normalise, so that no scale-free criterion can be met by shrinking; a code always is.
-      code_dim: 0 for none.
-      code_levels: 0 for a continuous code.
+      hidden_units: units of both hidden layers.
+      on_sphere: whether to normalise the output, so that a smaller latent does not lower the loss. A code is always
+        normalised.
+      code_dim: number of values of the code, 0 for none.
+      code_levels: number of levels of each value, 0 for a continuous code.
     """
 
     hidden_units: int
@@ -69,13 +73,13 @@ class Invariant(nn.Module):
 
 
 class StageTwo(nn.Module):
-    """b, h and Psi over frozen latents l (N, n) and rotations tau (N, n, n).
+    """The networks b, h and Psi on frozen latents l (N, n) and rotations tau (N, n, n).
 
     Attributes:
-      outputs: classes, or 1 for regression.
-      num_sites: what the adversary tells apart; 0 for no adversary.
-      hidden_units: of each network's hidden layer.
-      on_sphere, code_dim, code_levels: of b, see `Invariant`.
+      outputs: number of classes, or 1 for regression.
+      num_sites: number of sites that the adversary predicts, 0 for no adversary.
+      hidden_units: units of each network's hidden layers.
+      on_sphere, code_dim, code_levels: settings of b, see `Invariant`.
     """
 
     outputs: int
@@ -92,7 +96,7 @@ class StageTwo(nn.Module):
         check_shape("latent", latent, ("N", "n"))
         dimension = latent.shape[-1]
         check_shape("tau", tau, (len(latent), dimension, dimension), f" for latent {latent.shape}")
-        turned_back = einsum("nij,ni->nj", tau, latent)  # tau^-1 = tau^T: a product, never an inverse
+        turned_back = einsum("nij,ni->nj", tau, latent)  # tau^-1 = tau^T, so no inverse is needed
         invariant = Invariant(self.hidden_units, self.on_sphere, self.code_dim, self.code_levels, name="b")
         covariate_free = invariant(turned_back)
         phi = einsum("nij,nj->ni", tau, covariate_free)

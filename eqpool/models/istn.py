@@ -1,4 +1,4 @@
-"""The image-and-spatial transformer network of Robinson et al. 2020: appearance, then shape."""
+"""The image-and-spatial transformer network (ISTN) of Robinson et al. 2020, which changes appearance and then shape."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -15,12 +15,12 @@ Shape = Literal["none", "affine", "bspline"]
 
 
 class IstnOutput(NamedTuple):
-    """What an ISTN makes of N images.
+    """The outputs of an ISTN for N images.
 
     Attributes:
-      image: (N, *shape, C) float32 in [-1, 1], after both.
-      appearance: (N, *shape, C) float32 in [-1, 1], after the ITN alone; the input where there is none.
-      deformation: what the STN did to `appearance`, or None.
+      image: (N, *shape, C) float32 in [-1, 1], after ITN and STN.
+      appearance: (N, *shape, C) float32 in [-1, 1], after the ITN, or the input without an ITN.
+      deformation: deformation of `appearance` by the STN, or None without an STN.
     """
 
     image: jax.Array
@@ -29,18 +29,18 @@ class IstnOutput(NamedTuple):
 
 
 class ISTN(nn.Module):
-    """Image to ITN to STN, which sees the ITN's output, to the warped image; trained as one.
+    """An ITN followed by an STN, which sees the output of the ITN and warps it. Both are trained together.
 
-    Either may be left out, as in Table 1's rows, but not both. Affine and B-spline are alternatives, as published.
+    One of the two may be left out, as in the rows of Table 1. Affine and B-spline STN are alternatives, as published.
 
     Attributes:
       appearance: "itn" or "none".
       shape: "none", "affine" or "bspline".
-      encoder, bottleneck, decoder, dropout, residual: the ITN's.
-      widths: the STN's.
-      spacing, max_displacement: the B-spline STN's.
-      fill: value outside the image: -1 for digits, 0 for brains.
-      dtype: of the computation; parameters, batch statistics, maps and images are float32.
+      encoder, bottleneck, decoder, dropout, residual: settings of the ITN.
+      widths: setting of the STN.
+      spacing, max_displacement: settings of the B-spline STN.
+      fill: value outside the image, -1 for digits and 0 for brains.
+      dtype: dtype of the computation. Parameters, batch statistics, maps and images are float32.
     """
 
     appearance: Appearance = "itn"
@@ -57,7 +57,7 @@ class ISTN(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
-        """Builds the networks that are asked for."""
+        """Builds the networks that `appearance` and `shape` name."""
         if self.appearance not in ("itn", "none") or self.shape not in ("none", "affine", "bspline"):
             raise ValueError(
                 'appearance must be "itn" or "none" and shape "none", "affine" or "bspline", '
@@ -80,7 +80,10 @@ class ISTN(nn.Module):
         condition: jax.Array | None = None,
         mask: jax.Array | None = None,
     ) -> IstnOutput:
-        """Transforms (N, *shape, C) float32 in [-1, 1]; arguments and errors as in `ITN`, both get `condition`."""
+        """Transforms (N, *shape, C) float32 in [-1, 1].
+
+        Arguments and errors are those of `ITN`. ITN and STN both receive `condition`.
+        """
         options: dict[str, Any] = {"train": train, "condition": condition, "mask": mask}
         appearance = images if self.appearance == "none" else self.itn(images, **options)
         if self.shape == "none":

@@ -1,4 +1,7 @@
-"""The image transformer network: appearance, voxel by voxel (Robinson et al. 2020, section 2, Tables 5 and 6)."""
+"""The image transformer network (ITN), which changes the appearance of voxels.
+
+See Robinson et al. 2020, section 2, Tables 5 and 6.
+"""
 
 from collections.abc import Sequence
 
@@ -11,27 +14,27 @@ from eqpool.models.layers import ConvBlock, UpBlock, with_condition
 
 
 class ITN(nn.Module):
-    """A UNet whose skip connections are added: images in [-1, 1] to images of the same shape in [-1, 1].
+    """A U-Net with additive skip connections, from images in [-1, 1] to images of the same shape in [-1, 1].
 
-    The defaults are Table 5's (Morpho-MNIST). Table 6's (brains) are encoder (8, 16, 32, 64), bottleneck (64, 64),
-    decoder (32, 16, 8), dropout 0.5. Where the tables leave a choice:
+    The defaults are those of Table 5 (Morpho-MNIST). Table 6 (brains) has encoder (8, 16, 32, 64), bottleneck (64, 64),
+    decoder (32, 16, 8) and dropout 0.5. The tables are read as follows:
 
     | row | printed | read as |
     |---|---|---|
-    | last "up", to 1 channel | upsampling, yet in and out have one size | a convolution without upsampling |
-    | skips | "residual skip connections"; inputs as wide as the layer before | added after each decoder layer |
+    | last "up", to 1 channel | upsampling, but input and output have one size | a convolution without upsampling |
+    | skips | "residual skip connections", inputs as wide as the layer before | added after each decoder layer |
     | D 0.5, Table 6 | keep-rate | dropout of each decoder layer's output, before the skip is added |
 
     Attributes:
-      encoder: channels of each encoder layer; the first has stride 1, the others halve.
+      encoder: channels of each encoder layer. The first has stride 1, the others halve the size.
       bottleneck: channels of each layer at the lowest resolution.
-      decoder: channels of each doubling; as many as there are halvings.
+      decoder: channels of each layer that doubles the size, as many as layers that halve it.
       dropout: rate of dropping in the decoder, 1 - D.
-      residual: False is the paper's form, tanh(z), with z the last convolution. True learns a change of the image:
-        (1 - |tanh z|) x + tanh z, a step from x towards 1 or -1 by the fraction |tanh z|. Its last convolution starts
-        at 0, so that the network starts as the identity. Unlike tanh(z + arctanh x) it is one exactly, and has a
-        gradient where x is 1 or -1, as in the background of a digit.
-      dtype: of the computation; parameters, batch statistics and the result are float32.
+      residual: False is the published form tanh(z), with z the last convolution. True learns a change of the image,
+        (1 - |tanh z|) x + tanh z, a step from x towards 1 or -1 by the fraction |tanh z|. The last convolution is then
+        initialised with 0, so that the network starts as the identity. Unlike tanh(z + arctanh x), this form is exactly
+        the identity and has a gradient where x is 1 or -1, as in the background of a digit.
+      dtype: dtype of the computation. Parameters, batch statistics and the result are float32.
     """
 
     encoder: Sequence[int] = (16, 32, 64)
@@ -53,11 +56,11 @@ class ITN(nn.Module):
         """Transforms a batch.
 
         Args:
-          images: (N, *shape, C) float32 in [-1, 1], *shape (H, W) or (D, H, W) of any size.
-          train: normalise by the batch, update the running statistics, drop out.
-          condition: (N, K) floats, such as the one-hot site to transform to; K more input channels, constant over
-            the image. None, the paper's form, is K = 0.
-          mask: (N,), 0 where a row is padding; such rows do not enter the batch statistics.
+          images: (N, *shape, C) float32 in [-1, 1], with shape (H, W) or (D, H, W) of any size.
+          train: whether to normalise by the batch, update the running statistics and apply dropout.
+          condition: (N, K) floats, such as the one-hot target site, as K more input channels that are constant over
+            the image. None, the published form, is K = 0.
+          mask: (N,), 0 where a row is padding. Such rows do not enter the batch statistics.
 
         Returns:
           (N, *shape, C) float32 in [-1, 1].

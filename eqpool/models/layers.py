@@ -1,5 +1,6 @@
-"""Blocks that the networks of Robinson et al. 2020 share (Tables 5 and 6), for images (N, H, W, C) and volumes
-(N, D, H, W, C).
+"""Blocks that the networks of Robinson et al. 2020 share (Tables 5 and 6).
+
+All accept images (N, H, W, C) and volumes (N, D, H, W, C).
 """
 
 from typing import Literal
@@ -14,22 +15,23 @@ from eqpool.ops.arguments import check_shape
 
 Norm = Literal["batch", "instance", "none"]
 
-# PyTorch's defaults, which the published code keeps; flax counts the running average's momentum from the other end.
+# The defaults of PyTorch, which the published code uses. Momentum m in PyTorch is 1 - m in Flax.
 _NORM_EPSILON = 1e-5
 _BATCH_NORM_MOMENTUM = 0.9
 
 
 class ConvBlock(nn.Module):
-    """A row of the tables: convolution, norm, ReLU, dropout. Where a norm follows, the convolution has no bias.
+    """A row of the tables: convolution, norm, ReLU and dropout. A convolution before a norm has no bias.
 
     Attributes:
-      features: nf, output channels.
-      kernel_size: k, taps an axis.
-      stride: s; an axis of n voxels leaves with ceil(n / stride), as the zero padding is floor(k / 2).
-      norm: N, with a scale and a shift a channel for "batch" (running averages in "batch_stats"), without for
-        "instance".
-      dropout: rate at which values are zeroed in training (rng "dropout"); 1 - D, as D is the rate of keeping.
-      dtype: of the computation and the result; parameters and batch statistics are float32.
+      features: nf, number of output channels.
+      kernel_size: k, number of taps per axis.
+      stride: s. An axis of n voxels has ceil(n / stride) afterwards, because the zero padding is floor(k / 2).
+      norm: N. "batch" has a scale and a shift per channel, and running averages in "batch_stats". "instance" has
+        neither scale nor shift.
+      dropout: rate at which values are set to zero in training (rng "dropout"). It is 1 - D, as D is the rate of
+        keeping.
+      dtype: dtype of the computation and the result. Parameters and batch statistics are float32.
     """
 
     features: int
@@ -41,7 +43,7 @@ class ConvBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
-        """(N, *shape, C) to (N, *shape', features); rows where `mask` (N,) is 0 stay out of the batch statistics."""
+        """Maps (N, *shape, C) to (N, *shape', features). Rows with 0 in `mask` (N,) do not enter batch statistics."""
         convolution = Conv(
             self.features,
             self.kernel_size,
@@ -57,7 +59,7 @@ class ConvBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """An "up" row: linear doubling, zero padding, 3-tap convolution; then batch norm, ReLU, dropout.
+    """An "up" row of the tables: linear doubling, zero padding, 3-tap convolution, batch norm, ReLU and dropout.
 
     Attributes are those of `ConvBlock`.
     """
@@ -68,14 +70,14 @@ class UpBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
-        """(N, *small, C) to (N, *shape, features): doubled, and cropped at the far ends where `shape` is odd."""
+        """Doubles (N, *small, C) to (N, *shape, features), cropped at the far ends where `shape` is odd."""
         doubled = UpsampleConv(self.features, "linear", kernel_init=kaiming_fan_in, dtype=self.dtype, name="conv")(x)
         cropped = doubled[(slice(None), *(slice(size) for size in shape))]
         return NormReluDropout("batch", self.dropout, self.dtype, name="rest")(cropped, train=train, mask=mask)
 
 
 class NormReluDropout(nn.Module):
-    """What follows a convolution; attributes as in `ConvBlock`."""
+    """The norm, ReLU and dropout after a convolution. Attributes are those of `ConvBlock`."""
 
     norm: Norm
     dropout: float
@@ -83,7 +85,7 @@ class NormReluDropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
-        """Keeps the shape (N, *shape, C)."""
+        """Applies all three, which keeps the shape (N, *shape, C)."""
         x = nn.relu(self._normalise(x, train, mask))
         return drop(self.make_rng("dropout"), x, self.dropout) if train and self.dropout else x
 
@@ -98,20 +100,20 @@ class NormReluDropout(nn.Module):
             )
             return norm(x, mask=None if mask is None else (mask > 0).reshape(-1, *(1,) * (x.ndim - 1)))
         if self.norm == "instance":
-            # Like PyTorch's default: no scale, no shift.
+            # No scale and no shift, as by default in PyTorch.
             return nn.InstanceNorm(epsilon=_NORM_EPSILON, use_bias=False, use_scale=False, dtype=self.dtype)(x)
         return x
 
 
 class LogitConv(nn.Module):
-    """The convolution that ends in logits, averaged over the positions it leaves: (N, *shape, C) to (N, features).
+    """A convolution to logits, averaged over the positions that it leaves: (N, *shape, C) to (N, features).
 
-    An axis that is shorter than the kernel is padded to it with zeros, at the far end first.
+    An axis that is shorter than the kernel is padded with zeros to its length, at the far end first.
 
     Attributes:
-      features: logits.
-      kernel_size, stride, padding: of the convolution.
-      dtype: of the convolution; parameters and the result are float32.
+      features: number of logits.
+      kernel_size, stride, padding: settings of the convolution.
+      dtype: dtype of the convolution. Parameters and the result are float32.
     """
 
     features: int
@@ -122,7 +124,7 @@ class LogitConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Averages the logits of all positions."""
+        """Computes the logits of all positions and averages them."""
         missing = [max(self.kernel_size - 2 * self.padding - size, 0) for size in x.shape[1:-1]]
         x = jnp.pad(x, [(0, 0), *((gap // 2, gap - gap // 2) for gap in missing), (0, 0)])
         logits = Conv(
@@ -140,8 +142,8 @@ class LogitConv(nn.Module):
 def drop(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
     """Zeroes values of x (..., C) with probability `rate` and scales the rest to keep the mean.
 
-    Four values share the random bits that `nn.Dropout` spends on one, so `rate` is rounded to a multiple of 1/256. At
-    64^3 x 8 channels, batch 2, that takes 8 instead of 65 ms of processor time.
+    Four values share the random bits that `nn.Dropout` uses for one, so `rate` is rounded to a multiple of 1/256. At
+    64^3 x 8 channels, batch 2, this takes 8 instead of 65 ms of processor time.
 
     Raises:
       ValueError: `rate` is not in [0, 1).
@@ -165,7 +167,7 @@ def check_images(images: jax.Array) -> None:
 
 
 def with_condition(images: jax.Array, condition: jax.Array | None) -> jax.Array:
-    """Appends a condition (N, K) to images (N, *shape, C) as K constant channels; None appends none.
+    """Appends a condition (N, K) to images (N, *shape, C) as K constant channels. None appends no channel.
 
     Raises:
       ValueError: `images` has another rank, or `condition` is not (N, K).

@@ -13,7 +13,7 @@ class MLP(nn.Module):
     Attributes:
       hidden: units of each hidden layer.
       outputs: units of the last, linear layer.
-      dtype: of the computation; parameters stay float32.
+      dtype: dtype of the computation. Parameters are float32.
     """
 
     hidden: Sequence[int]
@@ -29,10 +29,10 @@ class MLP(nn.Module):
 
 
 class Head(nn.Module):
-    """The fully connected block after pooling of Lokhande et al. 2022 (Listing 2): dropout, linear, BN, swish, dropout,
-    linear.
+    """The fully connected block after pooling of Lokhande et al. 2022 (Listing 2).
 
-    (N, features) to (N, outputs) float32. Linear layers have no bias, as published; hidden width 128 there.
+    It consists of dropout, linear layer, batch norm, swish, dropout and linear layer, and maps (N, features) to
+    (N, outputs) float32. Linear layers have no bias and the hidden width is 128, as published.
     """
 
     outputs: int

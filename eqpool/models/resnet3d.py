@@ -1,4 +1,4 @@
-"""The 3D residual encoder of Lokhande et al. 2022 (appendix A.6, listing 1) and a decoder that is cheap on a CPU."""
+"""The 3D residual encoder of Lokhande et al. 2022 (appendix A.6, listing 1), and a decoder that is fast on a CPU."""
 
 import math
 from collections.abc import Sequence
@@ -11,24 +11,24 @@ from eqpool.models.conv import Conv
 from eqpool.models.resolution import UpsampleConv, depth_to_space, max_pool
 from eqpool.ops.arguments import check_shape
 
-# The published code's settings; flax counts the momentum of the running average from the other end.
+# The settings of the published code. Momentum m in PyTorch is 1 - m in Flax.
 _NORM_EPSILON = 1e-8
 _NORM_MOMENTUM = 0.9
 
 
 class ResNet3D(nn.Module):
-    """Pre-activation residual trunk: volumes to features.
+    """A pre-activation residual network from volumes to features.
 
-    Stem convolution 7^3 stride 2, max pool 3 stride 2 unpadded, then stages of blocks (norm, swish,
-    convolution, twice) whose widths go in -> in -> out. From stage two on the first convolution of the first
-    block has stride 2, and so has a 3^3 convolution on its shortcut. A global average ends it. With the
-    default widths it has 517 936 parameters.
+    It starts with a 7^3 convolution of stride 2 and an unpadded max pool of window 3 and stride 2. Stages of residual
+    blocks follow. A block is twice norm, swish and convolution, with widths in -> in -> out. From stage two on, the
+    first convolution of the first block has stride 2, and so has a 3^3 convolution on its shortcut. The last operation
+    is a global average. With the default widths the network has 517 936 parameters.
 
     Attributes:
-      channels: width of each stage; the first is the stem's too.
-      blocks: blocks in each stage.
-      dtype: dtype of the computation; parameters, batch statistics and the result are float32.
-      remat: recompute each block in the backward pass instead of keeping what it computed.
+      channels: width of each stage. The first is also that of the stem.
+      blocks: number of blocks in each stage.
+      dtype: dtype of the computation. Parameters, batch statistics and the result are float32.
+      remat: whether to recompute each block in the backward pass instead of keeping its intermediate values.
     """
 
     channels: Sequence[int] = (16, 16, 32, 64)
@@ -42,8 +42,8 @@ class ResNet3D(nn.Module):
 
         Args:
           volume: (N, D, H, W) floating array.
-          train: normalise by the batch, and update the running statistics (collection "batch_stats").
-          mask: (N,) bool, False where a row is padding; such rows do not enter the batch statistics.
+          train: whether to normalise by the batch and update the running statistics (collection "batch_stats").
+          mask: (N,) bool, False where a row is padding. Such rows do not enter the batch statistics.
 
         Returns:
           (N, channels[-1]) float32.
@@ -60,7 +60,7 @@ class ResNet3D(nn.Module):
         for stage, (features, count) in enumerate(zip(self.channels, self.blocks, strict=True)):
             for index in range(count):
                 halve = stage > 0 and index == 0
-                # Explicit names: remat must not change the parameters' paths.
+                # Explicit names, because remat must not change the paths of the parameters.
                 block = block_class(features, halve, self.dtype, name=f"stage{stage}_block{index}")
                 x = block(x, train, mask)
         return jnp.mean(x, axis=(1, 2, 3), dtype=jnp.float32)
@@ -76,10 +76,10 @@ class ResNet3D(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + f(x), f = norm, swish, 3^3 convolution (C -> C), norm, swish, 3^3 convolution (C -> features).
+    """A residual block x + f(x) with f = norm, swish, 3^3 convolution, norm, swish, 3^3 convolution.
 
-    With `halve` the first convolution has stride 2. Where the grid or the width changes, x goes through a 3^3
-    convolution of the same stride, with a bias.
+    The widths are C -> C -> features. With `halve` the first convolution has stride 2. If the grid or the width
+    changes, x passes a 3^3 convolution of the same stride, with a bias.
     """
 
     features: int
@@ -88,7 +88,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
-        """Maps (N, D, H, W, C) to (N, D', H', W', features); `train` and `mask` as in `ResNet3D`."""
+        """Maps (N, D, H, W, C) to (N, D', H', W', features). `train` and `mask` are those of `ResNet3D`."""
         stride = 2 if self.halve else 1
         branch = NormSwish(self.dtype, name="norm1")(x, train, mask)
         branch = Conv(x.shape[-1], 3, stride, 1, use_bias=False, dtype=self.dtype, name="conv1")(branch)
@@ -100,19 +100,19 @@ class ResidualBlock(nn.Module):
 
 
 class NormSwish(nn.Module):
-    """Batch norm over batch and space, then swish; rows where `mask` is False stay out of the statistics."""
+    """Batch norm over batch and space, then swish. Rows with False in `mask` do not enter the statistics."""
 
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
-        """Keeps the shape (N, ..., C); `mask` is (N,) bool or None."""
+        """Normalises (N, ..., C), which keeps its shape. `mask` is (N,) bool or None."""
         norm = nn.BatchNorm(
             use_running_average=not train,
             momentum=_NORM_MOMENTUM,
             epsilon=_NORM_EPSILON,
             dtype=self.dtype,
-            # E[x^2] - E[x]^2 cancels, and an epsilon of 1e-8 forgives nothing.
+            # E[x^2] - E[x]^2 loses digits by cancellation, for which an epsilon of 1e-8 is too small.
             use_fast_variance=False,
             name="norm",
         )
@@ -121,16 +121,17 @@ class NormSwish(nn.Module):
 
 
 class Decoder3D(nn.Module):
-    """Latents to volumes: a dense coarse grid, doubled four times.
+    """A decoder from latents to volumes: a dense layer onto a coarse grid, which is doubled four times.
 
-    Each doubling but the last is a nearest-neighbour upsampling with a 3^3 convolution, norm and swish; the
-    last is a 3^3 convolution at half resolution whose eight outputs are the voxels of a 2 x 2 x 2 cube. After
-    each doubling the grid is cropped to ceil(shape / 2^k), so that the final crop discards little.
+    Each doubling but the last is a nearest-neighbour upsampling with a 3^3 convolution, norm and swish. The last is a
+    3^3 convolution at half resolution whose eight outputs are the voxels of a 2 x 2 x 2 cube. After each doubling the
+    grid is cropped to ceil(shape / 2^k), so that the final crop discards little.
 
     Attributes:
-      shape: (D, H, W) of the volumes.
-      channels: width of the coarse grid, which is ceil(shape / 2^len(channels)), and of each grid after it.
-      dtype: dtype of the computation; parameters, batch statistics and the result are float32.
+      shape: shape (D, H, W) of the volumes.
+      channels: width of the coarse grid and of each grid after it. The coarse grid has size
+        ceil(shape / 2^len(channels)).
+      dtype: dtype of the computation. Parameters, batch statistics and the result are float32.
     """
 
     shape: tuple[int, int, int]
@@ -178,9 +179,9 @@ class Decoder3D(nn.Module):
 
 
 def minimum_size(stages: int) -> int:
-    """Fewest voxels an axis may have so that the last stage of a trunk still has something to halve.
+    """Returns the fewest voxels per axis with which the last stage of a `ResNet3D` can still halve the grid.
 
-    21 for the default four stages, 5 for one.
+    The number is 21 for the default four stages and 5 for one.
     """
     pooled = 2 ** (stages - 2) + 1 if stages > 1 else 1
     return 4 * pooled + 1

@@ -1,7 +1,7 @@
-"""From one resolution to the next, in 2D and 3D: max pooling, and doubling with a convolution after it.
+"""Changes of resolution in 2D and 3D: max pooling, and doubling followed by a convolution.
 
-As in `eqpool.models.conv` the form is chosen when a program is lowered: native on an accelerator, another on a
-CPU. Consequence: reverse mode only.
+As in `eqpool.models.conv` the form is chosen when a program is lowered. It is native on an accelerator and another on a
+CPU. Therefore only reverse mode is supported.
 """
 
 import functools
@@ -21,22 +21,22 @@ Interpolation = Literal["nearest", "linear"]
 
 
 def max_pool(x: jax.Array, window: int = 3, stride: int = 2, padding: int = 0) -> jax.Array:
-    """Maximum over square or cubic windows.
+    """Computes the maximum over square or cubic windows.
 
-    Where a window holds its maximum more than once, the gradient goes to the first in row-major order, as
-    natively. A CPU pools one axis after the other: XLA's scatter of the gradient took eight times longer.
+    If a window holds its maximum more than once, the gradient goes to the first in row-major order, as in the native
+    form. A CPU pools one axis after the other, because XLA's scatter of the gradient took eight times longer.
 
     Args:
       x: (N, [D,] H, W, C) floating array.
       window: edge of the window in voxels.
       stride: step between windows in voxels.
-      padding: voxels of minus infinity added to both ends of each axis; fewer than `window`.
+      padding: number of voxels of minus infinity added to both ends of each axis, below `window`.
 
     Returns:
       (N, [D',] H', W', C), H' = floor((H + 2 padding - window) / stride) + 1.
 
     Raises:
-      ValueError: an axis, padded, is shorter than the window, or `padding` is not below `window`.
+      ValueError: a padded axis is shorter than the window, or `padding` is not below `window`.
     """
     if x.ndim not in (4, 5) or min(x.shape[1:-1]) + 2 * padding < window:
         raise ValueError(
@@ -86,7 +86,7 @@ def _native_max_pool(x, *, window, stride):
 
 
 def _axiswise_max_pool(x, *, window, stride):
-    # Last axis first, so that among equal maxima the first in row-major order wins, as natively.
+    # Last axis first, so that the first of equal maxima in row-major order wins, as in the native form.
     for axis in reversed(range(1, x.ndim - 1)):
         x = _max_along(x, axis, window, stride)
     return x
@@ -122,10 +122,10 @@ def _window_taps(x, axis, window, stride):
 
 
 def _interleave(shares, axis, stride, size):
-    """Adds shares[t][i] into position i * stride + t along `axis`; the transpose of `_window_taps`.
+    """Adds shares[t][i] into position i * stride + t along `axis`, the transpose of `_window_taps`.
 
-    Positions with the same remainder modulo the stride are summed first, then woven together by a reshape: a
-    scatter or an interior padding of each share would write the large array once a tap.
+    Positions with the same remainder modulo the stride are summed first and then interleaved by a reshape. A scatter or
+    an interior padding of each share would write the large array once per tap.
     """
     length = -(-size // stride)
     phases: list[list[jax.Array]] = [[] for _ in range(stride)]
@@ -143,10 +143,10 @@ def _interleave(shares, axis, stride, size):
 def depth_to_space(x: jax.Array) -> jax.Array:
     """Unfolds channel groups into 2 x 2 (x 2) voxels: (N, D, H, W, 8 C) -> (N, 2D, 2H, 2W, C), or with 4 in 2D.
 
-    Group 4 a + 2 b + c becomes the voxel at offset (a, b, c); in 2D group 2 b + c the one at (b, c).
+    Group 4 a + 2 b + c becomes the voxel at offset (a, b, c). In 2D, group 2 b + c becomes the one at (b, c).
 
     Raises:
-      ValueError: the channels are no multiple of eight, or four in 2D.
+      ValueError: the number of channels is not a multiple of eight, or of four in 2D.
     """
     batch, *spatial, channels = x.shape
     rank = len(spatial)
@@ -159,23 +159,24 @@ def depth_to_space(x: jax.Array) -> jax.Array:
 
 
 def upsample_conv(x: jax.Array, kernel: jax.Array, interpolation: Interpolation = "nearest") -> jax.Array:
-    """Doubles images or volumes, pads them with zeros and convolves with a 3-tap kernel, at the low resolution.
+    """Doubles images or volumes, pads them with zeros and convolves them with a 3-tap kernel.
 
-    A 3-tap kernel on a doubled signal meets at each parity a fixed mixture of three neighbours in the small one,
-    so the parities are groups of output channels of a 3-tap kernel on the small image: the same numbers, from a
-    wide matrix product instead of a narrow one eight times as long (four in 2D).
+    The computation is at the low resolution. At each parity, a 3-tap kernel on a doubled signal sees a fixed mixture of
+    three neighbours in the small signal. The parities are therefore groups of output channels of a 3-tap kernel on the
+    small image. The numbers are the same, and come from a wide matrix product instead of a narrow one that is eight
+    times as long (four in 2D).
 
     Args:
       x: (N, [D,] H, W, C_in) floating array.
-      kernel: ([3,] 3, 3, C_in, C_out), same dtype.
+      kernel: ([3,] 3, 3, C_in, C_out) in the same dtype.
       interpolation: "nearest" repeats each voxel. "linear" takes 3/4 of the nearer voxel and 1/4 of the next, and
-        the border voxel beyond the border, as PyTorch does with `align_corners=False`.
+        repeats the border voxel beyond the border, as PyTorch does with `align_corners=False`.
 
     Returns:
       (N, [2D,] 2H, 2W, C_out).
 
     Raises:
-      ValueError: `interpolation` is another.
+      ValueError: unknown `interpolation`.
     """
     if interpolation not in _PARITY_TAPS:
         raise ValueError(f"interpolation must be one of {sorted(_PARITY_TAPS)}, got {interpolation!r}")
@@ -202,10 +203,11 @@ def _subpixel_kernel(kernel, parity_taps):
 
 
 def _from_beyond_the_border(x, kernel):
-    """What a linear doubling that goes on past the border adds to the border voxels, compared with zeros there.
+    """Computes the contribution to the border voxels of a linear doubling that continues beyond the border.
 
-    The layer beyond the border falls into the two faces across the first axis, those across the second without what
-    the first have, and so on. Only the outermost tap of the kernel meets a face, hence a convolution within it.
+    The result of `upsample_conv` has zeros there instead, so this contribution is subtracted. The layer beyond the
+    border consists of the two faces across the first axis, the two across the second without the voxels of the first,
+    and so on. Only the outermost tap of the kernel sees a face, hence a convolution within the face.
     """
     axes = range(1, x.ndim - 1)
     total: jax.Array | float = 0.0
@@ -224,7 +226,7 @@ def _from_beyond_the_border(x, kernel):
 
 
 def _ends(x, axis):
-    """The first and the last entry along `axis`, side by side."""
+    """Concatenates the first and the last entry along `axis`."""
     size = x.shape[axis]
     return jnp.concatenate([lax.slice_in_dim(x, index, index + 1, axis=axis) for index in (0, size - 1)], axis=axis)
 
@@ -234,7 +236,7 @@ def _pad_edges(x, axes: Sequence[int]):
 
 
 def _double_linearly(x, axis, *, beyond):
-    """Doubles `axis` by a matrix product, which suits faces; with `beyond` goes on by one voxel at both ends."""
+    """Doubles `axis` with a matrix product, which is fast for faces. `beyond` adds one voxel at both ends."""
     size = x.shape[axis]
     voxels = np.arange(-1, 2 * size + 1) if beyond else np.arange(2 * size)
     places = np.clip((voxels - 0.5) / 2, 0, size - 1)
@@ -244,7 +246,7 @@ def _double_linearly(x, axis, *, beyond):
 
 
 class UpsampleConv(nn.Module):
-    """Layer over `upsample_conv`: (N, [D,] H, W, C) -> (N, [2D,] 2H, 2W, features), without a bias."""
+    """A layer with `upsample_conv` and no bias: (N, [D,] H, W, C) -> (N, [2D,] 2H, 2W, features)."""
 
     features: int
     interpolation: Interpolation = "nearest"

@@ -1,5 +1,6 @@
-"""Spatial transformer networks: shape, by an affine map or by a B-spline field (Robinson et al. 2020, section 2;
-docs/method.md, section 9).
+"""Spatial transformer networks (STN), which change shape by an affine map or by a B-spline field.
+
+See Robinson et al. 2020, section 2, and docs/method.md, section 9.
 """
 
 import math
@@ -24,25 +25,25 @@ _WIDTHS = (8, 16, 32, 64, 64)
 
 
 class Deformation(NamedTuple):
-    """Where each of N images is to be read: one of the two forms, the other None.
+    """The deformation of each of N images, in one of two forms. The other form is None.
 
     Attributes:
-      matrix: (N, D, D+1) float32, of `eqpool.geometry.warp.affine_matrix`.
-      field: (N, *shape, D) float32, displacement in voxels.
+      matrix: (N, D, D+1) float32 from `eqpool.geometry.warp.affine_matrix`.
+      field: (N, *shape, D) float32 displacement in voxels.
     """
 
     matrix: jax.Array | None
     field: jax.Array | None
 
     def warp(self, images: jax.Array, *, fill: float = 0.0) -> jax.Array:
-        """The images (N, *shape, C) read there, linearly; `fill` where that is outside."""
+        """Warps images (N, *shape, C) with linear interpolation. Points outside an image have the value `fill`."""
         if self.matrix is not None:
             return warp_affine(images, self.matrix, fill=fill)
         assert self.field is not None
         return warp_displacement(images, self.field, fill=fill)
 
     def displacement(self, shape: Sequence[int]) -> jax.Array:
-        """(N, *shape, D) float32 in voxels; of an affine map it is computed only here, for images of this shape."""
+        """Returns the displacement (N, *shape, D) float32 in voxels, computed for `shape` if the map is affine."""
         if self.matrix is not None:
             return affine_displacement(self.matrix, tuple(shape))
         assert self.field is not None
@@ -50,14 +51,16 @@ class Deformation(NamedTuple):
 
 
 class AffineSTN(nn.Module):
-    """Images to one affine map each, the identity at the start: tanh of a linear layer, times the caps below.
+    """A network from images to one affine map each, initialised with the identity.
+
+    The parameters are the tanh of a linear layer, times the caps below.
 
     Attributes:
-      widths: channels of the trunk's convolutions; the paper lists none.
-      max_translation: of each axis, in units of half the image.
-      max_rotation, max_shear: in radians; one angle in 2D, three in 3D.
-      max_log_scale: of each axis.
-      dtype: of the trunk; parameters, batch statistics and the map are float32.
+      widths: channels of the trunk's convolutions. The paper lists none.
+      max_translation: cap on the translation along each axis, in units of half the image.
+      max_rotation, max_shear: caps in radians on one angle in 2D and on three in 3D.
+      max_log_scale: cap on the log scale of each axis.
+      dtype: dtype of the trunk. Parameters, batch statistics and the map are float32.
     """
 
     widths: Sequence[int] = _WIDTHS
@@ -76,7 +79,7 @@ class AffineSTN(nn.Module):
         condition: jax.Array | None = None,
         mask: jax.Array | None = None,
     ) -> Deformation:
-        """(N, *shape, C) float32 to N matrices; arguments and errors as in `eqpool.models.itn.ITN`."""
+        """Maps (N, *shape, C) float32 to N matrices. Arguments and errors are those of `eqpool.models.itn.ITN`."""
         rank = images.ndim - 2
         angles = rank * (rank - 1) // 2
         caps = (self.max_translation, self.max_rotation, self.max_log_scale, self.max_shear)
@@ -88,10 +91,10 @@ class AffineSTN(nn.Module):
 
 
 class BSplineSTN(nn.Module):
-    """Images to one cubic B-spline displacement field each, the identity at the start.
+    """A network from images to one cubic B-spline displacement field each, initialised with the identity.
 
     Attributes:
-      spacing: voxels between control points.
+      spacing: distance between control points in voxels.
       max_displacement: cap on a control point's displacement along an axis, as a fraction of the image's size.
       widths, dtype: as in `AffineSTN`.
     """
@@ -110,7 +113,7 @@ class BSplineSTN(nn.Module):
         condition: jax.Array | None = None,
         mask: jax.Array | None = None,
     ) -> Deformation:
-        """(N, *shape, C) float32 to N fields; arguments and errors as in `eqpool.models.itn.ITN`."""
+        """Maps (N, *shape, C) float32 to N fields. Arguments and errors are those of `eqpool.models.itn.ITN`."""
         shape = images.shape[1:-1]
         control_shape = bspline_control_shape(shape, self.spacing)
         trunk = Trunk(math.prod(control_shape) * len(shape), self.widths, self.dtype, name="trunk")
@@ -121,14 +124,14 @@ class BSplineSTN(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Convolutions of 3 taps with batch norm and ReLU, strides 1, 2, 2, ..., then a linear layer that starts at 0.
+    """Convolutions of 3 taps with batch norm and ReLU and strides 1, 2, 2, ..., then a linear layer initialised with 0.
 
-    While that is 0 nothing below it has a gradient; its own gradient is not 0.
+    While the linear layer is 0, the layers below it have no gradient, but its own gradient is not 0.
 
     Attributes:
-      outputs: numbers an image.
+      outputs: number of outputs for each image.
       widths: channels of each convolution.
-      dtype: of the convolutions.
+      dtype: dtype of the convolutions.
     """
 
     outputs: int
@@ -139,11 +142,11 @@ class Trunk(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool, condition: jax.Array | None = None, mask: jax.Array | None = None
     ) -> jax.Array:
-        """(N, *shape, C) to (N, outputs) float32."""
+        """Maps (N, *shape, C) to (N, outputs) float32."""
         x = with_condition(images, condition).astype(self.dtype)
         for index, features in enumerate(self.widths):
             block = ConvBlock(features, stride=1 if index == 0 else 2, dtype=self.dtype, name=f"layer{index}")
             x = block(x, train=train, mask=mask)
-        # Flattened, not pooled: where something is tells how to move it.
+        # Flattened instead of pooled, because the deformation depends on positions in the image.
         flat = x.reshape(x.shape[0], -1).astype(jnp.float32)
         return nn.Dense(self.outputs, kernel_init=nn.initializers.zeros, name="parameters")(flat)

@@ -15,24 +15,25 @@ TaskModelName = Literal["morpho_classifier", "sex_classifier", "age_regressor"]
 
 
 class ConvClassifier(nn.Module):
-    """Convolutions down to one position, then logits; at other sizes the logits of all positions are averaged.
+    """Convolutions that reduce an image to one position with logits.
 
-    The defaults are Table 5's 3-class classifier. Where that table contradicts itself:
+    At other image sizes the logits of all positions are averaged. The defaults are those of the 3-class classifier of
+    Table 5. Its contradictions are read as follows:
 
     | row | printed | read as |
     |---|---|---|
-    | sizes | in 64^3, then 24, 14, 7, 4, 1 | 28, 28, 14, 7, 4, as k, s and p give for 28 x 28; the last conv 4 to 1 |
+    | sizes | in 64^3, then 24, 14, 7, 4, 1 | 28, 28, 14, 7, 4 from k, s and p for 28 x 28, then 4 to 1 |
     | last | sigmoid, 3 channels | logits of a softmax |
 
     Attributes:
-      num_classes: logits.
-      channels: of each layer but the last; only the first has no batch norm.
-      kernel_size: taps of every layer.
-      first_stride: of the first layer; the others halve.
+      num_classes: number of logits.
+      channels: channels of each layer but the last. Only the first layer has no batch norm.
+      kernel_size: number of taps of every layer.
+      first_stride: stride of the first layer. The others halve the size.
       dropout: rate of dropping, 1 - D.
-      dropout_layers: how many of the layers, counted from the last, drop.
-      last_stride, last_padding: of the convolution that gives the logits.
-      dtype: of the computation; parameters, batch statistics and the result are float32.
+      dropout_layers: number of layers with dropout, counted from the last.
+      last_stride, last_padding: settings of the convolution that computes the logits.
+      dtype: dtype of the computation. Parameters, batch statistics and the result are float32.
     """
 
     num_classes: int = 3
@@ -50,9 +51,9 @@ class ConvClassifier(nn.Module):
         """Classifies a batch.
 
         Args:
-          images: (N, *shape, C) float32, *shape (H, W) or (D, H, W) of any size.
-          train: normalise by the batch, update the running statistics, drop out.
-          mask: (N,), 0 where a row is padding; such rows do not enter the batch statistics.
+          images: (N, *shape, C) float32, with shape (H, W) or (D, H, W) of any size.
+          train: whether to normalise by the batch, update the running statistics and apply dropout.
+          mask: (N,), 0 where a row is padding. Such rows do not enter the batch statistics.
 
         Returns:
           (N, num_classes) float32 logits.
@@ -79,17 +80,17 @@ class ConvClassifier(nn.Module):
 
 
 def sex_classifier(num_classes: int = 2, dtype: jnp.dtype = jnp.float32) -> ConvClassifier:
-    """Table 6's sex classifier. Where the table contradicts itself:
+    """Makes the sex classifier of Table 6. The contradictions of the table are read as follows:
 
     | row | printed | read as |
     |---|---|---|
-    | first | s 2, 64 voxels to 64 | s 2: six halvings take 64 to 1, which is what the last row's input is |
+    | first | s 2, 64 voxels to 64 | s 2, because six halvings take 64 to 1, the input of the last row |
     | next four | 64 to 32, 16, 8, 4 | 32 to 16, 8, 4, 2 |
-    | both of 128 channels | k 2, p 2 | k 5, as p 2 belongs to it; k 2 with p 2 does not halve |
+    | both of 128 channels | k 2, p 2 | k 5, which matches p 2, while k 2 with p 2 does not halve the size |
     | last | 1 channel, sigmoid | num_classes logits of a softmax |
 
-    At 64^3 or below the last convolutions see one or two voxels an axis: most of their 5^3 taps only ever meet padding
-    and get no gradient.
+    At 64^3 or below, the last convolutions see one or two voxels per axis. Most of their 5^3 taps see only padding and
+    have no gradient.
     """
     return ConvClassifier(
         num_classes,
@@ -104,19 +105,21 @@ def sex_classifier(num_classes: int = 2, dtype: jnp.dtype = jnp.float32) -> Conv
 
 
 class AgeRegressor(nn.Module):
-    """Table 6's age regressor: two convolutions with max pools, then linear layers. Where it contradicts itself:
+    """The age regressor of Table 6: two convolutions with max pools, then linear layers.
+
+    The contradictions of the table are read as follows:
 
     | row | printed | read as |
     |---|---|---|
-    | first conv | nf 16, out 8 channels | 8, as the next three entries have it |
-    | MaxPool | s 2, p 1, no k | window 3: with p 1 it is the one that takes 64 to 32 |
+    | first conv | nf 16, out 8 channels | 8, as in the next three entries |
+    | MaxPool | s 2, p 1, no k | window 3, which with p 1 takes 64 to 32 |
     | second conv | s 2, 32 voxels to 32 | s 1 |
-    | first Linear | in 32 * 32 * 32 * 32 | 32 x 16^3, what the second pool leaves |
+    | first Linear | in 32 * 32 * 32 * 32 | 32 x 16^3, the output of the second pool |
 
     Attributes:
-      channels: of the convolutions.
+      channels: channels of the convolutions.
       hidden: units of the linear layers but the last.
-      dtype: of the computation; parameters and the result are float32.
+      dtype: dtype of the computation. Parameters and the result are float32.
     """
 
     channels: Sequence[int] = (8, 32)
@@ -125,7 +128,9 @@ class AgeRegressor(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
-        """(N, *shape, C) float32, of one shape for good, to (N,) float32; `train` and `mask` change nothing.
+        """Maps (N, *shape, C) float32 to (N,) float32. `train` and `mask` have no effect.
+
+        The parameters fit images of one shape only.
 
         Raises:
           ValueError: `images` has the wrong rank.
@@ -142,15 +147,15 @@ class AgeRegressor(nn.Module):
 
 
 def make_task_model(name: TaskModelName, num_classes: int = 0, dtype: jnp.dtype = jnp.float32) -> nn.Module:
-    """The task model called `name`, to be applied as `model.apply(variables, images, train=..., mask=...)`.
+    """Makes the task model called `name`, for use as `model.apply(variables, images, train=..., mask=...)`.
 
     Args:
       name: "morpho_classifier", "sex_classifier" or "age_regressor".
-      num_classes: logits of a classifier; 0 says that the target is a number.
-      dtype: of the computation.
+      num_classes: number of logits of a classifier, 0 for a numeric target.
+      dtype: dtype of the computation.
 
     Raises:
-      ValueError: `name` is another, a classifier has fewer than two classes, or the regressor any.
+      ValueError: unknown `name`, a classifier with fewer than two classes, or a regressor with classes.
     """
     if name not in ("morpho_classifier", "sex_classifier", "age_regressor"):
         raise ValueError(f"name must be morpho_classifier, sex_classifier or age_regressor, got {name!r}")

@@ -1,4 +1,4 @@
-"""tau: from the latent on the sphere to SO(n). It sees the image alone, never the covariate."""
+"""tau, which maps latents on the sphere to SO(n). Its only input is the image's latent, never the covariate."""
 
 from typing import Literal
 
@@ -10,13 +10,14 @@ from eqpool.geometry import so
 from eqpool.geometry.planes import invariant_planes, rotations
 from eqpool.models.mlp import MLP
 from eqpool.ops.arguments import check_shape
-from eqpool.ops.numerics import round_straight_through
+from eqpool.ops.custom_rules import round_straight_through
 
 
 class Tau(nn.Module):
-    """l to tau(l) = cayley(skew(net(l))): (N, n) to (N, n, n) float32 rotations (Lokhande et al. 2022, section 3.1).
+    """The free tau(l) = cayley(skew(net(l))) of Lokhande et al. 2022, section 3.1.
 
-    The last layer starts small, so that training begins near the identity, where the Cayley map is best conditioned.
+    It maps (N, n) to (N, n, n) float32 rotations. The last layer is initialised with small values, so that training
+    starts near the identity, where the Cayley map is best conditioned.
     """
 
     hidden_units: int = 64
@@ -31,17 +32,17 @@ class Tau(nn.Module):
 
 
 class CovariateTau(nn.Module):
-    """l to tau(l) = expm(-sum_c s_c(l) B_c): (N, n) to (N, n, n) float32 rotations that carry the covariates alone.
+    """A tau that carries only the covariates: tau(l) = expm(-sum_c s_c(l) B_c).
 
-    It is the form that the equivariance loss has at its optimum, tau_i = expm(-c_i B) u (docs/method.md, section 3),
-    with the common frame u = I, which b can turn as it likes. A free tau has n(n-1)/2 numbers to tell the site by; this
-    one has as many as there are covariates.
+    It maps (N, n) to (N, n, n) float32 rotations. This is the form of tau at the optimum of the equivariance loss,
+    tau_i = expm(-c_i B) u (docs/method.md, section 3), with the common frame u = I, which b can rotate. The site can be
+    encoded in the n(n-1)/2 numbers of a free tau, but only in one number per covariate here.
 
     Attributes:
-      rotation_ranges: one a covariate, C of them, of the generators B_c, as the equivariance loss has them.
-      spectrum: of the generators, likewise.
-      steps: to which s_c is rounded over the covariate's training range; 0: it is continuous. What a continuous s_c
-        tells beside the covariate is in its last digits, which an MMD does not see and a probe does.
+      rotation_ranges: rotation ranges of the generators B_c, one for each of C covariates, as in the equivariance loss.
+      spectrum: spectrum of the generators, as in the equivariance loss.
+      steps: number of steps to which s_c is rounded over the covariate's training range, 0 for a continuous s_c. A
+        continuous s_c can encode the site in its last digits, which a probe reads and an MMD does not.
     """
 
     rotation_ranges: tuple[float, ...]

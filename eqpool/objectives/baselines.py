@@ -22,7 +22,7 @@ from eqpool.models.baseline import Baseline, BaselineOutput
 from eqpool.objectives.prediction import prediction_loss
 from eqpool.objectives.site_terms import kernel_options
 from eqpool.objectives.stage_one import squared_error_per_row
-from eqpool.ops.numerics import masked_mean
+from eqpool.ops.rows import masked_mean
 
 DECILES = 10
 Term = Callable[[BaselineOutput, Batch], jax.Array]
@@ -79,54 +79,69 @@ def make_baseline(config: RunConfig, shape: DataShape) -> Stage:
     loss is prediction + reconstruction (mean squared error over entries) + site term. The validation score is the same
     sum. CAI's score leaves out the site term, which is a minimax game and has no meaningful value.
     """
-    weights = config.baseline
-    model = Baseline(config.model, shape.inputs, shape.outputs, shape.sites)
-    site_term, is_game = _site_term(config, shape.sites)
+    own = _BaselineStage(config, shape)
+    settings = config.baseline
+    return Stage(
+        "baseline",
+        own.initialise,
+        own.loss,
+        own.forward,
+        own.validate,
+        keeps_last=settings.keep_epoch == "last",
+        settings=settings,
+        number=3,
+    )
 
-    def terms_of(output: BaselineOutput, batch: Batch) -> dict[str, jax.Array]:
-        return {
-            "prediction": prediction_loss(config, output.prediction, batch, shape.classes, batch["mask"]),
-            "reconstruction": masked_mean(squared_error_per_row(output.reconstruction, batch["inputs"]), batch["mask"]),
-            "site": site_term(output, batch),
-        }
 
-    def combine(prediction: jax.Array, reconstruction: jax.Array, site: jax.Array) -> jax.Array:
-        return (
-            weights.prediction_weight * prediction
-            + weights.reconstruction_weight * reconstruction
-            + weights.site_weight * site
-        )
+class _BaselineStage:
+    """The functions of a baseline's stage, see `eqpool.engine.state.Stage`."""
 
-    def loss(variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
+    def __init__(self, config: RunConfig, shape: DataShape):
+        self._config, self._shape, self._weights = config, shape, config.baseline
+        self._model = Baseline(config.model, shape.inputs, shape.outputs, shape.sites)
+        self._site_term, self._is_game = _site_term(config, shape.sites)
+
+    def loss(self, variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
         del key, epoch
-        output, updated = model.apply(
+        output, updated = self._model.apply(
             variables, batch["inputs"], train=True, mask=batch["mask"], mutable=["batch_stats"]
         )
-        terms = terms_of(output, batch)
-        return LossValue(combine(**terms), terms, dict(updated))
+        terms = self._terms_of(output, batch)
+        return LossValue(self._combine(**terms), terms, dict(updated))
 
-    def forward(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
-        output: Any = model.apply(variables, batch["inputs"], train=False)
+    def forward(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        output: Any = self._model.apply(variables, batch["inputs"], train=False)
         error = squared_error_per_row(output.reconstruction, batch["inputs"])
         outputs = {"latent": output.latent, "prediction": output.prediction, "site": output.site}
         return outputs | {"reconstruction_error": error}
 
-    def validate(outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
+    def validate(self, outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
         everyone = jnp.ones(outputs["latent"].shape[0], jnp.float32)
         output = BaselineOutput(outputs["latent"], outputs["prediction"], jnp.zeros(()), outputs["site"])
         terms = {
-            "prediction": prediction_loss(config, outputs["prediction"], rows, shape.classes),
+            "prediction": prediction_loss(self._config, outputs["prediction"], rows, self._shape.classes),
             "reconstruction": jnp.mean(outputs["reconstruction_error"]),
-            "site": site_term(output, rows | {"mask": everyone}),
+            "site": self._site_term(output, rows | {"mask": everyone}),
         }
-        scored = terms | {"site": jnp.zeros(())} if is_game else terms
-        return terms | {"score": combine(**scored)}
+        scored = terms | {"site": jnp.zeros(())} if self._is_game else terms
+        return terms | {"score": self._combine(**scored)}
 
-    def initialise(key: jax.Array) -> Variables:
-        return init_variables(model, key, jnp.zeros((2, *shape.inputs), jnp.float32), train=False)
+    def initialise(self, key: jax.Array) -> Variables:
+        return init_variables(self._model, key, jnp.zeros((2, *self._shape.inputs), jnp.float32), train=False)
 
-    keeps_last = weights.keep_epoch == "last"
-    return Stage("baseline", initialise, loss, forward, validate, keeps_last=keeps_last, settings=weights, number=3)
+    def _terms_of(self, output: BaselineOutput, batch: Batch) -> dict[str, jax.Array]:
+        return {
+            "prediction": prediction_loss(self._config, output.prediction, batch, self._shape.classes, batch["mask"]),
+            "reconstruction": masked_mean(squared_error_per_row(output.reconstruction, batch["inputs"]), batch["mask"]),
+            "site": self._site_term(output, batch),
+        }
+
+    def _combine(self, prediction: jax.Array, reconstruction: jax.Array, site: jax.Array) -> jax.Array:
+        return (
+            self._weights.prediction_weight * prediction
+            + self._weights.reconstruction_weight * reconstruction
+            + self._weights.site_weight * site
+        )
 
 
 def _site_term(config: RunConfig, num_sites: int) -> tuple[Term, bool]:

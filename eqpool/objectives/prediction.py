@@ -11,7 +11,7 @@ from eqpool.losses.task import task_loss
 def prediction_loss(
     config: RunConfig, prediction: jax.Array, rows: Batch, num_classes: int, mask: jax.Array | None = None
 ) -> jax.Array:
-    """Computes the mean of `task_loss` over rows with a known target; `mask` (N,) drops further rows.
+    """Computes the mean of `task_loss` over rows with a known target. `mask` (N,) drops further rows.
 
     With `config.class_weights` "balanced" each class present contributes the mean over its own rows, so that a rare
     class counts as much as a common one.

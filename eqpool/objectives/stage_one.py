@@ -15,7 +15,7 @@ from eqpool.losses.equivariance import equivariance_error, equivariance_loss
 from eqpool.models.autoencoder import StageOne
 from eqpool.objectives.prediction import prediction_loss
 from eqpool.objectives.site_terms import labels_of, mean_over_chunks, sum_over_labels, tau_mmd
-from eqpool.ops.numerics import masked_mean
+from eqpool.ops.rows import masked_mean
 
 
 def covariate_generators(config: ModelConfig, num_covariates: int) -> np.ndarray:
@@ -35,49 +35,44 @@ def make_stage_one(config: RunConfig, shape: DataShape) -> Stage:
     Reconstruction is the mean squared error over an input's entries, so that its weight does not depend on the input's
     size. The validation score is the same sum on the validation rows.
     """
-    weights = config.stage_one
-    model = _networks(config, shape)
-    generators = covariate_generators(config.model, shape.covariates)
+    own = _StageOne(config, shape)
+    settings = config.stage_one
+    return Stage(
+        "stage_one",
+        own.initialise,
+        own.loss,
+        own.forward,
+        own.validate,
+        keeps_last=settings.keep_epoch == "last",
+        settings=settings,
+        number=1,
+    )
 
-    def combine(
-        equivariance: jax.Array, reconstruction: jax.Array, prediction: jax.Array, site: jax.Array
-    ) -> jax.Array:
-        return (
-            weights.equivariance_weight * equivariance
-            + weights.reconstruction_weight * reconstruction
-            + weights.prediction_weight * prediction
-            + weights.mmd_weight * site
-        )
 
-    def site_term(rows: Batch) -> jax.Array:
-        # One column determines a tau that depends on the covariates alone, and costs 1/n of the whole.
-        columns = 1 if config.model.tau == "covariate" else config.model.latent_dim
-        return sum_over_labels(
-            lambda rows, count: tau_mmd(weights, rows["tau"][:, :, :columns], rows, count),
-            rows,
-            shape.sites,
-            shape.nuisances,
-        )
+class _StageOne:
+    """The functions of stage one, see `eqpool.engine.state.Stage`."""
 
-    def equivariance_term(tau: jax.Array, covariate: jax.Array, mask: jax.Array | None) -> jax.Array:
-        return equivariance_loss(tau, covariate, generator=generators, group_map=config.model.group_map, mask=mask)
+    def __init__(self, config: RunConfig, shape: DataShape):
+        self._config, self._shape, self._weights = config, shape, config.stage_one
+        self._model = _networks(config, shape)
+        self._generators = covariate_generators(config.model, shape.covariates)
 
-    def loss(variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
+    def loss(self, variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
         del epoch
         mask = batch["mask"]
-        output, updated = model.apply(
+        output, updated = self._model.apply(
             variables, batch["inputs"], train=True, mask=mask, rngs={"dropout": key}, mutable=["batch_stats"]
         )
         terms = {
-            "equivariance": equivariance_term(output.tau, batch["covariate"], mask),
+            "equivariance": self._equivariance_term(output.tau, batch["covariate"], mask),
             "reconstruction": masked_mean(squared_error_per_row(output.reconstruction, batch["inputs"]), mask),
-            "prediction": prediction_loss(config, output.prediction, batch, shape.classes, mask),
-            "site": site_term(batch | {"tau": output.tau}) if weights.mmd_weight else jnp.zeros(()),
+            "prediction": prediction_loss(self._config, output.prediction, batch, self._shape.classes, mask),
+            "site": self._site_term(batch | {"tau": output.tau}) if self._weights.mmd_weight else jnp.zeros(()),
         }
-        return LossValue(combine(**terms), terms, dict(updated))
+        return LossValue(self._combine(**terms), terms, dict(updated))
 
-    def forward(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
-        output: Any = model.apply(variables, batch["inputs"], train=False)
+    def forward(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        output: Any = self._model.apply(variables, batch["inputs"], train=False)
         return {
             "latent": output.latent,
             "tau": output.tau,
@@ -85,26 +80,48 @@ def make_stage_one(config: RunConfig, shape: DataShape) -> Stage:
             "reconstruction_error": squared_error_per_row(output.reconstruction, batch["inputs"]),
         }
 
-    def validate(outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
+    def validate(self, outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
         terms = {
-            "equivariance": equivariance_term(outputs["tau"], rows["covariate"], None),
+            "equivariance": self._equivariance_term(outputs["tau"], rows["covariate"], None),
             "reconstruction": jnp.mean(outputs["reconstruction_error"]),
-            "prediction": prediction_loss(config, outputs["prediction"], rows, shape.classes),
-            "site": mean_over_chunks(site_term, {"tau": outputs["tau"]} | labels_of(rows))
-            if weights.mmd_weight
+            "prediction": prediction_loss(self._config, outputs["prediction"], rows, self._shape.classes),
+            "site": mean_over_chunks(self._site_term, {"tau": outputs["tau"]} | labels_of(rows))
+            if self._weights.mmd_weight
             else jnp.zeros(()),
         }
         error = equivariance_error(
-            outputs["tau"], rows["covariate"], generator=generators, group_map=config.model.group_map
+            outputs["tau"], rows["covariate"], generator=self._generators, group_map=self._config.model.group_map
         )
-        return terms | {"score": combine(**terms), "equivariance_error": error}
+        return terms | {"score": self._combine(**terms), "equivariance_error": error}
 
-    def initialise(key: jax.Array) -> Variables:
-        example = jnp.zeros((2, *shape.inputs), jnp.float32)
-        return init_variables(model, {"params": key, "dropout": key}, example, train=False)
+    def initialise(self, key: jax.Array) -> Variables:
+        example = jnp.zeros((2, *self._shape.inputs), jnp.float32)
+        return init_variables(self._model, {"params": key, "dropout": key}, example, train=False)
 
-    keeps_last = weights.keep_epoch == "last"
-    return Stage("stage_one", initialise, loss, forward, validate, keeps_last=keeps_last, settings=weights, number=1)
+    def _combine(
+        self, equivariance: jax.Array, reconstruction: jax.Array, prediction: jax.Array, site: jax.Array
+    ) -> jax.Array:
+        return (
+            self._weights.equivariance_weight * equivariance
+            + self._weights.reconstruction_weight * reconstruction
+            + self._weights.prediction_weight * prediction
+            + self._weights.mmd_weight * site
+        )
+
+    def _site_term(self, rows: Batch) -> jax.Array:
+        # One column determines a tau that depends on the covariates alone, and costs 1/n of the whole.
+        columns = 1 if self._config.model.tau == "covariate" else self._config.model.latent_dim
+        return sum_over_labels(
+            lambda rows, count: tau_mmd(self._weights, rows["tau"][:, :, :columns], rows, count),
+            rows,
+            self._shape.sites,
+            self._shape.nuisances,
+        )
+
+    def _equivariance_term(self, tau: jax.Array, covariate: jax.Array, mask: jax.Array | None) -> jax.Array:
+        return equivariance_loss(
+            tau, covariate, generator=self._generators, group_map=self._config.model.group_map, mask=mask
+        )
 
 
 def make_decoder(config: RunConfig, shape: DataShape) -> Callable[[Variables, jax.Array], jax.Array]:

@@ -15,7 +15,7 @@ from eqpool.models.invariant import StageTwo
 from eqpool.models.mlp import MLP
 from eqpool.objectives.prediction import prediction_loss
 from eqpool.objectives.site_terms import kernel_options, labels_of, mean_over_chunks, sum_over_labels
-from eqpool.ops.numerics import masked_mean
+from eqpool.ops.rows import masked_mean
 
 
 def mmd_ramp(config: StageTwoConfig, epoch: jax.Array | int) -> jax.Array:
@@ -34,55 +34,55 @@ def make_stage_two(config: RunConfig, shape: DataShape) -> Stage:
 
     The validation score always uses the weights of the last epoch, so that epochs under a ramp are comparable.
     """
-    weights = config.stage_two
-    model = StageTwo(
-        outputs=shape.outputs,
-        num_sites=shape.sites if weights.adversary_weight else 0,
-        hidden_units=config.model.hidden_units,
-        on_sphere=config.model.phi == "sphere",
-        code_dim=config.model.code_dim,
-        code_levels=config.model.code_levels,
+    own = _StageTwo(config, shape)
+    settings = config.stage_two
+    return Stage(
+        "stage_two",
+        own.initialise,
+        own.loss,
+        own.forward,
+        own.validate,
+        keeps_last=settings.keep_epoch == "last",
+        settings=settings,
+        number=2,
     )
-    last_ramp = mmd_ramp(weights, max(weights.epochs - 1, 0))
 
-    def combine(
-        prediction: jax.Array, reconstruction: jax.Array, site: jax.Array, adversary: jax.Array, ramp: jax.Array
-    ) -> jax.Array:
-        return (
-            weights.prediction_weight * prediction
-            + weights.reconstruction_weight * reconstruction
-            + weights.mmd_weight * ramp * site
-            + weights.adversary_weight * adversary
+
+class _StageTwo:
+    """The functions of stage two, see `eqpool.engine.state.Stage`."""
+
+    def __init__(self, config: RunConfig, shape: DataShape):
+        self._config, self._shape, self._weights = config, shape, config.stage_two
+        self._model = StageTwo(
+            outputs=shape.outputs,
+            num_sites=shape.sites if self._weights.adversary_weight else 0,
+            hidden_units=config.model.hidden_units,
+            on_sphere=config.model.phi == "sphere",
+            code_dim=config.model.code_dim,
+            code_levels=config.model.code_levels,
         )
+        self._last_ramp = mmd_ramp(self._weights, max(self._weights.epochs - 1, 0))
 
-    def invariance(rows: Batch) -> jax.Array:
-        return sum_over_labels(
-            lambda rows, count: site_term(weights, rows["phi"], rows["covariate_free"], rows, count),
-            rows,
-            shape.sites,
-            shape.nuisances,
-        )
-
-    def loss(variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
+    def loss(self, variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
         del key
         mask = batch["mask"]
-        output, updated = model.apply(
+        output, updated = self._model.apply(
             variables, batch["latent"], batch["tau"], train=True, mask=mask, mutable=["batch_stats"]
         )
         error = jnp.sum(jnp.square(output.reconstruction - batch["latent"]), axis=-1)
         known_site = mask * (batch["site"] >= 0)
         terms = {
-            "prediction": prediction_loss(config, output.prediction, batch, shape.classes, mask),
+            "prediction": prediction_loss(self._config, output.prediction, batch, self._shape.classes, mask),
             "reconstruction": masked_mean(error, mask),
-            "site": invariance(batch | {"phi": output.phi, "covariate_free": output.covariate_free}),
+            "site": self._invariance(batch | {"phi": output.phi, "covariate_free": output.covariate_free}),
             "adversary": jnp.zeros(())
             if output.site is None
-            else task_loss(output.site, batch["site"], num_classes=shape.sites, mask=known_site),
+            else task_loss(output.site, batch["site"], num_classes=self._shape.sites, mask=known_site),
         }
-        return LossValue(combine(**terms, ramp=mmd_ramp(weights, epoch)), terms, dict(updated))
+        return LossValue(self._combine(**terms, ramp=mmd_ramp(self._weights, epoch)), terms, dict(updated))
 
-    def forward(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
-        output: Any = model.apply(variables, batch["latent"], batch["tau"])
+    def forward(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        output: Any = self._model.apply(variables, batch["latent"], batch["tau"])
         error = jnp.sum(jnp.square(output.reconstruction - batch["latent"]), axis=-1)
         return {
             "phi": output.phi,
@@ -92,24 +92,39 @@ def make_stage_two(config: RunConfig, shape: DataShape) -> Stage:
             "reconstruction_error": error,
         }
 
-    def validate(outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
+    def validate(self, outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
         matched = {name: outputs[name] for name in ("phi", "covariate_free")}
         matched |= labels_of(rows) | {"covariate": rows["covariate"]}
         terms = {
-            "prediction": prediction_loss(config, outputs["prediction"], rows, shape.classes),
+            "prediction": prediction_loss(self._config, outputs["prediction"], rows, self._shape.classes),
             "reconstruction": jnp.mean(outputs["reconstruction_error"]),
-            "site": mean_over_chunks(invariance, matched),
+            "site": mean_over_chunks(self._invariance, matched),
             # An adversary has no useful score, because a better encoder raises its loss.
             "adversary": jnp.zeros(()),
         }
-        return terms | {"score": combine(**terms, ramp=last_ramp)}
+        return terms | {"score": self._combine(**terms, ramp=self._last_ramp)}
 
-    def initialise(key: jax.Array) -> Variables:
-        dimension = config.model.latent_dim
-        return init_variables(model, key, jnp.zeros((2, dimension)), jnp.zeros((2, dimension, dimension)))
+    def initialise(self, key: jax.Array) -> Variables:
+        dimension = self._config.model.latent_dim
+        return init_variables(self._model, key, jnp.zeros((2, dimension)), jnp.zeros((2, dimension, dimension)))
 
-    keeps_last = weights.keep_epoch == "last"
-    return Stage("stage_two", initialise, loss, forward, validate, keeps_last=keeps_last, settings=weights, number=2)
+    def _combine(
+        self, prediction: jax.Array, reconstruction: jax.Array, site: jax.Array, adversary: jax.Array, ramp: jax.Array
+    ) -> jax.Array:
+        return (
+            self._weights.prediction_weight * prediction
+            + self._weights.reconstruction_weight * reconstruction
+            + self._weights.mmd_weight * ramp * site
+            + self._weights.adversary_weight * adversary
+        )
+
+    def _invariance(self, rows: Batch) -> jax.Array:
+        return sum_over_labels(
+            lambda rows, count: site_term(self._weights, rows["phi"], rows["covariate_free"], rows, count),
+            rows,
+            self._shape.sites,
+            self._shape.nuisances,
+        )
 
 
 def make_psi(config: RunConfig) -> Callable[[Variables, jax.Array], jax.Array]:

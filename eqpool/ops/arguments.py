@@ -1,7 +1,7 @@
-"""Checks of the arguments of public functions: what chex asserts, raised as a ValueError that names the argument.
+"""Checks of the arguments of public functions, which raise a ValueError that names the argument.
 
-Shapes and dtypes are checked under any jax transformation. Values are checked where they are concrete, since a traced
-one is not known before it runs.
+Shapes and dtypes are checked with chex, under any JAX transformation. Values are checked where they are concrete,
+because a traced value is not known before the program runs.
 """
 
 import math
@@ -24,14 +24,14 @@ def check_shape(name: str, array: ArrayLike, expected: Sequence[Size], because: 
     """Checks the shape of one argument.
 
     Args:
-      name: of the argument.
-      array: with a shape, such as a jax or numpy array or a tracer.
-      expected: a size for each axis: a number; a letter for any size from 1 on ("N" and "K" also for 0), the same
-        wherever it is repeated; or one `...` for any number of axes.
-      because: what ends the message, such as ", one entry for each row".
+      name: name of the argument.
+      array: object with a shape, such as a JAX or NumPy array or a tracer.
+      expected: size of each axis. A number is that size. A letter is any size from 1 on, or from 0 on for "N" and "K",
+        and has the same size wherever it is repeated. One `...` is any number of axes.
+      because: end of the message, such as ", one entry for each row".
 
     Raises:
-      ValueError: "latent has shape (24,), expected (N, n)".
+      ValueError: the shape is another, such as "latent has shape (24,), expected (N, n)".
     """
     shape = np.shape(array)
     text = ", ".join("..." if size is ... else str(size) for size in expected)
@@ -43,7 +43,7 @@ def check_shape(name: str, array: ArrayLike, expected: Sequence[Size], because: 
 
 
 def check_integers(name: str, array: ArrayLike, because: str = "") -> None:
-    """Raises a ValueError unless the dtype of `array` is an integer one: "site has dtype float32, expected ..."."""
+    """Raises a ValueError unless the dtype of `array` is an integer dtype: "site has dtype float32, expected ..."."""
     try:
         chex.assert_type(array, int)
     except AssertionError:
@@ -58,10 +58,10 @@ def check_one_of(name: str, value: Any, expected: Sequence[str]) -> None:
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
-    """The whole number `value`, of any integer type, as an int.
+    """Returns the whole number `value`, of any integer type, as an int.
 
     Raises:
-      ValueError: it is no whole number, or less than `least`.
+      ValueError: `value` is not a whole number, or less than `least`.
     """
     try:
         number = None if isinstance(value, bool | np.bool_) else operator.index(value)
@@ -74,11 +74,11 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
 
 
 def check_positive(name: str, value: Any, *, max_rank: int = 0) -> None:
-    """Raises a ValueError unless a concrete `value` is finite and above 0; a traced one passes.
+    """Raises a ValueError unless a concrete `value` is finite and above 0. A traced value passes.
 
     Args:
-      name: of the argument.
-      value: a number, or for `max_rank` 1 a number or a sequence of them that is not empty.
+      name: name of the argument.
+      value: number, or for `max_rank` 1 a number or a non-empty sequence of numbers.
       max_rank: 0 or 1.
     """
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
@@ -92,7 +92,7 @@ def check_positive(name: str, value: Any, *, max_rank: int = 0) -> None:
 
 
 def _pattern(shape: tuple[int, ...], expected: Sequence[Size]) -> tuple[int | None | EllipsisType, ...]:
-    """`expected` as chex reads it, the size of a letter being the one it first has in `shape`."""
+    """Returns `expected` as chex reads it. The size of a letter is its first one in `shape`."""
     sizes: dict[str, int] = {}
     after = len(expected) - 1 - list(expected).index(...) if ... in expected else 0
     for position, wanted in enumerate(expected):

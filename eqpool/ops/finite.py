@@ -1,4 +1,4 @@
-"""Which rows of a host array hold NaN or infinity, in one line. Never imports jax."""
+"""Messages about rows of host arrays that hold NaN or infinity. This module never imports jax."""
 
 from collections.abc import Sequence
 
@@ -6,15 +6,16 @@ import numpy as np
 
 
 def non_finite_rows(name: str, array: np.ndarray, names: Sequence[str] | np.ndarray | None = None) -> str:
-    """What to say of the rows of a host array (N, ...) that hold NaN or infinity; "" where none does.
+    """Describes the rows of a host array that hold NaN or infinity.
 
     Args:
-      name: of what the rows hold.
-      array: (N, ...).
-      names: of the rows (N,), by which to name them; by default "row 0" and so on.
+      name: name of the array in the message.
+      array: (N, ...) array.
+      names: (N,) names of the rows, by default "row 0" and so on.
 
     Returns:
-      Such as "phi is not finite in 2 of 30 rows (row 3, row 8)", naming three rows at most.
+      A message such as "phi is not finite in 2 of 30 rows (row 3, row 8)", which names at most three rows. It is empty
+      if all rows are finite.
     """
     array = np.asarray(array)
     bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1)) if array.size else np.zeros(0, int)
@@ -26,7 +27,7 @@ def non_finite_rows(name: str, array: np.ndarray, names: Sequence[str] | np.ndar
 
 
 def check_finite(name: str, array: np.ndarray, names: Sequence[str] | np.ndarray | None = None) -> None:
-    """Raises a ValueError with the line of `non_finite_rows`, whose arguments it takes, where a row is not finite."""
+    """Raises a ValueError with the message of `non_finite_rows` if a row is not finite. Arguments are the same."""
     problem = non_finite_rows(name, array, names)
     if problem:
         raise ValueError(f"{problem}, expected finite numbers")

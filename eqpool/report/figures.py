@@ -182,7 +182,7 @@ FIGURES = (
         lambda work: work.pooled is not None and len(work.spreads.columns) > 0,
         _covariate_by_site,
         "Who was pooled: density of what config.data.described names, of covariates and of a numeric target at each "
-        "site. Where sites do not overlap in a covariate, only the model tells the scanner from it.",
+        "site. Where sites do not overlap in a covariate, only the model's assumptions separate it from the scanner.",
         _covariate_by_site_alt,
         _spreads_remark,
     ),
@@ -191,8 +191,9 @@ FIGURES = (
         "removed",
         lambda work: work.metrics.get("strongest_probe") is not None,
         lambda work: draw_probes(work.metrics),
-        "How well the strongest of several probes tells the site, with 95% intervals. Phi keeps the covariate on "
-        "purpose: hold it against the site floor, what covariates and target alone tell; tau^-1 Phi against chance.",
+        "Balanced accuracy of the strongest of several probes that predict the site, with 95% intervals. Phi keeps the "
+        "covariate on purpose: compare it with the site floor, the accuracy from covariates and target, and compare "
+        "tau^-1 Phi with chance.",
         _probes_alt,
     ),
     FigureKind(
@@ -251,8 +252,8 @@ FIGURES = (
         lambda work: work.maps is not None,
         partial(_t_maps, "bonferroni"),
         "Where the target shows, as in the paper: voxels that pass Bonferroni, on decodes by networks that never saw "
-        "the volume. A pure decode spreads what its latent tells over every voxel: its places are those of the latent "
-        "and not of disease.",
+        "the volume. A pure decode spreads the information of its latent over every voxel: its places are those of the "
+        "latent and not of disease.",
         partial(_t_maps_alt, "bonferroni"),
         too_little=enough_for_maps,
     ),

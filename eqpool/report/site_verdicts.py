@@ -7,7 +7,7 @@ _SIGNIFICANT = 0.05
 _BEST_OF_SIX = 1.346  # factor by which a normal 95% interval widens for six simultaneous readings (Bonferroni)
 
 
-def site_told(level_name: str, level_key: str) -> Judge:
+def site_predicted(level_name: str, level_key: str) -> Judge:
     """Returns a judge of site classification accuracy.
 
     The judge compares the accuracy with the level expected without any trace of the scanner, then with the accuracy
@@ -22,12 +22,12 @@ def site_told(level_name: str, level_key: str) -> Judge:
         floor_interval = metrics.get(f"{level_key}_interval") or (level, level)
         if low > floor_interval[1]:
             verdict: Verdict = "bad"
-            text = f"more than {level_name} ({level:.3g}): the site can still be told"
+            text = f"more than {level_name} ({level:.3g}): the site can still be predicted"
         elif low > level:
             verdict, text = "open", f"seems more than {level_name} ({level:.3g}), but their intervals overlap"
         else:
             verdict = "open"
-            text = f"no more than {level_name} ({level:.3g}) is seen; up to {high:.2g} fits these rows too"
+            text = f"no more than {level_name} ({level:.3g}) is seen; up to {high:.2g} cannot be ruled out"
         return verdict, text + _since(metrics, high)
 
     return judge
@@ -42,11 +42,15 @@ def covariate_free(metrics: Metrics, name: str) -> Judgement:
     p = metrics.get(f"{name}_p_value")
     interval = metrics.get(f"{name}_interval")
     if p is None or not interval:
-        chance, told = metrics.get("site_chance"), metrics[name]
-        if chance is not None and interval and told - _BEST_OF_SIX * (told - interval[0]) <= chance < interval[0]:
-            text = f"seems more than chance ({chance:.3g}), but the best of several probes may lie there by itself"
-            return "open", f"{text} (config.evaluate.probe_permutations tells)" + _since(metrics, interval[1])
-        return site_told("chance", "site_chance")(metrics, name)
+        chance, accuracy = metrics.get("site_chance"), metrics[name]
+        if (
+            chance is not None
+            and interval
+            and accuracy - _BEST_OF_SIX * (accuracy - interval[0]) <= chance < interval[0]
+        ):
+            text = f"seems more than chance ({chance:.3g}), but the best of several probes may lie there by chance"
+            return "open", f"{text} (set config.evaluate.probe_permutations to test it)" + _since(metrics, interval[1])
+        return site_predicted("chance", "site_chance")(metrics, name)
     verdict: Verdict = "bad" if p <= _SIGNIFICANT else "open"
     said = "more" if verdict == "bad" else "no more"
     text = f"{said} than of shuffled sites ({format_number(metrics.get(f'{name}_shuffled'))}; permutation p = {p:.2g})"

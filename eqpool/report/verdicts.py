@@ -20,7 +20,7 @@ from eqpool.report.site_verdicts import (
     image_mmd_before,
     mmd,
     nuisance,
-    site_told,
+    site_predicted,
 )
 from eqpool.storage.run_folder import NON_FINITE_ROWS
 
@@ -76,7 +76,7 @@ def _delta_eq(metrics: Metrics, name: str) -> Judgement:
     said = {
         "good": "differs with the covariate beyond noise",
         "bad": "less than at permuted covariates",
-        "open": "not told from noise",
+        "open": "not distinguishable from noise",
         "plain": "no interval, so nothing is concluded",
     }[verdict]
     return verdict, f"{ratio:.3g} times that of permuted covariates (1: noise): {said}"
@@ -90,7 +90,7 @@ def _than(level_name: str, level: str | float, *, higher: bool, of: str = "") ->
         verdict = compare(metrics.get(f"{name}_interval"), value, higher_is_better=higher)
         if verdict == "plain":
             return verdict, of or "on held-out rows"
-        said = {"good": "better than", "bad": "worse than", "open": "not told from"}[verdict]
+        said = {"good": "better than", "bad": "worse than", "open": "not distinguishable from"}[verdict]
         return verdict, f"{of}{'; ' if of else ''}{said} {level_name} ({value:.3g})"
 
     return judge
@@ -150,7 +150,7 @@ def _nuisance_lines(metrics: Metrics) -> Iterator[tuple[str, str, Section, Judge
     for key in metrics:
         if key.startswith("nuisance_") and f"{key}_chance" in metrics:
             name = key.removeprefix("nuisance_")
-            yield key, f"{name} told from tau^-1 Phi", "removed", nuisance
+            yield key, f"{name} predicted from tau^-1 Phi", "removed", nuisance
 
 
 def _covariate_lines(metrics: Metrics) -> Iterator[tuple[str, str, Section, Judge]]:
@@ -175,12 +175,12 @@ def _recovery(metrics: Metrics, name: str) -> Judgement:
     own, before = metrics.get(f"{name}_interval"), metrics.get("recovery_error_input_interval")
     text = f"z-scores, to the simulated truth; the input's is {format_number(metrics.get('recovery_error_input'))}"
     if not own or not before or (own[0] <= before[1] and before[0] <= own[1]):
-        return "open", f"{text}, not told apart"
+        return "open", f"{text}, the intervals overlap"
     return ("good", f"{text}, clearly nearer") if own[1] < before[0] else ("bad", f"{text}, clearly farther")
 
 
 _TARGET = "of the target"
-_site_floor = site_told("covariates and target alone tell", "site_floor")
+_site_floor = site_predicted("the accuracy from covariates and target", "site_floor")
 # (key, label, section, judge), in the order of both the terminal and the report
 _LINES: tuple[tuple[str, str, Section, Judge], ...] = (
     (NON_FINITE_ROWS, "rows with a latent that is not finite", "removed", _non_finite),
@@ -188,9 +188,9 @@ _LINES: tuple[tuple[str, str, Section, Judge], ...] = (
     *_task_lines("mae", "MAE", higher=False),
     ("image_mmd_before", "100 MMD^2 of images, S to T", "removed", image_mmd_before),
     ("image_mmd_after", "100 MMD^2 of images, S2T to T", "removed", image_mmd_after),
-    ("strongest_probe_before", "site told from the latent l, before b", "removed", before),
-    ("strongest_probe", "site told after pooling, from Phi", "removed", _site_floor),
-    ("strongest_probe_covariate_free", "site told after, from tau^-1 Phi", "removed", covariate_free),
+    ("strongest_probe_before", "site predicted from the latent l, before b", "removed", before),
+    ("strongest_probe", "site predicted after pooling (Phi)", "removed", _site_floor),
+    ("strongest_probe_covariate_free", "site predicted after (tau^-1 Phi)", "removed", covariate_free),
     ("adversary", "adversary on Phi, accuracy %", "removed", adversary),
     ("mmd", "M = 100 MMD^2 of Phi, unbiased", "removed", mmd),
     ("mmd_covariate_free", "M of tau^-1 Phi", "removed", mmd),

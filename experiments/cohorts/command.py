@@ -7,7 +7,6 @@ table.
 """
 
 import argparse
-import importlib.metadata
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -33,7 +32,7 @@ _BARS = {  # required: highest site accuracy and age MAE. Sex and diagnosis must
     "abide1": (0.05 + 0.05, 3.50),
     "fcon1000": (0.056 + 0.05, 3.96),
 }
-_METHODS = ("raw", "combat", "naive", "mmd", "cai", "ss", "rm", "ours")
+_METHODS = ("raw", "combat", "naive", "mmd", "cai", "ss", "rm", "calibrated", "ours")
 _COLUMNS = ("features", "site, transfer", "site, within", "age MAE", "R2", "sex", "dx")
 
 
@@ -77,12 +76,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
 def _record(settings: dict[str, int], commits: set[str]) -> dict[str, Any]:
     """Returns the provenance of rows of the given commits. The config joins the settings and the estimator's."""
     estimator = EquivariantPooling(epochs=settings["epochs"]).get_params()
-    made = made_here(settings | {"estimator": estimator}, settings["seed"], commits)
-    try:
-        made["versions"]["neuroCombat"] = importlib.metadata.version("neuroCombat")
-    except importlib.metadata.PackageNotFoundError:
-        made["versions"]["neuroCombat"] = "absent"
-    return made
+    return made_here(settings | {"estimator": estimator}, settings["seed"], commits)
 
 
 def _cohort(table: Table, options: argparse.Namespace, settings: dict[str, int]) -> Iterator[dict[str, Any]]:

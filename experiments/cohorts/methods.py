@@ -7,20 +7,19 @@ import numpy as np
 from eqpool.config import default_config
 from eqpool.config.check import from_config_dict
 from eqpool.data.cohort import Cohort, Scaling
+from eqpool.data.site_effects.combat import Combat
 from eqpool.data.splits import assign_splits
 from eqpool.data.tables.inputs import TableInputs
 from eqpool.engine.session import Session
-from eqpool.errors import InputError
-from eqpool.estimator import EquivariantPooling
+from eqpool.estimator import EquivariantPooling, SiteCalibrator
 from eqpool.methods.latent import train_latents
 from experiments.cohorts.cohort import Table, standardised
-from experiments.cohorts.selection import select_prior_rows
 
 Representations = dict[str, np.ndarray]  # name -> (N, F') features of all rows
 
 
 def represent(method: str, table: Table, train_rows: np.ndarray, epochs: int) -> tuple[Representations, dict[str, Any]]:
-    """Returns the representations of all rows by a method (raw, combat, ours, or a baseline's `config.method`).
+    """Returns the representations of all rows by a method (raw, combat, calibrated, ours, or a baseline).
 
     The settings that the method chose are returned as well. The method is fitted on the training rows alone. The name
     of a representation ends in " *" if its columns have the same meaning in every fold. Features do, but the axes of a
@@ -30,7 +29,9 @@ def represent(method: str, table: Table, train_rows: np.ndarray, epochs: int) ->
     if method == "raw":
         return {"raw *": inputs}, {}
     if method == "combat":
-        return {"ComBat *": _combat(table, inputs, train_rows)}, {}
+        return {"ComBat *": combat(table, inputs, train_rows)}, {}
+    if method == "calibrated":
+        return _calibrated(table, inputs, train_rows)
     if method == "ours":
         return _ours(table, inputs, train_rows, epochs)
     return {f"{method}, Phi": _baseline(method, table, inputs, train_rows, epochs)}, {}
@@ -41,43 +42,48 @@ def _target_of(table: Table) -> str:
     return "dx" if "dx" in table.labels else "sex"
 
 
-def _combat(table: Table, inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Fits neuroCombat on the training rows, preserving age, sex and diagnosis, and applies it to all rows.
+def combat(table: Table, inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Fits ComBat on the rows, preserving age, sex and diagnosis, and applies it to all rows.
 
-    As in neuroCombat's `neuroCombatFromTraining` (which fails with NumPy 2), a held-out row is scaled about the mean
-    training row, and its covariates are not used. Rows of a site without training rows stay raw.
+    As in neuroCombat, the fitted rows are scaled about what their covariates predict, and other rows about the mean
+    fitted row. Rows of a site that was not fitted stay raw.
     """
-    try:
-        from neuroCombat import neuroCombat
-    except ImportError:
-        raise InputError("method combat: neuroCombat is not installed; pip install 'eqpool[combat]'") from None
-    import pandas as pd
+    site = np.array(table.site_names)[table.site]
+    terms = np.column_stack([table.covariates[:, :1], *table.labels.values()])
+    fitted = Combat.fit(inputs[rows], site[rows], terms[rows])
+    harmonised = fitted.apply(inputs, site)
+    harmonised[rows] = fitted.apply(inputs[rows], site[rows], terms[rows])
+    return harmonised
 
-    design = pd.DataFrame({"site": table.site[rows], "age": table.covariates[rows, 0]})
-    for name, label in table.labels.items():
-        design[name] = label[rows]
-    fitted = neuroCombat(inputs[rows].T, design, "site", categorical_cols=list(table.labels), continuous_cols=["age"])
-    estimates = fitted["estimates"]
-    harmonised = inputs.copy()
-    deviation = np.sqrt(estimates["var.pooled"][:, 0])
-    centre = estimates["stand.mean"][:, 0] + np.mean(estimates["mod.mean"], axis=1)
-    for index, site in enumerate(np.unique(table.site[rows])):
-        here = table.site == site
-        gamma, delta = estimates["gamma.star"][index], estimates["delta.star"][index]
-        harmonised[here] = ((inputs[here] - centre) / deviation - gamma) / np.sqrt(delta) * deviation + centre
-    harmonised[rows] = fitted["data"].T
-    return np.where(np.isfinite(harmonised), harmonised, inputs)  # not finite if a site has one row, and so no variance
+
+def _calibrated(table: Table, inputs: np.ndarray, rows: np.ndarray) -> tuple[Representations, dict[str, Any]]:
+    """Computes the features of the site calibration alone."""
+    calibrator = SiteCalibrator()
+    site, unknown = _fit(calibrator, table, inputs, rows), inputs.copy()
+    unknown[rows] = calibrator.transform(inputs[rows], site[rows])
+    rest = np.setdiff1d(np.arange(len(inputs)), rows)
+    unknown[rest] = calibrator.transform(inputs[rest])
+    features = {
+        "ours, calibration alone *": calibrator.transform(inputs, site),
+        "ours, calibration alone, site not given *": unknown,
+    }
+    assert calibrator.calibration_ is not None
+    return features, {"covariance": calibrator.calibration_.describe()["covariance"]}
+
+
+def _fit(estimator: Any, table: Table, inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Fits an estimator of eqpool on the rows and returns the names of all rows' sites."""
+    site = np.array(table.site_names)[table.site]
+    diagnosis = table.labels["dx"][rows] if "dx" in table.labels else None
+    estimator.fit(inputs[rows], diagnosis, site=site[rows], covariates=table.covariates[rows])
+    return site
 
 
 def _ours(table: Table, inputs: np.ndarray, rows: np.ndarray, epochs: int) -> tuple[Representations, dict[str, Any]]:
     """Computes features that are equivariant to age and sex. The diagnosis, if the table has one, is the target."""
-    site = np.array(table.site_names)[table.site]
-    prior_rows = select_prior_rows(table, inputs, rows)
-    pooling = EquivariantPooling(epochs=epochs, prior_rows=prior_rows)
-    diagnosis = table.labels["dx"][rows] if "dx" in table.labels else None
-    pooling.fit(inputs[rows], diagnosis, site=site[rows], covariates=table.covariates[rows])
+    pooling = EquivariantPooling(epochs=epochs)
+    site, unknown = _fit(pooling, table, inputs, rows), inputs.copy()
     outputs = pooling.embed(inputs, site)
-    unknown = inputs.copy()
     unknown[rows] = pooling.harmonise(inputs[rows], site[rows])
     rest = np.setdiff1d(np.arange(len(inputs)), rows)
     unknown[rest] = pooling.harmonise(inputs[rest])
@@ -87,7 +93,8 @@ def _ours(table: Table, inputs: np.ndarray, rows: np.ndarray, epochs: int) -> tu
         "ours, Phi": outputs["phi"],
         "ours, tau^-1 Phi": outputs["covariate_free"],
     }
-    return features, {"prior_rows": prior_rows}
+    assert pooling.calibration_ is not None
+    return features, {"covariance": pooling.calibration_.describe()["covariance"]}
 
 
 def _baseline(method: str, table: Table, inputs: np.ndarray, rows: np.ndarray, epochs: int) -> np.ndarray:

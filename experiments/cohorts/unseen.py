@@ -9,15 +9,23 @@ import numpy as np
 from sklearn.metrics import balanced_accuracy_score, r2_score
 from sklearn.model_selection import GroupKFold, LeaveOneGroupOut
 
-from eqpool.estimator import EquivariantPooling
+from eqpool.estimator import EquivariantPooling, SiteCalibrator
 from experiments.cohorts.cohort import Table, standardised
+from experiments.cohorts.methods import combat
 from experiments.cohorts.probes import told_age, told_label
 from experiments.cohorts.protocol import PROBES_VERSION, Told, fingerprint
 from experiments.runner import stored
 from experiments.tables import table
 
-_CONTROLS = 10  # rows that calibrate a new site. They are not scored.
-_LINES = ("raw", "ours, site never seen", f"ours, calibrated on {_CONTROLS} rows")
+_CONTROLS = 20  # rows that calibrate a new site. They are not scored.
+_LINES = (
+    "raw",
+    f"ComBat, {_CONTROLS} controls",
+    "ours, calibration alone, site never seen",
+    f"ours, calibration alone, {_CONTROLS} controls",
+    "ours, site never seen",
+    f"ours, {_CONTROLS} controls",
+)
 
 
 def evaluate_unseen(
@@ -25,7 +33,7 @@ def evaluate_unseen(
 ) -> dict[str, dict[str, Any]]:
     """Returns the scores of each of `_LINES` over all scored rows, from models that were not trained on a row's site.
 
-    ComBat has no line, because it has no estimate for a site that is not in its training rows.
+    ComBat is fitted on the training rows and the controls. Without controls it has no estimate for a new site.
     """
     parts, rows = [], []
     for train, calibration, test in unseen_splits(table, groups, _CONTROLS, seed):
@@ -62,23 +70,37 @@ def unseen_splits(
 
 def _told(table: Table, train: np.ndarray, calibration: np.ndarray, test: np.ndarray, epochs: int) -> Told:
     inputs = standardised(table, train)
-    site = np.array(table.site_names)[table.site]
-    diagnosis = table.labels["dx"][train] if "dx" in table.labels else None
-    pooling = EquivariantPooling(epochs=epochs)
-    pooling.fit(inputs[train], diagnosis, site=site[train], covariates=table.covariates[train])
-    seen = inputs.copy()
-    seen[train] = pooling.harmonise(inputs[train], site[train])
-    seen[test] = pooling.harmonise(inputs[test])
-    for name in np.unique(site[calibration]):
-        here = calibration[site[calibration] == name]
-        pooling.calibrate(inputs[here], name, table.covariates[here])
-    calibrated = seen.copy()
-    calibrated[test] = pooling.harmonise(inputs[test], site[test])
+    lines = [inputs, _with_combat(table, inputs, train, calibration)]
+    for estimator in (SiteCalibrator(), EquivariantPooling(epochs=epochs)):
+        lines += _with_estimator(estimator, table, inputs, train, calibration, test)
     told: Told = {}
-    for line, features in zip(_LINES, (inputs, seen, calibrated), strict=True):
+    for line, features in zip(_LINES, lines, strict=True):
         told[f"{line}/age"] = told_age(features, table.covariates[:, 0], train, test)
         told |= {f"{line}/{name}": told_label(features, label, train, test) for name, label in table.labels.items()}
     return told
+
+
+def _with_combat(table: Table, inputs: np.ndarray, train: np.ndarray, calibration: np.ndarray) -> np.ndarray:
+    return combat(table, inputs, np.concatenate([train, calibration]))
+
+
+def _with_estimator(
+    estimator: Any, table: Table, inputs: np.ndarray, train: np.ndarray, calibration: np.ndarray, test: np.ndarray
+) -> list[np.ndarray]:
+    """Returns the features with unknown sites of the tested rows, and with sites that were calibrated."""
+    site = np.array(table.site_names)[table.site]
+    diagnosis = table.labels["dx"][train] if "dx" in table.labels else None
+    estimator.fit(inputs[train], diagnosis, site=site[train], covariates=table.covariates[train])
+    apply = estimator.transform if isinstance(estimator, SiteCalibrator) else estimator.harmonise
+    unseen, calibrated = inputs.copy(), inputs.copy()
+    unseen[train] = calibrated[train] = apply(inputs[train], site[train])
+    unseen[test] = apply(inputs[test])
+    for name in np.unique(site[calibration]):
+        here = calibration[site[calibration] == name]
+        estimator = estimator.calibrate(inputs[here], name, table.covariates[here])
+    apply = estimator.transform if isinstance(estimator, SiteCalibrator) else estimator.harmonise
+    calibrated[test] = apply(inputs[test], site[test])
+    return [unseen, calibrated]
 
 
 def _joined(parts: list[Told], key: str) -> np.ndarray:

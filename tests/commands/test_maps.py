@@ -167,7 +167,7 @@ def test_what_the_others_explain_has_no_map_and_is_named(mapped, tmp_path):
         {"forms": {"before": facts}}
         | {name: mapped[2][name] for name in ("contrast", "simulated", "folds", "threshold")}
     )
-    assert "site, dx: told by the others" in said
+    assert "site, dx: determined by the others" in said
 
 
 def test_a_target_that_age_tells_is_refused_before_anything_is_trained(mapped):
@@ -175,7 +175,7 @@ def test_a_target_that_age_tells_is_refused_before_anything_is_trained(mapped):
     old = (cohort.covariates[:, 0] > np.median(cohort.covariates[:, 0])).astype(np.int32)
     by_age = dataclasses.replace(cohort, target=old, covariates=old[:, None].astype(float))
     fold = np.arange(len(old)) % 2
-    with pytest.raises(InputError, match="dx: constant, or told by age, in the 18 people"):
+    with pytest.raises(InputError, match="dx: constant, or determined by age, in the 18 people"):
         check_contrast(by_age, fold)
     with pytest.raises(InputError, match="constant"):
         check_contrast(dataclasses.replace(cohort, target=np.zeros_like(cohort.target)), fold)

@@ -16,7 +16,8 @@ from absl.testing import absltest, parameterized
 from eqpool import conditional_mmd, mmd
 from eqpool.losses import kernels
 from eqpool.losses.matching import grouped_mmd, matched_distance
-from eqpool.ops.numerics import any_of_batch, as_scaled_points
+from eqpool.ops.custom_rules import any_of_batch
+from eqpool.ops.points import as_scaled_points
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 ROWS, SITES = 24, 3

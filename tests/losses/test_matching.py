@@ -7,7 +7,6 @@ import pytest
 
 from eqpool import mmd
 from eqpool.losses.matching import grouped_mmd, matched_distance
-from eqpool.ops.numerics import reverse_gradient
 
 
 def sample(rows: int = 30, seed: int = 0):
@@ -56,10 +55,3 @@ def test_without_partners_both_are_zero_with_finite_gradients():
     value, gradient = jax.value_and_grad(total)(jnp.asarray(latent))
     assert value == 0
     np.testing.assert_array_equal(gradient, 0)
-
-
-def test_the_reversed_gradient_is_a_minimax_game():
-    x = jnp.array([1.0, -2.0])
-    np.testing.assert_array_equal(reverse_gradient(x), x)
-    gradient = jax.grad(lambda x: jnp.sum(jnp.square(reverse_gradient(x, 0.5))))(x)
-    np.testing.assert_allclose(gradient, -0.5 * 2 * x)

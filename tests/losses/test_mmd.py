@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from eqpool import conditional_mmd, mmd
-from eqpool.losses.mmd import weighted_mmd
+from eqpool.losses.weighted_mmd import weighted_mmd
 
 KERNELS = {
     "laplacian": lambda d, p: np.exp(-d / p),

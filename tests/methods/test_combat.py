@@ -8,10 +8,12 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from ml_collections import ConfigDict
 
 from eqpool.commands.new_scans import transform
 from eqpool.commands.run import dry_run, run
-from eqpool.config import DataConfig, RunConfig
+from eqpool.config import DataConfig, RunConfig, to_dict
+from eqpool.config.check import from_config_dict
 from eqpool.data.load import load_cohort
 from eqpool.data.site_effects.combat import Combat
 from eqpool.errors import InputError
@@ -94,6 +96,14 @@ def test_new_rows_are_harmonised_as_the_run_harmonised_its_own_and_unknown_sites
 def test_a_wrong_reference_or_choice_of_rows_is_refused(data, message, tmp_path):
     with pytest.raises(InputError, match=message):
         run(config_of(tmp_path, **data), tmp_path / "run", quiet=True)
+
+
+def test_a_calibration_before_combat_is_refused():
+    with pytest.raises(
+        InputError, match='config.data.site_calibration = "location": expected "none" for config.method'
+    ):
+        data = DataConfig(participants="x.tsv", site_calibration="location")
+        from_config_dict(ConfigDict(to_dict(RunConfig(method="combat", data=data))))
 
 
 def test_a_finished_run_has_a_report_and_a_dry_run_names_no_stage(tmp_path, capsys):

@@ -24,7 +24,8 @@ from eqpool.engine.selected import selected_variables
 from eqpool.engine.state import create_state
 from eqpool.errors import InputError
 from eqpool.methods.istn import Istn, check_images
-from eqpool.objectives.istn import TASK_MODELS, make_game_optimizer, make_istn, transform
+from eqpool.objectives.istn import make_game_optimizer, make_istn, transform
+from eqpool.objectives.istn_networks import TASK_MODELS
 from eqpool.objectives.task import make_task
 from eqpool.report.workfolder import read_workfolder
 from eqpool.storage.run_folder import RunFolder

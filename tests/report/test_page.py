@@ -94,7 +94,7 @@ def test_the_page_says_what_came_from_where(text, workdir):
         assert f"{package} {version}" in text
     for finding in results["preflight"]:
         assert finding["check"] and finding["severity"] in text
-    assert "no more than covariates and target alone tell (0.5)" in text
+    assert "no more than the accuracy from covariates and target (0.5)" in text
 
 
 def test_simulated_data_is_marked_large_and_real_data_is_not(text, workdir, monkeypatch):

@@ -33,9 +33,9 @@ def test_a_verdict_needs_the_whole_interval_on_one_side(interval, level, higher,
 @pytest.mark.parametrize(
     ("interval", "verdict", "said"),
     [
-        ((0.50, 0.60), "bad", "can still be told"),
+        ((0.50, 0.60), "bad", "can still be predicted"),
         ((0.42, 0.60), "open", "intervals overlap"),
-        ((0.30, 0.50), "open", "up to 0.5 fits"),
+        ((0.30, 0.50), "open", "up to 0.5 cannot be ruled out"),
         ((0.10, 0.20), "open", "is seen"),
     ],
 )
@@ -57,9 +57,9 @@ def test_less_than_before_only_where_the_intervals_are_apart(high, said):
 def test_without_the_covariate_shuffled_sites_are_the_chance_level(p, verdict, said):
     name = "strongest_probe_covariate_free"
     metrics = SITES | {name: 0.4, f"{name}_interval": (0.35, 0.45)}
-    assert read(metrics, name).verdict == "bad" and "can still be told" in read(metrics, name).text
+    assert read(metrics, name).verdict == "bad" and "can still be predicted" in read(metrics, name).text
     near = read(metrics | {name: 0.3, f"{name}_interval": (0.26, 0.34)}, name)  # 1 / sites is 0.25
-    assert near.verdict == "open" and "the best of several probes may lie there by itself" in near.text
+    assert near.verdict == "open" and "the best of several probes may lie there by chance" in near.text
     reading = read(metrics | {f"{name}_shuffled": 0.385, f"{name}_p_value": p}, name)
     assert reading.verdict == verdict
     assert said in reading.text and "0.385" in reading.text
@@ -76,7 +76,7 @@ def test_removal_is_never_called_proven():
     assert "no proof" in read(metrics, "mmd").text
 
 
-def test_a_small_p_is_told():
+def test_a_small_p_is_reported():
     assert read({"mmd": 3.0, "mmd_p_value": 0.002}, "mmd").verdict == "bad"
 
 

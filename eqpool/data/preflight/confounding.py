@@ -39,7 +39,7 @@ def covariate_and_site(cohort: Cohort, index: int) -> Iterator[Finding]:
             "warning",
             "covariate_confounded",
             f"site explains {eta:.0%} of the variance of {name} (eta^2 {eta:.2f}); correcting for site without {name} "
-            f"would take its effect away, and Phi, which keeps {name}, tells the site to that extent by design",
+            f"would take its effect away, and Phi, which keeps {name}, predicts the site to that extent by design",
             {"covariate": name, "eta_squared": eta},
         )
 
@@ -91,7 +91,7 @@ def target_and_site(cohort: Cohort) -> Iterator[Finding]:
         yield Finding(
             "refusal",
             "target_confounded",
-            f"target {name} is decided by the site: each site has one value of it, so that no method can tell the "
+            f"target {name} is decided by the site: each site has one value of it, so that no method can separate the "
             "scanner from the target; expected both classes at some site at least",
             {"target": name, "association": 1.0},
         )
@@ -126,8 +126,8 @@ def nuisance_and_target(cohort: Cohort) -> Iterator[Finding]:
             yield Finding(
                 "refusal",
                 "nuisance_confounded",
-                f"target {cohort.target_name} is decided by the nuisance {name}: what does not tell {name} cannot tell "
-                "the target; expected each class at some level of it",
+                f"target {cohort.target_name} is decided by the nuisance {name}: what does not predict "
+                f"{name} cannot predict the target; expected each class at some level of it",
                 numbers,
             )
         elif strength >= _LARGE_CRAMERS_V:

@@ -86,7 +86,7 @@ def _classes(cohort: Cohort) -> Iterator[Finding]:
             "warning",
             "class_balance",
             f"at {len(lacking)} of {len(table)} sites a class of {cohort.target_name} has less than "
-            f"{_RARE_CLASS:.0%} of the rows ({_counted(lacking)}); there class and scanner are hard to tell apart",
+            f"{_RARE_CLASS:.0%} of the rows ({_counted(lacking)}); there class and scanner are hard to distinguish",
             {"lacking": lacking},
         )
 

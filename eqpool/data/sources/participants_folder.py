@@ -12,8 +12,8 @@ from eqpool.data.cohort import SPLITS, Cohort
 from eqpool.data.preflight.features import examine_features, failed_values
 from eqpool.data.preflight.finding import Finding
 from eqpool.data.preflight.requirements import check_cohort
+from eqpool.data.sources.table_calibration import calibration_notes, fit_table_calibration, site_names
 from eqpool.data.splits import assign_splits, balanced_strata
-from eqpool.data.tables.calibration import SiteCalibration
 from eqpool.data.tables.coding import code_labels
 from eqpool.data.tables.covariates import parse_specs, read_covariates, read_described, read_nuisances
 from eqpool.data.tables.encoding import fit_encoding
@@ -28,7 +28,6 @@ from eqpool.data.tables.participants import (
     select_features,
     sessions,
 )
-from eqpool.data.tables.targets import target_columns
 from eqpool.data.volumes.bids_names import names_in_table
 from eqpool.data.volumes.grids import named_grid
 from eqpool.data.volumes.inputs import VolumeInputs
@@ -210,29 +209,15 @@ def _with_features(cohort: Cohort, table: ParticipantsTable, config: DataConfig)
     frame = _feature_frame(table, config)
     encoding = fit_encoding(frame, cohort.rows("train"))
     encoded = encoding.apply(frame)
-    calibration = _calibration(encoded, cohort, config)
+    calibration = fit_table_calibration(encoded, cohort, config)
+    notes = [] if calibration is None else calibration_notes(calibration, encoding.input_names)
     return dataclasses.replace(
         cohort,
-        inputs=encoded if calibration is None else calibration.apply(encoded, _site_names(cohort)),
+        inputs=encoded if calibration is None else calibration.apply(encoded, site_names(cohort)),
         table=TableInputs(encoding.input_names, encoded, encoding, calibration, frame),
-        notes=(*cohort.notes, f"{len(frame.columns)} feature columns", *_feature_notes(frame)),
+        notes=(*cohort.notes, f"{len(frame.columns)} feature columns", *_feature_notes(frame), *notes),
         findings=_findings(frame, cohort),
     )
-
-
-def _calibration(inputs: np.ndarray, cohort: Cohort, config: DataConfig) -> SiteCalibration | None:
-    """Fits the scanner effects on the training rows, with the effects of covariates and target kept."""
-    if config.site_calibration == "none":
-        return None
-    rows = cohort.rows("train")
-    columns = target_columns(cohort.target[rows], cohort.target_known[rows], len(cohort.target_classes))
-    prior_rows = np.inf if config.site_calibration == "location" else None
-    site = _site_names(cohort)[rows]
-    return SiteCalibration.fit(inputs[rows], site, cohort.covariates[rows], columns, prior_rows=prior_rows)
-
-
-def _site_names(cohort: Cohort) -> np.ndarray:
-    return np.array([*cohort.site_names, ""])[cohort.site]
 
 
 def _findings(frame: pd.DataFrame, cohort: Cohort) -> tuple[Finding, ...]:

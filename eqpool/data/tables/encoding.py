@@ -96,11 +96,7 @@ class FeatureEncoding:
     @property
     def scaling(self) -> ColumnScaling:
         """Returns the scaling of the number columns, in order."""
-        columns = self.numbers
-        mean, deviation = (np.array([getattr(c, name) for c in columns], np.float64) for name in ("mean", "deviation"))
-        signs = [column.nonnegative for column in columns]
-        nonnegative = None if None in signs else np.array(signs, bool)
-        return ColumnScaling(mean, deviation, np.array([column.constant for column in columns], bool), nonnegative)
+        return _scaling(self.numbers)
 
     @property
     def numbers(self) -> tuple[NumberColumn, ...]:
@@ -143,10 +139,16 @@ def _fit_column(name: str, values: pd.Series) -> NumberColumn | CategoryColumn:
     return NumberColumn(name, mean, deviation, constant, nonnegative)
 
 
+def _scaling(columns: tuple[NumberColumn, ...]) -> ColumnScaling:
+    mean, deviation = (np.array([getattr(c, name) for c in columns], np.float64) for name in ("mean", "deviation"))
+    signs = [column.nonnegative for column in columns]
+    nonnegative = None if None in signs else np.array(signs, bool)
+    return ColumnScaling(mean, deviation, np.array([column.constant for column in columns], bool), nonnegative)
+
+
 def _encode(values: pd.Series, column: NumberColumn | CategoryColumn) -> np.ndarray:
     if isinstance(column, NumberColumn):
-        scaled = (values.to_numpy(np.float64) - column.mean) / column.deviation
-        return np.nan_to_num(scaled, nan=0.0)[:, None]
+        return _scaling((column,)).apply(values.to_numpy(np.float64)[:, None])
     codes, _ = code_labels(_labels(values), column.categories)
     return (codes[:, None] == np.arange(len(column.categories))[None, :]).astype(np.float64)
 

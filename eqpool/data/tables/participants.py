@@ -221,7 +221,7 @@ def check_duplicates(table: ParticipantsTable) -> None:
         if key in seen:
             raise InputError(
                 f"{table.where(row)}: the same {' and '.join(columns)} as line {table.line[seen[key]]}, expected one "
-                "row a scan (a session_id column tells several scans of a participant apart)"
+                "row a scan (a session_id column distinguishes several scans of a participant)"
             )
         seen[key] = row
 

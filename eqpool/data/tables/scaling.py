@@ -49,15 +49,26 @@ class ColumnScaling:
         return cls(mean, deviation, constant, lowest >= 0)
 
     def apply(self, values: np.ndarray) -> np.ndarray:
-        """Returns (N, F) numbers as (N, F) float64 z-scores. A missing number becomes the mean, 0."""
-        return np.nan_to_num((values - self.mean) / self.deviation, nan=0.0)
+        """Returns (N, F) numbers as (N, F) float64 z-scores. A missing or failed number becomes the mean, 0."""
+        scores = np.nan_to_num((values - self.mean) / self.deviation, nan=0.0)
+        return np.where(self.failed(values), 0.0, scores)
+
+    def failed(self, values: np.ndarray) -> np.ndarray:
+        """Returns which of (N, F) numbers are 0 although training rows lie far above 0, as of a parcel that failed.
+
+        A column without negative values lies far above 0 if its mean is more than two deviations. Models of an earlier
+        version, which did not store the sign, have no failed values.
+        """
+        positive = False if self.nonnegative is None else self.nonnegative & (self.mean > 2 * self.deviation)
+        return (values == 0) & positive & ~self.constant
 
     def with_change(self, values: np.ndarray, change: np.ndarray) -> np.ndarray:
         """Adds an (N, F) change in z-scores to (N, F) numbers in their own units.
 
-        Constant columns do not change. A missing number stays missing.
+        Constant columns and failed numbers do not change. A missing number stays missing.
         """
-        return values + np.where(self.constant, 0.0, self.deviation * change.astype(np.float64))
+        unchanged = self.constant | self.failed(values)
+        return values + np.where(unchanged, 0.0, self.deviation * change.astype(np.float64))
 
     def clipped(self, harmonised: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Sets negative values to 0 in the columns without a negative value in training rows.

@@ -79,6 +79,6 @@ def _in_bids(table: ParticipantsTable, row: int, root: pathlib.Path) -> pathlib.
     if len(found) > 1:
         raise InputError(
             f"{table.where(row)}: {len(found)} images (such as {found[0].name} and {found[1].name}), "
-            "expected one; tell them apart with a session_id column or name them in a path column"
+            "expected one; distinguish them by a session_id column or name them in a path column"
         )
     return found[0] if found else root / folder / patterns[0] / f"{folder}_T1w.nii.gz"

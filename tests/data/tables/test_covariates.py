@@ -119,17 +119,3 @@ def test_a_named_cohort_is_found_in_raw_dir(tmp_path, place):
     assert cohort.name == "abide1" and len(cohort.site) == 24
     with pytest.raises(InputError, match="no participants.tsv of abide1 there, which cannot be downloaded"):
         load_cohort(config("", dataset="abide1", raw_dir=str(tmp_path / "elsewhere")), tmp_path)
-
-
-def test_site_calibration_uses_training_rows_alone(tmp_path):
-    lines = [f"{line}\t{split}" for line, split in zip(rows(), ["train"] * 18 + ["test"] * 6, strict=True)]
-    changed = [line.replace("\t4.", "\t9.") if line.endswith("test") else line for line in lines]
-    cohorts = [
-        load_cohort(config(write(tmp_path, given, header=f"{HEADER}\tsplit"), site_calibration="covariance"), tmp_path)
-        for given in (lines, changed)
-    ]
-    train = cohorts[0].rows("train")
-    np.testing.assert_array_equal(cohorts[0].inputs[train], cohorts[1].inputs[train])
-    assert not np.array_equal(cohorts[0].inputs, cohorts[1].inputs)
-    plain = load_cohort(config(write(tmp_path, lines, header=f"{HEADER}\tsplit")), tmp_path)
-    assert plain.table.calibration is None and not np.array_equal(plain.inputs[train], cohorts[0].inputs[train])

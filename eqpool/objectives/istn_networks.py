@@ -1,0 +1,40 @@
+"""The networks of an ISTN and the sites that they are conditioned on (Robinson et al. 2020, section 2)."""
+
+import jax
+import jax.numpy as jnp
+
+from eqpool.config import RunConfig
+from eqpool.models.discriminator import Discriminator
+from eqpool.models.istn import ISTN
+
+# The task models that are retrained on harmonised images, by the names of their variables.
+TASK_MODELS = ("scratch", "finetuned")
+
+
+def make_transformer(config: RunConfig) -> ISTN:
+    """Makes the ISTN that `config.istn` describes."""
+    settings = config.istn
+    return ISTN(
+        appearance=settings.appearance,
+        shape=settings.shape,
+        encoder=settings.encoder,
+        bottleneck=settings.bottleneck,
+        decoder=settings.decoder,
+        dropout=settings.dropout,
+        residual=settings.residual,
+        spacing=settings.spacing,
+        max_displacement=settings.max_displacement,
+        fill=settings.fill,
+        dtype=jnp.dtype(config.model.compute_dtype),
+    )
+
+
+def make_discriminator(config: RunConfig) -> Discriminator:
+    """Makes the discriminator that `config.istn` describes."""
+    dtype = jnp.dtype(config.model.compute_dtype)
+    return Discriminator(config.istn.discriminator, norm=config.istn.discriminator_norm, dtype=dtype)
+
+
+def site_condition(site: jax.Array, num_sites: int) -> jax.Array | None:
+    """Returns each image's site, (N, num_sites) one-hot, or None for two sites, which have only one direction."""
+    return None if num_sites == 2 else jax.nn.one_hot(site, num_sites, dtype=jnp.float32)
