@@ -41,6 +41,7 @@ MIXED = {"site": [-0.4, -0.1], "covariate_mae_within_sites": [0.1, 0.2]}
 @pytest.mark.parametrize(
     ("against_raw", "against_combat", "said"),
     [
+        (WORSE, WORSE, "worse than the raw input and ComBat"),
         (BETTER, OPEN, "better than the raw input and not clearly different from ComBat"),
         (BETTER, WORSE, "better than the raw input and worse than ComBat"),
         (WORSE, BETTER, "worse than the raw input and better than ComBat"),
