@@ -56,7 +56,7 @@ def scanner_from_voxels(cohort: Cohort, seed: int = 0) -> dict[str, Any]:
     """
     assert cohort.volumes is not None
     rows = np.flatnonzero(cohort.site >= 0)
-    voxels = np.stack([cohort.inputs[row][cohort.volumes.grid.mask] for row in rows])
+    voxels = np.stack([cohort.uncalibrated[row][cohort.volumes.grid.mask] for row in rows])
     probe = make_pipeline(PCA(), LogisticRegression(C=1e-3, max_iter=2000))
     folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
     predicted = cross_val_predict(probe, voxels, cohort.site[rows], groups=cohort.participant_id[rows], cv=folds)

@@ -23,6 +23,7 @@ from eqpool.config import (
     DataConfig,
     EvaluateConfig,
     ModelConfig,
+    OutputConfig,
     RunConfig,
     StageOneConfig,
     StageTwoConfig,
@@ -100,6 +101,7 @@ def tiny_config(folder: pathlib.Path) -> RunConfig:
         model=ModelConfig(latent_dim=8, hidden_units=8, channels=(4, 4), blocks=(1, 1), decoder_channels=(8, 4)),
         stage_one=StageOneConfig(epochs=2, batch_size=8, prediction_weight=1.0, learning_rate=1e-2),
         stage_two=StageTwoConfig(epochs=2, batch_size=16),
+        output=OutputConfig(change_scale="1"),  # two epochs' change would not pay
         evaluate=EvaluateConfig(
             adversary_epochs=1, probe_seeds=1, probe_folds=2, permutations=9, bootstraps=9, scorecard=False
         ),

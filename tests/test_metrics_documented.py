@@ -144,7 +144,7 @@ def test_every_metric_of_a_pooling_run(volumes, monkeypatch):
     monkeypatch.setattr("eqpool.evaluate.site_metrics.probe_panel", a_score)
     config, scans = volumes
     brain = np.asarray(scans.inputs[0])
-    measured = [measure(scans, Pooled(0, brain, {}, brain + 0.1, brain + 0.2), brain)]
+    measured = [measure(scans, Pooled(0, brain, {}, brain + 0.1, brain + 0.2, brain + 0.3), brain)]
     of_volumes = set(summarise(measured, scans.participant_id[:1], config.evaluate, 0))
     compare(of_pooling(("a", "b")) | of_pooling(()) | of_volumes, POOLING)
 
@@ -178,7 +178,7 @@ def test_every_number_of_the_maps(volumes, monkeypatch, tmp_path):
     config, scans = volumes
     mask = scans.volumes.grid.mask
     inputs = np.stack([np.asarray(scans.inputs[row])[mask] for row in range(len(scans.site))])
-    noise = np.random.default_rng(3).normal(0, 0.1, (2, *inputs.shape))
+    noise = np.random.default_rng(3).normal(0, 0.1, (3, *inputs.shape))
     decodes = Decodes(np.concatenate([inputs[None], inputs + noise]).astype(np.float32), deal_folds(config, scans, 2))
     monkeypatch.setattr("eqpool.commands.make_maps.cross_fitted_decodes", lambda *_: decodes)
     files.write_json(tmp_path / "config.json", to_dict(config))

@@ -12,7 +12,7 @@ from eqpool.data.cohort import Cohort
 from eqpool.data.load import load_cohort
 from eqpool.evaluate.statistics import indicators, t_map
 from eqpool.methods.crossfit import Decodes, _train, cross_fitted_decodes
-from eqpool.methods.decoding import pool_volumes
+from eqpool.methods.decoding import pool_volumes, prepared_rows
 from eqpool.methods.linear_decoder import complete_decoder
 from eqpool.methods.pooling import Pooling
 from eqpool.storage.run_folder import RunFolder
@@ -43,12 +43,12 @@ def decodes_of_all(config: RunConfig, cohort: Cohort, folder: pathlib.Path) -> D
     run = RunFolder(folder)
     run.claim(config)
     _train(config, seen, run)
-    stream = pool_volumes(
-        complete_decoder(run, Pooling().load(run), seen), ((row, seen.inputs[row]) for row in range(len(split)))
-    )
-    mask, values = cohort.volumes.grid.mask, np.zeros((3, len(split), int(cohort.volumes.grid.mask.sum())), np.float32)
+    stream = pool_volumes(complete_decoder(run, Pooling().load(run), seen), prepared_rows(seen, range(len(split))))
+    mask, values = cohort.volumes.grid.mask, np.zeros((4, len(split), int(cohort.volumes.grid.mask.sum())), np.float32)
     for pooled in stream:
-        values[:, pooled.row] = pooled.inputs[mask], pooled.original[mask], pooled.pooled[mask]
+        values[:, pooled.row] = (
+            pooled.inputs[mask], pooled.original[mask], pooled.pooled[mask], pooled.inputs[mask]
+        )  # fmt: skip
     return Decodes(values, np.zeros(len(split), int))
 
 

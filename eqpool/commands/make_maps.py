@@ -37,12 +37,13 @@ from eqpool.storage.progress import track
 from eqpool.storage.run_folder import RunFolder
 
 _THRESHOLD = 1e-3  # threshold of Lokhande et al. 2022, Fig. 5, after Bonferroni
-# Form -> weights of the input, of its decode D(l) and of the pooled decode D(Psi(Phi(l))).
+# Form -> weights of the input, of its decode D(l), of the pooled decode D(Psi(Phi(l))) and of the calibrated input.
+# Those of the decodes "after" are multiplied by the scale of the change, so that the maps show what is handed back.
 FORMS = {
-    "before": (1.0, 0.0, 0.0),
-    "before_decoded": (0.0, 1.0, 0.0),
-    "after": (1.0, -1.0, 1.0),
-    "after_decoded": (0.0, 0.0, 1.0),
+    "before": (1.0, 0.0, 0.0, 0.0),
+    "before_decoded": (0.0, 1.0, 0.0, 0.0),
+    "after": (0.0, -1.0, 1.0, 1.0),
+    "after_decoded": (0.0, 0.0, 1.0, 0.0),
 }
 Facts = dict[str, Any]
 Truth = tuple[np.ndarray, np.ndarray]  # result of `_truth`
@@ -107,13 +108,20 @@ def form_tiles(decodes: Decodes, form: str, rows: np.ndarray, voxels: np.ndarray
 
     `voxels` (V,) bool selects voxels; None selects all.
     """
-    weights, count, width = FORMS[form], decodes.values.shape[2], tile_width(len(rows))
+    weights, count, width = _weights(decodes, form, rows), decodes.values.shape[2], tile_width(len(rows))
     for start in track(range(0, count, width), f"Testing {form}", unit="tile"):
         tile = np.zeros((len(rows), min(width, count - start)))
         for weight, values in zip(weights, decodes.values, strict=True):
-            if weight:
+            if weight.any():
                 tile += weight * values[:, start : start + width][rows]
         yield tile if voxels is None else tile[:, voxels[start : start + width]]
+
+
+def _weights(decodes: Decodes, form: str, rows: np.ndarray) -> list[np.ndarray]:
+    """Returns the (R, 1) weights of the input, of both decodes, and of the calibrated input."""
+    scale = np.broadcast_to(decodes.change_scale, decodes.fold.shape)[rows, None] if form == "after" else 1.0
+    ones = np.ones((len(rows), 1))
+    return [weight * (scale if place in (1, 2) else 1.0) * ones for place, weight in enumerate(FORMS[form])]
 
 
 def first_scans(cohort: Cohort, rows: np.ndarray) -> np.ndarray:
@@ -176,7 +184,8 @@ def _recovery(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path,
     errors = []
     for row, image in enumerate(cohort.volumes.image_path):
         brain = prepare_volume(scanner_free_path(pathlib.Path(image)), cohort.volumes.grid)[0][mask]
-        volume = np.tensordot(FORMS[form], decodes.values[:, row].astype(np.float64), axes=1)
+        weights = [float(weight[0, 0]) for weight in _weights(decodes, form, np.array([row]))]
+        volume = np.tensordot(weights, decodes.values[:, row].astype(np.float64), axes=1)
         errors.append(float(np.sqrt(np.mean((volume - brain) ** 2))))
     return facts | {"recovery_error": float(np.mean(errors))}
 

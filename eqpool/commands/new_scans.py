@@ -19,7 +19,7 @@ from eqpool.errors import InputError, complain
 from eqpool.methods.base import NewScans, Say, method_named
 from eqpool.methods.derivatives import check_not_inputs
 from eqpool.methods.facts import ModelFacts
-from eqpool.storage.files import read_arrays, write_table
+from eqpool.storage.files import read_arrays, write_arrays, write_table
 from eqpool.storage.run_folder import OVERLAP_COLUMN, RunFolder
 
 
@@ -34,6 +34,7 @@ def transform(
     harmonised: str | None = None,
     on_bad_volume: str | None = None,
     keep_sign: str | None = None,
+    calibrate: pathlib.Path | None = None,
     say: Say = print,
 ) -> pd.DataFrame:
     """Applies the run in `folder` to every row of `participants` and returns the rows of embeddings.tsv or written.tsv.
@@ -46,6 +47,8 @@ def transform(
       outside_root: "allow" if paths in the table may lead out of `root`, independent of the run's config.
       harmonised: "change", "decoded" or "none"; by default as in the run's config.output.harmonised.
       on_bad_volume: "stop", or "skip" to leave out bad volumes; by default as in the run's config.data.on_bad_volume.
+      calibrate: table of a few controls of sites that the run was not trained on, with their covariates; its images lie
+        in its own folder. The scanner effects learnt from them are written to `output`, and the run stays as it is.
       keep_sign: "auto", "on" or "off"; by default as in the run's config.output.keep_sign.
       say: receives one line for each notice to the user.
 
@@ -68,11 +71,45 @@ def transform(
             f"--on_bad_volume={on_bad_volume}: the run is on {facts.dataset}, not on volumes; leave it out"
         )
     model = method_named(config.method).load(run_folder, config)
-    for note in _notes(config, facts, model.reference_site, table):
+    how = on_bad_volume or config.data.on_bad_volume
+    added: tuple[str, ...] = ()
+    if calibrate is not None:
+        given = read_participants(calibrate)
+        check_duplicates(given)
+        controls, _, _ = _scans(given, calibrate.parent, outside_root, config, facts, cache, how, say)
+        model = model.calibrated_on(controls, say)
+        added = tuple(sorted(set(given.names_in(config.data.site_column).tolist())))
+        write_arrays(written_to.calibration_file, model.calibration.to_arrays())
+    for note in _notes(config, facts, model.reference_site, table, added):
         say(note)
 
     image_root = root or participants.parent
-    sources = find_images(table, image_root, outside_root=outside_root) if facts.on_volumes else []
+    scans, left_out, overlaps = _scans(table, image_root, outside_root, config, facts, cache, how, say)
+    written = model.write(scans, written_to, harmonised, say)
+    if facts.on_volumes:
+        written.insert(list(written).index("site") + 1, OVERLAP_COLUMN, np.round(overlaps, 4))
+        _write_left_out(written_to.left_out_file, table, left_out, say)
+    write_table(model.table_file(written_to), written, missing="n/a")
+    _draw_steps(written_to)
+    return written
+
+
+def _scans(
+    table: ParticipantsTable,
+    root: pathlib.Path,
+    outside_root: str,
+    config: RunConfig,
+    facts: ModelFacts,
+    cache: pathlib.Path,
+    on_bad_volume: str,
+    say: Say,
+) -> tuple[NewScans, dict[int, str], list[float]]:
+    """Finds the images of a table, and returns the scans with what is known of them once they have been prepared.
+
+    Returns:
+      The scans, the reasons of the rows that were left out, and the overlaps of the others with the template.
+    """
+    sources = find_images(table, root, outside_root=outside_root) if facts.on_volumes else []
     left_out: dict[int, str] = {}
     overlaps: list[float] = []
 
@@ -80,17 +117,11 @@ def transform(
     def prepare() -> Iterator[Iterator[PreparedScan]]:
         data = config.data
         preparation = Preparation(named_grid(data.grid), data.squash, data.align, _alignments(cache))
-        how = on_bad_volume or data.on_bad_volume
-        with preparing(sources, preparation, table.labels, how, data.workers, say, left_out.__setitem__) as scans:
+        labels, leave_out = table.labels, left_out.__setitem__
+        with preparing(sources, preparation, labels, on_bad_volume, data.workers, say, leave_out) as scans:
             yield _noting_overlap(scans, overlaps)
 
-    written = model.write(NewScans(table, sources, image_root, prepare), written_to, harmonised, say)
-    if facts.on_volumes:
-        written.insert(list(written).index("site") + 1, OVERLAP_COLUMN, np.round(overlaps, 4))
-        _write_left_out(written_to.left_out_file, table, left_out, say)
-    write_table(model.table_file(written_to), written, missing="n/a")
-    _draw_steps(written_to)
-    return written
+    return NewScans(table, sources, root, prepare), left_out, overlaps
 
 
 def _with_keep_sign(config: RunConfig, keep_sign: str | None) -> RunConfig:
@@ -144,7 +175,7 @@ def check_output(folder: RunFolder, output: pathlib.Path) -> None:
 
 def _written(output: RunFolder) -> list[pathlib.Path]:
     """Returns the tables that this command writes."""
-    tables = [output.embeddings_file, output.harmonised_file, output.harmonised_facts_file]
+    tables = [output.embeddings_file, output.calibration_file, output.harmonised_file, output.harmonised_facts_file]
     return [*tables, output.written_file, output.left_out_file]
 
 
@@ -165,17 +196,19 @@ def _draw_steps(output: RunFolder) -> None:
         complain(f"figure transformations was not drawn ({error}); every other file is written")
 
 
-def _notes(config: RunConfig, facts: ModelFacts, reference: str, table: ParticipantsTable) -> Iterator[str]:
+def _notes(
+    config: RunConfig, facts: ModelFacts, reference: str, table: ParticipantsTable, added: tuple[str, ...]
+) -> Iterator[str]:
     column = config.data.site_column
     if column not in table.frame:
         yield f"no column {column}: not needed"
         return
-    known, sites = facts.site_names, table.names_in(column)
+    known, sites = (*facts.site_names, *added), table.names_in(column)
     for site, count in zip(*np.unique(sites, return_counts=True), strict=True):
         if site and site not in known:
             yield (
-                f"{column} {site}: not among those trained on ({', '.join(known)}); its {count} rows are transformed "
-                "all the same, and how well pooling carries over to it is not known"
+                f"{column} {site}: not among those trained on ({', '.join(facts.site_names)}); its {count} rows are "
+                "transformed all the same, and how well pooling carries over to it is not known"
             )
     rows = int((sites == reference).sum()) if reference else 0
     if rows:

@@ -23,6 +23,7 @@ from eqpool.data.volumes.read import VERSION
 from eqpool.engine.compilation import standard_promotion, use_compilation_cache
 from eqpool.engine.session import Session
 from eqpool.methods.base import method_named
+from eqpool.methods.calibration import write_calibration
 from eqpool.methods.dry_run import describe_plan
 from eqpool.methods.facts import ModelFacts
 from eqpool.methods.run_tables import pooled_table
@@ -90,8 +91,7 @@ def _compute(config: RunConfig, folder: RunFolder, say: Callable[[str], None]) -
     method = method_named(config.method)
     scaling = method.scaling(config, cohort)
     ModelFacts.of(cohort, scaling).write(folder)
-    if cohort.table is not None and cohort.table.calibration is not None:
-        files.write_arrays(folder.calibration_file, cohort.table.calibration.to_arrays())
+    write_calibration(cohort, folder)
     outcome = method.fit(dataclasses.replace(session, names=cohort.participant_id), cohort, scaling, folder)
     return {
         "dataset": cohort.name,

@@ -7,6 +7,12 @@ under derivatives/eqpool, or harmonised.tsv with harmonised.json. An unusable vo
 needed, as the networks see only the image. Rows of a site that the run was not trained on are transformed with a
 notice. A category of a feature that the run was not trained on is refused.
 
+If the run has a site calibration (config.data.site_calibration), volumes and features start from it. Where a volume's
+site is not given or not known, it is predicted. --calibrate=controls.tsv learns the effects of sites that the run was
+not trained on from a few controls of each (participant_id, site, the covariates, the features or images, and the
+target where it is known). They are used for the rows of these sites and written to calibration.npz in the output
+folder. The run folder is not changed.
+
 A run of config.method = istn has no latent. It writes S2T (`eqpool.methods.istn_model`), written.tsv in place of
 embeddings.tsv, and figures/transformations.png, which shows the steps for the first few scans.
 With more than two sites an ISTN needs the site of every scan.
@@ -39,6 +45,7 @@ def main(arguments: list[str]) -> int:
             harmonised=options.harmonised,
             on_bad_volume=options.on_bad_volume,
             keep_sign=options.keep_sign,
+            calibrate=options.calibrate,
         )
         print(f"{options.participants}: {len(written)} rows transformed by {options.workdir}")
         print(describe_files(options.output))
@@ -62,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--keep_sign", choices=("auto", "on", "off"), help="default: as the run's config.output.keep_sign"
     )
+    parser.add_argument(
+        "--calibrate", type=path_argument, help="table of a few controls of new sites, with covariates and images"
+    )
     return parser
 
 
@@ -71,4 +81,6 @@ def _check_paths(options: argparse.Namespace) -> None:
     check_file(options.participants, f"--participants={options.participants}", "a participants.tsv or .csv")
     if options.root is not None:
         check_folder(options.root, f"--root={options.root}", "the folder that the images are in")
+    if options.calibrate is not None:
+        check_file(options.calibrate, f"--calibrate={options.calibrate}", "a table of controls, .tsv or .csv")
     check_new_folder(options.output, f"--output={options.output}")

@@ -22,6 +22,7 @@ from eqpool.config.schema import (
     differing_keys,
     keeps_sign,
     parse_bandwidth,
+    parse_change_scale,
     rotation_ranges,
     to_dict,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "differing_keys",
     "keeps_sign",
     "parse_bandwidth",
+    "parse_change_scale",
     "rotation_ranges",
     "to_dict",
 ]

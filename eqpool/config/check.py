@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from ml_collections import ConfigDict
 
-from eqpool.config import ModelConfig, RunConfig, parse_bandwidth
+from eqpool.config import ModelConfig, RunConfig, parse_bandwidth, parse_change_scale
 from eqpool.config.methods import METHODS, makes_images
 from eqpool.errors import InputError, check_is_path
 
@@ -28,6 +28,7 @@ def from_config_dict(config: ConfigDict) -> RunConfig:
     parse_bandwidth(checked.stage_one.bandwidth, "config.stage_one.bandwidth")
     parse_bandwidth(checked.stage_two.bandwidth, "config.stage_two.bandwidth")
     parse_bandwidth(checked.baseline.bandwidth, "config.baseline.bandwidth")
+    parse_change_scale(checked.output.change_scale)
     _check_together(checked)
     return _resolved(checked)
 
@@ -63,7 +64,7 @@ def _check_together(config: RunConfig) -> None:
         raise InputError(
             f'config.data.nuisances = "{config.data.nuisances}": expected "" unless config.method is {taking}'
         )
-    if METHODS[config.method].makes == "data" and config.data.site_calibration not in ("none", "by_method"):
+    if METHODS[config.method].makes != "latents" and config.data.site_calibration not in ("none", "by_method"):
         raise InputError(
             f'config.data.site_calibration = "{config.data.site_calibration}": expected "none" for config.method = '
             f'"{config.method}", which corrects the sites itself and has to read the data as they are'

@@ -69,6 +69,7 @@ def use_brain_istn(config: ConfigDict, variant: str) -> None:
 
 def use_volume_pooling(config: ConfigDict, variant: str, paper_batch_size: int) -> None:
     """Sets both stages and the baselines for T1 volumes: 4 mm voxels for a CPU, or the paper's protocol."""
+    config.data.site_calibration = "by_method"
     config.model.update(latent_dim=64, hidden_units=128)
     config.stage_one.update(
         epochs=14,
@@ -94,6 +95,7 @@ def use_volume_pooling(config: ConfigDict, variant: str, paper_batch_size: int) 
     config.evaluate.probe_permutations = 20  # few held-out rows: the strongest probe's chance level is not 1 / sites
     if variant == "paper":
         use_published_form(config, ramp_growth=1.2, ramp_ceiling=1.0)
+        config.data.site_calibration = "none"
         config.data.grid = "mni_2mm"
         for stage in (config.stage_one, config.stage_two, config.baseline):
             stage.update(epochs=150, batch_size=paper_batch_size, learning_rate=3e-4, decay_every_epochs=10)

@@ -54,9 +54,9 @@ class DataConfig:
     target_type: Literal["auto", "classes", "number"] = "auto"
     described: str = ""  # comma-separated numeric columns, such as mmse: shown by site in the report, never trained on
     features: str = ""  # comma-separated columns or glob patterns. If given, the cohort is a table instead of volumes
-    # Correction of each site's features before training, for tables (docs/own_data.md): location; location_scale;
-    # covariance, which adds the sites' covariances; auto, which adds them as far as held-out training rows support it.
-    # by_method: auto for ours, none for the baselines
+    # Correction of each site before training (docs/own_data.md): location; location_scale; covariance, which for tables
+    # adds the sites' covariances; auto, which for tables adds them as far as held-out training rows support it, and for
+    # volumes is location_scale. by_method: auto for ours, none for the other methods
     site_calibration: Literal["none", "location", "location_scale", "covariance", "auto", "by_method"] = "none"
     reference: str = ""  # site whose features the calibration leaves alone, and whose look the others take, "" for none
     fit_on: str = ""  # rows that the calibration learns from, as column:label, such as dx:CN; it is applied to all rows
@@ -157,6 +157,8 @@ class StageTwoConfig(PoolingTrainingConfig):
     mmd_ramp_ceiling: float = _number(1.0, 0.0)
     adversary_weight: float = _number(0.0, 0.0)  # weight of an adversary on the covariate-free latent, beside the MMD
     mmd_match: Literal["phi", "covariate_free", "conditional"] = "covariate_free"
+    # Linear site effect on tau^-1 l, given covariates and target, erased in closed form before b
+    erase_site: Literal["none", "conditional"] = "none"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,6 +228,9 @@ class OutputConfig:
     # Form of the harmonised volumes, from the decoder chain D(Psi(Phi(l))). change: the input plus the change of its
     # decode by pooling. decoded: the decode itself, which a small latent blurs. none: no volumes
     harmonised: Literal["change", "decoded", "none"] = "change"
+    # Factor on the networks' change D(Psi(Phi)) - D(l), from 0 to 1. auto: chosen on the validation rows, where the
+    # change should remove more of the site than it alters within sites (docs/method.md, section 4)
+    change_scale: str = "auto"
     # Clips harmonised values at 0 if no input value is negative, and counts the clipped ones. auto: on for volumes and
     # off for tables, so that skewed positive features of tables may become negative
     keep_sign: Literal["auto", "on", "off"] = "auto"
@@ -289,6 +294,23 @@ def parse_bandwidth(text: str, key: str = "bandwidth") -> float | tuple[float, .
     if not values or not all(math.isfinite(value) and value > 0 for value in values):
         raise InputError(f'{key} = "{text}": expected positive numbers separated by commas, or "median"')
     return values[0] if len(values) == 1 else values
+
+
+def parse_change_scale(text: str) -> float | None:
+    """Parses "0.5" to a number in [0, 1], and "auto" to None.
+
+    Raises:
+      InputError: it is neither.
+    """
+    if text == "auto":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise InputError(f'config.output.change_scale = "{text}": expected "auto", or a number from 0 to 1')
+    return value
 
 
 def keeps_sign(config: OutputConfig, *, on_volumes: bool) -> bool:

@@ -9,8 +9,8 @@ import numpy as np
 
 from eqpool.data.preflight.finding import Finding
 from eqpool.data.tables.inputs import TableInputs
+from eqpool.data.volumes.calibrated import Inputs
 from eqpool.data.volumes.inputs import VolumeInputs
-from eqpool.data.volumes.records import Inputs
 
 SPLITS = ("train", "validation", "test")
 
@@ -75,6 +75,15 @@ class Cohort:
     def target_known(self) -> np.ndarray:
         """Returns which rows have a known target, (N,) bool."""
         return self.target >= 0 if self.target_classes else np.isfinite(self.target)
+
+    @property
+    def uncalibrated(self) -> Inputs:
+        """Returns the inputs before the site calibration."""
+        if self.table is not None:
+            return self.table.encoded
+        if self.volumes is not None and self.volumes.prepared is not None:
+            return self.volumes.prepared
+        return self.inputs
 
     def take(self, rows: np.ndarray) -> Cohort:
         """Returns a cohort of some rows, in the order of `rows`. Volumes in records are read into memory."""

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 
 from eqpool.data.cohort import Cohort
+from eqpool.data.volumes.calibrated import Inputs
 from eqpool.storage.progress import track
 
 
@@ -24,12 +25,17 @@ def rows_digest(cohort: Cohort) -> "hashlib._Hash":
 
 
 def data_hash(cohort: Cohort) -> str:
-    """Returns 64 hexadecimal digits over `rows_digest` and every input as training sees it, read row by row.
+    """Returns 64 hexadecimal digits over `rows_digest` and every input, read row by row.
 
     Equal hashes mean the same rows, split and inputs, bit by bit. Inputs are hashed after preparation, so another
-    version of the preparation may change the hash.
+    version of the preparation may change the hash. Volumes are hashed before the site calibration, which depends on the
+    rows and the config alone, up to rounding.
     """
     digest = rows_digest(cohort)
-    for row in track(cohort.inputs, "Hashing the data", unit="row"):
+    for row in track(_hashed(cohort), "Hashing the data", unit="row"):
         digest.update(np.ascontiguousarray(row).tobytes())
     return digest.hexdigest()
+
+
+def _hashed(cohort: Cohort) -> Inputs:
+    return cohort.inputs if cohort.volumes is None else cohort.uncalibrated

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from eqpool.config import ImageTrainingConfig, RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.volumes.batches import FEWEST_ROWS, batch_slots, count_batches, volume_batches
-from eqpool.data.volumes.records import Inputs
+from eqpool.data.volumes.calibrated import Inputs
 from eqpool.engine import data_parallel
 from eqpool.engine.divergence import check_steps
 from eqpool.engine.image_table import make_image_epoch, make_image_forward, pick_rows, rows_in_order
@@ -112,9 +112,17 @@ def train_stage(session: Session, stage: Stage, data: TrainingData) -> tuple[Var
 
 
 def train_on_table(
-    session: Session, stage: Stage, columns: Columns, train: np.ndarray, validation: np.ndarray
+    session: Session,
+    stage: Stage,
+    columns: Columns,
+    train: np.ndarray,
+    validation: np.ndarray,
+    constants: Variables | None = None,
 ) -> TrainState:
-    """Trains a stage on columns (N, ...) that fit in device memory; `train` and `validation` are row indices."""
+    """Trains a stage on columns (N, ...) that fit in device memory; `train` and `validation` are row indices.
+
+    `constants` are collections of variables that training does not change. They replace the stage's initial ones.
+    """
     settings = stage.settings
     optimizer = stage.make_optimizer(_count_steps(stage, train, settings.batch_size))
     epoch_fn = make_table_epoch(stage, optimizer, settings.batch_size, session.mesh)
@@ -129,7 +137,8 @@ def train_on_table(
         check_steps(each, number)
         return state, terms, scores
 
-    state = data_parallel.put_replicated(create_state(stage, optimizer, init_key), session.mesh)
+    started = stage._replace(initialise=lambda key: stage.initialise(key) | (constants or {}))
+    state = data_parallel.put_replicated(create_state(started, optimizer, init_key), session.mesh)
     return _fit(session, stage, state, run_epoch, settings.epochs, train)
 
 

@@ -26,6 +26,8 @@ _STAGES = ("stage_one", "stage_two")
 # Format 1 lacks reference levels and the flags `constant` and `nonnegative`. `SiteCalibration.from_arrays` refuses the
 # calibrations of formats 1 and 2.
 _READABLE = (1, 2, 3)
+# Parameters that older files lack, with the values that give what the estimator gave then.
+_OLDER_PARAMETERS = {"keep_sign": False, "reference": None, "erase_site": False, "change_scale": 1.0}
 _POOLING, _CALIBRATOR = "EquivariantPooling", "SiteCalibrator"
 
 
@@ -36,6 +38,7 @@ def write_estimator(estimator: Any, path: pathlib.Path) -> None:
         "kind": _POOLING,
         "parameters": estimator.parameters_.to_dict() | {"keep_sign": bool(estimator.keep_sign)},
         "nuisance_names": estimator.nuisance_names_,
+        "change_scale": estimator.change_scale_,
         "shape": _plain_shape(pooling.shape),
     }
     arrays = {
@@ -60,13 +63,14 @@ def read_estimator(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     header, arrays = _read(path, _POOLING)
     shape = _read_shape(header["shape"])
-    parameters = Parameters.check({"keep_sign": False, "reference": None} | header["parameters"])
+    parameters = Parameters.check(_OLDER_PARAMETERS | header["parameters"])
     stage_one, stage_two = (unflatten_dict(_under(stage, arrays), sep="/") for stage in _STAGES)
     return parameters.to_dict(), _attributes(path, header, arrays) | {
         "parameters_": parameters,
         "nuisance_names_": tuple(header.get("nuisance_names", ())),
         "covariate_scaling_": CovariateScaling(arrays["covariate_minimum"], arrays["covariate_maximum"]),
         "pooling_": PoolingNetworks(parameters.to_config(), shape, stage_one, stage_two),
+        "change_scale_": header.get("change_scale", 1.0),
         "_n_features_out": parameters.latent_dim,
     }
 

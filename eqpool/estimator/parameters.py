@@ -39,6 +39,7 @@ class _Checked:
     target_type: Literal["auto", "classes", "number"]
     class_weights: Literal["equal", "balanced"]
     validation_fraction: float = dataclasses.field(metadata=_range(0.0, 0.9))
+    erase_site: bool
     keep_sign: bool
 
 
@@ -52,6 +53,7 @@ class Parameters(_Checked):
       prior_rows: None, or a number of rows, which may be infinite.
       reference: name of the reference site, or None.
       random_state: seed.
+      change_scale: factor on the networks' change, or "auto".
     """
 
     rotation_range: float | tuple[float, ...]
@@ -59,6 +61,7 @@ class Parameters(_Checked):
     prior_rows: float | None
     reference: str | None
     random_state: int
+    change_scale: float | str
 
     @classmethod
     def check(cls, given: dict[str, Any]) -> "Parameters":
@@ -73,6 +76,7 @@ class Parameters(_Checked):
             "prior_rows": prior_rows(given["prior_rows"], _NAME),
             "reference": reference_site(given["reference"], _NAME),
             "random_state": _seed(given["random_state"]),
+            "change_scale": _change_scale(plain(given["change_scale"])),
         }
         checked = build(_Checked, {name: value for name, value in given.items() if name not in special}, _NAME)
         return cls(**vars(checked), **special)
@@ -105,6 +109,7 @@ class Parameters(_Checked):
             reconstruction_weight=self.reconstruction_weight,
         )
         config.stage_two.update(batch_size=4 * self.batch_size, mmd_match=self.mmd_match)
+        config.stage_two.erase_site = "conditional" if self.erase_site else "none"
         config.stage_two.reconstruction_weight = 10.0 * self.reconstruction_weight
         for stage in (config.stage_one, config.stage_two):
             stage.update(
@@ -167,6 +172,14 @@ def reference_site(value: Any, owner: str) -> str | None:
     if not label:
         raise InputError(f"{owner}.reference = {value!r}: expected the name of a site, or None")
     return label
+
+
+def _change_scale(value: Any) -> float | str:
+    if value == "auto":
+        return "auto"
+    if not _is_number(value) or not 0 <= value <= 1:
+        raise InputError(f'{_NAME}.change_scale = {value!r}: expected "auto", or a number from 0 to 1')
+    return float(value)
 
 
 def _seed(random_state: Any) -> int:

@@ -12,7 +12,7 @@ from eqpool.config import RunConfig
 from eqpool.data.cohort import CovariateScaling
 from eqpool.data.shape import DataShape
 from eqpool.data.splits import assign_splits
-from eqpool.data.tables.scaling import pooled_change
+from eqpool.data.tables.scaling import decoded_change, pooled_change
 from eqpool.engine.compilation import standard_promotion
 from eqpool.engine.session import Session, TrainingData
 from eqpool.errors import InputError
@@ -21,6 +21,7 @@ from eqpool.estimator.design import examine_fit
 from eqpool.estimator.fit_rows import FitRows
 from eqpool.estimator.parameters import Parameters, method_of
 from eqpool.estimator.site_table import SiteTable
+from eqpool.methods.change import chosen_on_splits
 from eqpool.methods.networks import train_networks
 
 
@@ -60,6 +61,11 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Site
       class_weights: "equal", or "balanced", which gives every class the same total weight.
       validation_fraction: fraction of the subjects (rows) that is held out to choose each stage's epoch.
       random_state: seed of the initial weights, the order of the rows and the validation rows.
+      erase_site: whether the linear effect of the site on tau^-1 l, given covariates and target, is erased in closed
+        form before stage two learns Phi. Each site but one takes a dimension of the latent.
+      change_scale: factor from 0 to 1 on the change that the networks make to harmonised features, beside the site
+        calibration. "auto" chooses it on held-out rows, so that a change that does not pay is scaled down, to 0 if
+        need be.
       keep_sign: whether to set negative harmonised values to 0 in features without a negative value in `fit`. If False,
         positive features with a skewed distribution may become negative.
 
@@ -70,6 +76,7 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Site
         `SiteTable`.
       nuisance_names_: names of the nuisances. Empty without nuisances.
       findings_: findings of the design check in `fit`, as dicts in the format of `eqpool.preflight`.
+      change_scale_: the factor on the networks' change.
     """
 
     def __init__(
@@ -94,6 +101,8 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Site
         class_weights: str = "equal",
         validation_fraction: float = 0.1,
         random_state: Any = 0,
+        erase_site: bool = False,
+        change_scale: float | str = "auto",
         keep_sign: bool = False,
     ):
         self.latent_dim = latent_dim
@@ -115,6 +124,8 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Site
         self.class_weights = class_weights
         self.validation_fraction = validation_fraction
         self.random_state = random_state
+        self.erase_site = erase_site
+        self.change_scale = change_scale
         self.keep_sign = keep_sign
 
     def fit(
@@ -176,6 +187,8 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Site
         with standard_promotion():
             networks, _ = train_networks(Session.start(parameters.to_config()), shape, data)
         self.pooling_ = networks.on_host()
+        splits = {"validation": validation, "train": train}
+        self.change_scale_ = self._choose_change_scale(parameters, data, rows.site, shape.classes, splits)
         self.parameters_ = parameters
         self._n_features_out = parameters.latent_dim
         return self
@@ -255,9 +268,8 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Site
         values = None if covariates is None else self.covariates_.apply(covariates, len(features))
         before = self.scaling_.apply(features).astype(np.float32)  # as the encoded features of a run
         inputs = self._calibrated(before, names, values)
-        outputs = self.pooling_.apply(inputs)
-        decoded, pooled = (self.pooling_.decode(outputs[name]) for name in ("latent", "pooled_latent"))
-        return self._with_change(features, names, pooled_change(before, inputs, decoded, pooled), X)
+        change = pooled_change(before, inputs, *self._decodes(inputs), self.change_scale_)
+        return self._with_change(features, names, change, X)
 
     def inverse_transform(self, X: Any) -> np.ndarray:
         """Decodes (N, latent_dim) Phi alone to (N, F) features in their own units, D(Psi(Phi)).
@@ -297,6 +309,25 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Site
     def _config(self) -> RunConfig:
         """Returns the configuration of a run that trains the same networks."""
         return Parameters.check(self.get_params(deep=False)).to_config()
+
+    def _decodes(self, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns D(l) and D(Psi(Phi)) of calibrated rows."""
+        outputs = self.pooling_.apply(inputs)
+        return self.pooling_.decode(outputs["latent"]), self.pooling_.decode(outputs["pooled_latent"])
+
+    def _choose_change_scale(
+        self, parameters: Parameters, data: TrainingData, site: np.ndarray, classes: int, splits: dict[str, np.ndarray]
+    ) -> float:
+        if isinstance(parameters.change_scale, float):
+            return parameters.change_scale
+
+        def measure(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            inputs = np.asarray(data.inputs)[rows]
+            change = decoded_change(*self._decodes(inputs), 1.0)
+            fixed = self.calibration_.unchanged(site[rows]) if self.calibration_ else np.zeros(change.shape, bool)
+            return inputs, np.where(fixed, 0.0, change)
+
+        return chosen_on_splits(measure, data.columns, classes, splits).scale
 
     def _prepared(self, X: Any, site: Any) -> tuple[np.ndarray, np.ndarray]:
         """Returns new rows in their own units and as calibrated z-scores."""

@@ -146,7 +146,7 @@ class SiteTable(BaseEstimator):
                 reference=reference or "", fit_on=rows.fit_on, subject=rows.subject,
             )  # fmt: skip
             for name, effect in self.calibration_.sites.items():
-                self._warn_failed(effect.unchanged & ~self.scaling_.constant, f"site {name}, ")
+                self._warn_failed(np.asarray(effect.unchanged & ~self.scaling_.constant), f"site {name}, ")
         lone = [name for index, name in enumerate(rows.sites) if np.sum(rows.site_code == index) == 1]
         if lone:
             warnings.warn(

@@ -96,6 +96,23 @@ class TrainedModel(Protocol):
         """The site whose appearance other sites are given; "" for a method without a reference."""
         ...
 
+    def calibrated_on(self, controls: NewScans, say: Say) -> "TrainedModel":
+        """Returns a copy in which rows of the controls' sites are corrected by effects learnt from the controls.
+
+        Args:
+          controls: a few volumes or rows of each site, with the run's column of sites and its covariates.
+          say: receives one line for each site.
+
+        Raises:
+          InputError: the method cannot be calibrated, or the controls lack a site or a covariate.
+        """
+        ...
+
+    @property
+    def calibration(self) -> Any:
+        """The site calibration, with `to_arrays`; None without one."""
+        ...
+
     def write(self, scans: NewScans, output: RunFolder, harmonised: str | None, say: Say) -> pd.DataFrame:
         """Applies the model to new scans and writes the results under `output`.
 

@@ -97,7 +97,7 @@ def _harmonise_volumes(model: "CombatModel", cohort: Cohort, config: RunConfig, 
     voxels = ScoredVoxels(cohort, config.seed, COMBAT) if config.evaluate.scorecard else None
     form, say = config.output.harmonised, folder.append_to_log
     rows = rows_to_harmonise(cohort, form, voxels)
-    stream = (model.pooled(row, cohort.inputs[row], _site_of(cohort, row)) for row in rows)
+    stream = (model.pooled(row, cohort.uncalibrated[row], _site_of(cohort, row)) for row in rows)
     measured = write_and_measure(stream, rows, cohort, folder, config, form, say, by="combat_", voxels=voxels)
     # Nothing is decoded, so that both forms of the volumes are the same on the grid of the run.
     metrics = {name: value for name, value in measured.items() if "_decoded" not in name}
@@ -146,7 +146,7 @@ def _chunks(cohort: Cohort, squash: bool, rows: np.ndarray) -> Iterator[tuple[np
     starts = track(range(0, len(rows), _CHUNK), "Estimating site effects", unit="chunk")
     for start in starts:
         here = rows[start : start + _CHUNK]
-        yield here, np.stack([to_z_scores(cohort.inputs[row], squash)[mask] for row in here])
+        yield here, np.stack([to_z_scores(cohort.uncalibrated[row], squash)[mask] for row in here])
 
 
 def _site_of(cohort: Cohort, row: int) -> str:
@@ -168,6 +168,7 @@ class CombatModel:
     config: RunConfig
     facts: ModelFacts
     combat: Combat
+    calibration = None
 
     @property
     def reference_site(self) -> str:
@@ -184,6 +185,10 @@ class CombatModel:
         after = before.copy()
         after[grid.mask] = self.combat.apply(before[grid.mask][None], np.array([site]))[0]
         return Pooled(row, before, {}, before, after)
+
+    def calibrated_on(self, controls: NewScans, say: Say) -> "CombatModel":
+        """Raises `InputError`, as ComBat learns no effects from controls."""
+        raise InputError(f"--calibrate={controls.table.path}: expected a run of a method with a site calibration")
 
     def write(self, scans: NewScans, output: RunFolder, harmonised: str | None, say: Say) -> pd.DataFrame:
         """Writes the harmonised data of new scans; see `eqpool.methods.base.TrainedModel`.

@@ -13,10 +13,13 @@ import numpy as np
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.fingerprint import data_hash
+from eqpool.data.sources.volume_calibration import calibrate_volumes
 from eqpool.data.splits import assign_folds, assign_splits, balanced_strata
 from eqpool.engine.session import Session
 from eqpool.errors import InputError
-from eqpool.methods.decoding import pool_volumes
+from eqpool.methods.calibration import write_calibration
+from eqpool.methods.change import read_change_scale, with_chosen_change_scale
+from eqpool.methods.decoding import pool_volumes, prepared_rows
 from eqpool.methods.facts import ModelFacts
 from eqpool.methods.linear_decoder import complete_decoder
 from eqpool.methods.pooling import Pooling
@@ -32,12 +35,15 @@ class Decodes:
     """The decodes of N volumes by K runs, at the V voxels of the brain mask, in z-scores.
 
     Attributes:
-      values: (3, N, V) float32 memory map: the input, D(l) and D(Psi(Phi(l))).
+      values: (4, N, V) float32 memory map: the input, D(l), D(Psi(Phi(l))) and the calibrated input, which is the input
+        itself without a site calibration.
       fold: (N,) number of the run that decoded each volume.
+      change_scale: (N,) factor of that run on the change D(Psi(Phi)) - D(l); () for one factor.
     """
 
     values: np.ndarray
     fold: np.ndarray
+    change_scale: np.ndarray = dataclasses.field(default_factory=lambda: np.ones(()))
 
 
 def cross_fitted_decodes(config: RunConfig, cohort: Cohort, folder: RunFolder, folds: int) -> Decodes:
@@ -59,7 +65,7 @@ def cross_fitted_decodes(config: RunConfig, cohort: Cohort, folder: RunFolder, f
         with part.locked():
             part.claim(config)
     fold = deal_folds(config, cohort, folds)
-    decodes = _open_decodes(folder.decodes_file, (3, len(fold), int(cohort.volumes.grid.mask.sum())), parts)
+    decodes = _open_decodes(folder.decodes_file, (4, len(fold), int(cohort.volumes.grid.mask.sum())), parts)
     for number, part in enumerate(track(parts, "Folds", unit="fold", leave=True)):
         with part.locked():
             if not part.decoded_file.exists():
@@ -68,7 +74,7 @@ def cross_fitted_decodes(config: RunConfig, cohort: Cohort, folder: RunFolder, f
                 _decode(held_out, part, decodes)
                 decodes.flush()
                 files.write_json(part.decoded_file, {"volumes": int((fold == number).sum())})
-    return Decodes(decodes, fold)
+    return Decodes(decodes, fold, np.array([read_change_scale(part) for part in parts])[fold])
 
 
 def deal_folds(config: RunConfig, cohort: Cohort, folds: int) -> np.ndarray:
@@ -85,7 +91,7 @@ def _claim(folder: RunFolder, fingerprint: str) -> None:
 
 def _open_decodes(path: pathlib.Path, shape: tuple[int, ...], parts: list[RunFolder]) -> np.memmap:
     """Opens the memory map for decodes. A new one holds zeros, and all folds are marked as not decoded."""
-    if not path.exists():
+    if not path.exists() or np.load(path, mmap_mode="r").shape != shape:  # of an earlier version
         for part in parts:
             part.decoded_file.unlink(missing_ok=True)
         files.write_atomically(path, lambda made: files.allocate_array(made, shape).flush())
@@ -105,12 +111,14 @@ def _hold_out(cohort: Cohort, fold: np.ndarray, number: int, config: RunConfig) 
         test_fraction=0.0,
         seed=config.data.split_seed,
     )
-    return dataclasses.replace(cohort, split=split)
+    # The site effects must not have seen the fold either.
+    return calibrate_volumes(dataclasses.replace(cohort, split=split), config.data)
 
 
 def _train(config: RunConfig, cohort: Cohort, folder: RunFolder) -> None:
     scaling = Scaling.fit(cohort)
     ModelFacts.of(cohort, scaling).write(folder)
+    write_calibration(cohort, folder)
     Pooling().train(Session.start(config, folder, cohort.participant_id), cohort, scaling)
 
 
@@ -118,9 +126,12 @@ def _decode(cohort: Cohort, folder: RunFolder, decodes: np.ndarray) -> None:
     assert cohort.volumes is not None
     mask = cohort.volumes.grid.mask
     rows = cohort.rows("test")
-    stream = pool_volumes(
-        complete_decoder(folder, Pooling().load(folder), cohort), ((row, cohort.inputs[row]) for row in rows.tolist())
-    )
+    model = complete_decoder(folder, Pooling().load(folder), cohort)
+    model = with_chosen_change_scale(folder, model, cohort, Scaling.fit(cohort))
+    stream = pool_volumes(model, prepared_rows(cohort, rows.tolist()))
     for pooled in track(stream, "Decoding", unit="volume", total=len(rows)):
         assert pooled.original is not None and pooled.pooled is not None
-        decodes[:, pooled.row] = pooled.inputs[mask], pooled.original[mask], pooled.pooled[mask]
+        calibrated = pooled.inputs if pooled.calibrated is None else pooled.calibrated
+        decodes[:, pooled.row] = [
+            volume[mask] for volume in (pooled.inputs, pooled.original, pooled.pooled, calibrated)
+        ]

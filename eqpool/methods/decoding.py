@@ -9,6 +9,7 @@ import numpy as np
 
 from eqpool.config import EvaluateConfig, RunConfig
 from eqpool.data.cohort import Cohort
+from eqpool.data.tables.scaling import decoded_change
 from eqpool.data.volumes.inputs import Grid, ImageFacts
 from eqpool.data.volumes.parallel import in_parallel
 from eqpool.evaluate.intervals import bootstrap_interval
@@ -47,6 +48,11 @@ class EncoderDecoder(Protocol):
         """Maps latents to volumes; None if Phi cannot be decoded."""
         ...
 
+    @property
+    def change_scale(self) -> float:
+        """The factor on the change of the decode by pooling."""
+        ...
+
 
 class Pooled(NamedTuple):
     """One row in the chain, with volumes in z-scores of its own tissue.
@@ -56,6 +62,8 @@ class Pooled(NamedTuple):
       inputs: the prepared volume.
       outputs: this row's outputs of `EncoderDecoder.encode`.
       original, pooled: D(l) and D(Psi(Phi(l))); None for a baseline.
+      calibrated: the volume after the site calibration, which was encoded; None without a calibration.
+      change_scale: factor on the change of the decode, of `EncoderDecoder`.
     """
 
     row: int
@@ -63,12 +71,24 @@ class Pooled(NamedTuple):
     outputs: Outputs
     original: np.ndarray | None
     pooled: np.ndarray | None
+    calibrated: np.ndarray | None = None
+    change_scale: float = 1.0
+
+    @property
+    def before_networks(self) -> np.ndarray:
+        """The volume that was encoded: the calibrated one if there is a site calibration."""
+        return self.inputs if self.calibrated is None else self.calibrated
+
+    @property
+    def networks_change(self) -> np.ndarray:
+        """The change of the decode by pooling, scaled."""
+        assert self.original is not None and self.pooled is not None
+        return decoded_change(self.original, self.pooled, self.change_scale)
 
     @property
     def change(self) -> np.ndarray:
-        """The change of the decode by pooling."""
-        assert self.original is not None and self.pooled is not None
-        return self.pooled - self.original
+        """The change of the site calibration, if there is one, plus that of the networks."""
+        return self.before_networks - self.inputs + self.networks_change
 
     def handed_back(self, form: str) -> np.ndarray:
         """Returns the volume in the form that is written; "none" counts as "change"."""
@@ -77,8 +97,8 @@ class Pooled(NamedTuple):
 
     def write(self, writer: VolumeWriter, facts: ImageFacts) -> None:
         """Writes the row's volume, whose image has these facts."""
-        assert self.original is not None and self.pooled is not None
-        writer.write(self.row, self.original, self.pooled, facts)
+        assert self.pooled is not None
+        writer.write(self.row, self.change, self.pooled, facts)
 
 
 def padded_batches(volumes: Iterable[tuple[int, np.ndarray]], size: int = 8) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -94,15 +114,39 @@ def padded_batches(volumes: Iterable[tuple[int, np.ndarray]], size: int = 8) -> 
         yield [row for row, _ in batch], inputs
 
 
-def decoded_change(decode: Callable[[np.ndarray], np.ndarray], outputs: Outputs) -> np.ndarray:
-    """Computes D(Psi(Phi)) - D(l) of (N, n) latents, the change of the decode by pooling."""
-    return decode(outputs["pooled_latent"]) - decode(outputs["latent"])
+class PreparedRow(NamedTuple):
+    """One row before the chain.
+
+    Attributes:
+      row: row number in the caller's table.
+      prepared: the prepared volume.
+      calibrated: the volume after the site calibration; None without a calibration.
+    """
+
+    row: int
+    prepared: np.ndarray
+    calibrated: np.ndarray | None = None
 
 
-def pool_volumes(trained: EncoderDecoder, volumes: Iterable[tuple[int, np.ndarray]]) -> Iterator[Pooled]:
-    """Applies encoder and decoder to (row, prepared volume) pairs, in order, one batch at a time."""
+def prepared_rows(cohort: Cohort, rows: Iterable[int]) -> Iterator[PreparedRow]:
+    """Reads rows of a cohort of volumes."""
+    assert cohort.volumes is not None
+    for row in rows:
+        calibrated = None if cohort.volumes.prepared is None else cohort.inputs[row]
+        yield PreparedRow(row, cohort.uncalibrated[row], calibrated)
+
+
+def pool_volumes(trained: EncoderDecoder, volumes: Iterable[PreparedRow]) -> Iterator[Pooled]:
+    """Applies encoder and decoder to volumes, in order, one batch at a time."""
     squash = trained.config.data.squash
-    for rows, inputs in padded_batches(volumes):
+    waiting: dict[int, PreparedRow] = {}
+
+    def encoded() -> Iterator[tuple[int, np.ndarray]]:
+        for one in volumes:
+            waiting[one.row] = one
+            yield one.row, one.prepared if one.calibrated is None else one.calibrated
+
+    for rows, inputs in padded_batches(encoded()):
         outputs = trained.encode(inputs)
         decoded: list[Any] = [None, None]
         if trained.decode is not None:
@@ -110,7 +154,10 @@ def pool_volumes(trained: EncoderDecoder, volumes: Iterable[tuple[int, np.ndarra
         for place, row in enumerate(rows):
             original, pooled = (None if volumes is None else volumes[place] for volumes in decoded)
             own = {name: values[place] for name, values in outputs.items()}
-            yield Pooled(row, to_z_scores(inputs[place], squash), own, original, pooled)
+            given = waiting.pop(row)
+            calibrated = None if given.calibrated is None else to_z_scores(given.calibrated, squash)
+            before = to_z_scores(given.prepared, squash)
+            yield Pooled(row, before, own, original, pooled, calibrated, trained.change_scale)
 
 
 def harmonise_cohort(
@@ -129,12 +176,14 @@ def harmonise_cohort(
 
     Returns:
       `psnr_*` (dB) and `ssim_*` of `change` and `decoded` against the input, inside the brain mask. A simulated cohort
-      also has `recovery_error_*`, the root-mean-square error to the scanner-free truth in z-scores, of the input and of
-      both forms. Each value is a mean over held-out volumes, with its interval.
+      also has `recovery_error_*`, the root-mean-square error to the scanner-free truth in z-scores, of the input, of
+      both forms, and of the calibrated volume if there is a site calibration. Each value is a mean over held-out
+      volumes, with its interval.
     """
     rows = rows_to_harmonise(cohort, harmonised, voxels)
-    stream = pool_volumes(trained, ((row, cohort.inputs[row]) for row in rows))
-    return write_and_measure(stream, rows, cohort, folder, trained.config, harmonised, say, voxels=voxels)
+    stream = pool_volumes(trained, prepared_rows(cohort, rows))
+    by = "" if cohort.volumes is None or cohort.volumes.calibration is None else "calibrated_"
+    return write_and_measure(stream, rows, cohort, folder, trained.config, harmonised, say, by=by, voxels=voxels)
 
 
 def rows_to_harmonise(cohort: Cohort, harmonised: str, voxels: ScoredVoxels | None = None) -> list[int]:
@@ -184,7 +233,7 @@ def write_and_measure(
         scored = voxels is not None and pooled.row in voxels
         truth = scanner_free_volume(cohort, pooled.row) if scored or pooled.row in test else None
         if voxels is not None and scored:
-            voxels.take(pooled.row, pooled.inputs, truth, pooled.handed_back(harmonised))
+            voxels.take(pooled.row, pooled.inputs, truth, pooled.handed_back(harmonised), pooled.calibrated)
         return measure(cohort, pooled, truth) if pooled.row in test else None
 
     label = "Harmonising"
@@ -253,7 +302,8 @@ def measure(cohort: Cohort, pooled: Pooled, truth: np.ndarray | None) -> Metrics
         result[f"psnr_{name}"] = peak_signal_to_noise(volume, pooled.inputs, mask)
         result[f"ssim_{name}"] = structural_similarity_inside(volume, pooled.inputs, mask)
     if truth is not None:
-        for name, volume in ({"input": pooled.inputs} | forms).items():
+        calibrated = {} if pooled.calibrated is None else {"calibrated": pooled.calibrated}
+        for name, volume in ({"input": pooled.inputs} | calibrated | forms).items():
             result[f"recovery_error_{name}"] = float(np.sqrt(np.mean((volume - truth)[mask] ** 2)))
     return result
 

@@ -67,6 +67,9 @@ def write_description(folder: pathlib.Path, version: str, *, harmonised: str, or
     how = {
         "change": "the input plus the change that pooling makes in its decode, D(Psi(Phi(l))) - D(l)",
         "decoded": "the decode D(Psi(Phi(l))) of the pooled latent",
+        "calibrated_change": "the input plus the changes of the site calibration and of the decode by pooling, "
+        "D(Psi(Phi(l))) - D(l)",
+        "calibrated_decoded": "the decode D(Psi(Phi(l))) of the pooled latent of the calibrated input",
         "combat_change": "the input plus what ComBat changes in its intensities",
         "combat_decoded": "what ComBat makes of the input on the grid of the run",
         "istn_change": "the input plus what an image transformer network changes in its looks",

@@ -13,9 +13,9 @@ from eqpool.data.tables.inputs import TableInputs
 from eqpool.data.tables.targets import target_columns
 from eqpool.evaluate.scorecard import COMBAT, RAW, TRUTH, make_scorecard
 from eqpool.evaluate.scored_rows import ScoredRows, choose_rows
-from eqpool.methods.scored_voxels import ScoredVoxels
+from eqpool.methods.scored_voxels import CALIBRATED, ScoredVoxels
 
-CALIBRATED, EQPOOL = "calibrated", "eqpool"
+EQPOOL = "eqpool"
 
 
 def score_volumes(cohort: Cohort, config: RunConfig, voxels: ScoredVoxels) -> dict[str, Any]:

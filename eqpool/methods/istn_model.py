@@ -33,6 +33,7 @@ class IstnModel:
     config: RunConfig
     facts: ModelFacts
     variables: Variables
+    calibration = None
 
     def table_file(self, output: RunFolder) -> pathlib.Path:
         """Returns the file of the table that `write` returns."""
@@ -42,6 +43,10 @@ class IstnModel:
     def reference_site(self) -> str:
         """The site whose appearance other sites are given."""
         return self.config.istn.reference or self.facts.site_names[-1]
+
+    def calibrated_on(self, controls: NewScans, say: Say) -> "IstnModel":
+        """Raises `InputError`, as an ISTN learns no effects from controls."""
+        raise InputError(f"--calibrate={controls.table.path}: expected a run of a method with a site calibration")
 
     def write(self, scans: NewScans, output: RunFolder, harmonised: str | None, say: Say) -> pd.DataFrame:
         """Writes S2T of every scan with `eqpool.methods.istn_volumes.write_harmonised`.

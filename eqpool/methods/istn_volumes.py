@@ -102,7 +102,7 @@ def write_harmonised(
     def write(made: tuple[PreparedScan, Harmonised]) -> int:
         scan, harmonised = made
         before, after = to_z_scores(scan.volume, squash), to_z_scores(harmonised.image, squash)
-        writer.write(scan.row, before, after, scan.facts, harmonised.jacobian)
+        writer.write(scan.row, after - before, after, scan.facts, harmonised.jacobian)
         return scan.row
 
     stream = ((scan, harmonise(scan.volume, int(sites[scan.row]))) for scan in scans)

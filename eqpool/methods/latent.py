@@ -1,7 +1,6 @@
 """The shared part of methods with one latent for each scan: training, evaluation and loading."""
 
 import abc
-import pathlib
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -9,7 +8,6 @@ import numpy as np
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.shape import DataShape
-from eqpool.data.tables.calibration import SiteCalibration
 from eqpool.engine.selected import selected_variables
 from eqpool.engine.session import Columns, Session, TrainingData
 from eqpool.engine.state import Stage, Variables
@@ -18,6 +16,7 @@ from eqpool.evaluate.evaluation import evaluate
 from eqpool.evaluate.outputs import Embeddings, only_finite
 from eqpool.evaluate.site_floor import cached_site_floor
 from eqpool.methods.base import Outcome, PlannedStage, method_named
+from eqpool.methods.calibration import read_calibration
 from eqpool.methods.facts import ModelFacts
 from eqpool.methods.handed_back import EQPOOL, score_table, score_volumes
 from eqpool.methods.latent_model import Decode, Encode, LatentModel
@@ -104,10 +103,10 @@ class LatentMethod(abc.ABC):
         metrics |= cached_site_floor(cohort, config.evaluate, folder.cache(config))
         dropped, harmonised = len(cohort.rows("train")) - len(train_rows), Harmonised()
         if NON_FINITE_ROWS not in metrics:
-            harmonised = self.harmonise(cohort, config, folder)
+            harmonised = self.harmonise(cohort, scaling, config, folder)
         return Outcome(metrics | only_finite(harmonised.metrics), dropped, harmonised.scorecard)
 
-    def harmonise(self, cohort: Cohort, config: RunConfig, folder: RunFolder) -> Harmonised:
+    def harmonise(self, cohort: Cohort, scaling: Scaling, config: RunConfig, folder: RunFolder) -> Harmonised:
         """Writes, measures and scores the harmonised data of a run. The default has none, and scores raw and ComBat."""
         if not config.evaluate.scorecard:
             return Harmonised()
@@ -127,7 +126,7 @@ class LatentMethod(abc.ABC):
         stages = self.stages(config, facts.shape)
         variables = tuple(selected_variables(stage, folder.checkpoints, config.seed) for stage in stages)
         encode, decode = self.networks(config, facts.shape, variables)
-        return LatentModel(config, facts, encode, decode, _read_calibration(folder.calibration_file))
+        return LatentModel(config, facts, encode, decode, read_calibration(folder, config, facts))
 
 
 def train_latents(session: Session, cohort: Cohort, scaling: Scaling) -> tuple[Embeddings, np.ndarray]:
@@ -140,7 +139,3 @@ def train_latents(session: Session, cohort: Cohort, scaling: Scaling) -> tuple[E
     if not isinstance(method, LatentMethod):
         raise InputError(f'config.method = "{session.config.method}": makes no latents, expected a method that does')
     return method.train(session, cohort, scaling)
-
-
-def _read_calibration(path: pathlib.Path) -> SiteCalibration | None:
-    return SiteCalibration.from_arrays(files.read_arrays(path)) if path.is_file() else None

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from eqpool.config import RunConfig, keeps_sign
+from eqpool.data.site_effects.voxelwise import VoxelCalibration
+from eqpool.data.sources.volume_calibration import predicted_note
 from eqpool.data.tables.calibration import SiteCalibration
 from eqpool.data.tables.coding import UNKNOWN
 from eqpool.data.tables.participants import ParticipantsTable, named_sites, who
@@ -19,7 +21,9 @@ from eqpool.data.volumes.parallel import in_parallel
 from eqpool.data.volumes.preparation import PreparedScan
 from eqpool.errors import InputError
 from eqpool.methods.base import NewScans, Outputs, Say
-from eqpool.methods.decoding import Pooled, pool_volumes
+from eqpool.methods.calibration import Calibration
+from eqpool.methods.controls import with_controls
+from eqpool.methods.decoding import Pooled, PreparedRow, pool_volumes
 from eqpool.methods.facts import ModelFacts
 from eqpool.methods.harmonised_table import feature_frame, write_harmonised_table
 from eqpool.methods.volume_writer import VolumeWriter, origin_of
@@ -40,14 +44,16 @@ class LatentModel:
         returns `pooled_latent` (B, n), the pooled latent on the unit sphere, on which D was trained.
       decode: latents (B, n) -> (B, *input_shape) float32, for volumes with the linear part once it is fitted
         (`eqpool.methods.linear_decoder`). None if the method cannot decode Phi.
-      calibration: site calibration applied to a table's features before training; None if there is none.
+      calibration: site calibration applied to features or volumes before training; None if there is none.
+      change_scale: factor on the change of the decode by pooling (`eqpool.methods.change`).
     """
 
     config: RunConfig
     facts: ModelFacts
     encode: Encode
     decode: Decode | None
-    calibration: SiteCalibration | None = None
+    calibration: Calibration | None = None
+    change_scale: float = 1.0
     reference_site = ""
 
     def table_file(self, output: RunFolder) -> pathlib.Path:
@@ -58,6 +64,16 @@ class LatentModel:
     def grid(self) -> Grid | None:
         """The grid of volumes; None for tables."""
         return named_grid(self.config.data.grid) if self.facts.on_volumes else None
+
+    def calibrated_on(self, controls: NewScans, say: Say) -> "LatentModel":
+        """Returns a copy that has the scanner effects of the controls' sites; see `TrainedModel`."""
+        if self.calibration is None:
+            raise InputError(
+                f"--calibrate={controls.table.path}: the run has no site calibration, "
+                "expected one with config.data.site_calibration"
+            )
+        calibration = with_controls(self.calibration, controls, self.config, self.facts, say)
+        return dataclasses.replace(self, calibration=calibration)
 
     def write(self, scans: NewScans, output: RunFolder, harmonised: str | None, say: Say) -> pd.DataFrame:
         """Writes the harmonised data of new scans; see `eqpool.methods.base.TrainedModel`.
@@ -74,11 +90,12 @@ class LatentModel:
         """Prepares, encodes, decodes and writes volume by volume."""
         writer = None if form == "none" else self._writer(scans, output, form)
         facts: dict[int, ImageFacts] = {}
+        sites, predicted = self._sites(scans.table), list[str]()
 
-        def volumes(prepared: Iterator[PreparedScan]) -> Iterator[tuple[int, np.ndarray]]:
+        def volumes(prepared: Iterator[PreparedScan]) -> Iterator[PreparedRow]:
             for scan in prepared:
                 facts[scan.row] = scan.facts
-                yield scan.row, scan.volume
+                yield PreparedRow(scan.row, scan.volume, self._calibrated(scan.volume, sites[scan.row], predicted))
 
         def work(pooled: Pooled) -> tuple[int, Outputs]:
             if writer is not None:
@@ -99,6 +116,8 @@ class LatentModel:
             done = list(results)
         if writer is not None:
             writer.report(say)
+        if predicted:
+            say(predicted_note(predicted, self.config.data.site_column))
         kept = np.array([row for row, _ in done])
         outputs = {name: np.stack([one[name] for _, one in done]) for name in done[0][1]}
         return self._embeddings(scans.table.take(kept), outputs)
@@ -113,6 +132,7 @@ class LatentModel:
             self.grid,
             self.config.output,
             form=form,
+            by="" if self.calibration is None else "calibrated_",
             origin=origin_of(self.facts.simulated),
         )
 
@@ -142,7 +162,9 @@ class LatentModel:
           The outputs of `encode` with N rows, and the (N, F) change to add to `uncalibrated`, in z-scores. The change
           is None if the form is "none" or there is no decoder. It is 0 where the calibration leaves a feature alone.
         """
-        inputs = uncalibrated if self.calibration is None else self.calibration.apply(uncalibrated, site)
+        calibration = self.calibration
+        assert calibration is None or isinstance(calibration, SiteCalibration)
+        inputs = uncalibrated if calibration is None else calibration.apply(uncalibrated, site)
         parts, changes = [], []
         for start in range(0, len(inputs), TABLE_BATCH):
             here = slice(start, start + TABLE_BATCH)
@@ -150,12 +172,26 @@ class LatentModel:
             if form != "none" and self.decode is not None:
                 pooled = self.decode(parts[-1]["pooled_latent"])
                 before = self.decode(parts[-1]["latent"]) if form == "change" else inputs[here]
-                changes.append(pooled_change(uncalibrated[here], inputs[here], before, pooled))
+                scale = self.change_scale if form == "change" else 1.0
+                changes.append(pooled_change(uncalibrated[here], inputs[here], before, pooled, scale))
         outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         if not changes:
             return outputs, None
         change = np.concatenate(changes)
-        return outputs, change if self.calibration is None else np.where(self.calibration.unchanged(site), 0.0, change)
+        return outputs, change if calibration is None else np.where(calibration.unchanged(site), 0.0, change)
+
+    def _calibrated(self, volume: np.ndarray, site: str, predicted: list[str]) -> np.ndarray | None:
+        """Returns a volume less its site's effects, None without a calibration.
+
+        Without a calibrated site it is predicted, and the most probable one is appended to `predicted`.
+        """
+        if self.calibration is None:
+            return None
+        assert isinstance(self.calibration, VoxelCalibration)
+        weights = self.calibration.weights(volume, site)
+        if site not in self.calibration.sites:
+            predicted.append(self.calibration.sites[int(np.argmax(weights))])
+        return self.calibration.apply_weights(volume, weights)
 
     def _sites(self, table: ParticipantsTable) -> np.ndarray:
         """Returns the (N,) names of the rows' sites, all unknown if the table has no column of sites."""

@@ -10,14 +10,17 @@ import numpy as np
 
 from eqpool.config import RunConfig
 from eqpool.data.shape import DataShape
+from eqpool.data.site_effects.erasure import erase_site
+from eqpool.data.site_effects.kept import kept_columns
 from eqpool.engine.compilation import standard_promotion
-from eqpool.engine.session import Session, TrainingData, forward_on_table, train_on_table, train_stage
+from eqpool.engine.session import Columns, Session, TrainingData, forward_on_table, train_on_table, train_stage
 from eqpool.engine.state import Stage, Variables
+from eqpool.errors import InputError
 from eqpool.evaluate.outputs import Embeddings
 from eqpool.geometry.sphere import normalize
 from eqpool.methods.base import Outputs
 from eqpool.objectives.stage_one import make_decoder, make_stage_one
-from eqpool.objectives.stage_two import make_psi, make_stage_two
+from eqpool.objectives.stage_two import erasure_constants, make_psi, make_stage_two
 
 CHUNK = 4096  # rows with rotations (n x n each) in memory at once
 
@@ -79,7 +82,8 @@ def train_networks(session: Session, shape: DataShape, data: TrainingData) -> tu
     stage_one, stage_two = pooling_stages(session.config, shape)
     first, encoded = train_stage(session, stage_one, data)
     latents = data.columns | {"latent": encoded["latent"], "tau": encoded["tau"]}
-    second = train_on_table(session, stage_two, latents, data.train, data.validation).best_variables
+    constants = _erasure(session.config, shape, latents, data.train)
+    second = train_on_table(session, stage_two, latents, data.train, data.validation, constants).best_variables
     pooled = forward_on_table(session, stage_two, second, latents)
     embeddings = Embeddings(
         latent=encoded["latent"],
@@ -89,6 +93,28 @@ def train_networks(session: Session, shape: DataShape, data: TrainingData) -> tu
         prediction=pooled["prediction"],
     )
     return PoolingNetworks(session.config, shape, first, second), embeddings
+
+
+def _erasure(config: RunConfig, shape: DataShape, columns: Columns, train: np.ndarray) -> Variables:
+    """Fits the erasure of the site from tau^-1 l on the training rows and returns it as stage two's constants.
+
+    Raises:
+      InputError: erasing a direction for each site but one would leave nothing.
+    """
+    if config.stage_two.erase_site == "none":
+        return {}
+    if shape.sites > config.model.latent_dim:
+        raise InputError(
+            f'config.stage_two.erase_site = "{config.stage_two.erase_site}": {shape.sites} sites leave nothing of a '
+            f"latent of {config.model.latent_dim} dimensions; expected a config.model.latent_dim of at least "
+            f'{shape.sites + 1}, or "none"'
+        )
+    latent, tau, site, covariate, target, known = (
+        columns[name][train] for name in ("latent", "tau", "site", "covariate", "target", "target_known")
+    )
+    turned_back = np.einsum("nij,ni->nj", tau, latent, dtype=np.float64)
+    kept = kept_columns(covariate, target, known, shape.classes)
+    return erasure_constants(*erase_site(turned_back, site, kept))
 
 
 @functools.lru_cache(maxsize=32)

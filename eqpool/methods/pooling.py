@@ -1,17 +1,18 @@
 """`config.method = "ours"`: the two stages of Lokhande et al. 2022."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from eqpool.config import RunConfig
-from eqpool.data.cohort import Cohort
+from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.shape import DataShape
 from eqpool.data.tables.coding import UNKNOWN
 from eqpool.engine.session import Columns, Session, TrainingData
 from eqpool.engine.state import Stage, Variables
 from eqpool.evaluate.outputs import Embeddings
 from eqpool.methods.base import PlannedStage
+from eqpool.methods.change import with_change_scale_of, with_chosen_change_scale
 from eqpool.methods.decoding import harmonise_cohort
 from eqpool.methods.handed_back import EQPOOL, score_table, score_volumes
 from eqpool.methods.latent import Harmonised, LatentMethod
@@ -57,25 +58,33 @@ class Pooling(LatentMethod):
         return networks.apply, networks.decode
 
     def load(self, folder: RunFolder, config: RunConfig | None = None) -> LatentModel:
-        """Loads the networks of a trained run, for volumes with the linear part of the decoder once it is fitted."""
-        return with_linear_part_of(folder, super().load(folder, config))
+        """Loads the networks of a trained run.
 
-    def harmonise(self, cohort: Cohort, config: RunConfig, folder: RunFolder) -> Harmonised:
-        """Writes the harmonised volumes under derivatives/eqpool, measures the held-out ones, and scores them.
-
-        The features of a table are harmonised to be scored alone; `eqpool.transform` writes them.
+        The linear part of a decoder of volumes and the scale of the change are loaded once they are in the folder.
         """
+        return with_change_scale_of(folder, with_linear_part_of(folder, super().load(folder, config)))
+
+    def harmonise(self, cohort: Cohort, scaling: Scaling, config: RunConfig, folder: RunFolder) -> Harmonised:
+        """Chooses the scale of the networks' change, and writes, measures and scores what is handed back.
+
+        Volumes go to derivatives/eqpool. The features of a table are harmonised to be scored alone; `eqpool.transform`
+        writes them.
+        """
+        model = self.load(folder)
         if cohort.volumes is None:
-            return self._score_table(cohort, config, folder)
-        model = complete_decoder(folder, self.load(folder), cohort)
+            model = with_chosen_change_scale(folder, model, cohort, scaling)
+            return Harmonised({"change_scale": model.change_scale}, _score_of_table(model, cohort, config))
+        model = with_chosen_change_scale(folder, complete_decoder(folder, model, cohort), cohort, scaling)
         voxels = ScoredVoxels(cohort, config.seed, EQPOOL) if config.evaluate.scorecard else None
         metrics = harmonise_cohort(model, cohort, folder, config.output.harmonised, folder.append_to_log, voxels)
+        metrics |= {"change_scale": model.change_scale}
         return Harmonised(metrics, None if voxels is None else score_volumes(cohort, config, voxels))
 
-    def _score_table(self, cohort: Cohort, config: RunConfig, folder: RunFolder) -> Harmonised:
-        if cohort.table is None or not config.evaluate.scorecard:
-            return Harmonised()
-        form = "decoded" if config.output.harmonised == "decoded" else "change"
-        site = np.array([*cohort.site_names, UNKNOWN])[cohort.site]
-        _, change = self.load(folder).harmonise_features(cohort.table.encoded, site, form)
-        return Harmonised(scorecard=score_table(cohort, config, change, EQPOOL))
+
+def _score_of_table(model: LatentModel, cohort: Cohort, config: RunConfig) -> dict[str, Any] | None:
+    if cohort.table is None or not config.evaluate.scorecard:
+        return None
+    form = "decoded" if config.output.harmonised == "decoded" else "change"
+    site = np.array([*cohort.site_names, UNKNOWN])[cohort.site]
+    _, change = model.harmonise_features(cohort.table.encoded, site, form)
+    return score_table(cohort, config, change, EQPOOL)

@@ -16,6 +16,7 @@ from eqpool.evaluate.scored_rows import choose_rows
 from eqpool.methods.derivatives import to_z_scores
 
 MOST_VOXELS = 10_000
+CALIBRATED = "calibrated"
 
 
 class ScoredVoxels:
@@ -44,9 +45,20 @@ class ScoredVoxels:
         """Whether the row is scored."""
         return row in self._place
 
-    def take(self, row: int, raw: np.ndarray, truth: np.ndarray | None, handed_back: np.ndarray | None) -> None:
-        """Stores the voxels of one row's volumes: the input, without a scanner, and as handed back, where known."""
-        for name, volume in ((RAW, raw), (TRUTH, truth), (self.handed_back, handed_back)):
+    def take(
+        self,
+        row: int,
+        raw: np.ndarray,
+        truth: np.ndarray | None,
+        handed_back: np.ndarray | None,
+        calibrated: np.ndarray | None = None,
+    ) -> None:
+        """Stores the voxels of one row's volumes, where known.
+
+        They are the input, the volume without a scanner, as handed back, and after the site calibration alone.
+        """
+        given = {RAW: raw, TRUTH: truth, self.handed_back: handed_back, CALIBRATED: calibrated}
+        for name, volume in given.items():
             if volume is not None:
                 with self._lock:
                     stored = self.versions.setdefault(name, np.empty((len(self.rows), len(self._voxels)), np.float32))
@@ -55,10 +67,14 @@ class ScoredVoxels:
     def take_inputs(self, cohort: Cohort, *, squash: bool, workers: int) -> None:
         """Stores the voxels of the prepared volumes, and of a simulated cohort's volumes without a scanner."""
 
-        def work(one: tuple[int, np.ndarray]) -> None:
-            self.take(one[0], to_z_scores(one[1], squash), scanner_free_volume(cohort, one[0]), None)
+        assert cohort.volumes is not None
+        is_calibrated = cohort.volumes.calibration is not None
 
-        volumes: Iterator[tuple[int, np.ndarray]] = ((int(row), cohort.inputs[int(row)]) for row in self.rows)
+        def work(one: tuple[int, np.ndarray]) -> None:
+            row, raw = one[0], to_z_scores(one[1], squash)
+            self.take(row, raw, scanner_free_volume(cohort, row), None, cohort.inputs[row] if is_calibrated else None)
+
+        volumes: Iterator[tuple[int, np.ndarray]] = ((int(row), cohort.uncalibrated[int(row)]) for row in self.rows)
         label = "Gathering voxels"
         with in_parallel(work, volumes, workers=workers, progress=True, label=label, total=len(self.rows)) as done:
             for _ in done:

@@ -68,8 +68,8 @@ class VolumeWriter:
     def write(
         self,
         row: int,
-        before: np.ndarray,
-        after: np.ndarray,
+        change: np.ndarray,
+        replacement: np.ndarray,
         facts: ImageFacts,
         jacobian: np.ndarray | None = None,
     ) -> None:
@@ -77,7 +77,8 @@ class VolumeWriter:
 
         Args:
           row: number of the row.
-          before, after: `grid.shape`, z-scores of the input's tissue. The volume before counts only as a change.
+          change: `grid.shape`, z-scores of the input's tissue, which the form "change" adds to the input.
+          replacement: `grid.shape`, z-scores of the input's tissue, which the form "decoded" writes.
           facts: facts of the source, from its preparation.
           jacobian: `grid.shape`, None without a deformation.
 
@@ -85,7 +86,7 @@ class VolumeWriter:
           BadVolumeError: the source can no longer be read.
         """
         source = read_source(self._sources[row], facts, self._root)
-        write, volume = (write_change, after - before) if self._form == "change" else (write_decoded, after)
+        write, volume = (write_change, change) if self._form == "change" else (write_decoded, replacement)
         self._clipped.append(write(source, volume, self._grid, self._paths[row], keep_sign=self._keep_sign))
         if jacobian is not None:
             write_jacobian(source, jacobian, self._grid, self._paths[row])

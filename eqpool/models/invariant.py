@@ -96,7 +96,7 @@ class StageTwo(nn.Module):
         check_shape("latent", latent, ("N", "n"))
         dimension = latent.shape[-1]
         check_shape("tau", tau, (len(latent), dimension, dimension), f" for latent {latent.shape}")
-        turned_back = einsum("nij,ni->nj", tau, latent)  # tau^-1 = tau^T, so no inverse is needed
+        turned_back = self._without_site(einsum("nij,ni->nj", tau, latent))  # tau^-1 = tau^T, so no inverse is needed
         invariant = Invariant(self.hidden_units, self.on_sphere, self.code_dim, self.code_levels, name="b")
         covariate_free = invariant(turned_back)
         phi = einsum("nij,nj->ni", tau, covariate_free)
@@ -107,3 +107,13 @@ class StageTwo(nn.Module):
             adversary = Adversary(self.num_sites, name="adversary")
             site = adversary(reverse_gradient(covariate_free), train=train, mask=mask)
         return StageTwoOutput(covariate_free, phi, prediction, reconstruction, site)
+
+    def _without_site(self, turned_back: jax.Array) -> jax.Array:
+        """Applies the erasure in the collection "constants" to tau^-1 l (N, n), or the identity if there is none.
+
+        On tau^-1 l, unlike on l, any fixed map leaves Phi equivariant.
+        """
+        if not self.has_variable("constants", "erasure"):
+            return turned_back
+        mean, projection = (self.get_variable("constants", "erasure")[name] for name in ("mean", "projection"))
+        return mean + einsum("ij,nj->ni", projection, turned_back - mean)

@@ -5,9 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from eqpool.config import RunConfig, StageTwoConfig
 from eqpool.data.shape import DataShape
+from eqpool.data.site_effects.erasure import no_erasure
 from eqpool.engine.state import Batch, LossValue, Stage, Variables, init_variables
 from eqpool.losses.mmd import conditional_mmd, mmd
 from eqpool.losses.task import task_loss
@@ -106,7 +108,9 @@ class _StageTwo:
 
     def initialise(self, key: jax.Array) -> Variables:
         dimension = self._config.model.latent_dim
-        return init_variables(self._model, key, jnp.zeros((2, dimension)), jnp.zeros((2, dimension, dimension)))
+        variables = init_variables(self._model, key, jnp.zeros((2, dimension)), jnp.zeros((2, dimension, dimension)))
+        erases = self._weights.erase_site != "none"
+        return variables | erasure_constants(*no_erasure(dimension)) if erases else variables
 
     def _combine(
         self, prediction: jax.Array, reconstruction: jax.Array, site: jax.Array, adversary: jax.Array, ramp: jax.Array
@@ -125,6 +129,11 @@ class _StageTwo:
             self._shape.sites,
             self._shape.nuisances,
         )
+
+
+def erasure_constants(mean: np.ndarray, projection: np.ndarray) -> Variables:
+    """Returns the collection of constants by which `StageTwo` erases the site from tau^-1 l."""
+    return {"constants": {"erasure": {"mean": jnp.float32(mean), "projection": jnp.float32(projection)}}}
 
 
 def make_psi(config: RunConfig) -> Callable[[Variables, jax.Array], jax.Array]:

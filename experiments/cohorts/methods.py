@@ -67,8 +67,13 @@ def _calibrated(table: Table, inputs: np.ndarray, rows: np.ndarray) -> tuple[Rep
         "ours, calibration alone *": calibrator.transform(inputs, site),
         "ours, calibration alone, site not given *": unknown,
     }
-    assert calibrator.calibration_ is not None
-    return features, {"covariance": calibrator.calibration_.describe()["covariance"]}
+    return features, {"covariance": _covariance(calibrator)}
+
+
+def _covariance(estimator: SiteCalibrator | EquivariantPooling) -> str:
+    """Returns in words how far the calibration corrects sites' covariances."""
+    assert estimator.calibration_ is not None
+    return str(estimator.calibration_.describe()["covariance"])
 
 
 def _fit(estimator: Any, table: Table, inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -93,8 +98,7 @@ def _ours(table: Table, inputs: np.ndarray, rows: np.ndarray, epochs: int) -> tu
         "ours, Phi": outputs["phi"],
         "ours, tau^-1 Phi": outputs["covariate_free"],
     }
-    assert pooling.calibration_ is not None
-    return features, {"covariance": pooling.calibration_.describe()["covariance"]}
+    return features, {"covariance": _covariance(pooling)}
 
 
 def _baseline(method: str, table: Table, inputs: np.ndarray, rows: np.ndarray, epochs: int) -> np.ndarray:

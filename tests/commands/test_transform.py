@@ -12,7 +12,7 @@ import pytest
 
 from eqpool.commands.new_scans import check_output, transform
 from eqpool.commands.transform import main
-from eqpool.config import DataConfig
+from eqpool.config import DataConfig, OutputConfig
 from eqpool.data.load import load_cohort
 from eqpool.data.volumes.read import VERSION, prepare_volume
 from eqpool.engine.selected import selected_variables
@@ -320,6 +320,7 @@ def as_estimator(folder: pathlib.Path) -> EquivariantPooling:
     estimator = EquivariantPooling()
     estimator.pooling_ = PoolingNetworks(config, facts.shape, *variables)
     estimator.scaling_, estimator.calibration_ = facts.features.scaling, trained.calibration
+    estimator.change_scale_ = trained.change_scale
     estimator.sites_, estimator._columns = np.array(facts.site_names), facts.features.input_names
     names = np.array(facts.features.input_names, object)
     estimator.n_features_in_, estimator.feature_names_in_ = facts.input_shape[0], names
@@ -336,7 +337,8 @@ def test_the_estimator_harmonises_as_the_command_does(tmp_path, calibration):
     participants = tmp_path / "participants.tsv"
     participants.write_text("\n".join(lines) + "\n")
     data = DataConfig(participants=str(participants), features="a,b,c,zero", site_calibration=calibration)
-    train_quickly(dataclasses.replace(tiny_config(tmp_path), data=data), tmp_path / "run")
+    output = OutputConfig(change_scale="0.5")
+    train_quickly(dataclasses.replace(tiny_config(tmp_path), data=data, output=output), tmp_path / "run")
     assert main([f"--workdir={tmp_path / 'run'}", f"--participants={participants}", f"--output={tmp_path / 'o'}"]) == 0
     written = pd.read_csv(tmp_path / "o" / "harmonised.tsv", sep="\t")
     table = pd.read_csv(participants, sep="\t")

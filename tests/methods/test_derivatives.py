@@ -246,7 +246,7 @@ def test_a_source_is_read_once_and_its_tissue_is_that_of_the_preparation(tmp_pat
         tmp_path / "out", ["sub-1/anat/sub-1"], [source], tmp_path, GRID, OutputConfig(keep_sign="off"), form=form
     )
     before, after = change(), change()[::-1]
-    writer.write(0, before, after, ImageFacts(700.0, 2.5), np.ones(GRID.shape))
+    writer.write(0, after - before, after, ImageFacts(700.0, 2.5), np.ones(GRID.shape))
     assert opened == [source]
     written = nibabel.load(tmp_path / "out" / "sub-1" / "anat" / "sub-1_desc-harmonized_T1w.nii.gz").get_fdata()
     made = brain() + 2.5 * (after - before) if form == "change" else 700 + 2.5 * after

@@ -44,6 +44,47 @@ def test_phi_turns_as_the_latent_does(t, on_sphere):
     assert np.abs(after.phi - before.phi).max() > 0.1  # the turn is not trivial
 
 
+def an_erasure() -> dict:
+    """Constants that erase one direction, as `eqpool.data.site_effects.erasure` fits them: an oblique projection."""
+    generator = np.random.default_rng(3)
+    direction, reader = generator.normal(size=(2, DIMENSION))
+    projection = np.eye(DIMENSION) - np.outer(direction, reader) / (reader @ direction)
+    mean = 0.3 * generator.normal(size=DIMENSION)
+    return {"erasure": {"mean": np.float32(mean), "projection": np.float32(projection)}}
+
+
+def test_an_erasure_of_tau_inverse_l_leaves_phi_equivariant_and_one_of_l_does_not():
+    latent = sphere.normalize(jax.random.normal(jax.random.key(0), (20, DIMENSION)))
+    rotation = covariate_rotation(0.7)
+    turned = latent @ rotation.T
+    model, constants = StageTwo(outputs=2, num_sites=0), an_erasure()
+    plain = model.init(jax.random.key(1), latent, tau_of_the_first_plane(latent))
+    erasing = plain | {"constants": constants}
+
+    def phi(variables, rows) -> np.ndarray:
+        return np.asarray(model.apply(variables, rows, tau_of_the_first_plane(rows)).phi)
+
+    np.testing.assert_allclose(phi(erasing, turned), phi(erasing, latent) @ rotation.T, atol=2e-5)
+    assert np.abs(phi(erasing, latent) - phi(plain, latent)).max() > 0.1  # the erasure acts
+
+    def of_erased_latent(rows) -> np.ndarray:
+        mean, projection = constants["erasure"]["mean"], constants["erasure"]["projection"]
+        return phi(plain, sphere.normalize(mean + (rows - mean) @ projection.T))
+
+    assert np.abs(of_erased_latent(turned) - of_erased_latent(latent) @ rotation.T).max() > 0.1
+
+
+def test_phi_is_blind_to_what_is_erased():
+    latent = sphere.normalize(jax.random.normal(jax.random.key(0), (20, DIMENSION)))
+    tau = tau_of_the_first_plane(latent)
+    model, constants = StageTwo(outputs=2, num_sites=0), an_erasure()
+    variables = dict(model.init(jax.random.key(1), latent, tau)) | {"constants": constants}
+    kernel = scipy.linalg.null_space(constants["erasure"]["projection"], rcond=1e-4)[:, 0].astype(np.float32)
+    moved = latent + 0.5 * jnp.einsum("nij,j->ni", tau, kernel)
+    before, after = (model.apply(variables, rows, tau).phi for rows in (latent, moved))
+    np.testing.assert_allclose(before, after, atol=2e-5)
+
+
 def test_phi_is_on_the_sphere():
     latent = sphere.normalize(jax.random.normal(jax.random.key(0), (9, DIMENSION)))
     tau = Tau().init_with_output(jax.random.key(2), latent)[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from eqpool.data.site_effects.moments import OpenStream, SiteModel, fit_site_model
+from eqpool.data.site_effects.moments import OpenStream, SiteModel, centred_terms, fit_site_model, terms_about
 from eqpool.data.tables.coding import UNKNOWN, same_labels
 
 _TOLERANCE = 1e-8  # relative change of the estimates at which the iteration stops
@@ -110,7 +110,7 @@ class Combat:
             raise ValueError(f"reference: no row of {reference} to learn from, expected one of {', '.join(names)}")
         index = np.full(len(used), -1)
         index[used] = number
-        terms, term_mean = _centred_terms(covariates, target, used)
+        terms, term_mean = centred_terms(covariates, target, used)
         model = fit_site_model(open_stream, terms, index, len(names))
         weights = model.rows / model.rows.sum() if not reference else (names == reference).astype(np.float64)
         mean, variance = weights @ model.constants, _pooled_variance(model, weights, reference)
@@ -156,7 +156,7 @@ class Combat:
         inputs = np.asarray(inputs, np.float64)
         centre = np.broadcast_to(self.mean, inputs.shape)
         if covariates is not None:
-            centre = centre + self._terms(covariates, target) @ self.coefficients
+            centre = centre + terms_about(self.term_mean, covariates, target) @ self.coefficients
         harmonised = inputs.copy()
         changes = self.deviation > 0
         for index, name in enumerate(self.sites):
@@ -167,11 +167,6 @@ class Combat:
                 ]
                 harmonised[np.ix_(here, changes)] = centre[here][:, changes] + standardised / self.scale[index, changes]
         return harmonised
-
-    def _terms(self, covariates: np.ndarray, target: np.ndarray | None) -> np.ndarray:
-        absent = np.full((len(covariates), len(self.term_mean) - self.num_covariates), np.nan)
-        terms = np.concatenate([covariates, absent if target is None else target], axis=1)
-        return np.nan_to_num(terms - self.term_mean)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Returns plain arrays, ready for an npz file. `from_arrays` is the inverse."""
@@ -185,17 +180,6 @@ class Combat:
         values["sites"] = same_labels(arrays["sites"], "combat")
         values |= {"reference": str(arrays["reference"]), "num_covariates": int(arrays["num_covariates"])}
         return cls(**values)
-
-
-def _centred_terms(
-    covariates: np.ndarray, target: np.ndarray | None, used: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (N, P) terms less their means over the used rows, 0 where unknown, and these means (P,)."""
-    columns = np.zeros((len(covariates), 0)) if target is None else target
-    terms = np.concatenate([covariates, columns], axis=1).astype(np.float64)
-    known = [column[used & np.isfinite(column)] for column in terms.T]
-    mean = np.array([values.mean() if values.size else 0.0 for values in known])
-    return np.nan_to_num(terms - mean), mean
 
 
 def _pooled_variance(model: SiteModel, weights: np.ndarray, reference: str) -> np.ndarray:

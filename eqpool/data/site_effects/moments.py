@@ -64,3 +64,19 @@ def fit_site_model(open_stream: OpenStream, terms: np.ndarray, site: np.ndarray,
                 residual = values[here] - terms[rows[here]] @ coefficients - constants[index]
                 squares[index] += np.einsum("nf,nf->f", residual, residual)
     return SiteModel(coefficients, constants, squares, np.bincount(site[used], minlength=num_sites))
+
+
+def centred_terms(covariates: np.ndarray, target: np.ndarray | None, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (N, P) terms less their means over the used rows, 0 where unknown, and these means (P,)."""
+    columns = np.zeros((len(covariates), 0)) if target is None else target
+    terms = np.concatenate([covariates, columns], axis=1).astype(np.float64)
+    known = [column[used & np.isfinite(column)] for column in terms.T]
+    mean = np.array([values.mean() if values.size else 0.0 for values in known])
+    return np.nan_to_num(terms - mean), mean
+
+
+def terms_about(term_mean: np.ndarray, covariates: np.ndarray, target: np.ndarray | None) -> np.ndarray:
+    """Returns the (n, P) terms of other rows less `term_mean`, 0 where unknown. Without a target its columns are 0."""
+    absent = np.full((len(covariates), len(term_mean) - covariates.shape[1]), np.nan)
+    terms = np.concatenate([covariates, absent if target is None else target], axis=1).astype(np.float64)
+    return np.nan_to_num(terms - term_mean)

@@ -13,6 +13,11 @@ from eqpool.data.preflight.features import examine_features, failed_values
 from eqpool.data.preflight.finding import Finding
 from eqpool.data.preflight.requirements import check_cohort
 from eqpool.data.sources.table_calibration import calibration_notes, fit_table_calibration, site_names
+from eqpool.data.sources.volume_calibration import (
+    calibrate_volumes,
+    check_volume_calibration,
+    volume_calibration_notes,
+)
 from eqpool.data.splits import assign_splits, balanced_strata
 from eqpool.data.tables.coding import code_labels
 from eqpool.data.tables.covariates import parse_specs, read_covariates, read_described, read_nuisances
@@ -53,6 +58,7 @@ def load_participants(
     check_cohort(cohort, str(path), site_column=config.site_column)  # before hours of preparing volumes
     if config.features:
         return _with_features(cohort, table, config)
+    check_volume_calibration(config)
     cohort = _with_volumes(cohort, whole, table, config, cache_dir, progress)
     check_cohort(cohort, str(path), site_column=config.site_column)
     return cohort
@@ -271,7 +277,7 @@ def _with_volumes(
         labels=table.labels,
     )
     kept = prepared.kept
-    return dataclasses.replace(
+    cohort = dataclasses.replace(
         cohort.take(kept),
         inputs=prepared.inputs,
         volumes=VolumeInputs(
@@ -287,3 +293,5 @@ def _with_volumes(
         notes=(*cohort.notes, *prepared.notes),
         findings=prepared.findings,
     )
+    cohort = calibrate_volumes(cohort, config)
+    return dataclasses.replace(cohort, notes=(*cohort.notes, *volume_calibration_notes(cohort, config)))

@@ -78,6 +78,44 @@ def read_covariates(table: ParticipantsTable, specs: tuple[ColumnSpec, ...]) -> 
     return Covariates(np.concatenate(values, axis=1), tuple(names), tuple(notes))
 
 
+def read_covariates_of(table: ParticipantsTable, specs: tuple[ColumnSpec, ...], names: tuple[str, ...]) -> np.ndarray:
+    """Reads the covariates of a trained run from another table, as (N, C) float64 columns of the run's `names`.
+
+    A category has the columns of the run's levels, whatever levels the table has.
+
+    Raises:
+      InputError: a column is absent, or a row lacks a value or has a level that the run does not know.
+    """
+    columns = []
+    for spec in specs:
+        table.require(spec.name, "a covariate of the run")
+        if not spec.categorical:
+            uncapped, _ = _without_caps(table, spec.name)
+            columns.append(_numbers(uncapped, spec.name)[:, None])
+            continue
+        levels = [name.removeprefix(f"{spec.name}=") for name in names if name.startswith(f"{spec.name}=")]
+        columns.append(_known_levels(table, spec.name, levels))
+    values = np.concatenate(columns, axis=1)
+    missing = np.argwhere(~np.isfinite(values))
+    if missing.size:
+        row, column = missing[0]
+        named = names[column].partition("=")[0]
+        raise InputError(f"{table.where(int(row), named)}: missing, expected a value in every row")
+    return values
+
+
+def _known_levels(table: ParticipantsTable, name: str, levels: list[str]) -> np.ndarray:
+    """Returns (N, L) columns of 0 and 1, NaN where missing. The one further level has 0 in all of them."""
+    labels = table.names_in(name)
+    others = sorted({str(label) for label in labels} - {"", *levels})
+    if len(others) > 1:
+        row = int(np.flatnonzero(labels == others[1])[0])
+        expected = ", ".join([*levels, others[0]])
+        raise InputError(f"{table.where(row, name)}: {others[1]}, expected one of {expected}")
+    columns = (labels[:, None] == np.array(levels)[None]).astype(np.float64)
+    return np.where(labels[:, None] == "", np.nan, columns)
+
+
 def read_nuisances(table: ParticipantsTable, names: tuple[str, ...]) -> tuple[np.ndarray, tuple[tuple[str, ...], ...]]:
     """Returns (N, Q) int32 level indices, -1 where missing, and each column's level names.
 

@@ -88,17 +88,25 @@ class ColumnScaling:
         return np.where(below, 0.0, harmonised), below.sum(axis=0)
 
 
-def pooled_change(inputs: np.ndarray, calibrated: np.ndarray, decoded: np.ndarray, pooled: np.ndarray) -> np.ndarray:
+def decoded_change(decoded: np.ndarray, pooled: np.ndarray, scale: float) -> np.ndarray:
+    """Computes the change by the networks, `scale` (D(Psi(Phi)) - D(l)), of features or volumes in z-scores."""
+    return scale * (pooled - decoded)
+
+
+def pooled_change(
+    inputs: np.ndarray, calibrated: np.ndarray, decoded: np.ndarray, pooled: np.ndarray, scale: float = 1.0
+) -> np.ndarray:
     """Computes the change that pooling makes to (N, F) features, in z-scores.
 
-    The change is the site calibration's change plus the change between the two decoded features. Variation that the
-    latent cannot represent is therefore preserved. If the calibrated inputs are passed as `decoded`, the result turns
-    the features into `pooled` itself.
+    The change is the site calibration's change plus `scale` times the change between the two decoded features.
+    Variation that the latent cannot represent is therefore preserved. If the calibrated inputs are passed as `decoded`,
+    the result turns the features into `pooled` itself.
 
     Args:
       inputs: z-scores of the features.
       calibrated: z-scores after the site calibration, which the networks receive. Equal to `inputs` without one.
       decoded: D(l), the decoded features before pooling.
       pooled: D(Psi(Phi)), the decoded features after pooling.
+      scale: factor on the networks' part of the change (`eqpool.data.site_effects.change_scale`).
     """
-    return pooled - decoded + calibrated - inputs
+    return decoded_change(decoded, pooled, scale) + calibrated - inputs

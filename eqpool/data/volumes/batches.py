@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eqpool.data.volumes.records import Inputs
+from eqpool.data.volumes.calibrated import Inputs
 
 PADDING = -1  # marks a slot of a batch that has no row
 FEWEST_ROWS = 4  # in a training step. With fewer, batch statistics and distances between sites are noise

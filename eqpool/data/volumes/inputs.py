@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from eqpool.data.site_effects.voxelwise import VoxelCalibration
+from eqpool.data.volumes.records import RecordedVolumes
+
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
@@ -54,6 +57,8 @@ class VolumeInputs:
       mask_overlap: (N,) float64, Dice coefficient of each volume's non-zero voxels and the template's brain mask.
       tissue_mean, tissue_deviation: (N,) float64, mean and standard deviation by which each volume was z-scored, in the
         image's own units.
+      prepared: the N volumes before the site calibration, None if the cohort's `inputs` are these.
+      calibration: site calibration that was applied, None if there was none.
       alignment: (N, 4, 4) float64, map from each image's millimetres to the template's, None if all agree.
     """
 
@@ -65,6 +70,8 @@ class VolumeInputs:
     tissue_mean: np.ndarray
     tissue_deviation: np.ndarray
     alignment: np.ndarray | None = None
+    prepared: np.ndarray | RecordedVolumes | None = None
+    calibration: VoxelCalibration | None = None
 
     def facts_of(self, row: int) -> ImageFacts:
         """Returns the facts of one row's image."""
@@ -75,4 +82,5 @@ class VolumeInputs:
     def take(self, rows: np.ndarray) -> VolumeInputs:
         """Returns the part for some rows, in the order of `rows`."""
         columns = {name: value[rows] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        return dataclasses.replace(self, **columns)
+        prepared = None if self.prepared is None else self.prepared[rows]
+        return dataclasses.replace(self, **columns | {"prepared": prepared})

@@ -74,9 +74,6 @@ class RecordedVolumes:
         return self[:].astype(dtype or np.float32, copy=False)
 
 
-Inputs = np.ndarray | RecordedVolumes
-
-
 def write_shard(path: pathlib.Path, volumes: Iterable[np.ndarray], shape: tuple[int, ...]) -> None:
     """Writes volumes (*shape) float32 as the records of a shard, all or none. The volumes are consumed one by one.
 

@@ -1,0 +1,56 @@
+"""Estimates each scan's own smooth shading from the voxels in which brains differ least, and removes it.
+
+Coils shade every scan differently, beyond what a site's scans share. A smooth field fitted to a scan's difference from
+the mean image also removes anatomy, unless voxels weigh by how alike brains are there. Deep white matter varies little
+between people, so a field that shows there is mostly the scanner's.
+"""
+
+import dataclasses
+
+import numpy as np
+
+SHARE = 0.6  # part of the estimate that is removed, since some of it is anatomy
+_LEAST_VARIANCE_QUANTILE = 0.02  # quantile of the voxels' variances that is added to all of them
+
+
+@dataclasses.dataclass(frozen=True)
+class Shading:
+    """A weighted least-squares fit of a quadratic field, multiplied with the mean image, and of an offset.
+
+    Attributes:
+      centre: (V,) float64, mean training volume, about which a scan's shading is estimated.
+      basis: (V, B) float64, the fields at the V voxels.
+      solver: (B, V) float64, maps a scan's difference from `centre` to the coefficients of the fields.
+    """
+
+    centre: np.ndarray
+    basis: np.ndarray
+    solver: np.ndarray
+
+    @classmethod
+    def fit(cls, mean: np.ndarray, variance: np.ndarray, points: np.ndarray, zero: float) -> "Shading":
+        """Builds the fit.
+
+        Args:
+          mean: (V,) mean training volume, in z-scores.
+          variance: (V,) variance of the training volumes.
+          points: (V, 3) positions of the voxels, in any unit.
+          zero: z-score of an intensity of 0. A field multiplies an image's distance from it.
+        """
+        basis = np.concatenate([_quadratic(points) * (mean - zero)[:, None], np.ones((len(mean), 1))], axis=1)
+        least = np.quantile(variance, _LEAST_VARIANCE_QUANTILE)
+        weight = 1 / (variance + max(least, 1e-3 * variance.mean(), 1e-12)) ** 2
+        weight /= weight.mean()
+        weighted = basis * weight[:, None]
+        return cls(mean, basis, np.linalg.pinv(basis.T @ weighted, hermitian=True) @ weighted.T)
+
+    def remove(self, values: np.ndarray) -> np.ndarray:
+        """Returns (N, V) volumes less most of their own shading."""
+        return values - SHARE * ((values - self.centre) @ self.solver.T) @ self.basis.T
+
+
+def _quadratic(points: np.ndarray) -> np.ndarray:
+    """Returns (V, 10) polynomials of up to the second degree in positions of unit variance."""
+    spread = points.std(axis=0)
+    x, y, z = ((points - points.mean(axis=0)) / np.where(spread > 0, spread, 1)).T
+    return np.stack([np.ones_like(x), x, y, z, x * x, y * y, z * z, x * y, x * z, y * z], axis=1)

@@ -1,0 +1,112 @@
+"""Fits the site calibration that a config asks for on a cohort's training volumes, and puts it before the inputs."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from eqpool.config import DataConfig
+from eqpool.data.cohort import Cohort
+from eqpool.data.site_effects.voxelwise import VoxelCalibration
+from eqpool.data.sources.table_calibration import site_names
+from eqpool.data.tables.coding import UNKNOWN
+from eqpool.data.tables.targets import target_columns
+from eqpool.data.volumes.calibrated import CalibratedVolumes
+from eqpool.errors import InputError
+from eqpool.storage.progress import track
+
+CHUNK = 16  # volumes in memory at once
+VOLUME_CALIBRATIONS = ("none", "location", "location_scale", "auto")  # auto is location_scale
+
+
+def check_volume_calibration(config: DataConfig) -> None:
+    """Raises `InputError` if volumes cannot be calibrated as the config asks."""
+    chosen = config.site_calibration
+    if chosen not in VOLUME_CALIBRATIONS:
+        expected = ", ".join(VOLUME_CALIBRATIONS)
+        raise InputError(f'config.data.site_calibration = "{chosen}": expected one of {expected} for volumes')
+    if chosen != "none" and config.squash:
+        raise InputError(f'config.data.site_calibration = "{chosen}": expected "none" with config.data.squash')
+
+
+def calibrate_volumes(cohort: Cohort, config: DataConfig) -> Cohort:
+    """Returns a cohort whose volumes are calibrated as they are read, or the cohort itself if the config asks for none.
+
+    Effects are learnt from training rows with a known site, beside covariates and target, from those alone that
+    `config.fit_on` selects if it is given. A cohort that is calibrated already, such as one with other training rows,
+    is calibrated anew. Rows without a site are corrected by the effects of all sites, weighted by `predict_site`.
+
+    Raises:
+      InputError: the config asks for what volumes do not have, or no training row has a known site or the reference's.
+    """
+    check_volume_calibration(config)
+    if config.site_calibration == "none":
+        return cohort
+    assert cohort.volumes is not None
+    prepared = cohort.uncalibrated
+    calibration = _fit(cohort, config)
+    names = site_names(cohort)
+    known = np.isin(names, calibration.sites)  # a volume is read only if its site has to be predicted
+    weights = (names[:, None] == np.array(calibration.sites)[None]).astype(np.float64)
+    for row in np.flatnonzero(~known):
+        weights[row] = calibration.predict_site(prepared[row])
+    volumes = dataclasses.replace(cohort.volumes, prepared=prepared, calibration=calibration)
+    inputs = CalibratedVolumes(prepared, calibration, weights)
+    return dataclasses.replace(cohort, inputs=inputs, volumes=volumes)
+
+
+def volume_calibration_notes(cohort: Cohort, config: DataConfig) -> tuple[str, ...]:
+    """Returns lines for the run's log: what is corrected, and how many rows' sites were predicted."""
+    assert cohort.volumes is not None
+    calibration = cohort.volumes.calibration
+    if calibration is None:
+        return ()
+    known = ", ".join(f"{name} {rows}" for name, rows in zip(calibration.sites, calibration.rows, strict=True))
+    notes = [f"volumes are calibrated (site_calibration = {config.site_calibration}), from training rows of {known}"]
+    unknown = np.flatnonzero(~np.isin(site_names(cohort), calibration.sites))
+    if unknown.size:
+        likely = [calibration.sites[np.argmax(calibration.predict_site(cohort.uncalibrated[row]))] for row in unknown]
+        notes.append(predicted_note(likely, config.site_column))
+    return tuple(notes)
+
+
+def predicted_note(likely: list[str], site_column: str) -> str:
+    """Returns the line on rows whose site was predicted, given the most probable site of each."""
+    counts = ", ".join(f"{name} {likely.count(name)}" for name in sorted(set(likely)))
+    return (
+        f"{len(likely)} rows without a calibrated {site_column}: it is predicted from the volume (most probable: "
+        f"{counts}), and the sites' effects are weighted by their probabilities"
+    )
+
+
+def _fit(cohort: Cohort, config: DataConfig) -> VoxelCalibration:
+    assert cohort.volumes is not None
+    grid, volumes, names = cohort.volumes.grid, cohort.volumes, site_names(cohort)
+    used = (cohort.split == "train") & (names != UNKNOWN)
+    used = used if cohort.fit_on is None else used & cohort.fit_on
+    if not used.any():
+        raise InputError(
+            f'config.data.site_calibration = "{config.site_calibration}": no training row with a known '
+            f"{config.site_column}{' that config.data.fit_on selects' if cohort.fit_on is not None else ''}"
+        )
+    if config.reference and config.reference not in names[used]:
+        found = ", ".join(sorted(set(names[used].tolist())))
+        raise InputError(f'config.data.reference = "{config.reference}": expected a site of the training rows, {found}')
+    rows, mask, prepared = np.flatnonzero(used), grid.mask, cohort.uncalibrated
+
+    def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in track(range(0, len(rows), CHUNK), "Estimating site effects", unit="chunk"):
+            here = rows[start : start + CHUNK]
+            yield here, np.stack([prepared[row][mask] for row in here])
+
+    return VoxelCalibration.fit_stream(
+        chunks,
+        np.where(used, names, UNKNOWN),
+        cohort.covariates,
+        target_columns(cohort.target, cohort.target_known, len(cohort.target_classes)),
+        mask=mask,
+        voxel_mm=np.sqrt((grid.affine[:3, :3] ** 2).sum(axis=0)),
+        zero=-float(np.median(volumes.tissue_mean[used] / volumes.tissue_deviation[used])),
+        scales=config.site_calibration != "location",
+        reference=config.reference,
+    )
