@@ -2,7 +2,7 @@
 
 import pytest
 
-from eqpool.report.scorecard import describe_scorecard, judge_scorecard, score_table
+from eqpool.report.score_table import describe_scorecard, judge_scorecard, score_table
 
 
 def scores(site: float, error: float, truth: float, **more) -> dict:
