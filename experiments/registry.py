@@ -72,7 +72,7 @@ _ALL = (
     ),
     Experiment(
         "erasure", "erasure", "What does erasing the site in closed form before b change?", "--config=adni",
-        "35 minutes",
+        "25 minutes a split; --config=ixi_thickness --raw_dir=COHORTS 15 minutes",
     ),
     Experiment(
         "folds", "folds", "Settings of a table's config, compared by folds that never see test rows",
