@@ -10,6 +10,7 @@ import pytest
 
 from eqpool.commands.run import run
 from eqpool.config import DataConfig, EvaluateConfig
+from eqpool.data.cohort import Scaling
 from eqpool.data.load import load_cohort
 from eqpool.data.volumes.inputs import Grid
 from eqpool.evaluate.scorecard import make_scorecard
@@ -114,7 +115,7 @@ def test_a_run_scores_its_form_beside_the_combat_of_the_same_rows(form, combat, 
     config = dataclasses.replace(folder.read_config(), evaluate=QUICK)
     config = dataclasses.replace(config, output=dataclasses.replace(config.output, harmonised=form))
     cohort = load_cohort(config.data, folder.cache(config), progress=False)
-    metrics, scorecard = Pooling().harmonise(cohort, config, folder)
+    metrics, scorecard = Pooling().harmonise(cohort, Scaling.fit(cohort), config, folder)
     assert scorecard["rows"] == {"train": len(cohort.rows("train")), "test": len(cohort.rows("test"))}
     errors = {name: scores["error_to_truth"] for name, scores in scorecard["versions"].items()}
     assert errors["eqpool"] == pytest.approx(
@@ -130,7 +131,7 @@ def test_a_run_scores_its_form_beside_the_combat_of_the_same_rows(form, combat, 
 def test_a_baseline_without_a_decoder_scores_raw_and_combat(combat, tmp_path):
     config, results = combat
     cohort = load_cohort(config.data, RunFolder(tmp_path).cache(config), progress=False)
-    found = Baseline().harmonise(cohort, config, RunFolder(tmp_path)).scorecard
+    found = Baseline().harmonise(cohort, Scaling.fit(cohort), config, RunFolder(tmp_path)).scorecard
     assert found["handed_back"] == "" and found["differences"] == {}
     for name, scores in results["scorecard"]["versions"].items():
         assert found["versions"][name]["error_to_truth"] == pytest.approx(scores["error_to_truth"], rel=1e-4)
