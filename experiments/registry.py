@@ -71,6 +71,10 @@ _ALL = (
         "3 minutes",
     ),
     Experiment(
+        "erasure", "erasure", "What does erasing the site in closed form before b change?", "--config=adni",
+        "25 minutes a split; --config=ixi_thickness --raw_dir=COHORTS 15 minutes",
+    ),
+    Experiment(
         "folds", "folds", "Settings of a table's config, compared by folds that never see test rows",
         "--config=german --raw_dir=UCI --set=", "1 to 3 minutes a setting",
     ),

@@ -25,7 +25,7 @@ from eqpool.storage.files import read_arrays, write_arrays
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 ROWS = 60
-SMALL = {"latent_dim": 4, "hidden_units": 8, "batch_size": 32, "epochs": 0}
+SMALL = {"latent_dim": 4, "hidden_units": 8, "batch_size": 32, "epochs": 0, "change_scale": 1.0}
 
 
 class Identity:
