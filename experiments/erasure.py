@@ -1,18 +1,20 @@
 """Measures what the closed-form erasure of the site before b changes, over splits of a cohort.
 
-Both settings of `stage_two.erase_site` share stage one, so that they differ in stage two alone.
+Both settings of `stage_two.erase_site` share stage one, so that they differ in stage two alone. Each is run on inputs
+as they are and on inputs after the calibration of sites, which leaves little of the site to erase.
 """
 
 import argparse
+import pathlib
 from typing import Any
 
-from experiments.flags import add_folder, count, parse_settings
+from experiments.flags import add_folder, count, parse_settings, some_of
 from experiments.provenance import written_by
 from experiments.registry import Experiment
 from experiments.runner import Task, run_all
 from experiments.tables import Measured, beside_the_config, mean_and_deviation, table
 
-SETTINGS = ("none", "conditional")
+SETTINGS, CALIBRATIONS = ("none", "conditional"), ("none", "by_method")
 # Metric -> its name, and digits.
 COLUMNS = {
     "strongest_probe_before": ("site from l", 3),
@@ -34,26 +36,22 @@ def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
     parser.add_argument("--config", default="adni", help="name of a config in configs/")
     add_folder(parser, "--raw_dir", "config.data.raw_dir")
     parser.add_argument("--splits", type=count, default=3, help="number of random splits")
+    parser.add_argument(
+        "--calibrations", type=some_of(CALIBRATIONS), default=list(CALIBRATIONS), help="values of data.site_calibration"
+    )
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of the config, for every run")
 
 
 def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
     """Trains both settings on every split, or resumes them."""
     runs = options.runs / f"{experiment.name}_{options.config}"
-    fixed = {"cache_dir": str(options.runs / "cache"), "data.raw_dir": str(options.raw_dir or "")}
+    fixed: dict[str, Any] = {"cache_dir": str(options.runs / "cache"), "data.raw_dir": str(options.raw_dir or "")}
     fixed |= {"evaluate.scorecard": False, "evaluate.probe_permutations": 0, "output.harmonised": "none"}
     fixed |= parse_settings(options.set)
-    tasks = [
-        Task(
-            options.config, "", fixed | {"data.split_seed": split, "stage_two.erase_site": setting},
-            runs / f"split{split}_{setting}",
-        )
-        for split in range(options.splits)
-        for setting in SETTINGS
-    ]  # fmt: skip
+    tasks = [_task(options, fixed, runs, split, each) for split in range(options.splits) for each in _settings(options)]
     results = run_all(tasks, 1, experiment.name)
     rows = [
-        {"setting": task.setting["stage_two.erase_site"], "split": task.setting["data.split_seed"]}
+        {key: task.setting[f"{group}.{key}"] for group, key in _NAMED}
         | {"metrics": {name: result["metrics"].get(name) for name in COLUMNS}}
         for task, result in zip(tasks, results, strict=True)
     ]
@@ -61,35 +59,51 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
     return Measured(content, results, f"_{options.config}")
 
 
+_NAMED = (("data", "site_calibration"), ("data", "split_seed"), ("stage_two", "erase_site"))
+
+
+def _settings(options: argparse.Namespace) -> list[tuple[str, str]]:
+    return [(calibration, setting) for calibration in options.calibrations for setting in SETTINGS]
+
+
+def _task(
+    options: argparse.Namespace, fixed: dict[str, Any], runs: pathlib.Path, split: int, setting: tuple[str, str]
+) -> Task:
+    calibration, erase_site = setting
+    own = {"data.split_seed": split, "data.site_calibration": calibration, "stage_two.erase_site": erase_site}
+    return Task(options.config, "", fixed | own, runs / f"split{split}_{calibration}_{erase_site}")
+
+
 def markdown(experiment: Experiment, content: dict[str, Any]) -> str:
     """Returns the table, with a row for each setting and one for what the erasure changes within splits."""
-    of_setting = {
-        setting: [row["metrics"] for row in content["rows"] if row["setting"] == setting] for setting in SETTINGS
-    }
-    pairs = list(zip(*of_setting.values(), strict=True))
-    shown = {
-        name: label
-        for name, label in COLUMNS.items()
-        if any(row["metrics"].get(name) is not None for row in content["rows"])
-    }
-    rows = [
-        [setting, *(mean_and_deviation([one[name] for one in metrics], digits) for name, (_, digits) in shown.items())]
-        for setting, metrics in of_setting.items()
-    ]
-    changes = [mean_and_deviation(_differences(pairs, name), digits) for name, (_, digits) in shown.items()]
+    rows, splits = content["rows"], {row["split_seed"] for row in content["rows"]}
+    shown = {name: both for name, both in COLUMNS.items() if any(row["metrics"][name] is not None for row in rows)}
+    cells = []
+    for calibration in dict.fromkeys(row["site_calibration"] for row in rows):
+        of = {
+            setting: [
+                row["metrics"] for row in rows if (row["site_calibration"], row["erase_site"]) == (calibration, setting)
+            ]
+            for setting in SETTINGS
+        }
+        without, erased = (of[setting] for setting in SETTINGS)
+        of["difference"] = [_difference(*pair, list(shown)) for pair in zip(without, erased, strict=True)]
+        for setting, metrics in of.items():
+            values = [[one[name] for one in metrics] for name in shown]
+            texts = [mean_and_deviation(one, shown[name][1]) for name, one in zip(shown, values, strict=True)]
+            cells.append([calibration, setting, *texts])
+    data = "SIMULATED data, " if content["simulated"] else ""
     return "\n".join(
         [
-            f"{'SIMULATED data. ' if content['simulated'] else ''}configs/{content['config']}.py. "
-            f"{written_by(experiment.name, content)}",
-            f"Mean (standard deviation) over {len(pairs)} splits. The last row has the differences within splits.",
+            f"{data}configs/{content['config']}.py. {written_by(experiment.name, content)}",
+            f"Mean (standard deviation) over {len(splits)} splits; differences are within splits.",
             *beside_the_config(content["set"]),
             "",
-            *table(
-                ["stage_two.erase_site", *(label for label, _ in shown.values())], [*rows, ["difference", *changes]]
-            ),
+            *table(["data.site_calibration", "stage_two.erase_site", *(label for label, _ in shown.values())], cells),
         ]
     )
 
 
-def _differences(pairs: list[tuple[dict[str, Any], dict[str, Any]]], name: str) -> list[float | None]:
-    return [None if None in (one[name], other[name]) else other[name] - one[name] for one, other in pairs]
+def _difference(before: dict[str, Any], after: dict[str, Any], names: list[str]) -> dict[str, float | None]:
+    pairs = {name: (before[name], after[name]) for name in names}
+    return {name: None if None in pair else pair[1] - pair[0] for name, pair in pairs.items()}

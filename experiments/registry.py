@@ -62,6 +62,11 @@ _ALL = (
         "--config=adni", "45 minutes",
     ),
     Experiment(
+        "calibrated_volumes", "calibrated_volumes",
+        "How close does the site calibration bring simulated volumes to their truth, beside ComBat?", "",
+        "12 minutes",
+    ),
+    Experiment(
         "cohorts", "cohorts.command", "Raw features, ComBat, the baselines and ours on real multi-site tables",
         "--cohorts=COHORTS --unseen", "25 to 40 minutes, a minute more for each baseline and cohort",
     ),
@@ -72,7 +77,7 @@ _ALL = (
     ),
     Experiment(
         "erasure", "erasure", "What does erasing the site in closed form before b change?", "--config=adni",
-        "35 minutes",
+        "25 minutes a split; --config=ixi_thickness --raw_dir=COHORTS 15 minutes",
     ),
     Experiment(
         "folds", "folds", "Settings of a table's config, compared by folds that never see test rows",

@@ -115,5 +115,6 @@ class StageTwo(nn.Module):
         """
         if not self.has_variable("constants", "erasure"):
             return turned_back
-        mean, projection = (self.get_variable("constants", "erasure")[name] for name in ("mean", "projection"))
+        erasure: dict[str, jax.Array] = self.get_variable("constants", "erasure")
+        mean, projection = erasure["mean"], erasure["projection"]
         return mean + einsum("ij,nj->ni", projection, turned_back - mean)

@@ -18,6 +18,7 @@ from eqpool.commands.make_maps import (
     count_degrees_of_freedom,
     describe_maps,
     first_scans,
+    form_tiles,
     make_maps,
     map_form,
 )
@@ -292,3 +293,16 @@ def test_bad_input_is_one_line(arguments, change, expected, tmp_path, capsys):
     assert main([f"--workdir={tmp_path}", *arguments]) == 2
     error = capsys.readouterr().err
     assert expected in error and error.count("\n") == 1
+
+
+def test_maps_after_pooling_are_of_what_is_handed_back():
+    """Each fold's run scales its networks' change, and a single scale counts for all."""
+    values, fold = np.random.default_rng(0).normal(size=(4, 6, 5)), np.array([0, 1, 0, 1, 0, 1])
+    rows, scale = np.array([1, 2, 5]), np.array([0.0, 0.5])[fold]
+    scaled = Decodes(values, fold, scale)
+    expected = values[3] + scale[:, None] * (values[2] - values[1])
+    np.testing.assert_allclose(np.hstack(list(form_tiles(scaled, "after", rows))), expected[rows])
+    whole = np.hstack(list(form_tiles(Decodes(values, fold), "after", rows)))
+    np.testing.assert_allclose(whole, (values[3] + values[2] - values[1])[rows])
+    for form, part in (("before", 0), ("before_decoded", 1), ("after_decoded", 2)):
+        np.testing.assert_allclose(np.hstack(list(form_tiles(scaled, form, rows))), values[part, rows])

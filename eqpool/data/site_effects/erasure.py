@@ -1,8 +1,9 @@
 """Erases the linear effect of the site from latents in closed form, conditional on covariates and target.
 
-LEACE (Belrose et al. 2023, theorem 4.3) is the marginal form: the smallest affine change after which no linear model
+LEACE (Belrose et al. 2023) is the marginal form: the smallest affine change after which no linear model
 predicts a label. Where sites differ in age or diagnosis, it also removes part of these. The form here removes what the
-site explains beyond covariates and target. Without them it is LEACE. All computations are float64 NumPy.
+site explains beyond covariates and target. Without them it is LEACE. Keeping some effects by an oblique
+projection is also found in Holstege et al. 2025. All computations are float64 NumPy.
 """
 
 from typing import NamedTuple

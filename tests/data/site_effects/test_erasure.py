@@ -63,7 +63,7 @@ def test_held_out_rows_lose_the_site_and_keep_the_age():
 
 
 def leace(latent: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """P = I - W^+ (W Sigma_xz) (W Sigma_xz)^+ W with W = Sigma_xx^(-1/2) (Belrose et al. 2023, eq. (1)), by loops."""
+    """P = I - W^+ (W Sigma_xz) (W Sigma_xz)^+ W with W = Sigma_xx^(-1/2) (Belrose et al. 2023), by loops."""
     count, dimension = latent.shape
     one_hot = np.array([[float(label == other) for other in range(labels.max() + 1)] for label in labels])
     x_mean, z_mean = latent.mean(axis=0), one_hot.mean(axis=0)
