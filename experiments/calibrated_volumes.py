@@ -2,8 +2,8 @@
 
 Effects are learnt from the training rows of each split and applied to its held-out rows. Their root-mean-square error
 to the truth inside the brain mask, in z-scores, is averaged. "ComBat" is `eqpool.data.site_effects.combat` at every
-voxel. "site not given" predicts the site of each held-out row. The last rows leave out each site in turn and calibrate it
-from some of its controls.
+voxel. "site not given" predicts the site of each held-out row. The last rows leave out each site in turn and calibrate
+it from some of its controls.
 """
 
 import argparse
