@@ -145,7 +145,7 @@ def test_every_metric_of_a_pooling_run(volumes, monkeypatch):
     config, scans = volumes
     brain = np.asarray(scans.inputs[0])
     measured = [measure(scans, Pooled(0, brain, {}, brain + 0.1, brain + 0.2, brain + 0.3), brain)]
-    of_volumes = set(summarise(measured, scans.participant_id[:1], config.evaluate, 0))
+    of_volumes = set(summarise(measured, scans.participant_id[:1], config.evaluate, 0)) | {"change_scale"}
     compare(of_pooling(("a", "b")) | of_pooling(()) | of_volumes, POOLING)
 
 
