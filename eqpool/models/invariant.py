@@ -115,5 +115,5 @@ class StageTwo(nn.Module):
         """
         if not self.has_variable("constants", "erasure"):
             return turned_back
-        mean, projection = (self.get_variable("constants", "erasure")[name] for name in ("mean", "projection"))
-        return mean + einsum("ij,nj->ni", projection, turned_back - mean)
+        erasure = self.get_variable("constants", "erasure")
+        return erasure["mean"] + einsum("ij,nj->ni", erasure["projection"], turned_back - erasure["mean"])
