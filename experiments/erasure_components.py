@@ -15,13 +15,13 @@ from sklearn.metrics import balanced_accuracy_score, mean_absolute_error, r2_sco
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from eqpool.config import DataConfig
+from eqpool.config import DataConfig, RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.load import load_cohort
 from eqpool.data.site_effects.erasure import erase_site
 from eqpool.data.site_effects.kept import kept_columns
 from experiments.flags import count
-from experiments.provenance import written_by
+from experiments.provenance import made_here, written_by
 from experiments.registry import Experiment
 from experiments.tables import Measured, mean_and_deviation, table
 
@@ -43,13 +43,14 @@ def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
 
 def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
     """Reads the latents of every split out, before and after each erasure."""
-    rows = []
+    rows, made = [], []
     for split in range(options.splits):
         data = DataConfig(dataset=options.config, split_seed=split, simulated_fraction=options.fraction)
         cohort = load_cohort(data, options.runs / "cache")
         rows += [{"split": split} | row for row in _of_split(cohort, options.components)]
+        made.append(made_here(RunConfig(data=data), seed=0))
     content = {"config": options.config, "fraction": options.fraction, "components": options.components, "rows": rows}
-    return Measured(content, [], f"_{options.config}")
+    return Measured(content, made, f"_{options.config}")
 
 
 def _of_split(cohort: Cohort, components: int) -> Iterator[dict[str, Any]]:
