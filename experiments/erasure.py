@@ -11,7 +11,7 @@ from typing import Any
 from experiments.flags import add_folder, count, parse_settings, some_of
 from experiments.provenance import written_by
 from experiments.registry import Experiment
-from experiments.runner import Setting, Task, run_all
+from experiments.runner import Task, run_all
 from experiments.tables import Measured, beside_the_config, mean_and_deviation, table
 
 SETTINGS, CALIBRATIONS = ("none", "conditional"), ("none", "by_method")
@@ -45,7 +45,7 @@ def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
 def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
     """Trains both settings on every split, or resumes them."""
     runs = options.runs / f"{experiment.name}_{options.config}"
-    fixed: Setting = {"cache_dir": str(options.runs / "cache"), "data.raw_dir": str(options.raw_dir or "")}
+    fixed: dict[str, Any] = {"cache_dir": str(options.runs / "cache"), "data.raw_dir": str(options.raw_dir or "")}
     fixed |= {"evaluate.scorecard": False, "evaluate.probe_permutations": 0, "output.harmonised": "none"}
     fixed |= parse_settings(options.set)
     tasks = [_task(options, fixed, runs, split, each) for split in range(options.splits) for each in _settings(options)]
@@ -86,7 +86,8 @@ def markdown(experiment: Experiment, content: dict[str, Any]) -> str:
             ]
             for setting in SETTINGS
         }
-        of["difference"] = [_difference(before, after, list(shown)) for before, after in zip(*of.values(), strict=True)]
+        without, erased = (of[setting] for setting in SETTINGS)
+        of["difference"] = [_difference(*pair, list(shown)) for pair in zip(without, erased, strict=True)]
         for setting, metrics in of.items():
             values = [[one[name] for one in metrics] for name in shown]
             texts = [mean_and_deviation(one, shown[name][1]) for name, one in zip(shown, values, strict=True)]

@@ -62,6 +62,11 @@ _ALL = (
         "--config=adni", "45 minutes",
     ),
     Experiment(
+        "calibrated_volumes", "calibrated_volumes",
+        "How close does the site calibration bring simulated volumes to their truth, beside ComBat?", "",
+        "12 minutes",
+    ),
+    Experiment(
         "cohorts", "cohorts.command", "Raw features, ComBat, the baselines and ours on real multi-site tables",
         "--cohorts=COHORTS --unseen", "25 to 40 minutes, a minute more for each baseline and cohort",
     ),

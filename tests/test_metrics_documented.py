@@ -18,6 +18,8 @@ from eqpool.data.load import load_cohort
 from eqpool.evaluate.evaluation import evaluate
 from eqpool.evaluate.outputs import Embeddings
 from eqpool.evaluate.probes import ProbeScore
+from eqpool.evaluate.scorecard import make_scorecard
+from eqpool.evaluate.scored_rows import ScoredRows
 from eqpool.evaluate.site_metrics import site_floor_metrics
 from eqpool.geometry import so
 from eqpool.methods.crossfit import Decodes, deal_folds
@@ -31,6 +33,7 @@ from tests.conftest import tiny_config
 pytestmark = pytest.mark.usefixtures("quick_compile")
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "metrics.md"
 NAMES = {"covariate": ["age"], "nuisance": ["sex"], "regressor": ["site", "dx", "age"]}  # of the cohorts below
+SCORECARD = "The scorecard"
 POOLING, ISTN, MAPS = "A pooling run", "An ISTN's run", "`maps/maps.json`"
 ROWS = 48
 QUICK = EvaluateConfig(bootstraps=3, permutations=3, probe_permutations=19)
@@ -114,12 +117,35 @@ def volumes(tmp_path_factory):
     return config, load_cohort(config.data, pathlib.Path(config.cache_dir), progress=False)
 
 
+def of_scorecard(classes: tuple[str, ...]) -> set[str]:
+    few = cohort(classes)
+    rows = ScoredRows(
+        site=few.site,
+        covariates=few.covariates,
+        target=few.target,
+        target_classes=classes,
+        subject=few.participant_id,
+        is_training=few.split == "train",
+        covariate_name="age",
+        target_name="dx",
+    )
+    raw = few.inputs.reshape(ROWS, -1)
+    versions = {"raw": raw, "combat": np.full_like(raw, np.nan), "eqpool": raw / 2, "truth": raw / 3}
+    card = make_scorecard(rows, versions, handed_back="eqpool", on_voxels=True, config=QUICK, seed=0)
+    keys = set(card["levels"]).union(*card["versions"].values(), *card["differences"].values())
+    return set(card) | keys
+
+
+def test_every_score_of_the_scorecard():
+    compare(of_scorecard(("a", "b")) | of_scorecard(()), SCORECARD)
+
+
 def test_every_metric_of_a_pooling_run(volumes, monkeypatch):
     monkeypatch.setattr("eqpool.evaluate.site_metrics.probe_panel", a_score)
     config, scans = volumes
     brain = np.asarray(scans.inputs[0])
     measured = [measure(scans, Pooled(0, brain, {}, brain + 0.1, brain + 0.2, brain + 0.3), brain)]
-    of_volumes = set(summarise(measured, scans.participant_id[:1], config.evaluate, 0))
+    of_volumes = set(summarise(measured, scans.participant_id[:1], config.evaluate, 0)) | {"change_scale"}
     compare(of_pooling(("a", "b")) | of_pooling(()) | of_volumes, POOLING)
 
 

@@ -65,14 +65,14 @@ class ScoredVoxels:
                 stored[self._place[row]] = volume.ravel()[self._voxels]
 
     def take_inputs(self, cohort: Cohort, *, squash: bool, workers: int) -> None:
-        """Stores the voxels of the prepared volumes, and of a simulated cohort's volumes without a scanner."""
-
+        """Stores the voxels of the prepared volumes, calibrated if they are, and without a scanner if simulated."""
         assert cohort.volumes is not None
         is_calibrated = cohort.volumes.calibration is not None
 
         def work(one: tuple[int, np.ndarray]) -> None:
             row, raw = one[0], to_z_scores(one[1], squash)
-            self.take(row, raw, scanner_free_volume(cohort, row), None, cohort.inputs[row] if is_calibrated else None)
+            calibrated = to_z_scores(cohort.inputs[row], squash) if is_calibrated else None
+            self.take(row, raw, scanner_free_volume(cohort, row), None, calibrated)
 
         volumes: Iterator[tuple[int, np.ndarray]] = ((int(row), cohort.uncalibrated[int(row)]) for row in self.rows)
         label = "Gathering voxels"

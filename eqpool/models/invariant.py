@@ -115,5 +115,6 @@ class StageTwo(nn.Module):
         """
         if not self.has_variable("constants", "erasure"):
             return turned_back
-        erasure = self.get_variable("constants", "erasure")
-        return erasure["mean"] + einsum("ij,nj->ni", erasure["projection"], turned_back - erasure["mean"])
+        erasure: dict[str, jax.Array] = self.get_variable("constants", "erasure")
+        mean, projection = erasure["mean"], erasure["projection"]
+        return mean + einsum("ij,nj->ni", projection, turned_back - mean)

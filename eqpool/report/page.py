@@ -12,7 +12,7 @@ import jinja2
 from eqpool.config.methods import makes_images
 from eqpool.report.comparison import compare_runs
 from eqpool.report.drawing import Drawn, write_figures
-from eqpool.report.scorecard import judge_scorecard, score_table
+from eqpool.report.score_table import judge_scorecard, score_table
 from eqpool.report.summary import is_on_top
 from eqpool.report.verdicts import Reading, read_metrics
 from eqpool.report.workfolder import WorkFolder, read_workfolder

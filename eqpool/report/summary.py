@@ -10,7 +10,7 @@ import numpy as np
 from eqpool.data.cohort import SPLITS, Cohort
 from eqpool.data.preflight.finding import Finding
 from eqpool.data.preflight.held_out import HELD_OUT
-from eqpool.report.scorecard import describe_scorecard
+from eqpool.report.score_table import describe_scorecard
 from eqpool.report.verdicts import read_metrics
 from eqpool.storage.run_folder import RunFolder
 

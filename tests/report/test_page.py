@@ -13,6 +13,7 @@ from eqpool.report.__main__ import main
 from eqpool.report.page import study_name, write_report
 from eqpool.report.workfolder import WorkFolder, read_workfolder
 from eqpool.storage.run_folder import RunFolder
+from tests.report.test_score_table import BETTER, WORSE, card
 
 # What the run of the fixture leaves out, because probes take most of its time.
 METRICS = {
@@ -121,6 +122,17 @@ def test_few_held_out_people_are_the_first_thing_that_is_said(text):
     """The run holds out a few of 18 people."""
     warning = text.index('<p class="alarm" role="note"><strong>Warning.</strong> Few people are held out')
     assert warning < text.index("In short") and text.count("ew people are held out") == 1
+
+
+def test_the_scorecard_is_the_first_thing_in_short(workdir, text, tmp_path, monkeypatch):
+    """And a run of a version without one has a report all the same."""
+    assert '<div class="scorecard">' not in text and "What is handed back" not in text
+    scored = changed(workdir, tmp_path, monkeypatch, scorecard=card(BETTER, WORSE))
+    short = scored[scored.index("<h2>In short</h2>") :]
+    sentence = short.index("What is handed back is better than the raw input and worse than ComBat.")
+    assert sentence < short.index("handed back</span>") < short.index('<table class="readings">')
+    assert '<td class="handed-back">0.62<br><span class="quiet">[0.57, 0.67]</span></td>' in short
+    assert not Page(scored).open
 
 
 def test_latents_that_are_not_finite_are_the_first_thing_that_is_said(workdir, tmp_path, monkeypatch):

@@ -19,24 +19,35 @@ class FirstPass:
       mean, variance: (V,) mean and variance of the rows with a known site, or of the reference's.
       centre: (V,) mean of the rows with a known site.
       mixtures: (D, V) random mixtures of the rows about `centre`.
+      effects: (P, V) least-squares effects of the terms, beside a constant for each site.
     """
 
     mean: np.ndarray
     variance: np.ndarray
     centre: np.ndarray
     mixtures: np.ndarray
+    effects: np.ndarray
 
     @classmethod
-    def of(cls, open_stream: OpenStream, site: np.ndarray, reference: int) -> "FirstPass":
-        """Streams the rows once. `site` (N,) is below 0 for rows to ignore, and `reference` for no reference."""
+    def of(cls, open_stream: OpenStream, terms: np.ndarray, site: np.ndarray, reference: int) -> "FirstPass":
+        """Streams the rows once.
+
+        Args:
+          open_stream: opens the stream.
+          terms: (N, P) terms of the rows.
+          site: (N,) int, index of each row's site, below 0 for rows to ignore.
+          reference: index of the reference site, below 0 for none.
+        """
         used = np.flatnonzero(site >= 0)
-        weights = np.zeros((len(random_mixtures(len(used))), len(site)))
-        weights[:, used] = random_mixtures(len(used))
-        weights[:, used] -= weights[:, used].mean(axis=1, keepdims=True)
+        mixing = random_mixtures(len(used))
+        member = (site[used, None] == np.arange(site.max() + 1)[None]).astype(np.float64)
+        solver = np.linalg.pinv(np.concatenate([member, terms[used]], axis=1))[member.shape[1] :]
+        weights = np.zeros((len(mixing) + len(solver), len(site)))
+        weights[:, used] = np.concatenate([mixing - mixing.mean(axis=1, keepdims=True), solver])
         total: Any = 0.0
         own: Any = 0.0
         squares: Any = 0.0
-        mixtures: Any = 0.0
+        weighted: Any = 0.0
         origin: Any = None
         for rows, values in open_stream():
             known = site[rows] >= 0
@@ -48,10 +59,11 @@ class FirstPass:
             chosen = shifted if reference < 0 else shifted[site[rows] == reference]
             total, own = total + shifted.sum(axis=0), own + chosen.sum(axis=0)
             squares = squares + (chosen**2).sum(axis=0)
-            mixtures = mixtures + weights[:, rows] @ shifted
+            weighted = weighted + weights[:, rows] @ shifted
         count = len(used) if reference < 0 else int(np.sum(site == reference))
         variance = np.maximum(squares / count - (own / count) ** 2, 0)
-        return cls(origin + own / count, variance, origin + total / len(used), mixtures)
+        mixtures, effects = weighted[: len(mixing)], weighted[len(mixing) :]
+        return cls(origin + own / count, variance, origin + total / len(used), mixtures, effects)
 
 
 class WatchedStream:

@@ -2,10 +2,12 @@
 
 Coils shade every scan differently, beyond what a site's scans share. A smooth field fitted to a scan's difference from
 the mean image also removes anatomy, unless voxels weigh by how alike brains are there. Deep white matter varies little
-between people, so a field that shows there is mostly the scanner's.
+between people, so a field that shows there is mostly the scanner's. The effects of covariates and target are fitted
+beside the field, so that none of them is taken for shading.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -28,7 +30,9 @@ class Shading:
     solver: np.ndarray
 
     @classmethod
-    def fit(cls, mean: np.ndarray, variance: np.ndarray, points: np.ndarray, zero: float) -> "Shading":
+    def fit(
+        cls, mean: np.ndarray, variance: np.ndarray, points: np.ndarray, zero: float, kept: np.ndarray | None = None
+    ) -> "Shading":
         """Builds the fit.
 
         Args:
@@ -36,17 +40,30 @@ class Shading:
           variance: (V,) variance of the training volumes.
           points: (V, 3) positions of the voxels, in any unit.
           zero: z-score of an intensity of 0. A field multiplies an image's distance from it.
+          kept: (P, V) maps, such as the effects of age and target, that are fitted beside the fields and not removed.
         """
         basis = np.concatenate([_quadratic(points) * (mean - zero)[:, None], np.ones((len(mean), 1))], axis=1)
         least = np.quantile(variance, _LEAST_VARIANCE_QUANTILE)
         weight = 1 / (variance + max(least, 1e-3 * variance.mean(), 1e-12)) ** 2
         weight /= weight.mean()
-        weighted = basis * weight[:, None]
-        return cls(mean, basis, np.linalg.pinv(basis.T @ weighted, hermitian=True) @ weighted.T)
+        every = basis if kept is None else np.concatenate([basis, kept.T], axis=1)
+        every = every / np.maximum(np.sqrt((weight[:, None] * every**2).mean(axis=0)), 1e-12)
+        weighted = every * weight[:, None]
+        solver = np.linalg.pinv(every.T @ weighted, hermitian=True) @ weighted.T
+        return cls(mean, every[:, : basis.shape[1]], solver[: basis.shape[1]])
 
     def remove(self, values: np.ndarray) -> np.ndarray:
         """Returns (N, V) volumes less most of their own shading."""
         return values - SHARE * ((values - self.centre) @ self.solver.T) @ self.basis.T
+
+    def remove_quickly(self, values: np.ndarray) -> np.ndarray:
+        """Returns a (V,) volume less most of its own shading, in float32 as the networks read it."""
+        centre, basis, solver = self._single_precision
+        return values - np.float32(SHARE) * (basis @ (solver @ (values - centre)))
+
+    @functools.cached_property
+    def _single_precision(self) -> tuple[np.ndarray, ...]:
+        return tuple(part.astype(np.float32) for part in (self.centre, self.basis, self.solver))
 
 
 def _quadratic(points: np.ndarray) -> np.ndarray:

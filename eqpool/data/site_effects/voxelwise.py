@@ -6,25 +6,27 @@ needs neither covariates nor target, and without a site the effects of all sites
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
 
 from eqpool.data.site_effects.discriminant import SiteDiscriminant, orthonormal
-from eqpool.data.site_effects.moments import OpenStream, SiteModel, centred_terms, fit_site_model, terms_about
+from eqpool.data.site_effects.moments import OpenStream, centred_terms, fit_site_model, terms_about
 from eqpool.data.site_effects.passes import FirstPass, WatchedStream
 from eqpool.data.site_effects.shading import Shading
 from eqpool.data.site_effects.smoothing import BrainSmoother
+from eqpool.data.site_effects.voxel_estimates import (
+    FEW_SMOOTHING_MM,
+    FEWEST_CONTROLS_FOR_SCALE,
+    SCALE_PRIOR_ROWS,
+    SMOOTHING_MM,
+    estimate_effects,
+    shrunk_mean,
+    smooth_log_scale,
+)
 from eqpool.data.tables.coding import UNKNOWN, same_labels
 from eqpool.errors import InputError
-
-SMOOTHING_MM = 4.0  # standard deviation of the Gaussian over which location and log-scale are averaged
-LOCATION_PRIOR_ROWS, SCALE_PRIOR_ROWS = 3.0, 15.0  # rows without an effect that each estimate is averaged with
-_FEWEST_FOR_SCALE = 3
-# A few controls of a new site need more smoothing, and their scale is noise. On simulated ADNI, with one site left
-# out, 3 to 20 controls were best at 8 mm, and scales of fewer than 10 raised the error to the truth.
-FEW_SMOOTHING_MM, _FEWEST_CONTROLS_FOR_SCALE = 8.0, 10
-_LEAST_VARIANCE = 1e-3  # share of the mean variance that is added to every voxel's, so that a ratio is defined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,14 +106,14 @@ class VoxelCalibration:
         index = np.full(len(used), -1)
         index[used] = number
         terms, term_mean = centred_terms(covariates, target, used)
-        seen = FirstPass.of(open_stream, index, -1 if not reference else names.tolist().index(reference))
+        seen = FirstPass.of(open_stream, terms, index, -1 if not reference else names.tolist().index(reference))
         points = np.argwhere(mask) * voxel_mm
-        shading = Shading.fit(seen.mean, seen.variance, points, zero) if scales else None
+        shading = Shading.fit(seen.mean, seen.variance, points, zero, kept=seen.effects) if scales else None
         watched = WatchedStream(open_stream, index, seen.centre, orthonormal(seen.mixtures), shading)
         model = fit_site_model(watched.open, terms, index, len(names))
         smoother = BrainSmoother(mask, SMOOTHING_MM / np.asarray(voxel_mm))
         chosen = names == reference if reference else np.ones(len(names), bool)
-        mean, variance, location, log_scale = _effects(model, chosen, smoother, scales)
+        mean, variance, location, log_scale = estimate_effects(model, chosen, smoother, scales)
         if reference:
             location[chosen], log_scale[chosen] = 0, 0
         return cls(
@@ -147,11 +149,13 @@ class VoxelCalibration:
         flat = self.shading.remove(values) if self.shading is not None else np.asarray(values, np.float64)
         residual = flat - self.mean - terms_about(self.term_mean, covariates, target) @ self.coefficients
         smoother, count = BrainSmoother(self.mask, FEW_SMOOTHING_MM / self.voxel_mm), len(values)
-        location = _shrunk_mean(np.stack([smoother.apply(row) for row in residual]))
+        location = shrunk_mean(np.stack([smoother.apply(row) for row in residual]))
         log_scale = np.zeros_like(location)
-        if self.shading is not None and count >= _FEWEST_CONTROLS_FOR_SCALE:
+        if self.shading is not None and count >= FEWEST_CONTROLS_FOR_SCALE:
             squares = np.sum((residual - residual.mean(axis=0)) ** 2, axis=0)
-            log_scale = _log_scale(squares / (count - 1), self.variance, smoother) * count / (count + SCALE_PRIOR_ROWS)
+            log_scale = (
+                smooth_log_scale(squares / (count - 1), self.variance, smoother) * count / (count + SCALE_PRIOR_ROWS)
+            )
         place = self.sites.index(name) if name in self.sites else len(self.sites)
 
         def put(known: np.ndarray, row: Any) -> np.ndarray:
@@ -193,14 +197,30 @@ class VoxelCalibration:
         calibrated = volume.astype(np.float32)
         if self.reference and weights[self.sites.index(self.reference)] == 1:
             return calibrated
-        values = volume[self.mask].astype(np.float64)
+        values, used = calibrated[self.mask], np.flatnonzero(weights)
         if self.shading is not None:
-            values = self.shading.remove(values[None])[0]
-        used = np.flatnonzero(weights)
-        location = weights[used] @ self.location[used]
-        scale = np.exp(-(weights[used] @ self.log_scale[used]))
-        calibrated[self.mask] = self.mean + (values - location - self.mean) * scale
+            values = self.shading.remove_quickly(values)
+        offset, scale = self._single(int(used[0])) if len(used) == 1 else self._mixture(weights)
+        calibrated[self.mask] = values * scale + offset
         return calibrated
+
+    def _mixture(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns offset and scale (V,), float32. A calibrated volume is values * scale + offset.
+
+        They undo the mean of the sites' effects with (S,) `weights`.
+        """
+        scale = np.exp(-(weights @ self.log_scale))
+        return _single_precision(self.mean - (weights @ self.location + self.mean) * scale), _single_precision(scale)
+
+    def _single(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the `_mixture` of one site alone, which is kept, as volumes are read again in every epoch."""
+        if index not in self._kept:
+            self._kept[index] = self._mixture(np.arange(len(self.sites)) == index)
+        return self._kept[index]
+
+    @functools.cached_property
+    def _kept(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        return {}
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Returns plain arrays, ready for an npz file. `from_arrays` is the inverse, up to float32."""
@@ -221,7 +241,7 @@ class VoxelCalibration:
           InputError: starts with `where`; an array is missing or has another shape than the others ask for.
         """
         try:
-            values = {name: _double(arrays[name]) for name in _PLAIN}
+            values: dict[str, Any] = {name: _double(arrays[name]) for name in _PLAIN}
             values["sites"] = same_labels(arrays["sites"], where)
             values["reference"] = str(arrays["reference"])
             values["discriminant"] = SiteDiscriminant(**_under(arrays, "discriminant"))
@@ -253,43 +273,6 @@ _PLAIN = (
 )
 
 
-def _effects(
-    model: SiteModel, chosen: np.ndarray, smoother: BrainSmoother, scales: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Returns mean and pooled variance (V,) of the chosen sites, and the location and log-scale (S, V) of all sites."""
-    weights = np.where(chosen, model.rows, 0) / model.rows[chosen].sum()
-    mean = weights @ model.constants
-    variance = model.residual_squares[chosen].sum(axis=0) / max(int(np.sum(model.rows[chosen] - 1)), 1)
-    location = np.stack([smoother.apply(row) for row in model.constants - mean])
-    location *= (model.rows / (model.rows + LOCATION_PRIOR_ROWS))[:, None]
-    log_scale = np.zeros_like(location)
-    for index, rows in enumerate(model.rows):
-        if scales and rows >= _FEWEST_FOR_SCALE:
-            own = _log_scale(model.residual_squares[index] / (rows - 1), variance, smoother)
-            log_scale[index] = own * rows / (rows + SCALE_PRIOR_ROWS)
-    return mean, variance, location, log_scale
-
-
-def _shrunk_mean(values: np.ndarray) -> np.ndarray:
-    """Returns the mean (V,) of (n, V) rows, times the share of its mean square that is not noise.
-
-    This is the positive-part estimator of James and Stein 1961, with one share for all voxels.
-
-    The noise of a single row is not known, and half of the row is kept.
-    """
-    mean, count = values.mean(axis=0), len(values)
-    if count == 1:
-        return mean / 2
-    noise = float(np.mean((values - mean) ** 2)) / (count - 1)
-    return mean * max(0.0, 1 - noise / max(float(np.mean(mean**2)), 1e-300))
-
-
-def _log_scale(own: np.ndarray, pooled: np.ndarray, smoother: BrainSmoother) -> np.ndarray:
-    """Returns the smoothed logarithm (V,) of the ratio of two deviations, given their squares (V,)."""
-    least = max(_LEAST_VARIANCE * float(pooled.mean()), 1e-12)
-    return smoother.apply(np.log((own + least) / (pooled + least)) / 2)
-
-
 def _under(arrays: dict[str, Any], prefix: str) -> dict[str, np.ndarray]:
     found = (name for name in arrays if name.startswith(f"{prefix}/"))
     return {name.removeprefix(f"{prefix}/"): _double(arrays[name]) for name in found}
@@ -297,3 +280,7 @@ def _under(arrays: dict[str, Any], prefix: str) -> dict[str, np.ndarray]:
 
 def _double(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float64) if values.dtype == np.float32 else values
+
+
+def _single_precision(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values, np.float32)

@@ -44,6 +44,7 @@ def calibrate_volumes(cohort: Cohort, config: DataConfig) -> Cohort:
         return cohort
     assert cohort.volumes is not None
     prepared = cohort.uncalibrated
+    assert not isinstance(prepared, CalibratedVolumes)
     calibration = _fit(cohort, config)
     names = site_names(cohort)
     known = np.isin(names, calibration.sites)  # a volume is read only if its site has to be predicted

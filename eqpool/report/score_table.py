@@ -132,7 +132,7 @@ def judge_scorecard(card: Card) -> list[str]:
         return [f"With {rows} held-out rows no difference between the versions is called clear."]
     compared = {other: _verdicts(card, other) for other in card["differences"]}
     first = {other: found for other, found in compared.items() if other in ("raw", "combat")}
-    overall = " and ".join(f"{_overall(found)} {_NAMES.get(other, other)}" for other, found in first.items())
+    overall = _joined({other: _overall(found) for other, found in first.items()})
     sentences = [f"What is handed back is {overall}."] if first else []
     sentences += _site_left(card)
     return sentences + [_details(card, other, found) for other, found in compared.items()]
@@ -170,6 +170,14 @@ def _overall(found: dict[str, list[_Measure]]) -> str:
     if found["better"]:
         return "better than"
     return "worse than" if found["worse"] else "not clearly different from"
+
+
+def _joined(overall: dict[str, str]) -> str:
+    """Returns "worse than the raw input and ComBat", with each word once if it holds for all."""
+    names = {other: _NAMES.get(other, other) for other in overall}
+    if len(set(overall.values())) == 1:
+        return f"{next(iter(overall.values()))} {_listed(list(names.values()))}"
+    return " and ".join(f"{word} {names[other]}" for other, word in overall.items())
 
 
 def _details(card: Card, other: str, found: dict[str, list[_Measure]]) -> str:

@@ -1,0 +1,206 @@
+"""The scorecard on made-up rows whose truth is known."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+
+from eqpool.config import EvaluateConfig
+from eqpool.evaluate.components import Components
+from eqpool.evaluate.scorecard import make_scorecard
+from eqpool.evaluate.scored_rows import ScoredRows, choose_rows
+from eqpool.evaluate.site_probes import predict_sites, strongest
+
+CONFIG = EvaluateConfig(bootstraps=60, probe_folds=2)
+ROWS, TRAIN = 240, 140
+
+
+def made_up(seed: int = 0, columns: int = 6) -> tuple[ScoredRows, np.ndarray, np.ndarray]:
+    """(rows, raw, truth): two sites of unlike ages; the site shifts and scales every column."""
+    generator = np.random.default_rng(seed)
+    site = generator.integers(0, 2, ROWS)
+    age = generator.normal(60 + 6 * site, 8)
+    target = generator.integers(0, 2, ROWS)
+    truth = generator.normal(size=(ROWS, columns)) + 0.06 * age[:, None] * generator.normal(size=columns)
+    truth[:, 0] += 1.5 * target
+    raw = truth * np.where(site, 1.4, 1.0)[:, None] + np.where(site, 0.9, 0.0)[:, None]
+    rows = ScoredRows(
+        site=site,
+        covariates=age[:, None],
+        target=target,
+        target_classes=("CN", "AD"),
+        subject=np.array([f"sub-{row}" for row in range(ROWS)]),
+        is_training=np.arange(ROWS) < TRAIN,
+        covariate_name="age",
+        target_name="dx",
+    )
+    return rows, raw, truth
+
+
+def card_of(rows, versions, on_voxels=False, handed_back="eqpool", config=CONFIG):
+    return make_scorecard(rows, versions, handed_back=handed_back, on_voxels=on_voxels, config=config, seed=0)
+
+
+@pytest.fixture(scope="module")
+def card():
+    """Raw, ComBat in name alone (half of the effect is left), and what is handed back: the truth but for some noise."""
+    rows, raw, truth = made_up()
+    noise = np.random.default_rng(1).normal(0, 0.1, raw.shape)
+    return card_of(rows, {"raw": raw, "combat": (raw + truth) / 2, "eqpool": truth + noise, "truth": truth})
+
+
+def test_a_site_effect_that_is_removed_exactly_leaves_no_more_than_age_gives(card):
+    versions, levels = card["versions"], card["levels"]
+    assert versions["raw"]["site"] > 0.95 and levels["site_chance"] == 0.5
+    low, _ = versions["truth"]["site_interval"]
+    assert low < levels["site_floor_interval"][1] and abs(versions["eqpool"]["site"] - versions["truth"]["site"]) < 0.1
+    assert versions["raw"]["partial_r_squared_site"] > 10 * versions["truth"]["partial_r_squared_site"]
+
+
+def test_a_site_effect_without_age_is_at_chance_once_it_is_removed():
+    rows, raw, truth = made_up()
+    alike = np.random.default_rng(2).normal(60, 8, (ROWS, 1))
+    noise = np.random.default_rng(3).normal(size=truth.shape)
+    effect = np.where(rows.site, 1.5, 0)[:, None]
+    alike_rows = dataclasses.replace(rows, covariates=alike)
+    versions = card_of(alike_rows, {"raw": noise + effect, "eqpool": noise})["versions"]
+    assert versions["raw"]["site"] > 0.95
+    assert versions["eqpool"]["site"] < 0.65  # the best of six probes lies above one half by itself
+    low, _ = versions["eqpool"]["site_transfer_interval"]
+    assert low < 0.55
+
+
+def test_errors_to_the_truth_are_those_of_the_rows(card):
+    rows, raw, truth = made_up()
+    errors = np.sqrt(((raw - truth)[rows.test] ** 2).mean(axis=1))
+    raw_scores, handed_back = card["versions"]["raw"], card["versions"]["eqpool"]
+    assert raw_scores["error_to_truth"] == pytest.approx(errors.mean())
+    assert raw_scores["error_to_truth_share_of_raw"] == 1 and card["versions"]["truth"]["error_to_truth"] == 0
+    assert handed_back["error_to_truth"] == pytest.approx(0.1, rel=0.1)
+    assert handed_back["error_to_truth_share_of_raw"] == pytest.approx(handed_back["error_to_truth"] / errors.mean())
+
+
+def test_differences_have_intervals_on_the_same_rows(card):
+    for other in ("raw", "combat"):
+        difference = card["differences"][other]
+        for name in ("site", "error_to_truth"):
+            expected = card["versions"]["eqpool"][name] - card["versions"][other][name]
+            assert difference[name] == pytest.approx(expected) and difference[f"{name}_interval"][1] < 0
+    assert set(card["differences"]) == {"raw", "combat"}
+
+
+def test_age_is_read_within_sites_beside_the_constant(card):
+    rows, _, _ = made_up()
+    age, site = rows.covariates[rows.test, 0], rows.site[rows.test]
+    centred = age - np.array([age[site == one].mean() for one in site])
+    levels = card["levels"]
+    assert levels["constant_covariate_mae_within_sites"] == pytest.approx(np.abs(centred).mean())
+    median = np.median(rows.covariates[rows.train, 0])
+    assert levels["constant_covariate_mae"] == pytest.approx(np.abs(median - age).mean())
+    assert card["versions"]["truth"]["covariate_mae_within_sites"] < 0.8 * levels["constant_covariate_mae_within_sites"]
+
+
+def hidden_in_training(on_voxels: bool) -> dict:
+    """The site is taken from the training rows exactly, by their own means, and left in the others."""
+    rows, _, _ = made_up()
+    generator = np.random.default_rng(4)
+    columns = 200 if on_voxels else 6
+    noise = generator.normal(size=(ROWS, columns)) + 0.5 * generator.normal(size=(ROWS, 1))
+    raw = noise + 4.0 * rows.site[:, None] * generator.normal(size=columns)
+    hidden = raw.copy()
+    for one in (0, 1):
+        here = rows.train[rows.site[rows.train] == one]
+        hidden[here] -= hidden[here].mean(axis=0)
+    return card_of(rows, {"raw": raw, "eqpool": hidden}, on_voxels)["versions"]["eqpool"]
+
+
+@pytest.mark.parametrize("on_voxels", [False, True])
+def test_what_hides_from_transfer_is_found_by_cross_validation(on_voxels):
+    scores = hidden_in_training(on_voxels)
+    assert scores["site_within"] > 0.95 and scores["site"] == scores["site_within"]
+    assert scores["site_transfer"] < 0.75 and scores["site_name"].endswith("within")
+
+
+def test_what_hides_from_cross_validation_is_found_by_transfer():
+    """The held-out rows of a site lie on either side of those of the other, who are told by their training rows."""
+    rows, _, _ = made_up()
+    noise = np.random.default_rng(5).normal(size=(ROWS, 4))
+    raw = noise + 3.0 * rows.site[:, None]
+    cleaned = np.where(rows.is_training[:, None], raw, noise)
+    scores = card_of(rows, {"raw": raw, "eqpool": cleaned})["versions"]["eqpool"]
+    assert scores["site_within"] < 0.65
+
+
+def test_a_target_that_is_a_number_has_an_error_beside_its_constant():
+    rows, raw, truth = made_up()
+    score = truth[:, 1].astype(np.float32)
+    score[::7] = np.nan
+    rows = dataclasses.replace(rows, target=score, target_classes=())
+    card = card_of(rows, {"raw": raw, "eqpool": truth})
+    assert card["versions"]["eqpool"]["target_mae"] < 0.1 * card["levels"]["constant_target_mae"]
+    known = rows.test[np.isfinite(score[rows.test])]
+    middle = np.nanmedian(score[rows.train])
+    assert card["levels"]["constant_target_mae"] == pytest.approx(np.abs(middle - score[known]).mean())
+
+
+def test_what_is_not_defined_is_left_out_or_none():
+    """No covariate, no target, one site, and a version that is not finite."""
+    rows, raw, _ = made_up()
+    bare = dataclasses.replace(
+        rows,
+        site=np.zeros(ROWS, int),
+        covariates=np.zeros((ROWS, 0)),
+        target=np.full(ROWS, np.nan, np.float32),
+        target_classes=(),
+        covariate_name="",
+    )
+    broken = raw.copy()
+    broken[3, 2] = np.nan
+    card = card_of(bare, {"raw": raw, "eqpool": broken})
+    assert card["versions"] == {"raw": {}, "eqpool": {"non_finite_rows": 1}}
+    assert card["differences"] == {} and card["target"] == ""
+
+
+def test_the_scorecard_is_plain_numbers_and_the_same_again(card):
+    rows, raw, truth = made_up()
+    noise = np.random.default_rng(1).normal(0, 0.1, raw.shape)
+    versions = {"raw": raw, "combat": (raw + truth) / 2, "eqpool": truth + noise, "truth": truth}
+    assert json.loads(json.dumps(card, allow_nan=False)) == json.loads(json.dumps(card_of(rows, versions)))
+
+
+def test_a_small_site_in_the_held_out_rows_is_scored_by_transfer():
+    rows, raw, _ = made_up()
+    site = rows.site.copy()
+    site[rows.train[:20]] = site[rows.test[0]] = 2
+    found = predict_sites(
+        raw[rows.train], site[rows.train], raw[rows.test], site[rows.test], rows.subject[rows.test],
+        components=0, num_folds=5,
+    )  # fmt: skip
+    within = strongest(found, "within")
+    assert within.truth[0] == -1 and within.predicted.min() >= -1 and len(found) == 6
+    assert strongest(found, "transfer").truth[0] == 2
+
+
+@pytest.mark.parametrize("most", [50, 1000])
+def test_rows_are_chosen_by_subject(most):
+    subject = np.arange(300) // 3
+    split = np.where(subject % 3 == 0, "test", np.where(subject % 3 == 1, "train", "validation"))
+    rows = choose_rows(split, subject, 0, most)
+    for name in ("train", "test"):
+        here = rows[split[rows] == name]
+        assert len(here) == min(most, (split == name).sum())
+        assert np.sum(np.bincount(subject[here]) % 3 > 0) <= 1  # at most one subject is cut
+    assert (np.diff(rows) > 0).all() and not (split[rows] == "validation").any()
+    np.testing.assert_array_equal(rows, choose_rows(split, subject, 0, most))
+
+
+def test_components_equal_those_of_scikit_learn():
+    generator = np.random.default_rng(6)
+    rows, others = generator.normal(size=(30, 80)) * np.linspace(3, 0.1, 80), generator.normal(size=(5, 80))
+    expected = PCA(10, svd_solver="full").fit(rows)
+    found = Components.fit(rows, 10)
+    scores = expected.transform(others)
+    np.testing.assert_allclose(np.abs(found.apply(others)), np.abs(scores), atol=1e-9)
+    assert Components.fit(rows, 100).apply(rows).shape == (30, 29)  # no direction of rounding error
