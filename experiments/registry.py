@@ -85,6 +85,10 @@ _ALL = (
         "--config=adni", "2 minutes",
     ),
     Experiment(
+        "scan_level", "scan_level", "What beats location and scale of a site, by a correction of each scan?",
+        "--config=adni", "8 minutes",
+    ),
+    Experiment(
         "folds", "folds", "Settings of a table's config, compared by folds that never see test rows",
         "--config=german --raw_dir=UCI --set=", "1 to 3 minutes a setting",
     ),
