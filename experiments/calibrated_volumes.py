@@ -2,8 +2,8 @@
 
 Effects are learnt from the training rows of each split and applied to its held-out rows. Their root-mean-square error
 to the truth inside the brain mask, in z-scores, is averaged. "ComBat" is `eqpool.data.site_effects.combat` at every
-voxel. "site not given" predicts the site of each held-out row. The last rows leave out each site in turn and calibrate
-it from some of its controls.
+voxel. "site not given" predicts the site of each held-out row. The last rows leave out each site in turn and
+calibrate it from some of its controls.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def score_split(name: str, split: int, cache: pathlib.Path) -> dict[str, float]:
     def error(made: np.ndarray, rows: np.ndarray | slice = slice(None)) -> float:
         return float(np.sqrt(np.mean((made - truth[rows]) ** 2, axis=1)).mean())
 
-    def calibrated(kind: Any, **changes: Any) -> Cohort:
+    def calibrated(kind: str, **changes: Any) -> Cohort:
         return calibrate_volumes(
             dataclasses.replace(cohort, **changes), dataclasses.replace(config, site_calibration=kind)
         )

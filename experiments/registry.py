@@ -64,7 +64,7 @@ _ALL = (
     Experiment(
         "calibrated_volumes", "calibrated_volumes",
         "How close does the site calibration bring simulated volumes to their truth, beside ComBat?", "",
-        "12 minutes",
+        "9 minutes",
     ),
     Experiment(
         "cohorts", "cohorts.command", "Raw features, ComBat, the baselines and ours on real multi-site tables",
