@@ -80,6 +80,15 @@ _ALL = (
         "25 minutes a split; --config=ixi_thickness --raw_dir=COHORTS 15 minutes",
     ),
     Experiment(
+        "erasure_components", "erasure_components",
+        "How much of site, age and target do linear readers find after the site is erased from principal components?",
+        "--config=adni", "2 minutes",
+    ),
+    Experiment(
+        "scan_level", "scan_level", "What beats location and scale of a site, by a correction of each scan?",
+        "--config=adni", "8 minutes",
+    ),
+    Experiment(
         "folds", "folds", "Settings of a table's config, compared by folds that never see test rows",
         "--config=german --raw_dir=UCI --set=", "1 to 3 minutes a setting",
     ),

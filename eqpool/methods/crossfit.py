@@ -91,7 +91,7 @@ def _claim(folder: RunFolder, fingerprint: str) -> None:
 
 def _open_decodes(path: pathlib.Path, shape: tuple[int, ...], parts: list[RunFolder]) -> np.memmap:
     """Opens the memory map for decodes. A new one holds zeros, and all folds are marked as not decoded."""
-    if not path.exists() or np.load(path, mmap_mode="r").shape != shape:  # of an earlier version
+    if not path.exists() or np.load(path, mmap_mode="r", allow_pickle=False).shape != shape:  # of an earlier version
         for part in parts:
             part.decoded_file.unlink(missing_ok=True)
         files.write_atomically(path, lambda made: files.allocate_array(made, shape).flush())

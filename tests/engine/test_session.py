@@ -304,7 +304,7 @@ def test_every_config_shrunk_runs_two_steps_of_each_stage_and_fills_its_work_dir
     assert all(record["step"] >= 2 for record in records)
     assert results["simulated"] == (path.stem in ("adni", "adcp"))
     assert {"subjects_per_site", "condition_number"} <= {finding["check"] for finding in results["preflight"]}
-    assert (folder / "calibration.npz").exists() == (path.stem == "ixi_thickness")
+    assert (folder / "calibration.npz").exists() == (path.stem in ("adni", "adcp", "ixi_thickness"))
     metrics = results["metrics"]
     for name in ("delta_eq", "mmd", "adversary", "strongest_probe", "accuracy"):
         assert np.isfinite(metrics[name])

@@ -9,7 +9,7 @@ import pytest
 from eqpool.config import OutputConfig
 from eqpool.data.cohort import Scaling
 from eqpool.methods.change import read_change_scale, with_change_scale_of, with_chosen_change_scale
-from eqpool.methods.decoding import pool_volumes
+from eqpool.methods.decoding import pool_volumes, prepared_rows
 from eqpool.methods.facts import ModelFacts
 from eqpool.methods.latent_model import LatentModel
 from eqpool.storage.run_folder import RunFolder
@@ -106,6 +106,6 @@ def test_a_run_of_a_version_without_scales_is_applied_in_full(tmp_path):
     model = with_change_scale_of(RunFolder(tmp_path), networks(cohort, without_offset))
     assert model.change_scale == 1
     half = dataclasses.replace(model, change_scale=0.5)
-    whole, scaled = (next(pool_volumes(one, [(0, cohort.inputs[1])])).change for one in (model, half))
+    whole, scaled = (next(pool_volumes(one, prepared_rows(cohort, [1]))).change for one in (model, half))
     assert np.abs(whole).max() > 1
     np.testing.assert_allclose(scaled, 0.5 * whole)

@@ -70,9 +70,9 @@ def choose_change_scale(
     """Chooses the scale a that minimises the site's mean square in inputs + a change plus that of its alteration.
 
     A site's offset in the data, given covariates and target, is an error. So is any change that is not a constant of
-    its site, because within a site it cannot be told from a change of anatomy. Both are mean squares in one unit, and
-    their sum is a parabola in a. The estimates are free of the bias that finite sites cause. The scale is 0 unless the
-    improvement at its minimum exceeds its standard error, by a jackknife over groups of rows.
+    its site, because within a site it cannot be distinguished from a change of anatomy. Both are mean squares in one
+    unit, and their sum is a parabola in a. The estimates are free of the bias that finite sites cause. The scale is 0
+    unless the improvement at its minimum exceeds its standard error, by a jackknife over groups of rows.
 
     Args:
       inputs: (N, F) z-scores of held-out rows before the networks' change, such as calibrated features.
