@@ -77,7 +77,7 @@ def score_split(name: str, split: int, cache: pathlib.Path) -> dict[str, float]:
     def error(made: np.ndarray, rows: np.ndarray | slice = slice(None)) -> float:
         return float(np.sqrt(np.mean((made - truth[rows]) ** 2, axis=1)).mean())
 
-    def calibrated(kind: str, **changes: Any) -> Cohort:
+    def calibrated(kind: Any, **changes: Any) -> Cohort:
         return calibrate_volumes(
             dataclasses.replace(cohort, **changes), dataclasses.replace(config, site_calibration=kind)
         )
