@@ -153,7 +153,7 @@ def read_workfolder(folder: pathlib.Path) -> WorkFolder:
     run = RunFolder(folder)
     _check_there(folder, run.config_file, run.results_file)
     config, results = read_json(run.config_file), read_json(run.results_file)
-    if makes_latents(results["method"]):
+    if makes_latents(results.get("method", "")):
         _check_there(folder, run.embeddings_file)
     facts = read_json(run.model_file) if run.model_file.is_file() else {}  # missing in runs of older versions
     covariates, described = facts.get("covariate_names", []), split_names(config["data"].get("described", ""))
