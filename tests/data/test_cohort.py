@@ -61,7 +61,11 @@ def test_some_rows_of_volumes_take_their_images_along(cohort):
 
 
 def test_calibrated_features_are_kept_beside_the_encoded_ones(tmp_path):
-    path = write(tmp_path, rows(), header=HEADER)
+    noise = np.random.default_rng(0).normal(size=24)
+    lines = [line.split("\t") for line in rows()]  # without noise and a site's effect there is nothing to calibrate
+    for number, line in enumerate(lines):
+        line[4] = str(float(line[4]) + noise[number] / 10 + (line[1] == "B"))
+    path = write(tmp_path, ["\t".join(line) for line in lines], header=HEADER)
     plain, calibrated = (load_cohort(config(path, site_calibration=kind), tmp_path) for kind in ("none", "covariance"))
     assert plain.table.encoded is plain.inputs and plain.table.calibration is None
     np.testing.assert_array_equal(calibrated.table.encoded, plain.inputs)
