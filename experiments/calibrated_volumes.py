@@ -19,9 +19,7 @@ from eqpool.data.load import load_cohort
 from eqpool.data.site_effects.combat import Combat
 from eqpool.data.site_effects.voxelwise import VoxelCalibration
 from eqpool.data.sources.simulated import scanner_free_path
-from eqpool.data.sources.table_calibration import site_names
 from eqpool.data.sources.volume_calibration import calibrate_volumes
-from eqpool.data.tables.targets import target_columns
 from eqpool.data.volumes.read import prepare_volume
 from experiments.flags import some_of, whole_numbers
 from experiments.provenance import made_here, written_by
@@ -70,7 +68,7 @@ def score_split(name: str, split: int, cache: pathlib.Path) -> dict[str, float]:
     config = DataConfig(dataset=name, split_seed=split)  # type: ignore[arg-type]
     cohort = load_cohort(config, cache)
     assert cohort.volumes is not None
-    mask, test, names = cohort.volumes.grid.mask, cohort.rows("test"), site_names(cohort)
+    mask, test, names = cohort.volumes.grid.mask, cohort.rows("test"), cohort.site_labels
     truth = np.stack([_truth(cohort, row)[mask] for row in test])
     raw = np.stack([cohort.inputs[row][mask] for row in range(len(names))])
 
@@ -103,13 +101,9 @@ def _truth(cohort: Cohort, row: int) -> np.ndarray:
     return prepare_volume(scanner_free_path(pathlib.Path(cohort.volumes.image_path[row])), cohort.volumes.grid)[0]
 
 
-def _columns(cohort: Cohort) -> np.ndarray:
-    return target_columns(cohort.target, cohort.target_known, len(cohort.target_classes))
-
-
 def _combat(cohort: Cohort, raw: np.ndarray, names: np.ndarray) -> np.ndarray:
     train, test = cohort.rows("train"), cohort.rows("test")
-    combat = Combat.fit(raw[train], names[train], cohort.covariates[train], _columns(cohort)[train])
+    combat = Combat.fit(raw[train], names[train], cohort.covariates[train], cohort.target_columns[train])
     return combat.apply(raw[test], names[test])
 
 
@@ -117,7 +111,7 @@ def _kept_maps(cohort: Cohort, truth: np.ndarray, versions: dict[str, np.ndarray
     """Returns how much of the true maps of age and target each version's maps have, 1 for as much."""
     test = cohort.rows("test")
     member = (cohort.site[test][:, None] == np.arange(len(cohort.site_names))[None]).astype(np.float64)
-    terms = np.concatenate([member, cohort.covariates[test], _columns(cohort)[test]], axis=1)
+    terms = np.concatenate([member, cohort.covariates[test], cohort.target_columns[test]], axis=1)
     solver = np.linalg.pinv(terms)[member.shape[1] :]
     expected = solver @ truth
     labels = (cohort.covariate_names[0], cohort.target_name)
@@ -131,7 +125,7 @@ def _kept_maps(cohort: Cohort, truth: np.ndarray, versions: dict[str, np.ndarray
 def _new_site(cohort: Cohort, calibrated: Any, raw: np.ndarray, names: np.ndarray, error: Any) -> dict[str, float]:
     """Returns the mean error over sites that are left out in turn and calibrated from none or some controls."""
     assert cohort.volumes is not None
-    test, columns, rows = cohort.rows("test"), _columns(cohort), np.arange(len(names))
+    test, columns, rows = cohort.rows("test"), cohort.target_columns, np.arange(len(names))
     healthy = (cohort.split == "train") & (cohort.target == len(cohort.target_classes) - 1)
     scores: dict[str, list[float]] = {}
     for index, site in enumerate(cohort.site_names):

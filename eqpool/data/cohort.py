@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from eqpool.data.preflight.finding import Finding
+from eqpool.data.tables.coding import UNKNOWN
 from eqpool.data.tables.inputs import TableInputs
+from eqpool.data.tables.targets import target_columns
 from eqpool.data.volumes.calibrated import Inputs
 from eqpool.data.volumes.inputs import VolumeInputs
 
@@ -75,6 +77,25 @@ class Cohort:
     def target_known(self) -> np.ndarray:
         """Returns which rows have a known target, (N,) bool."""
         return self.target >= 0 if self.target_classes else np.isfinite(self.target)
+
+    @property
+    def site_labels(self) -> np.ndarray:
+        """Returns the (N,) names of the rows' sites, "" where unknown."""
+        return np.array([*self.site_names, UNKNOWN])[self.site]
+
+    @property
+    def target_columns(self) -> np.ndarray:
+        """Returns the target as (N, K) regression columns; see `eqpool.data.tables.targets.target_columns`."""
+        return target_columns(self.target, self.target_known, len(self.target_classes))
+
+    @property
+    def learns_site_effects(self) -> np.ndarray:
+        """Returns which rows site effects are learnt from, (N,) bool.
+
+        They are the training rows with a known site, and of these `fit_on` alone if it is given.
+        """
+        usable = (self.split == "train") & (self.site >= 0)
+        return usable if self.fit_on is None else usable & self.fit_on
 
     @property
     def uncalibrated(self) -> Inputs:

@@ -16,7 +16,6 @@ from eqpool.data.site_effects.change_scale import (
 )
 from eqpool.data.site_effects.kept import kept_columns
 from eqpool.data.tables.calibration import SiteCalibration
-from eqpool.data.tables.coding import UNKNOWN
 from eqpool.engine.session import Columns
 from eqpool.methods.decoding import pool_volumes, prepared_rows
 from eqpool.methods.latent_model import LatentModel
@@ -83,7 +82,7 @@ def _of_table(model: LatentModel, cohort: Cohort, rows: np.ndarray) -> BeforeAnd
     """Returns calibrated features, and what the networks change of them where the calibration changes anything."""
     inputs = np.asarray(cohort.inputs)[rows]
     networks = dataclasses.replace(model, calibration=None, change_scale=1.0)
-    site = np.array([*cohort.site_names, UNKNOWN])[cohort.site[rows]]
+    site = cohort.site_labels[rows]
     change = networks.harmonise_features(inputs, site, "change")[1]
     calibration = model.calibration
     assert change is not None and (calibration is None or isinstance(calibration, SiteCalibration))

@@ -11,9 +11,9 @@ from eqpool.config import RunConfig, keeps_sign
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.shape import DataShape
 from eqpool.data.site_effects.combat import Combat
+from eqpool.data.site_effects.voxel_chunks import voxel_chunks
 from eqpool.data.tables.coding import UNKNOWN
-from eqpool.data.tables.participants import ParticipantsTable, named_sites, who
-from eqpool.data.tables.targets import target_columns
+from eqpool.data.tables.participants import ParticipantsTable, named_sites, sites_of, who
 from eqpool.data.volumes.bids_names import names_in_table
 from eqpool.data.volumes.grids import named_grid
 from eqpool.data.volumes.parallel import in_parallel
@@ -32,10 +32,7 @@ from eqpool.methods.run_tables import pooled_table
 from eqpool.methods.scored_voxels import ScoredVoxels
 from eqpool.methods.volume_writer import VolumeWriter, origin_of
 from eqpool.storage import files
-from eqpool.storage.progress import track
 from eqpool.storage.run_folder import RunFolder
-
-_CHUNK = 16  # volumes in memory at once
 
 
 class CombatMethod:
@@ -87,7 +84,7 @@ class CombatMethod:
 
 def _harmonise_table(model: "CombatModel", cohort: Cohort, config: RunConfig, folder: RunFolder) -> Outcome:
     assert cohort.table is not None and cohort.table.features is not None
-    pooled, sites = pooled_table(cohort), np.array([*cohort.site_names, UNKNOWN])[cohort.site]
+    pooled, sites = pooled_table(cohort), cohort.site_labels
     who_is_who = pooled[[name for name in ("participant_id", "session_id") if name in pooled]]
     change = model.write_rows(who_is_who, cohort.table.features, sites, folder, folder.append_to_log)
     return Outcome({}, scorecard=score_table(cohort, config, change, COMBAT) if config.evaluate.scorecard else None)
@@ -97,7 +94,8 @@ def _harmonise_volumes(model: "CombatModel", cohort: Cohort, config: RunConfig, 
     voxels = ScoredVoxels(cohort, config.seed, COMBAT) if config.evaluate.scorecard else None
     form, say = config.output.harmonised, folder.append_to_log
     rows = rows_to_harmonise(cohort, form, voxels)
-    stream = (model.pooled(row, cohort.uncalibrated[row], _site_of(cohort, row)) for row in rows)
+    sites = cohort.site_labels
+    stream = (model.pooled(row, cohort.uncalibrated[row], sites[row]) for row in rows)
     measured = write_and_measure(stream, rows, cohort, folder, config, form, say, by="combat_", voxels=voxels)
     # Nothing is decoded, so that both forms of the volumes are the same on the grid of the run.
     metrics = {name: value for name, value in measured.items() if "_decoded" not in name}
@@ -113,44 +111,29 @@ def fit_combat(cohort: Cohort, config: RunConfig) -> Combat:
     Raises:
       InputError: no training row has a known site, or none that `config.data.fit_on` selects, or none of the reference.
     """
-    rows = cohort.rows("train")
-    site = np.full(len(cohort.site), UNKNOWN, dtype=object)
-    site[rows] = np.array([*cohort.site_names, UNKNOWN], object)[cohort.site[rows]]
-    used = np.array(site != UNKNOWN, bool) if cohort.fit_on is None else (site != UNKNOWN) & cohort.fit_on
-    data = config.data
+    site, used, data = cohort.site_labels, cohort.learns_site_effects, config.data
     if not used.any():
         key = (
             f'config.data.fit_on = "{data.fit_on}"' if data.fit_on else f"config.data.site_column = {data.site_column}"
         )
         raise InputError(f"{key}: no training row with a known site, expected some")
     if data.reference and data.reference not in site[used]:
-        found = ", ".join(sorted(set(site[used])))
+        found = ", ".join(np.unique(site[used]).tolist())
         raise InputError(f'config.data.reference = "{data.reference}": expected a site of the training rows, {found}')
-    target = target_columns(cohort.target, cohort.target_known, len(cohort.target_classes))
     return Combat.fit_stream(
         lambda: _chunks(cohort, data.squash, np.flatnonzero(used)),
-        np.where(used, site, UNKNOWN).astype(np.str_),
+        np.where(used, site, UNKNOWN),
         cohort.covariates,
-        target,
+        cohort.target_columns,
         reference=data.reference,
     )
 
 
 def _chunks(cohort: Cohort, squash: bool, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (rows, values): z-scores inside the brain mask, or the encoded features before any calibration."""
+    """Opens a stream of (rows, values): z-scores inside the mask, or the encoded features before any calibration."""
     if cohort.volumes is None:
-        assert cohort.table is not None
-        yield rows, cohort.table.encoded[rows]
-        return
-    mask = cohort.volumes.grid.mask
-    starts = track(range(0, len(rows), _CHUNK), "Estimating site effects", unit="chunk")
-    for start in starts:
-        here = rows[start : start + _CHUNK]
-        yield here, np.stack([to_z_scores(cohort.uncalibrated[row], squash)[mask] for row in here])
-
-
-def _site_of(cohort: Cohort, row: int) -> str:
-    return cohort.site_names[cohort.site[row]] if cohort.site[row] >= 0 else UNKNOWN
+        return iter([(rows, np.asarray(cohort.uncalibrated)[rows])])
+    return voxel_chunks(lambda row: to_z_scores(cohort.uncalibrated[row], squash), rows, cohort.volumes.grid.mask)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +183,8 @@ class CombatModel:
         if not self.facts.on_volumes:
             assert self.facts.features is not None  # `CombatMethod.scaling` refuses other tables
             frame = feature_frame(scans.table, self.facts.features, say)
-            self.write_rows(pd.DataFrame(who(scans.table)), frame, self._sites(scans.table), output, say)
+            sites = sites_of(scans.table, self.config.data.site_column)
+            self.write_rows(pd.DataFrame(who(scans.table)), frame, sites, output, say)
             return self._written(scans.table)
         form = harmonised or self.config.output.harmonised
         kept = self._write_volumes(scans, output, form, say)
@@ -227,7 +211,7 @@ class CombatModel:
         return change
 
     def _write_volumes(self, scans: NewScans, output: RunFolder, form: str, say: Say) -> list[int]:
-        sites = self._sites(scans.table)
+        sites = sites_of(scans.table, self.config.data.site_column)
         writer = VolumeWriter(
             output.derivatives,
             names_in_table(scans.table, scans.sources),
@@ -255,12 +239,8 @@ class CombatModel:
         with in_parallel(work, prepared, workers=workers, progress=True, label="Harmonising", total=total) as results:
             return list(results)
 
-    def _sites(self, table: ParticipantsTable) -> np.ndarray:
-        column = self.config.data.site_column
-        return table.names_in(column) if column in table.frame else np.full(len(table.frame), UNKNOWN)
-
     def _say_unknown(self, table: ParticipantsTable, say: Say) -> None:
-        sites = self._sites(table)
+        sites = sites_of(table, self.config.data.site_column)
         count = int((~np.isin(sites, self.combat.sites)).sum())
         if count:
             known = ", ".join(self.combat.sites)

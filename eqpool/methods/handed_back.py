@@ -8,9 +8,7 @@ import numpy as np
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.site_effects.combat import Combat
-from eqpool.data.tables.coding import UNKNOWN
 from eqpool.data.tables.inputs import TableInputs
-from eqpool.data.tables.targets import target_columns
 from eqpool.evaluate.scorecard import COMBAT, RAW, TRUTH, make_scorecard
 from eqpool.evaluate.scored_rows import ScoredRows, choose_rows
 from eqpool.methods.scored_voxels import CALIBRATED, ScoredVoxels
@@ -27,7 +25,7 @@ def score_volumes(cohort: Cohort, config: RunConfig, voxels: ScoredVoxels) -> di
     if COMBAT not in versions:
         fitted = np.flatnonzero(cohort.split[rows] == "train")
         combat = _fit_combat(cohort, config, rows[fitted], versions[RAW][fitted])
-        versions |= {} if combat is None else {COMBAT: combat.apply(versions[RAW], _site_names(cohort, rows))}
+        versions |= {} if combat is None else {COMBAT: combat.apply(versions[RAW], cohort.site_labels[rows])}
     return _score(cohort, config, rows, versions, voxels.handed_back, on_voxels=True)
 
 
@@ -49,7 +47,7 @@ def score_table(cohort: Cohort, config: RunConfig, change: np.ndarray | None, ha
         versions[CALIBRATED] = np.asarray(cohort.inputs)[rows]
     if COMBAT not in versions:
         combat = _fit_combat(cohort, config, train, table.encoded[train])
-        versions |= {} if combat is None else {COMBAT: combat.apply(raw, _site_names(cohort, rows))}
+        versions |= {} if combat is None else {COMBAT: combat.apply(raw, cohort.site_labels[rows])}
     numbers = numbers_of(table)
     versions = {name: np.where(numbers, values, raw) for name, values in versions.items()}
     return _score(cohort, config, rows, versions, handed_back, on_voxels=False)
@@ -102,14 +100,9 @@ def _fit_combat(cohort: Cohort, config: RunConfig, rows: np.ndarray, values: np.
     Covariates and target are kept, and `config.data.reference` and `config.data.fit_on` apply. As for what is handed
     back, neither covariates nor target are asked for when it is applied.
     """
-    site = _site_names(cohort, rows)
-    used = (site != UNKNOWN) & (True if cohort.fit_on is None else cohort.fit_on[rows])
+    site, used = cohort.site_labels[rows], cohort.learns_site_effects[rows]
     if not used.any():
         return None
-    columns = target_columns(cohort.target[rows], cohort.target_known[rows], len(cohort.target_classes))
     reference = config.data.reference if config.data.reference in site[used] else ""
-    return Combat.fit(values, site, cohort.covariates[rows], columns, reference=reference, fit_on=used)
-
-
-def _site_names(cohort: Cohort, rows: np.ndarray) -> np.ndarray:
-    return np.array([*cohort.site_names, UNKNOWN])[cohort.site[rows]]
+    kept = cohort.covariates[rows], cohort.target_columns[rows]
+    return Combat.fit(values, site, *kept, reference=reference, fit_on=used)

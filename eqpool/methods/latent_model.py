@@ -11,8 +11,7 @@ from eqpool.config import RunConfig, keeps_sign
 from eqpool.data.site_effects.voxelwise import VoxelCalibration
 from eqpool.data.sources.volume_calibration import predicted_note
 from eqpool.data.tables.calibration import SiteCalibration
-from eqpool.data.tables.coding import UNKNOWN
-from eqpool.data.tables.participants import ParticipantsTable, named_sites, who
+from eqpool.data.tables.participants import ParticipantsTable, named_sites, sites_of, who
 from eqpool.data.tables.scaling import pooled_change
 from eqpool.data.volumes.bids_names import names_in_table
 from eqpool.data.volumes.grids import named_grid
@@ -90,7 +89,7 @@ class LatentModel:
         """Prepares, encodes, decodes and writes volume by volume."""
         writer = None if form == "none" else self._writer(scans, output, form)
         facts: dict[int, ImageFacts] = {}
-        sites, predicted = self._sites(scans.table), list[str]()
+        sites, predicted = sites_of(scans.table, self.config.data.site_column), list[str]()
 
         def volumes(prepared: Iterator[PreparedScan]) -> Iterator[PreparedRow]:
             for scan in prepared:
@@ -142,7 +141,7 @@ class LatentModel:
             raise InputError(f"the run was trained on {dataset}; expected one on a participants table or on volumes")
         frame = feature_frame(table, encoding, say)
         uncalibrated = encoding.apply(frame)
-        outputs, change = self.harmonise_features(uncalibrated, self._sites(table), form)
+        outputs, change = self.harmonise_features(uncalibrated, sites_of(table, self.config.data.site_column), form)
         if change is not None:
             keep_sign = keeps_sign(self.config.output, on_volumes=False)
             write_harmonised_table(output, pd.DataFrame(who(table)), frame, encoding, change, keep_sign, say)
@@ -192,11 +191,6 @@ class LatentModel:
         if site not in self.calibration.sites:
             predicted.append(self.calibration.sites[int(np.argmax(weights))])
         return self.calibration.apply_weights(volume, weights)
-
-    def _sites(self, table: ParticipantsTable) -> np.ndarray:
-        """Returns the (N,) names of the rows' sites, all unknown if the table has no column of sites."""
-        column = self.config.data.site_column
-        return table.names_in(column) if column in table.frame else np.full(len(table.frame), UNKNOWN)
 
     def _embeddings(self, table: ParticipantsTable, outputs: Outputs) -> pd.DataFrame:
         facts, first = self.facts, pd.DataFrame(who(table))

@@ -7,7 +7,6 @@ import numpy as np
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.shape import DataShape
-from eqpool.data.tables.coding import UNKNOWN
 from eqpool.engine.session import Columns, Session, TrainingData
 from eqpool.engine.state import Stage, Variables
 from eqpool.evaluate.outputs import Embeddings
@@ -85,6 +84,5 @@ def _score_of_table(model: LatentModel, cohort: Cohort, config: RunConfig) -> di
     if cohort.table is None or not config.evaluate.scorecard:
         return None
     form = "decoded" if config.output.harmonised == "decoded" else "change"
-    site = np.array([*cohort.site_names, UNKNOWN])[cohort.site]
-    _, change = model.harmonise_features(cohort.table.encoded, site, form)
+    _, change = model.harmonise_features(cohort.table.encoded, cohort.site_labels, form)
     return score_table(cohort, config, change, EQPOOL)

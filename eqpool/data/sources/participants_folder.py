@@ -12,7 +12,7 @@ from eqpool.data.cohort import SPLITS, Cohort
 from eqpool.data.preflight.features import examine_features, failed_values
 from eqpool.data.preflight.finding import Finding
 from eqpool.data.preflight.requirements import check_cohort
-from eqpool.data.sources.table_calibration import calibration_notes, fit_table_calibration, site_names
+from eqpool.data.sources.table_calibration import calibration_notes, fit_table_calibration
 from eqpool.data.sources.volume_calibration import (
     calibrate_volumes,
     check_volume_calibration,
@@ -219,7 +219,7 @@ def _with_features(cohort: Cohort, table: ParticipantsTable, config: DataConfig)
     notes = [] if calibration is None else calibration_notes(calibration, encoding.input_names)
     return dataclasses.replace(
         cohort,
-        inputs=encoded if calibration is None else calibration.apply(encoded, site_names(cohort)),
+        inputs=encoded if calibration is None else calibration.apply(encoded, cohort.site_labels),
         table=TableInputs(encoding.input_names, encoded, encoding, calibration, frame),
         notes=(*cohort.notes, f"{len(frame.columns)} feature columns", *_feature_notes(frame), *notes),
         findings=_findings(frame, cohort),

@@ -5,7 +5,6 @@ import numpy as np
 from eqpool.config import DataConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.tables.calibration import SiteCalibration
-from eqpool.data.tables.targets import target_columns
 from eqpool.errors import InputError
 
 
@@ -28,22 +27,20 @@ def fit_table_calibration(inputs: np.ndarray, cohort: Cohort, config: DataConfig
     if config.site_calibration == "none":
         return None
     rows = cohort.rows("train")
-    site = site_names(cohort)[rows]
-    fit_on = None if cohort.fit_on is None else cohort.fit_on[rows]
-    used = site if fit_on is None else site[fit_on]
-    if not np.any(used != ""):
+    used = cohort.site_labels[cohort.learns_site_effects]
+    if not used.size:
         raise InputError(f'config.data.fit_on = "{config.fit_on}": no training row with a known site, expected some')
     if config.reference and config.reference not in used:
-        expected = ", ".join(sorted({str(name) for name in used} - {""}))
+        expected = ", ".join(np.unique(used).tolist())
         raise InputError(f'config.data.reference = "{config.reference}": expected a site of training rows: {expected}')
     return SiteCalibration.fit(
         inputs[rows],
-        site,
+        cohort.site_labels[rows],
         cohort.covariates[rows],
-        target_columns(cohort.target[rows], cohort.target_known[rows], len(cohort.target_classes)),
+        cohort.target_columns[rows],
         method=config.site_calibration,
         reference=config.reference,
-        fit_on=fit_on,
+        fit_on=None if cohort.fit_on is None else cohort.fit_on[rows],
         subject=cohort.participant_id[rows],
     )
 
@@ -54,8 +51,3 @@ def calibration_notes(calibration: SiteCalibration, names: tuple[str, ...]) -> l
     for site, columns in calibration.describe()["unchanged"].items():
         notes.append(f"site {site}: {', '.join(names[one] for one in columns)} have one value there and stay unchanged")
     return notes
-
-
-def site_names(cohort: Cohort) -> np.ndarray:
-    """Returns the (N,) names of the rows' sites, "" where unknown."""
-    return np.array([*cohort.site_names, ""])[cohort.site]

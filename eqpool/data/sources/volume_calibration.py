@@ -1,21 +1,17 @@
 """Fits the site calibration that a config asks for on a cohort's training volumes, and puts it before the inputs."""
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 
 from eqpool.config import DataConfig
 from eqpool.data.cohort import Cohort
+from eqpool.data.site_effects.voxel_chunks import voxel_chunks
 from eqpool.data.site_effects.voxelwise import VoxelCalibration
-from eqpool.data.sources.table_calibration import site_names
 from eqpool.data.tables.coding import UNKNOWN
-from eqpool.data.tables.targets import target_columns
 from eqpool.data.volumes.calibrated import CalibratedVolumes
 from eqpool.errors import InputError
-from eqpool.storage.progress import track
 
-CHUNK = 16  # volumes in memory at once
 VOLUME_CALIBRATIONS = ("none", "location", "location_scale", "auto")  # auto is location_scale
 
 
@@ -46,7 +42,7 @@ def calibrate_volumes(cohort: Cohort, config: DataConfig) -> Cohort:
     prepared = cohort.uncalibrated
     assert not isinstance(prepared, CalibratedVolumes)
     calibration = _fit(cohort, config)
-    names = site_names(cohort)
+    names = cohort.site_labels
     known = np.isin(names, calibration.sites)  # a volume is read only if its site has to be predicted
     weights = (names[:, None] == np.array(calibration.sites)[None]).astype(np.float64)
     for row in np.flatnonzero(~known):
@@ -64,9 +60,10 @@ def volume_calibration_notes(cohort: Cohort, config: DataConfig) -> tuple[str, .
         return ()
     known = ", ".join(f"{name} {rows}" for name, rows in zip(calibration.sites, calibration.rows, strict=True))
     notes = [f"volumes are calibrated (site_calibration = {config.site_calibration}), from training rows of {known}"]
-    unknown = np.flatnonzero(~np.isin(site_names(cohort), calibration.sites))
+    unknown = np.flatnonzero(~np.isin(cohort.site_labels, calibration.sites))
     if unknown.size:
-        likely = [calibration.sites[np.argmax(calibration.predict_site(cohort.uncalibrated[row]))] for row in unknown]
+        assert isinstance(cohort.inputs, CalibratedVolumes)
+        likely = [calibration.sites[place] for place in cohort.inputs.weights[unknown].argmax(axis=1)]
         notes.append(predicted_note(likely, config.site_column))
     return tuple(notes)
 
@@ -82,9 +79,8 @@ def predicted_note(likely: list[str], site_column: str) -> str:
 
 def _fit(cohort: Cohort, config: DataConfig) -> VoxelCalibration:
     assert cohort.volumes is not None
-    grid, volumes, names = cohort.volumes.grid, cohort.volumes, site_names(cohort)
-    used = (cohort.split == "train") & (names != UNKNOWN)
-    used = used if cohort.fit_on is None else used & cohort.fit_on
+    grid, volumes, names = cohort.volumes.grid, cohort.volumes, cohort.site_labels
+    used = cohort.learns_site_effects
     if not used.any():
         raise InputError(
             f'config.data.site_calibration = "{config.site_calibration}": no training row with a known '
@@ -93,19 +89,13 @@ def _fit(cohort: Cohort, config: DataConfig) -> VoxelCalibration:
     if config.reference and config.reference not in names[used]:
         found = ", ".join(sorted(set(names[used].tolist())))
         raise InputError(f'config.data.reference = "{config.reference}": expected a site of the training rows, {found}')
-    rows, mask, prepared = np.flatnonzero(used), grid.mask, cohort.uncalibrated
-
-    def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for start in track(range(0, len(rows), CHUNK), "Estimating site effects", unit="chunk"):
-            here = rows[start : start + CHUNK]
-            yield here, np.stack([prepared[row][mask] for row in here])
-
+    prepared = cohort.uncalibrated
     return VoxelCalibration.fit_stream(
-        chunks,
+        lambda: voxel_chunks(prepared.__getitem__, np.flatnonzero(used), grid.mask),
         np.where(used, names, UNKNOWN),
         cohort.covariates,
-        target_columns(cohort.target, cohort.target_known, len(cohort.target_classes)),
-        mask=mask,
+        cohort.target_columns,
+        mask=grid.mask,
         voxel_mm=np.sqrt((grid.affine[:3, :3] ** 2).sum(axis=0)),
         zero=-float(np.median(volumes.tissue_mean[used] / volumes.tissue_deviation[used])),
         scales=config.site_calibration != "location",

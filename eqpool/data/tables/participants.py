@@ -16,6 +16,7 @@ import pandas as pd
 
 from eqpool.data.tables.coding import (
     MISSING,
+    UNKNOWN,
     code_labels,
     holds_numbers,
     is_of_classes,
@@ -205,12 +206,15 @@ def who(table: ParticipantsTable) -> dict[str, pd.Series]:
     return {name: table.frame[name] for name in (ID_COLUMN, column) if name}
 
 
+def sites_of(table: ParticipantsTable, column: str) -> np.ndarray:
+    """Returns the (N,) site of each row, "" where it is missing or if there is no such column."""
+    return table.names_in(column) if column in table.frame else np.full(len(table.frame), UNKNOWN)
+
+
 def named_sites(table: ParticipantsTable, column: str) -> np.ndarray:
     """Returns the (N,) site of each row, "n/a" where it is missing or if there is no such column."""
-    if column not in table.frame:
-        return np.full(len(table.frame), "n/a")
-    names = table.names_in(column).astype(object)
-    return np.where(names == "", "n/a", names)
+    names = sites_of(table, column).astype(object)
+    return np.where(names == UNKNOWN, "n/a", names)
 
 
 def check_duplicates(table: ParticipantsTable) -> None:

@@ -10,11 +10,15 @@ from eqpool.data.volumes.records import RecordedVolumes
 
 
 class CalibratedVolumes:
-    """N volumes as an array (N, *shape) float32 that reads and calibrates each volume when it is indexed."""
+    """N volumes as an array (N, *shape) float32 that reads and calibrates each volume when it is indexed.
+
+    Attributes:
+      weights: (N, S) weights of the sites' effects in each volume.
+    """
 
     def __init__(self, prepared: np.ndarray | RecordedVolumes, calibration: VoxelCalibration, weights: np.ndarray):
         """Takes the N volumes, their calibration, and the (N, S) weights of the sites' effects in each."""
-        self._prepared, self._calibration, self._weights = prepared, calibration, weights
+        self._prepared, self._calibration, self.weights = prepared, calibration, weights
         self.shape = prepared.shape
         self.dtype = np.dtype(np.float32)
         self.ndim = prepared.ndim
@@ -36,7 +40,7 @@ class CalibratedVolumes:
         return volumes
 
     def _read(self, row: int) -> np.ndarray:
-        return self._calibration.apply_weights(self._prepared[row], self._weights[row])
+        return self._calibration.apply_weights(self._prepared[row], self.weights[row])
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         """Reads and calibrates all volumes."""
