@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from eqpool.data.site_effects.moments import OpenStream, SiteModel, centred_terms, fit_site_model, terms_about
+from eqpool.data.site_effects.moments import (
+    OpenStream,
+    SiteModel,
+    centred_terms,
+    fit_site_model,
+    site_index,
+    terms_about,
+)
 from eqpool.data.tables.coding import UNKNOWN, same_labels
 
 _TOLERANCE = 1e-8  # relative change of the estimates at which the iteration stops
@@ -103,13 +110,7 @@ class Combat:
         used = np.asarray(site) != UNKNOWN
         if fit_on is not None:
             used = used & np.asarray(fit_on, bool)
-        if not used.any():
-            raise ValueError("site: no row with a known site to learn from, expected at least one")
-        names, number = np.unique(np.asarray(site)[used].astype(np.str_), return_inverse=True)
-        if reference and reference not in names:
-            raise ValueError(f"reference: no row of {reference} to learn from, expected one of {', '.join(names)}")
-        index = np.full(len(used), -1)
-        index[used] = number
+        names, index = site_index(site, used, reference)
         terms, term_mean = centred_terms(covariates, target, used)
         model = fit_site_model(open_stream, terms, index, len(names))
         weights = model.rows / model.rows.sum() if not reference else (names == reference).astype(np.float64)
@@ -162,10 +163,9 @@ class Combat:
         for index, name in enumerate(self.sites):
             here = np.flatnonzero(np.asarray(site) == name)
             if here.size and name != self.reference:
-                standardised = (inputs[here] - centre[here])[:, changes] - (self.deviation * self.location[index])[
-                    changes
-                ]
-                harmonised[np.ix_(here, changes)] = centre[here][:, changes] + standardised / self.scale[index, changes]
+                residual = inputs[here] - centre[here] - self.deviation * self.location[index]
+                scaled = centre[here][:, changes] + residual[:, changes] / self.scale[index, changes]
+                harmonised[np.ix_(here, changes)] = scaled
         return harmonised
 
     def to_arrays(self) -> dict[str, np.ndarray]:

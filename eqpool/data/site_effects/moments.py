@@ -39,12 +39,7 @@ def fit_site_model(open_stream: OpenStream, terms: np.ndarray, site: np.ndarray,
     Raises:
       ValueError: the stream lacks a row whose site is known, or repeats one.
     """
-    used = np.flatnonzero(site >= 0)
-    member = (site[used, None] == np.arange(num_sites)[None]).astype(np.float64)
-    design = np.concatenate([member, terms[used]], axis=1)
-    solver = np.zeros((design.shape[1], len(site)))
-    solver[:, used] = np.linalg.pinv(design)  # of the design alone, which is small
-
+    used, solver = np.flatnonzero(site >= 0), site_solver(terms, site, num_sites)
     fitted: np.ndarray | float = 0.0
     seen = np.zeros(len(site), np.int64)
     for rows, values in open_stream():
@@ -64,6 +59,41 @@ def fit_site_model(open_stream: OpenStream, terms: np.ndarray, site: np.ndarray,
                 residual = values[here] - terms[rows[here]] @ coefficients - constants[index]
                 squares[index] += np.einsum("nf,nf->f", residual, residual)
     return SiteModel(coefficients, constants, squares, np.bincount(site[used], minlength=num_sites))
+
+
+def site_index(site: np.ndarray, used: np.ndarray, reference: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the sorted names (S,) of the used rows' sites, and the index (N,) of each row's site, -1 if not used.
+
+    Args:
+      site: (N,) names.
+      used: (N,) bool, the rows to learn from.
+      reference: name of the site whose rows stay as they are, "" for none.
+
+    Raises:
+      ValueError: no row is used, or none of the reference.
+    """
+    if not used.any():
+        raise ValueError("site: no row with a known site to learn from, expected at least one")
+    names, number = np.unique(np.asarray(site)[used].astype(np.str_), return_inverse=True)
+    if reference and reference not in names:
+        raise ValueError(f"reference: no row of {reference} to learn from, expected one of {', '.join(names)}")
+    index = np.full(len(used), -1)
+    index[used] = number
+    return names, index
+
+
+def site_solver(terms: np.ndarray, site: np.ndarray, num_sites: int) -> np.ndarray:
+    """Returns the (S + P, N) matrix that maps values of the rows to the constants of S sites and P coefficients.
+
+    It is the pseudoinverse of the design, with columns of 0 for rows whose site is below 0. The arguments are those of
+    `fit_site_model`.
+    """
+    used = np.flatnonzero(site >= 0)
+    member = (site[used, None] == np.arange(num_sites)[None]).astype(np.float64)
+    design = np.concatenate([member, terms[used]], axis=1)
+    solver = np.zeros((design.shape[1], len(site)))
+    solver[:, used] = np.linalg.pinv(design)
+    return solver
 
 
 def centred_terms(covariates: np.ndarray, target: np.ndarray | None, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from eqpool.data.site_effects.discriminant import SiteDiscriminant, orthonormal, random_mixtures
-from eqpool.data.site_effects.moments import OpenStream
+from eqpool.data.site_effects.moments import OpenStream, site_solver
 from eqpool.data.site_effects.shading import Shading
 
 
@@ -40,10 +40,10 @@ class FirstPass:
         """
         used = np.flatnonzero(site >= 0)
         mixing = random_mixtures(len(used))
-        member = (site[used, None] == np.arange(site.max() + 1)[None]).astype(np.float64)
-        solver = np.linalg.pinv(np.concatenate([member, terms[used]], axis=1))[member.shape[1] :]
-        weights = np.zeros((len(mixing) + len(solver), len(site)))
-        weights[:, used] = np.concatenate([mixing - mixing.mean(axis=1, keepdims=True), solver])
+        num_sites = int(site.max()) + 1
+        weights = np.zeros((len(mixing) + terms.shape[1], len(site)))
+        weights[: len(mixing), used] = mixing - mixing.mean(axis=1, keepdims=True)
+        weights[len(mixing) :] = site_solver(terms, site, num_sites)[num_sites:]
         total: Any = 0.0
         own: Any = 0.0
         squares: Any = 0.0

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from eqpool.data.site_effects.discriminant import SiteDiscriminant, orthonormal
-from eqpool.data.site_effects.moments import OpenStream, centred_terms, fit_site_model, terms_about
+from eqpool.data.site_effects.moments import OpenStream, centred_terms, fit_site_model, site_index, terms_about
 from eqpool.data.site_effects.passes import FirstPass, WatchedStream
 from eqpool.data.site_effects.shading import Shading
 from eqpool.data.site_effects.smoothing import BrainSmoother
@@ -98,13 +98,7 @@ class VoxelCalibration:
           ValueError: no row has a known site, or none that of the reference.
         """
         used = np.asarray(site) != UNKNOWN
-        if not used.any():
-            raise ValueError("site: no row with a known site to learn from, expected at least one")
-        names, number = np.unique(np.asarray(site)[used].astype(np.str_), return_inverse=True)
-        if reference and reference not in names:
-            raise ValueError(f"reference: no row of {reference} to learn from, expected one of {', '.join(names)}")
-        index = np.full(len(used), -1)
-        index[used] = number
+        names, index = site_index(site, used, reference)
         terms, term_mean = centred_terms(covariates, target, used)
         seen = FirstPass.of(open_stream, terms, index, -1 if not reference else names.tolist().index(reference))
         points = np.argwhere(mask) * voxel_mm
