@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from eqpool.config import EvaluateConfig
+from eqpool.evaluate.components import Components
 from eqpool.evaluate.intervals import chance_level
 from eqpool.evaluate.outputs import only_finite
 from eqpool.evaluate.scored_rows import ScoredRows
@@ -119,6 +120,7 @@ def _levels(rows: ScoredRows, weights: np.ndarray, config: EvaluateConfig) -> Nu
         floor[test],
         site,
         rows.subject[test],
+        across=Components.fit(floor[train], 0),
         components=0,
         num_folds=config.probe_folds,
     )

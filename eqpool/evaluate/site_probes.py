@@ -50,6 +50,7 @@ def predict_sites(
     test_site: np.ndarray,
     subject: np.ndarray,
     *,
+    across: Components,
     components: int,
     num_folds: int,
 ) -> list[SitePrediction]:
@@ -62,8 +63,9 @@ def predict_sites(
     Args:
       train: (N, F) training rows, with `train_site` (N,), -1 where unknown.
       test: (M, F) held-out rows, with `test_site` (M,), and `subject` (M,), whose rows are in one fold.
-      components: most principal components that the probes read, 0 for the columns themselves. Cross-validation reads
-        at most half as many as there are held-out rows.
+      across: principal components of the training rows, which the probes fitted on these rows read.
+      components: most principal components of the held-out rows that cross-validated probes read, at most half as many
+        as there are rows. 0 for the columns themselves.
       num_folds: folds of the cross-validation.
 
     Returns:
@@ -76,7 +78,6 @@ def predict_sites(
     num_sites = int(max(train_site.max(), test_site.max())) + 1
     inside = np.flatnonzero(held_out)[of_larger_sites(test_site[held_out], subject[held_out])]
     folds = subject_folds(test_site[inside], subject[inside], num_folds)
-    across = Components.fit(train, min(components, len(train) // 2))
     transfer, transferred = across.apply(train[known]), across.apply(test)
     own = Components.fit(test[inside], min(components, len(inside) // 2)).apply(test[inside]) if folds else None
     found = []

@@ -38,18 +38,19 @@ def score_version(
       num_folds: folds of the cross-validated probes.
     """
     train, test = rows.train, rows.test
+    across = Components.fit(values[train], min(components, len(train) // 2))
     predictions = predict_sites(
         values[train],
         rows.site[train],
         values[test],
         rows.site[test],
         rows.subject[test],
+        across=across,
         components=components,
         num_folds=num_folds,
     )
     scores, names = site_scores(predictions)
-    reduction = Components.fit(values[train], min(components, len(train) // 2))
-    features = reduction.apply(values[train]), reduction.apply(values[test])
+    features = across.apply(values[train]), across.apply(values[test])
     if rows.covariate_name:
         age = rows.covariates[:, 0]
         scores |= covariate_scores(read_covariate(features[0], age[train], features[1]) - age[test], rows.site[test])

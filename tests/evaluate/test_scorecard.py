@@ -176,7 +176,7 @@ def test_a_small_site_in_the_held_out_rows_is_scored_by_transfer():
     site[rows.train[:20]] = site[rows.test[0]] = 2
     found = predict_sites(
         raw[rows.train], site[rows.train], raw[rows.test], site[rows.test], rows.subject[rows.test],
-        components=0, num_folds=5,
+        across=Components.fit(raw[rows.train], 0), components=0, num_folds=5,
     )  # fmt: skip
     within = strongest(found, "within")
     assert within.truth[0] == -1 and within.predicted.min() >= -1 and len(found) == 6
