@@ -3,13 +3,13 @@
 import functools
 import zlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from eqpool.config import TrainingConfig
+from eqpool.config import PoolingTrainingConfig, TrainingConfig
 
 Variables = dict[str, Any]  # Flax's collections: "params", and "batch_stats" for networks with batch norm
 Batch = dict[str, jax.Array]
@@ -63,6 +63,26 @@ class LossValue(NamedTuple):
     batch_stats: Variables
 
 
+class StageFunctions(Protocol):
+    """The functions of a stage as the methods of one object; see `Stage`."""
+
+    def initialise(self, key: jax.Array) -> Variables:
+        """Makes the initial variables."""
+        ...
+
+    def loss(self, variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
+        """Computes the loss of a batch in training mode."""
+        ...
+
+    def forward(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        """Computes per-row outputs in inference mode."""
+        ...
+
+    def validate(self, outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
+        """Computes named scalars, "score" among them."""
+        ...
+
+
 class Stage(NamedTuple):
     """A stage as pure functions, which `eqpool.engine.loop` can train.
 
@@ -95,6 +115,28 @@ class Stage(NamedTuple):
     settings: TrainingConfig = TrainingConfig()
     number: int | None = None
     optimizer: Callable[[int], optax.GradientTransformation] | None = None
+
+    @classmethod
+    def of(cls, name: str, functions: StageFunctions, settings: TrainingConfig, number: int, **options: Any) -> "Stage":
+        """Builds a stage from an object with its functions.
+
+        Args:
+          name, settings, number: attributes of the stage. The last epoch is kept if the settings have a `keep_epoch`
+            that is "last".
+          functions: object whose methods are the stage's functions.
+          options: other attributes of the stage.
+        """
+        return cls(
+            name,
+            functions.initialise,
+            functions.loss,
+            functions.forward,
+            functions.validate,
+            keeps_last=isinstance(settings, PoolingTrainingConfig) and settings.keep_epoch == "last",
+            settings=settings,
+            number=number,
+            **options,
+        )
 
     def make_optimizer(self, steps_per_epoch: int) -> optax.GradientTransformation:
         """Returns the stage's optimizer for this number of updates an epoch."""

@@ -79,22 +79,11 @@ def make_baseline(config: RunConfig, shape: DataShape) -> Stage:
     loss is prediction + reconstruction (mean squared error over entries) + site term. The validation score is the same
     sum. CAI's score leaves out the site term, which is a minimax game and has no meaningful value.
     """
-    own = _BaselineStage(config, shape)
-    settings = config.baseline
-    return Stage(
-        "baseline",
-        own.initialise,
-        own.loss,
-        own.forward,
-        own.validate,
-        keeps_last=settings.keep_epoch == "last",
-        settings=settings,
-        number=3,
-    )
+    return Stage.of("baseline", _BaselineStage(config, shape), config.baseline, 3)
 
 
 class _BaselineStage:
-    """The functions of a baseline's stage, see `eqpool.engine.state.Stage`."""
+    """The functions of a baseline's stage, see `eqpool.engine.state.StageFunctions`."""
 
     def __init__(self, config: RunConfig, shape: DataShape):
         self._config, self._shape, self._weights = config, shape, config.baseline

@@ -43,23 +43,19 @@ def make_istn(config: RunConfig, shape: DataShape, pretrained: Variables) -> Sta
     """
     if config.istn.direction == "two_way" and shape.sites != 2:
         raise ValueError(f"two ways between {shape.sites} sites, expected 2")
-    own = _Istn(config, shape, pretrained)
-    return Stage(
+    return Stage.of(
         "istn",
-        own.initialise,
-        own.loss,
-        own.forward,
-        own.validate,
+        _Istn(config, shape, pretrained),
+        config.istn,
+        5,
         followers=TASK_MODELS,
         average_decay=config.istn.average_decay,
-        settings=config.istn,
-        number=5,
         optimizer=functools.partial(make_game_optimizer, config.istn),
     )
 
 
 class _Istn:
-    """The functions of the stage "istn", see `eqpool.engine.state.Stage`."""
+    """The functions of the stage "istn", see `eqpool.engine.state.StageFunctions`."""
 
     def __init__(self, config: RunConfig, shape: DataShape, pretrained: Variables):
         self._config, self._shape, self._pretrained = config, shape, pretrained

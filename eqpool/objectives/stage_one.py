@@ -35,22 +35,11 @@ def make_stage_one(config: RunConfig, shape: DataShape) -> Stage:
     Reconstruction is the mean squared error over an input's entries, so that its weight does not depend on the input's
     size. The validation score is the same sum on the validation rows.
     """
-    own = _StageOne(config, shape)
-    settings = config.stage_one
-    return Stage(
-        "stage_one",
-        own.initialise,
-        own.loss,
-        own.forward,
-        own.validate,
-        keeps_last=settings.keep_epoch == "last",
-        settings=settings,
-        number=1,
-    )
+    return Stage.of("stage_one", _StageOne(config, shape), config.stage_one, 1)
 
 
 class _StageOne:
-    """The functions of stage one, see `eqpool.engine.state.Stage`."""
+    """The functions of stage one, see `eqpool.engine.state.StageFunctions`."""
 
     def __init__(self, config: RunConfig, shape: DataShape):
         self._config, self._shape, self._weights = config, shape, config.stage_one

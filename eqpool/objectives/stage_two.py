@@ -36,22 +36,11 @@ def make_stage_two(config: RunConfig, shape: DataShape) -> Stage:
 
     The validation score always uses the weights of the last epoch, so that epochs under a ramp are comparable.
     """
-    own = _StageTwo(config, shape)
-    settings = config.stage_two
-    return Stage(
-        "stage_two",
-        own.initialise,
-        own.loss,
-        own.forward,
-        own.validate,
-        keeps_last=settings.keep_epoch == "last",
-        settings=settings,
-        number=2,
-    )
+    return Stage.of("stage_two", _StageTwo(config, shape), config.stage_two, 2)
 
 
 class _StageTwo:
-    """The functions of stage two, see `eqpool.engine.state.Stage`."""
+    """The functions of stage two, see `eqpool.engine.state.StageFunctions`."""
 
     def __init__(self, config: RunConfig, shape: DataShape):
         self._config, self._shape, self._weights = config, shape, config.stage_two
