@@ -166,12 +166,12 @@ class SiteCalibration:
 
     def summary(self) -> str:
         """Returns one line for a run's log on what was corrected, and how strongly."""
-        told = self.describe()
-        scales = ", ".join(f"{name} {value:.2f}" for name, value in told["scale"].items())
+        facts = self.describe()
+        scales = ", ".join(f"{name} {value:.2f}" for name, value in facts["scale"].items())
         parts = [f"site calibration ({self.correction}): location"]
         if self.correction != "location":
-            parts.append(f"scale ({scales if len(self.sites) <= 6 else _range(told['scale'].values())})")
-        parts.append(told["covariance"])
+            parts.append(f"scale ({scales if len(self.sites) <= 6 else _range(facts['scale'].values())})")
+        parts.append(facts["covariance"])
         towards = f"; {self.reference} is the reference" if self.reference else ""
         return ", ".join(parts) + towards
 
