@@ -165,7 +165,7 @@ def test_without_sites_the_features_stay():
 @pytest.mark.parametrize(
     ("parameters", "options", "message"),
     [
-        ({"method": "all"}, {}, "SiteCalibrator.calibrate_sites = 'all'"),
+        ({"method": "all"}, {}, "SiteCalibrator.method = 'all': expected True, False, none or location"),
         ({"reference": "C"}, {}, "reference: C, expected one of A, B"),
         ({"prior_rows": -1}, {}, "SiteCalibrator.prior_rows = -1"),
         ({}, {"fit_on": [1] * 40}, "fit_on: 1, expected True or False a row"),

@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import pathlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -29,6 +30,18 @@ _READABLE = (1, 2, 3)
 # Parameters that older files lack, with the values that give what the estimator gave then.
 _OLDER_PARAMETERS = {"keep_sign": False, "reference": None, "erase_site": False, "change_scale": 1.0}
 _POOLING, _CALIBRATOR = "EquivariantPooling", "SiteCalibrator"
+
+
+class Archive(NamedTuple):
+    """The functions that store one kind of estimator.
+
+    Attributes:
+      write: writes a fitted estimator to a file.
+      read: reads the parameters of an estimator and its fitted attributes, by name.
+    """
+
+    write: Callable[[Any, pathlib.Path], None]
+    read: Callable[[pathlib.Path], tuple[dict[str, Any], dict[str, Any]]]
 
 
 def write_estimator(estimator: Any, path: pathlib.Path) -> None:

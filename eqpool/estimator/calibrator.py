@@ -1,13 +1,12 @@
 """Provides the site calibration of a table alone, as a scikit-learn transformer."""
 
-import pathlib
 from typing import Any
 
 import numpy as np
 from sklearn.base import OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from eqpool.estimator.archive import read_calibrator, write_calibrator
+from eqpool.estimator.archive import Archive, read_calibrator, write_calibrator
 from eqpool.estimator.design import examine_fit
 from eqpool.estimator.fit_rows import FitRows
 from eqpool.estimator.parameters import calibration_method, method_of, prior_rows, reference_site
@@ -34,6 +33,8 @@ class SiteCalibrator(OneToOneFeatureMixin, TransformerMixin, SiteTable):
         `SiteTable`.
       findings_: findings of the design check in `fit`, as dicts in the format of `eqpool.preflight`.
     """
+
+    _archive = Archive(write_calibrator, read_calibrator)
 
     def __init__(
         self,
@@ -64,7 +65,7 @@ class SiteCalibrator(OneToOneFeatureMixin, TransformerMixin, SiteTable):
 
         Without sites, `transform` returns the features as they are.
         """
-        method = method_of(calibration_method(self.method, "SiteCalibrator"))
+        method = method_of(calibration_method(self.method, "SiteCalibrator.method"))
         rows_of_prior = prior_rows(self.prior_rows, "SiteCalibrator")
         reference = reference_site(self.reference, "SiteCalibrator")
         X = self._features(X, reset=True)
@@ -92,26 +93,7 @@ class SiteCalibrator(OneToOneFeatureMixin, TransformerMixin, SiteTable):
         change = self._calibrated(before, names, values).astype(np.float64) - before
         return self._with_change(features, names, change, X)
 
-    def save(self, path: str | pathlib.Path) -> None:
-        """Writes the fitted calibrator to one .npz file of plain arrays and JSON, without pickle."""
-        check_is_fitted(self)
-        write_calibrator(self, pathlib.Path(path))
-
-    @classmethod
-    def load(cls, path: str | pathlib.Path) -> "SiteCalibrator":
-        """Returns the calibrator that `save` wrote.
-
-        Raises:
-          InputError: the file does not exist, or `save` did not write it.
-        """
-        parameters, attributes = read_calibrator(pathlib.Path(path))
-        self = cls(**parameters)
-        for name, value in attributes.items():
-            setattr(self, name, value)
-        return self
-
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = ["float64"]
         return tags

@@ -72,7 +72,7 @@ class Parameters(_Checked):
         """
         special: dict[str, Any] = {
             "rotation_range": _rotation_range(plain(given["rotation_range"])),
-            "calibrate_sites": calibration_method(given["calibrate_sites"], _NAME),
+            "calibrate_sites": calibration_method(given["calibrate_sites"], f"{_NAME}.calibrate_sites"),
             "prior_rows": prior_rows(given["prior_rows"], _NAME),
             "reference": reference_site(given["reference"], _NAME),
             "random_state": _seed(given["random_state"]),
@@ -138,11 +138,11 @@ def _rotation_range(value: Any) -> float | tuple[float, ...]:
     return tuple(map(float, ranges)) if several else float(value)
 
 
-def calibration_method(value: Any, owner: str) -> bool | str:
-    """Returns a checked value of `calibrate_sites`."""
+def calibration_method(value: Any, parameter: str) -> bool | str:
+    """Returns a checked value of `calibrate_sites`, or of the calibrator's `method`, as `parameter` names it."""
     value = plain(value)
     if not isinstance(value, bool) and value not in ("none", *METHODS):
-        raise InputError(f"{owner}.calibrate_sites = {value!r}: expected True, False, none or {', '.join(METHODS)}")
+        raise InputError(f"{parameter} = {value!r}: expected True, False, none or {', '.join(METHODS)}")
     return value
 
 

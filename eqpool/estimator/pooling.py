@@ -1,6 +1,5 @@
 """Provides the pooling of a table as a scikit-learn transformer. It can harmonise features in their own units."""
 
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from eqpool.data.tables.scaling import decoded_change, pooled_change
 from eqpool.engine.compilation import standard_promotion
 from eqpool.engine.session import Session, TrainingData
 from eqpool.errors import InputError
-from eqpool.estimator.archive import read_estimator, write_estimator
+from eqpool.estimator.archive import Archive, read_estimator, write_estimator
 from eqpool.estimator.design import examine_fit
 from eqpool.estimator.fit_rows import FitRows
 from eqpool.estimator.parameters import Parameters, method_of
@@ -78,6 +77,8 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Site
       findings_: findings of the design check in `fit`, as dicts in the format of `eqpool.preflight`.
       change_scale_: the factor on the networks' change.
     """
+
+    _archive = Archive(write_estimator, read_estimator)
 
     def __init__(
         self,
@@ -282,27 +283,8 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Site
             raise InputError(f"X has {phi.shape[1]} columns, expected the {self._n_features_out} of Phi")
         return self._as_given(self.scaling_.mean + self.scaling_.deviation * self.pooling_.decode_phi(phi), None)
 
-    def save(self, path: str | pathlib.Path) -> None:
-        """Writes the fitted estimator to one .npz file of plain arrays and JSON, without pickle."""
-        check_is_fitted(self)
-        write_estimator(self, pathlib.Path(path))
-
-    @classmethod
-    def load(cls, path: str | pathlib.Path) -> "EquivariantPooling":
-        """Returns the estimator that `save` wrote.
-
-        Raises:
-          InputError: the file does not exist, or `save` did not write it.
-        """
-        parameters, attributes = read_estimator(pathlib.Path(path))
-        self = cls(**parameters)
-        for name, value in attributes.items():
-            setattr(self, name, value)
-        return self
-
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = []  # all network outputs, including Phi, are float32
         return tags
 

@@ -1,8 +1,9 @@
 """The part that the estimators of this package share: tables of sites, their scaling and their calibration."""
 
 import copy
+import pathlib
 import warnings
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from eqpool.data.tables.coding import LARGEST_NUMBER, UNKNOWN, code_labels
 from eqpool.data.tables.scaling import ColumnScaling
 from eqpool.data.tables.targets import TargetCoding
 from eqpool.errors import InputError
+from eqpool.estimator.archive import Archive
 from eqpool.estimator.fit_rows import FitRows, as_subjects
 
 _ROWS_OF_A_CONSTANT = 10  # fewest new rows whose one common value counts as failed
@@ -41,6 +43,7 @@ class SiteTable(BaseEstimator):
       clipped_: (F,) counts of the values that the last call set to 0 because of `keep_sign`.
     """
 
+    _archive: ClassVar[Archive]
     keep_sign: Any
     calibration_: SiteCalibration | None
     covariates_: CovariateCoding
@@ -103,6 +106,29 @@ class SiteTable(BaseEstimator):
             failed=failed,
         )  # fmt: skip
         return added
+
+    def save(self, path: str | pathlib.Path) -> None:
+        """Writes the fitted estimator to one .npz file of plain arrays and JSON, without pickle."""
+        check_is_fitted(self)
+        self._archive.write(self, pathlib.Path(path))
+
+    @classmethod
+    def load(cls, path: str | pathlib.Path) -> Self:
+        """Returns the estimator that `save` wrote.
+
+        Raises:
+          InputError: the file does not exist, or `save` did not write it.
+        """
+        parameters, attributes = cls._archive.read(pathlib.Path(path))
+        self = cls(**parameters)
+        for name, value in attributes.items():
+            setattr(self, name, value)
+        return self
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
 
     def _features(self, X: Any, reset: bool) -> np.ndarray:
         X = as_features(X, None if reset else self._columns)
