@@ -18,9 +18,8 @@ from eqpool.data.cohort import Cohort
 from eqpool.data.load import load_cohort
 from eqpool.data.site_effects.combat import Combat
 from eqpool.data.site_effects.voxelwise import VoxelCalibration
-from eqpool.data.sources.simulated import scanner_free_path
 from eqpool.data.sources.volume_calibration import calibrate_volumes
-from eqpool.data.volumes.read import prepare_volume
+from eqpool.methods.scored_voxels import scanner_free_brain
 from experiments.flags import some_of, whole_numbers
 from experiments.provenance import made_here, written_by
 from experiments.registry import Experiment
@@ -69,7 +68,7 @@ def score_split(name: str, split: int, cache: pathlib.Path) -> dict[str, float]:
     cohort = load_cohort(config, cache)
     assert cohort.volumes is not None
     mask, test, names = cohort.volumes.grid.mask, cohort.rows("test"), cohort.site_labels
-    truth = np.stack([_truth(cohort, row)[mask] for row in test])
+    truth = np.stack([scanner_free_brain(cohort, row) for row in test.tolist()])
     raw = np.stack([cohort.inputs[row][mask] for row in range(len(names))])
 
     def error(made: np.ndarray, rows: np.ndarray | slice = slice(None)) -> float:
@@ -94,11 +93,6 @@ def score_split(name: str, split: int, cache: pathlib.Path) -> dict[str, float]:
     }
     scores |= _kept_maps(cohort, truth, {"input": raw[test], "location_scale": voxels(whole)})
     return scores | _new_site(cohort, calibrated, raw, names, error)
-
-
-def _truth(cohort: Cohort, row: int) -> np.ndarray:
-    assert cohort.volumes is not None
-    return prepare_volume(scanner_free_path(pathlib.Path(cohort.volumes.image_path[row])), cohort.volumes.grid)[0]
 
 
 def _combat(cohort: Cohort, raw: np.ndarray, names: np.ndarray) -> np.ndarray:

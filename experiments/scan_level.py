@@ -12,7 +12,6 @@ What is read from a scan is taken back.
 """
 
 import argparse
-import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -22,8 +21,7 @@ from eqpool.config import DataConfig, RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.load import load_cohort
 from eqpool.data.site_effects.kept import kept_columns
-from eqpool.data.sources.simulated import scanner_free_path
-from eqpool.data.volumes.read import prepare_volume
+from eqpool.methods.scored_voxels import scanner_free_brain
 from experiments.flags import count, numbers
 from experiments.provenance import made_here, written_by
 from experiments.registry import Experiment
@@ -64,10 +62,9 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
 
 def _scans(cohort: Cohort) -> _Scans:
     assert cohort.volumes is not None
-    volumes, mask = cohort.volumes, cohort.volumes.grid.mask
-    values = np.stack([cohort.inputs[row][mask] for row in range(len(cohort.site))])
-    paths = [scanner_free_path(pathlib.Path(path)) for path in volumes.image_path]
-    truth = np.stack([prepare_volume(path, volumes.grid)[0][mask] for path in paths])
+    mask, rows = cohort.volumes.grid.mask, range(len(cohort.site))
+    values = np.stack([cohort.inputs[row][mask] for row in rows])
+    truth = np.stack([scanner_free_brain(cohort, row) for row in rows])
     places = np.argwhere(mask).astype(np.float64)
     return _Scans(values, truth, ((places - places.mean(axis=0)) / places.std(axis=0)).T)
 

@@ -11,9 +11,8 @@ from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.fingerprint import data_hash
 from eqpool.data.load import load_cohort
-from eqpool.data.sources.simulated import effect_path, scanner_free_path
+from eqpool.data.sources.simulated import effect_path
 from eqpool.data.volumes.image_files import read_volume
-from eqpool.data.volumes.read import prepare_volume
 from eqpool.data.volumes.resampling import lay_on_grid
 from eqpool.engine.compilation import use_compilation_cache
 from eqpool.errors import InputError
@@ -30,6 +29,7 @@ from eqpool.evaluate.statistics import (
 from eqpool.methods.base import method_named
 from eqpool.methods.crossfit import Decodes, cross_fitted_decodes, deal_folds
 from eqpool.methods.derivatives import read_map, write_map
+from eqpool.methods.scored_voxels import scanner_free_brain
 from eqpool.report.enough import too_few_degrees
 from eqpool.report.formatting import format_metric
 from eqpool.storage import files
@@ -182,11 +182,10 @@ def _recovery(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path,
     strict = np.abs(t) > mapped["t_threshold_bonferroni"]
     facts |= {f"{score}_bonferroni": value for score, value in detection_scores(strict, affected).items()}
     errors = []
-    for row, image in enumerate(cohort.volumes.image_path):
-        brain = prepare_volume(scanner_free_path(pathlib.Path(image)), cohort.volumes.grid)[0][mask]
+    for row in range(len(cohort.site)):
         weights = [float(weight[0, 0]) for weight in _weights(decodes, form, np.array([row]))]
         volume = np.tensordot(weights, decodes.values[:, row].astype(np.float64), axes=1)
-        errors.append(float(np.sqrt(np.mean((volume - brain) ** 2))))
+        errors.append(float(np.sqrt(np.mean((volume - scanner_free_brain(cohort, row)) ** 2))))
     return facts | {"recovery_error": float(np.mean(errors))}
 
 

@@ -94,8 +94,19 @@ def sub_grid(grid: Grid, most: int = MOST_VOXELS) -> np.ndarray:
 
 
 def scanner_free_volume(cohort: Cohort, row: int) -> np.ndarray | None:
-    """Returns a simulated row's volume as it is without a scanner, `grid.shape` float32 z-scores, else None."""
+    """Returns a simulated row's volume as it is without a scanner, `grid.shape` float32 z-scores, else None.
+
+    It is prepared with the alignment that was found for the row's image, so that their voxels show the same places.
+    """
     if not cohort.simulated or cohort.volumes is None:
         return None
-    path = scanner_free_path(pathlib.Path(cohort.volumes.image_path[row]))
-    return prepare_volume(path, cohort.volumes.grid)[0]
+    volumes = cohort.volumes
+    path = scanner_free_path(pathlib.Path(volumes.image_path[row]))
+    return prepare_volume(path, volumes.grid, alignment=volumes.facts_of(row).alignment)[0]
+
+
+def scanner_free_brain(cohort: Cohort, row: int) -> np.ndarray:
+    """Returns the (V,) voxels of `scanner_free_volume` inside the brain mask. The cohort has simulated volumes."""
+    volume = scanner_free_volume(cohort, row)
+    assert cohort.volumes is not None and volume is not None
+    return volume[cohort.volumes.grid.mask]
