@@ -15,14 +15,13 @@ from sklearn.metrics import balanced_accuracy_score, mean_absolute_error, r2_sco
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from eqpool.config import DataConfig, RunConfig
 from eqpool.data.cohort import Cohort
-from eqpool.data.load import load_cohort
 from eqpool.data.site_effects.erasure import erase_site
 from eqpool.data.site_effects.kept import kept_columns
 from experiments.flags import count
-from experiments.provenance import made_here, written_by
+from experiments.provenance import written_by
 from experiments.registry import Experiment
+from experiments.splits import add_split_flags, measure_splits
 from experiments.tables import Measured, mean_and_deviation, table
 
 _MEASURES = {
@@ -35,22 +34,14 @@ _MEASURES = {
 
 def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
     """Adds the experiment's own flags."""
-    parser.add_argument("--config", default="adni", choices=("adni", "adcp"), help="which simulated cohort")
-    parser.add_argument("--splits", type=count, default=3, help="number of random splits")
+    add_split_flags(parser)
     parser.add_argument("--components", type=count, default=64, help="number of principal components")
-    parser.add_argument("--fraction", type=float, default=1.0, help="share of each site that is simulated")
 
 
 def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
     """Reads the latents of every split out, before and after each erasure."""
-    rows, made = [], []
-    for split in range(options.splits):
-        data = DataConfig(dataset=options.config, split_seed=split, simulated_fraction=options.fraction)
-        cohort = load_cohort(data, options.runs / "cache")
-        rows += [{"split": split} | row for row in _of_split(cohort, options.components)]
-        made.append(made_here(RunConfig(data=data), seed=0))
-    content = {"config": options.config, "fraction": options.fraction, "components": options.components, "rows": rows}
-    return Measured(content, made, f"_{options.config}")
+    components = options.components
+    return measure_splits(options, lambda cohort: _of_split(cohort, components), components=components)
 
 
 def _of_split(cohort: Cohort, components: int) -> Iterator[dict[str, Any]]:

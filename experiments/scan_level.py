@@ -17,14 +17,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eqpool.config import DataConfig, RunConfig
 from eqpool.data.cohort import Cohort
-from eqpool.data.load import load_cohort
 from eqpool.data.site_effects.kept import kept_columns
 from eqpool.methods.scored_voxels import scanner_free_brain
-from experiments.flags import count, numbers
-from experiments.provenance import made_here, written_by
+from experiments.flags import numbers
+from experiments.provenance import written_by
 from experiments.registry import Experiment
+from experiments.splits import add_split_flags, measure_splits
 from experiments.tables import Measured, mean_and_deviation, table
 
 _COMPONENTS, _COPIES = 150, 3
@@ -41,23 +40,18 @@ class _Scans(NamedTuple):
 
 def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
     """Adds the experiment's own flags."""
-    parser.add_argument("--config", default="adni", choices=("adni", "adcp"), help="which simulated cohort")
-    parser.add_argument("--splits", type=count, default=3, help="number of random splits")
+    add_split_flags(parser)
     parser.add_argument("--amplitudes", type=numbers, default=(0.02, 0.04, 0.08), help="of the changes to undo")
-    parser.add_argument("--fraction", type=float, default=1.0, help="share of each site that is simulated")
 
 
 def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
     """Computes the error of each correction on the test rows of every split."""
-    rows, made = [], []
-    for split in range(options.splits):
-        data = DataConfig(dataset=options.config, split_seed=split, simulated_fraction=options.fraction)
-        cohort = load_cohort(data, options.runs / "cache")
+
+    def measure(cohort: Cohort) -> list[dict[str, Any]]:
         found = _errors(cohort, _scans(cohort), options.amplitudes)
-        rows += [{"split": split, "correction": name, "error": error} for name, error in found]
-        made.append(made_here(RunConfig(data=data), seed=0))
-    content = {"config": options.config, "fraction": options.fraction, "rows": rows}
-    return Measured(content, made, f"_{options.config}")
+        return [{"correction": name, "error": error} for name, error in found]
+
+    return measure_splits(options, measure)
 
 
 def _scans(cohort: Cohort) -> _Scans:
