@@ -5,7 +5,11 @@ import pathlib
 
 from eqpool.config import COHORTS, DataConfig
 from eqpool.data.cohort import Cohort
+from eqpool.data.sources.morpho_mnist import load_morpho_mnist
 from eqpool.data.sources.participants_folder import load_participants
+from eqpool.data.sources.published import load_published
+from eqpool.data.sources.simulated import COGNITIVE_SCORE, SPECIFICATIONS, build_simulated_cohort
+from eqpool.data.sources.uci import load_uci
 from eqpool.data.volumes.grids import named_grid
 from eqpool.errors import InputError, to_path
 
@@ -54,17 +58,11 @@ def _own(config: DataConfig) -> DataConfig:
 
 def _load_public(config: DataConfig, cache_dir: pathlib.Path) -> Cohort:
     if config.split == "published":
-        from eqpool.data.sources.published import load_published
-
         return load_published(config.dataset, config.raw_dir)
-    from eqpool.data.sources.uci import load_uci  # tensorflow_datasets takes half a second to import
-
     return load_uci(config.dataset, config.raw_dir, cache_dir, config.split_seed)
 
 
 def _load_digits(config: DataConfig, cache_dir: pathlib.Path, progress: bool) -> Cohort:
-    from eqpool.data.sources.morpho_mnist import load_morpho_mnist
-
     return load_morpho_mnist(
         config.raw_dir,
         cache_dir,
@@ -79,8 +77,6 @@ def _load_digits(config: DataConfig, cache_dir: pathlib.Path, progress: bool) ->
 
 
 def _load_simulated(config: DataConfig, cache_dir: pathlib.Path, progress: bool) -> Cohort:
-    from eqpool.data.sources.simulated import COGNITIVE_SCORE, SPECIFICATIONS, build_simulated_cohort
-
     folder = build_simulated_cohort(
         cache_dir / "simulated",
         SPECIFICATIONS[config.dataset],
