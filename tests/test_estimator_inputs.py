@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 
 from eqpool.commands.preflight import preflight
 from eqpool.config import DataConfig
+from eqpool.data.tables.arrays import encode_covariates
 from eqpool.errors import InputError
 from eqpool.estimator import DesignWarning, EquivariantPooling, LabelWarning
 from eqpool.estimator.parameters import Parameters
@@ -197,7 +198,7 @@ def test_categories_that_fit_did_not_see_are_refused(untrained, tmp_path):
         with pytest.raises(InputError, match='column sex: ".*" in 1 rows .*, expected one of F, M as in training'):
             estimator.calibrate(X[: len(new)], "new", rows)
     np.testing.assert_array_equal(
-        estimator.covariates_.apply(who[:4].assign(sex=["M ", "F", b"M", "F"]), 4)[:, 1], [1, 0, 1, 0]
+        encode_covariates(estimator.covariates_, who[:4].assign(sex=["M ", "F", b"M", "F"]), 4)[:, 1], [1, 0, 1, 0]
     )
 
 

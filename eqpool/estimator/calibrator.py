@@ -88,7 +88,7 @@ class SiteCalibrator(OneToOneFeatureMixin, TransformerMixin, SiteTable):
         """
         check_is_fitted(self)
         features, names = self._new_rows(X, site)
-        values = None if covariates is None else self.covariates_.apply(covariates, len(features))
+        values = self._encoded(covariates, len(features))
         before = self.scaling_.apply(features)
         change = self._calibrated(before, names, values).astype(np.float64) - before
         return self._with_change(features, names, change, X)

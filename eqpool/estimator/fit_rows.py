@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from eqpool.data.tables.arrays import CovariateCoding, as_column, as_names, as_nuisances
+from eqpool.data.tables.arrays import as_column, as_names, as_nuisances, encode_covariates, fit_covariates
 from eqpool.data.tables.coding import UNKNOWN, code_labels
+from eqpool.data.tables.covariate_coding import CovariateCoding
 from eqpool.data.tables.targets import TargetCoding
 from eqpool.errors import InputError
 
@@ -65,8 +66,8 @@ class FitRows:
         names = np.full(count, UNKNOWN) if site is None else as_names(site, count, "site")
         codes, sites = code_labels(names)
         covariates = np.zeros((count, 0)) if covariates is None else covariates
-        coding = CovariateCoding.fit(covariates, count)
-        values = coding.apply(covariates, count)
+        coding = fit_covariates(covariates, count)
+        values = encode_covariates(coding, covariates, count)
         target_coding = TargetCoding.fit(y, target_type)
         target, known = target_coding.encode(y, count)
         return cls(

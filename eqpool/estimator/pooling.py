@@ -266,7 +266,7 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Site
         """
         check_is_fitted(self)
         features, names = self._new_rows(X, site)
-        values = None if covariates is None else self.covariates_.apply(covariates, len(features))
+        values = self._encoded(covariates, len(features))
         before = self.scaling_.apply(features).astype(np.float32)  # as the encoded features of a run
         inputs = self._calibrated(before, names, values)
         change = pooled_change(before, inputs, *self._decodes(inputs), self.change_scale_)

@@ -11,9 +11,10 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from eqpool.config.check import plain
-from eqpool.data.tables.arrays import CovariateCoding, as_features, as_names, reordered
+from eqpool.data.tables.arrays import as_features, as_names, encode_covariates, reordered
 from eqpool.data.tables.calibration import SiteCalibration
 from eqpool.data.tables.coding import LARGEST_NUMBER, UNKNOWN, code_labels
+from eqpool.data.tables.covariate_coding import CovariateCoding
 from eqpool.data.tables.scaling import ColumnScaling
 from eqpool.data.tables.targets import TargetCoding
 from eqpool.errors import InputError
@@ -96,7 +97,8 @@ class SiteTable(BaseEstimator):
             raise InputError("calibrate: fit learnt no scanner effects, expected calibrate_sites and known sites")
         if covariates is None and self.covariate_names_:
             raise InputError(f"covariates: None, expected {', '.join(self.covariate_names_)} as in fit")
-        values = self.covariates_.apply(np.zeros((len(X), 0)) if covariates is None else covariates, len(X))
+        given = np.zeros((len(X), 0)) if covariates is None else covariates
+        values = encode_covariates(self.covariates_, given, len(X))
         target = None if y is None else self.target_.columns(*self.target_.encode(y, len(X)))
         failed = self.scaling_.failed(X).any(axis=0) | ((np.ptp(np.nan_to_num(X), axis=0) == 0) & (len(X) > 1))
         self._warn_failed(failed, f"site {found[0]}, ")
@@ -181,6 +183,10 @@ class SiteTable(BaseEstimator):
                 stacklevel=3,
             )
         return inputs
+
+    def _encoded(self, covariates: Any, count: int) -> np.ndarray | None:
+        """Returns `count` rows of covariates as the calibration reads them, or None if they are unknown."""
+        return None if covariates is None else encode_covariates(self.covariates_, covariates, count)
 
     def _calibrated(self, inputs: np.ndarray, names: np.ndarray, covariates: np.ndarray | None = None) -> np.ndarray:
         if self.calibration_ is None:

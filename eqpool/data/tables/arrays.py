@@ -4,7 +4,6 @@ Each entry is read by the rules of `eqpool.data.tables.coding`, which also apply
 """
 
 import collections
-import dataclasses
 import difflib
 import warnings
 from typing import Any
@@ -18,13 +17,13 @@ from eqpool.data.tables.coding import (
     code_labels,
     count_texts,
     holds_numbers,
-    indicators,
     label_notes,
     read_labels,
     read_numbers,
     sort_labels,
     without_caps,
 )
+from eqpool.data.tables.covariate_coding import CovariateCoding
 from eqpool.errors import InputError
 
 
@@ -63,78 +62,42 @@ def as_column(values: Any, count: int | None, argument: str) -> np.ndarray:
     return column
 
 
-@dataclasses.dataclass(frozen=True)
-class CovariateCoding:
-    """The covariates of a fit: numbers, and categories with their levels.
+def fit_covariates(covariates: Any, count: int) -> CovariateCoding:
+    """Learns the coding of covariates: (N,) or (N, C) numbers or text, a pandas Series, or a frame.
 
-    Attributes:
-      levels: sorted levels of each column, by column name, and () for numbers. Each level except the first, which is
-        the reference, becomes a column of 0 and 1. The first level is "" if an earlier version, which did not store
-        it, made the fit.
+    A column of categories becomes 0-1 columns, one for each level except the first. Categorical columns of pandas are
+    always categories. For other columns, `eqpool.data.tables.coding.holds_numbers` decides.
+
+    Raises:
+      InputError: the number of rows is not `count`, a column is named twice, or a category has a single level.
     """
+    levels: dict[str, tuple[str, ...]] = {}
+    for name, values in _columns(covariates, count, "covariates").items():
+        if _is_of_numbers(values):
+            levels[name] = ()
+            continue
+        levels[name] = sort_labels(_categories(name, values))
+        if len(levels[name]) < 2:
+            raise InputError(f"covariates, column {name}: {len(levels[name])} categories, expected at least two")
+    return CovariateCoding(levels)
 
-    levels: dict[str, tuple[str, ...]]
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Returns the C names of the columns: `age`, or `sex=M` for a level."""
-        expanded = ([f"{name}={level}" for level in levels[1:]] or [name] for name, levels in self.levels.items())
-        return tuple(name for names in expanded for name in names)
+def encode_covariates(coding: CovariateCoding, covariates: Any, count: int) -> np.ndarray:
+    """Returns N = `count` rows of covariates as (N, C) float64.
 
-    @classmethod
-    def fit(cls, covariates: Any, count: int) -> "CovariateCoding":
-        """Learns the coding of covariates: (N,) or (N, C) numbers or text, a pandas Series, or a frame.
-
-        A column of categories becomes 0-1 columns, one for each level except the first. Categorical columns of pandas
-        are always categories. For other columns, `eqpool.data.tables.coding.holds_numbers` decides.
-
-        Raises:
-          InputError: the number of rows is not `count`, a column is named twice, or a category has a single level.
-        """
-        levels: dict[str, tuple[str, ...]] = {}
-        for name, values in _columns(covariates, count, "covariates").items():
-            if _is_of_numbers(values):
-                levels[name] = ()
-                continue
-            levels[name] = sort_labels(_categories(name, values))
-            if len(levels[name]) < 2:
-                raise InputError(f"covariates, column {name}: {len(levels[name])} categories, expected at least two")
-        return cls(levels)
-
-    @classmethod
-    def from_names(cls, names: tuple[str, ...]) -> "CovariateCoding":
-        """Builds the coding from the column names alone, which do not include the reference levels."""
-        levels: dict[str, tuple[str, ...]] = {}
-        for name in names:
-            column, is_level, level = name.partition("=")
-            levels[column] = (*(levels.get(column) or (UNKNOWN,)), level) if is_level else ()
-        return cls(levels)
-
-    def apply(self, covariates: Any, count: int) -> np.ndarray:
-        """Returns N rows as (N, C) float64.
-
-        Raises:
-          InputError: the columns or the number of rows differ from those expected, an entry is missing or not a
-            number, or `fit` did not see a category.
-        """
-        columns = _columns(covariates, count, "covariates")
-        if set(columns) != set(self.levels):
-            expected = ", ".join(self.names)
-            raise InputError(f"covariates are {', '.join(columns) or 'none'}, expected {expected} as in fit")
-        blocks = [self._block(name, columns[name]) for name in self.levels]
-        return np.concatenate(blocks, axis=1) if blocks else np.zeros((count, 0))
-
-    def _block(self, name: str, values: pd.Series) -> np.ndarray:
-        levels = self.levels[name]
-        if not levels:
-            return _finite_numbers(values)[:, None]
-        labels = _categories(name, values)
-        new = [level for level in sort_labels(labels) if level not in levels]
-        if levels[0] == UNKNOWN and len(new) == 1:  # the unstored reference level may be this one
-            levels = (new[0], *levels[1:])
-        seen = [level for level in levels if level != UNKNOWN]
-        check_seen(labels, seen, f"covariates, column {name}", values.index)
-        return indicators(code_labels(labels, levels)[0], len(levels))
+    Raises:
+      InputError: the columns or the number of rows differ from those expected, an entry is missing or not a number, or
+        the fit of the coding did not see a category.
+    """
+    columns = _columns(covariates, count, "covariates")
+    if set(columns) != set(coding.levels):
+        expected = ", ".join(coding.names)
+        raise InputError(f"covariates are {', '.join(columns) or 'none'}, expected {expected} as in fit")
+    read = {
+        name: _known_categories(coding, name, columns[name]) if levels else _finite_numbers(columns[name])
+        for name, levels in coding.levels.items()
+    }
+    return coding.encode(read, count)
 
 
 def as_nuisances(nuisances: Any, count: int) -> tuple[np.ndarray | None, tuple[str, ...], tuple[tuple[str, ...], ...]]:
@@ -253,6 +216,14 @@ def _categories(name: str, values: pd.Series) -> np.ndarray:
     if missing.any():
         row = values.index[int(np.argmax(missing))]
         raise InputError(f"covariates, row {row}, column {name}: missing, expected a category")
+    return labels
+
+
+def _known_categories(coding: CovariateCoding, name: str, values: pd.Series) -> np.ndarray:
+    labels = _categories(name, values)
+    if coding.new_levels(name, labels):
+        known = [level for level in coding.levels[name] if level != UNKNOWN]
+        check_seen(labels, known, f"covariates, column {name}", values.index)
     return labels
 
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from eqpool.config.names import split_entries, split_quoted
-from eqpool.data.tables.coding import code_labels, holds_numbers, indicators, without_caps
+from eqpool.data.tables.coding import UNKNOWN, code_labels, holds_numbers, sort_labels, without_caps
+from eqpool.data.tables.covariate_coding import CovariateCoding
 from eqpool.data.tables.participants import ParticipantsTable, parse_numbers
 from eqpool.errors import InputError
 
@@ -63,19 +64,21 @@ def read_covariates(table: ParticipantsTable, specs: tuple[ColumnSpec, ...]) -> 
     Raises:
       InputError: a continuous column has a value that is not a number, or a category has a single level.
     """
-    values, names, notes = [], [], []
+    columns: dict[str, np.ndarray] = {}
+    levels: dict[str, tuple[str, ...]] = {}
+    notes = []
     for spec in specs:
         if spec.categorical:
-            coded, levels = _categories(table, spec.name)
-            values.append(coded)
-            names += [f"{spec.name}={level}" for level in levels[1:]]
+            columns[spec.name] = table.names_in(spec.name)
+            levels[spec.name] = sort_labels(columns[spec.name])
+            _check_levels(table, spec.name, levels[spec.name])
             continue
         uncapped, capped = _without_caps(table, spec.name)
-        values.append(_numbers(uncapped, spec.name)[:, None])
-        names.append(spec.name)
+        columns[spec.name], levels[spec.name] = _numbers(uncapped, spec.name), ()
         if capped:
             notes.append(f"{capped} values of {spec.name} such as 89+ are read as the number before the plus")
-    return Covariates(np.concatenate(values, axis=1), tuple(names), tuple(notes))
+    coding = CovariateCoding(levels)
+    return Covariates(coding.encode(columns, len(table.frame)), coding.names, tuple(notes))
 
 
 def read_covariates_of(table: ParticipantsTable, specs: tuple[ColumnSpec, ...], names: tuple[str, ...]) -> np.ndarray:
@@ -86,34 +89,26 @@ def read_covariates_of(table: ParticipantsTable, specs: tuple[ColumnSpec, ...], 
     Raises:
       InputError: a column is absent, or a row lacks a value or has a level that the run does not know.
     """
-    columns = []
+    columns: dict[str, np.ndarray] = {}
+    levels: dict[str, tuple[str, ...]] = {}
     for spec in specs:
         table.require(spec.name, "a covariate of the run")
         if not spec.categorical:
-            uncapped, _ = _without_caps(table, spec.name)
-            columns.append(_numbers(uncapped, spec.name)[:, None])
+            columns[spec.name], levels[spec.name] = _numbers(_without_caps(table, spec.name)[0], spec.name), ()
             continue
-        levels = [name.removeprefix(f"{spec.name}=") for name in names if name.startswith(f"{spec.name}=")]
-        columns.append(_known_levels(table, spec.name, levels))
-    values = np.concatenate(columns, axis=1)
+        start = f"{spec.name}="
+        known = (name.removeprefix(start) for name in names if name.startswith(start))
+        columns[spec.name], levels[spec.name] = table.names_in(spec.name), (UNKNOWN, *known)
+    coding = CovariateCoding(levels)
+    for name in (spec.name for spec in specs if spec.categorical):
+        _check_known(table, name, columns[name], coding)
+    values = coding.encode(columns, len(table.frame))
     missing = np.argwhere(~np.isfinite(values))
     if missing.size:
         row, column = missing[0]
         named = names[column].partition("=")[0]
         raise InputError(f"{table.where(int(row), named)}: missing, expected a value in every row")
     return values
-
-
-def _known_levels(table: ParticipantsTable, name: str, levels: list[str]) -> np.ndarray:
-    """Returns (N, L) columns of 0 and 1, NaN where missing. The one further level has 0 in all of them."""
-    labels = table.names_in(name)
-    others = sorted({str(label) for label in labels} - {"", *levels})
-    if len(others) > 1:
-        row = int(np.flatnonzero(labels == others[1])[0])
-        expected = ", ".join([*levels, others[0]])
-        raise InputError(f"{table.where(row, name)}: {others[1]}, expected one of {expected}")
-    columns = (labels[:, None] == np.array(levels)[None]).astype(np.float64)
-    return np.where(labels[:, None] == "", np.nan, columns)
 
 
 def read_nuisances(table: ParticipantsTable, names: tuple[str, ...]) -> tuple[np.ndarray, tuple[tuple[str, ...], ...]]:
@@ -143,10 +138,12 @@ def read_described(table: ParticipantsTable, names: tuple[str, ...]) -> np.ndarr
     return np.stack([parse_numbers(table, name) for name in names], axis=1)
 
 
-def _categories(table: ParticipantsTable, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    codes, levels = code_labels(table.names_in(name))
-    _check_levels(table, name, levels)
-    return indicators(codes, len(levels)), levels
+def _check_known(table: ParticipantsTable, name: str, labels: np.ndarray, coding: CovariateCoding) -> None:
+    new = sorted(coding.new_levels(name, labels))
+    if new:
+        row = int(np.flatnonzero(labels == new[1])[0])
+        expected = ", ".join([*coding.levels[name][1:], new[0]])
+        raise InputError(f"{table.where(row, name)}: {new[1]}, expected one of {expected}")
 
 
 def _check_levels(table: ParticipantsTable, name: str, levels: tuple[str, ...]) -> None:

@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eqpool.data.tables.arrays import CovariateCoding, as_names
+from eqpool.data.tables.arrays import as_names, encode_covariates, fit_covariates
+from eqpool.data.tables.covariate_coding import CovariateCoding
 from eqpool.data.tables.targets import TargetCoding
 from eqpool.errors import InputError
 
@@ -15,18 +16,18 @@ def test_names():
 
 def test_covariates_of_every_form():
     for given in (np.array([1.0, 2.0]), [[1.0], [2.0]], pd.Series([1, 2], name="age")):
-        coding = CovariateCoding.fit(given, 2)
-        np.testing.assert_array_equal(coding.apply(given, 2), [[1], [2]])
+        coding = fit_covariates(given, 2)
+        np.testing.assert_array_equal(encode_covariates(coding, given, 2), [[1], [2]])
     assert coding.names == ("age",)
     frame = pd.DataFrame({"sex": ["M", "F", "M"], "age": [3.0, 4, 5]})
-    coding = CovariateCoding.fit(frame, 3)
+    coding = fit_covariates(frame, 3)
     assert coding.names == ("sex=M", "age")
-    np.testing.assert_array_equal(coding.apply(frame, 3), [[1, 3], [0, 4], [1, 5]])
+    np.testing.assert_array_equal(encode_covariates(coding, frame, 3), [[1, 3], [0, 4], [1, 5]])
     restored = CovariateCoding.from_names(coding.names)
-    again = restored.apply(frame[["age", "sex"]].iloc[[0]], 1)  # one level alone, columns in another order
+    again = encode_covariates(restored, frame[["age", "sex"]].iloc[[0]], 1)  # one level alone, columns in another order
     np.testing.assert_array_equal(again, [[1, 3]])
     with pytest.raises(InputError, match="covariates are age, expected sex=M, age as in fit"):
-        restored.apply(frame[["age"]], 3)
+        encode_covariates(restored, frame[["age"]], 3)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from eqpool.data.load import load_cohort
-from eqpool.data.tables.covariates import ColumnSpec, parse_specs, read_covariates, read_nuisances
+from eqpool.data.tables.covariates import (
+    ColumnSpec,
+    parse_specs,
+    read_covariates,
+    read_covariates_of,
+    read_nuisances,
+)
 from eqpool.data.tables.participants import read_participants
 from eqpool.errors import InputError
 from tests.data.tables.test_participants import HEADER, config, rows, write
@@ -119,3 +125,16 @@ def test_a_named_cohort_is_found_in_raw_dir(tmp_path, place):
     assert cohort.name == "abide1" and len(cohort.site) == 24
     with pytest.raises(InputError, match="no participants.tsv of abide1 there, which cannot be downloaded"):
         load_cohort(config("", dataset="abide1", raw_dir=str(tmp_path / "elsewhere")), tmp_path)
+
+
+def test_covariates_of_a_run_have_its_columns(tmp_path):
+    specs = parse_specs("age,sex:categorical")
+    given = table(tmp_path, ages=("20", "89+", "40"), sexes=("X", "M", "X"))
+    found = read_covariates_of(given, specs, ("age", "sex=M", "sex=W"))
+    np.testing.assert_array_equal(found, [[20, 0, 0], [89, 1, 0], [40, 0, 0]])  # X may be the run's reference
+    for sexes, message in (
+        (("X", "M", "Y"), r"line 4 \(s2\), column sex: Y, expected one of M, X$"),
+        (("X", "M", "n/a"), r"line 4 \(s2\), column sex: missing, expected a value in every row"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_covariates_of(table(tmp_path, ages=("20", "30", "40"), sexes=sexes), specs, ("age", "sex=M"))
