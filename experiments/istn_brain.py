@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from eqpool.data.tables.coding import code_labels
+from eqpool.data.tables.levels import code_labels
 from eqpool.data.tables.participants import read_participants
 from eqpool.errors import InputError
 from experiments.flags import add_folder, add_jobs, add_set, parse_settings, some_of

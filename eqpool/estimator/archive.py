@@ -13,8 +13,8 @@ from eqpool.config.check import plain
 from eqpool.data.cohort import CovariateScaling
 from eqpool.data.shape import DataShape
 from eqpool.data.tables.calibration import SiteCalibration
-from eqpool.data.tables.coding import same_labels
 from eqpool.data.tables.covariate_coding import CovariateCoding
+from eqpool.data.tables.levels import same_labels
 from eqpool.data.tables.scaling import ColumnScaling
 from eqpool.data.tables.targets import TargetCoding
 from eqpool.errors import InputError

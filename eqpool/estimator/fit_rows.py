@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from eqpool.data.tables.arrays import as_column, as_names, as_nuisances, encode_covariates, fit_covariates
-from eqpool.data.tables.coding import UNKNOWN, code_labels
+from eqpool.data.tables.coding import UNKNOWN
 from eqpool.data.tables.covariate_coding import CovariateCoding
+from eqpool.data.tables.levels import code_labels
 from eqpool.data.tables.targets import TargetCoding
 from eqpool.errors import InputError
 

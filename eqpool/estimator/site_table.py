@@ -13,8 +13,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from eqpool.config.check import plain
 from eqpool.data.tables.arrays import as_features, as_names, encode_covariates, reordered
 from eqpool.data.tables.calibration import SiteCalibration
-from eqpool.data.tables.coding import LARGEST_NUMBER, UNKNOWN, code_labels
+from eqpool.data.tables.coding import LARGEST_NUMBER, UNKNOWN
 from eqpool.data.tables.covariate_coding import CovariateCoding
+from eqpool.data.tables.levels import code_labels
 from eqpool.data.tables.scaling import ColumnScaling
 from eqpool.data.tables.targets import TargetCoding
 from eqpool.errors import InputError

@@ -5,8 +5,9 @@ import numpy as np
 from eqpool.config import RunConfig
 from eqpool.data.site_effects.voxelwise import VoxelCalibration
 from eqpool.data.tables.calibration import SiteCalibration
-from eqpool.data.tables.coding import UNKNOWN, code_labels
+from eqpool.data.tables.coding import UNKNOWN
 from eqpool.data.tables.covariates import parse_specs, read_covariates_of
+from eqpool.data.tables.levels import code_labels
 from eqpool.data.tables.participants import ParticipantsTable, parse_numbers
 from eqpool.data.tables.targets import target_columns
 from eqpool.errors import InputError

@@ -4,8 +4,8 @@ import dataclasses
 
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.shape import DataShape
-from eqpool.data.tables.coding import same_labels
 from eqpool.data.tables.encoding import FeatureEncoding
+from eqpool.data.tables.levels import same_labels
 from eqpool.data.volumes.read import VERSION as PREPARATION
 from eqpool.errors import InputError
 from eqpool.storage import files

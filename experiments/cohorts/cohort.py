@@ -6,8 +6,8 @@ import pathlib
 import numpy as np
 from sklearn.model_selection import StratifiedKFold
 
-from eqpool.data.tables.coding import code_labels
 from eqpool.data.tables.covariates import parse_specs, read_covariates
+from eqpool.data.tables.levels import code_labels
 from eqpool.data.tables.participants import read_participants, select_features
 from eqpool.errors import InputError
 

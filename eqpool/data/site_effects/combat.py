@@ -17,7 +17,8 @@ from eqpool.data.site_effects.moments import (
     site_index,
     terms_about,
 )
-from eqpool.data.tables.coding import UNKNOWN, same_labels
+from eqpool.data.tables.coding import UNKNOWN
+from eqpool.data.tables.levels import same_labels
 
 _TOLERANCE = 1e-8  # relative change of the estimates at which the iteration stops
 _MOST_ITERATIONS = 10_000

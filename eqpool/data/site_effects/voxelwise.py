@@ -25,7 +25,8 @@ from eqpool.data.site_effects.voxel_estimates import (
     shrunk_mean,
     smooth_log_scale,
 )
-from eqpool.data.tables.coding import UNKNOWN, same_labels
+from eqpool.data.tables.coding import UNKNOWN
+from eqpool.data.tables.levels import same_labels
 from eqpool.errors import InputError
 
 

@@ -19,11 +19,11 @@ from eqpool.data.sources.volume_calibration import (
     volume_calibration_notes,
 )
 from eqpool.data.splits import assign_splits, balanced_strata
-from eqpool.data.tables.coding import code_labels
 from eqpool.data.tables.covariates import parse_specs, read_covariates, read_described, read_nuisances
 from eqpool.data.tables.encoding import fit_encoding
 from eqpool.data.tables.fit_on import rows_labelled
 from eqpool.data.tables.inputs import TableInputs
+from eqpool.data.tables.levels import code_labels
 from eqpool.data.tables.participants import (
     ID_COLUMN,
     ParticipantsTable,

@@ -13,17 +13,15 @@ import pandas as pd
 
 from eqpool.data.tables.coding import (
     UNKNOWN,
-    check_seen,
-    code_labels,
     count_texts,
     holds_numbers,
     label_notes,
     read_labels,
     read_numbers,
-    sort_labels,
     without_caps,
 )
 from eqpool.data.tables.covariate_coding import CovariateCoding
+from eqpool.data.tables.levels import check_seen, code_labels, sort_labels
 from eqpool.errors import InputError
 
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from eqpool.data.tables.coding import UNKNOWN, code_labels, indicators, sort_labels
+from eqpool.data.tables.coding import UNKNOWN
+from eqpool.data.tables.levels import code_labels, indicators, sort_labels
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from eqpool.config.names import split_entries, split_quoted
-from eqpool.data.tables.coding import UNKNOWN, code_labels, holds_numbers, sort_labels, without_caps
+from eqpool.data.tables.coding import UNKNOWN, holds_numbers, without_caps
 from eqpool.data.tables.covariate_coding import CovariateCoding
+from eqpool.data.tables.levels import code_labels, sort_labels
 from eqpool.data.tables.participants import ParticipantsTable, parse_numbers
 from eqpool.errors import InputError
 

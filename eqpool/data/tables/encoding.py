@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eqpool.data.tables.coding import check_seen, code_labels, same_labels, sort_labels, to_label
+from eqpool.data.tables.coding import to_label
+from eqpool.data.tables.levels import check_seen, code_labels, same_labels, sort_labels
 from eqpool.data.tables.scaling import ColumnScaling
 
 MISSING_CATEGORY = "n/a"

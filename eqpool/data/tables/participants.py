@@ -14,17 +14,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from eqpool.data.tables.coding import (
-    MISSING,
-    UNKNOWN,
-    code_labels,
-    holds_numbers,
-    is_of_classes,
-    label_notes,
-    read_labels,
-    read_numbers,
-    sort_labels,
-)
+from eqpool.data.tables.coding import MISSING, UNKNOWN, holds_numbers, label_notes, read_labels, read_numbers
+from eqpool.data.tables.levels import code_labels, is_of_classes, sort_labels
 from eqpool.errors import InputError, listed
 
 ID_COLUMN = "participant_id"

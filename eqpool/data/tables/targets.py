@@ -7,17 +7,8 @@ import numpy as np
 import pandas as pd
 
 from eqpool.data.tables.arrays import as_column, as_names
-from eqpool.data.tables.coding import (
-    UNKNOWN,
-    code_labels,
-    indicators,
-    is_of_classes,
-    read_labels,
-    read_numbers,
-    sort_labels,
-    to_label,
-    to_number,
-)
+from eqpool.data.tables.coding import UNKNOWN, read_labels, read_numbers, to_label, to_number
+from eqpool.data.tables.levels import code_labels, indicators, is_of_classes, sort_labels
 from eqpool.errors import InputError
 
 

@@ -9,19 +9,15 @@ import pandas as pd
 import pytest
 
 from eqpool.data.tables.coding import (
-    check_seen,
-    code_labels,
     holds_numbers,
-    indicators,
     is_missing,
     label_notes,
     read_labels,
     read_numbers,
-    same_labels,
-    sort_labels,
     to_label,
     to_number,
 )
+from eqpool.data.tables.levels import check_seen, code_labels, indicators, same_labels, sort_labels
 from eqpool.errors import InputError
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from eqpool.config import DataConfig
 from eqpool.data.load import load_cohort
-from eqpool.data.tables.coding import code_labels, read_labels
+from eqpool.data.tables.coding import read_labels
+from eqpool.data.tables.levels import code_labels
 from eqpool.data.tables.participants import read_participants, select_features
 from eqpool.errors import InputError
 from eqpool.methods.run_tables import pooled_table

@@ -12,7 +12,7 @@ from eqpool.data.tables.calibration.effect import SiteEffect
 from eqpool.data.tables.calibration.shared import SharedEstimates
 from eqpool.data.tables.calibration.shrinkage import ShiftPrior, VariancePrior
 from eqpool.data.tables.calibration.unknown import Population
-from eqpool.data.tables.coding import same_labels
+from eqpool.data.tables.levels import same_labels
 from eqpool.data.tables.splines import CovariateDesign
 from eqpool.errors import InputError
 
