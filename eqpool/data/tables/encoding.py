@@ -63,7 +63,12 @@ class FeatureEncoding:
 
         A missing number becomes the training mean (0). A category that is not in the training rows becomes all zeros.
         """
-        blocks = [_encode(frame[column.name], column) for column in self.columns]
+        names = [column.name for column in self.numbers]
+        scores = dict(zip(names, self.scaling.apply(frame[names].to_numpy(np.float64)).T, strict=True))
+        blocks = [
+            scores[column.name][:, None] if isinstance(column, NumberColumn) else _one_hot(frame[column.name], column)
+            for column in self.columns
+        ]
         return np.concatenate(blocks, axis=1).astype(np.float32) if blocks else np.zeros((len(frame), 0), np.float32)
 
     def unlike_training(self, frame: pd.DataFrame) -> Iterator[str]:
@@ -97,7 +102,11 @@ class FeatureEncoding:
     @property
     def scaling(self) -> ColumnScaling:
         """Returns the scaling of the number columns, in order."""
-        return _scaling(self.numbers)
+        columns = self.numbers
+        mean, deviation = (np.array([getattr(c, name) for c in columns], np.float64) for name in ("mean", "deviation"))
+        signs = [column.nonnegative for column in columns]
+        nonnegative = None if None in signs else np.array(signs, bool)
+        return ColumnScaling(mean, deviation, np.array([column.constant for column in columns], bool), nonnegative)
 
     @property
     def numbers(self) -> tuple[NumberColumn, ...]:
@@ -140,16 +149,7 @@ def _fit_column(name: str, values: pd.Series) -> NumberColumn | CategoryColumn:
     return NumberColumn(name, mean, deviation, constant, nonnegative)
 
 
-def _scaling(columns: tuple[NumberColumn, ...]) -> ColumnScaling:
-    mean, deviation = (np.array([getattr(c, name) for c in columns], np.float64) for name in ("mean", "deviation"))
-    signs = [column.nonnegative for column in columns]
-    nonnegative = None if None in signs else np.array(signs, bool)
-    return ColumnScaling(mean, deviation, np.array([column.constant for column in columns], bool), nonnegative)
-
-
-def _encode(values: pd.Series, column: NumberColumn | CategoryColumn) -> np.ndarray:
-    if isinstance(column, NumberColumn):
-        return _scaling((column,)).apply(values.to_numpy(np.float64)[:, None])
+def _one_hot(values: pd.Series, column: CategoryColumn) -> np.ndarray:
     codes, _ = code_labels(_labels(values), column.categories)
     return (codes[:, None] == np.arange(len(column.categories))[None, :]).astype(np.float64)
 
