@@ -37,7 +37,7 @@ MOMENTS = {
     "while the site is probed": ("eqpool.evaluate.evaluation.probe_metrics", 1),
     "while the site floor is probed": ("eqpool.evaluate.site_floor.site_floor_metrics", 1),
     "while the linear decoder is fitted": ("eqpool.methods.linear_decoder.fit_ridge", 1),
-    "while volumes are harmonised": ("eqpool.methods.decoding.measure", 2),
+    "while volumes are harmonised": ("eqpool.methods.harmonised_volumes.measure", 2),
     "before the report": ("eqpool.commands.run.write_report", 1),
     "while predictions are written": ("eqpool.methods.istn._write_predictions", 1),
     "while examples are written": ("eqpool.methods.istn.istn_steps", 1),

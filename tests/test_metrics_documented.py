@@ -23,7 +23,8 @@ from eqpool.evaluate.scored_rows import ScoredRows
 from eqpool.evaluate.site_metrics import site_floor_metrics
 from eqpool.geometry import so
 from eqpool.methods.crossfit import Decodes, deal_folds
-from eqpool.methods.decoding import Pooled, measure, summarise
+from eqpool.methods.decoding import Pooled
+from eqpool.methods.harmonised_volumes import measure, summarise
 from eqpool.methods.istn import Istn
 from eqpool.objectives.istn_networks import TASK_MODELS
 from eqpool.storage import files

@@ -23,11 +23,12 @@ from eqpool.engine.state import Stage
 from eqpool.errors import InputError
 from eqpool.evaluate.scorecard import COMBAT
 from eqpool.methods.base import NewScans, Outcome, PlannedStage, Say
-from eqpool.methods.decoding import Pooled, rows_to_harmonise, write_and_measure
+from eqpool.methods.decoding import Pooled
 from eqpool.methods.derivatives import to_z_scores
 from eqpool.methods.facts import ModelFacts
 from eqpool.methods.handed_back import score_table, score_volumes
 from eqpool.methods.harmonised_table import feature_frame, write_harmonised_table
+from eqpool.methods.harmonised_volumes import rows_to_harmonise, write_and_measure
 from eqpool.methods.run_tables import pooled_table
 from eqpool.methods.scored_voxels import ScoredVoxels
 from eqpool.methods.volume_writer import VolumeWriter, origin_of
@@ -64,7 +65,7 @@ class CombatMethod:
         Volumes go to derivatives/eqpool, and the rows of a table to harmonised.tsv.
 
         Returns:
-          The metrics of `eqpool.methods.decoding.harmonise_cohort` for volumes, and none for a table.
+          The metrics of `eqpool.methods.harmonised_volumes.harmonise_cohort` for volumes, and none for a table.
         """
         combat = fit_combat(cohort, session.config)
         files.write_arrays(folder.combat_file, combat.to_arrays())

@@ -12,8 +12,8 @@ from eqpool.engine.state import Stage, Variables
 from eqpool.evaluate.outputs import Embeddings
 from eqpool.methods.base import PlannedStage
 from eqpool.methods.change import with_change_scale_of, with_chosen_change_scale
-from eqpool.methods.decoding import harmonise_cohort
 from eqpool.methods.handed_back import EQPOOL, score_table, score_volumes
+from eqpool.methods.harmonised_volumes import harmonise_cohort
 from eqpool.methods.latent import Harmonised, LatentMethod
 from eqpool.methods.latent_model import Decode, Encode, LatentModel
 from eqpool.methods.linear_decoder import complete_decoder, with_linear_part_of

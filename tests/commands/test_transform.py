@@ -19,8 +19,8 @@ from eqpool.engine.selected import selected_variables
 from eqpool.errors import InputError
 from eqpool.estimator import EquivariantPooling
 from eqpool.methods.base import load_trained
-from eqpool.methods.decoding import harmonise_cohort
 from eqpool.methods.facts import ModelFacts
+from eqpool.methods.harmonised_volumes import harmonise_cohort
 from eqpool.methods.networks import PoolingNetworks, pooling_stages
 from eqpool.objectives.stage_one import make_stage_one
 from eqpool.storage.run_folder import RunFolder
