@@ -20,12 +20,9 @@ from eqpool.config.schema import (
     TrainingConfig,
     default_config,
     differing_keys,
-    keeps_sign,
-    parse_bandwidth,
-    parse_change_scale,
-    rotation_ranges,
     to_dict,
 )
+from eqpool.config.values import keeps_sign, parse_bandwidth, parse_change_scale, rotation_ranges
 
 __all__ = [
     "BaselineConfig",
