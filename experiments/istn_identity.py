@@ -20,7 +20,8 @@ from eqpool.data.shape import DataShape
 from eqpool.data.sources.morpho_digits import DOMAINS, Domain, random_digits, sheared
 from eqpool.data.sources.morpho_mnist import read_mnist
 from eqpool.engine.compilation import use_compilation_cache
-from eqpool.engine.session import Session, forward_on_images, train_on_images
+from eqpool.engine.image_training import forward_on_images, train_on_images
+from eqpool.engine.session import Session
 from eqpool.methods.istn import Istn, rows_of_sides
 from eqpool.objectives.task import make_task
 from eqpool.storage.run_folder import RunFolder

@@ -11,23 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from eqpool.config import ImageTrainingConfig, RunConfig
+from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.volumes.batches import FEWEST_ROWS, batch_slots, count_batches, volume_batches
 from eqpool.data.volumes.calibrated import Inputs
 from eqpool.engine import data_parallel
 from eqpool.engine.divergence import check_steps
-from eqpool.engine.image_table import make_image_epoch, make_image_forward, pick_rows, rows_in_order
 from eqpool.engine.loop import fit
-from eqpool.engine.pairs import Pairs, pairs_in_order, pick_pairs
 from eqpool.engine.state import (
     Stage,
     TrainState,
     Variables,
     create_state,
     finish_epoch,
-    keep_followers,
-    with_followers,
 )
 from eqpool.engine.stream import HostBatch, make_stream_forward, make_stream_step, run_stream_epoch, run_stream_forward
 from eqpool.engine.table import make_table_epoch, make_table_forward
@@ -124,12 +120,12 @@ def train_on_table(
     `constants` are collections of variables that training does not change. They replace the stage's initial ones.
     """
     settings = stage.settings
-    optimizer = stage.make_optimizer(_count_steps(stage, train, settings.batch_size))
+    optimizer = stage.make_optimizer(count_steps(stage, train, settings.batch_size))
     epoch_fn = make_table_epoch(stage, optimizer, settings.batch_size, session.mesh)
     train_table, validation_table = data_parallel.put_replicated(
         [take_rows(columns, train), take_rows(columns, validation)], session.mesh
     )
-    init_key, epoch_key = _stage_keys(session, stage)
+    init_key, epoch_key = stage_keys(session, stage)
 
     def run_epoch(state: TrainState, epoch: int):
         number = int(state.step) + 1
@@ -139,20 +135,20 @@ def train_on_table(
 
     started = stage._replace(initialise=lambda key: stage.initialise(key) | (constants or {}))
     state = data_parallel.put_replicated(create_state(started, optimizer, init_key), session.mesh)
-    return _fit(session, stage, state, run_epoch, settings.epochs, train)
+    return fit_stage(session, stage, state, run_epoch, settings.epochs, train)
 
 
 def train_on_volumes(session: Session, stage: Stage, data: TrainingData) -> TrainState:
     """Trains a stage on volumes that are read batch by batch."""
     columns, train, validation = data.columns, data.train, data.validation
     settings, initialise = stage.settings, stage.initialise
-    steps = _count_steps(stage, train, settings.batch_size)
+    steps = count_steps(stage, train, settings.batch_size)
     optimizer = stage.make_optimizer(steps)
     step = make_stream_step(stage, optimizer)
     forward = make_stream_forward(stage)
     validate = jax.jit(stage.validate)
     finish = jax.jit(functools.partial(finish_epoch, stage), donate_argnums=0)
-    init_key, epoch_key = _stage_keys(session, stage)
+    init_key, epoch_key = stage_keys(session, stage)
     validation_columns = data_parallel.put_replicated(take_rows(columns, validation), session.mesh)
     position = np.zeros(len(data.inputs), np.int32)
     position[train] = np.arange(len(train))
@@ -168,7 +164,7 @@ def train_on_volumes(session: Session, stage: Stage, data: TrainingData) -> Trai
 
     stage = stage._replace(initialise=lambda key: with_mean_volume(initialise(key), mean_volume(data.inputs, train)))
     state = data_parallel.put_replicated(create_state(stage, optimizer, init_key), session.mesh)
-    return _fit(session, stage, state, run_epoch, settings.epochs, train)
+    return fit_stage(session, stage, state, run_epoch, settings.epochs, train)
 
 
 def mean_volume(inputs: Inputs, rows: np.ndarray) -> np.ndarray:
@@ -183,73 +179,6 @@ def with_mean_volume(variables: Variables, mean: np.ndarray) -> Variables:
     """Returns a stage's variables with the decoder's constant set, so that D learns differences from the mean."""
     constants = variables["constants"]
     return variables | {"constants": constants | {"decoder": {"mean": jnp.asarray(mean)}}}
-
-
-def train_on_images(
-    session: Session, stage: Stage, columns: Columns, train: np.ndarray, validation: np.ndarray
-) -> TrainState:
-    """Trains a convolutional stage on images that fit in device memory, with the arguments of `train_on_table`."""
-    settings = stage.settings
-    batch_size = min(settings.batch_size, len(train))
-    tables = data_parallel.put_replicated([take_rows(columns, train), take_rows(columns, validation)], session.mesh)
-    order = rows_in_order(len(train), batch_size, session.mesh)
-    optimizer = stage.make_optimizer(_count_steps(stage, train, batch_size))
-    epoch_fn = make_image_epoch(stage, optimizer, order, pick_rows, session.mesh)
-    return _train_images(session, stage, optimizer, epoch_fn, tables[0], tables[1], {}, train)
-
-
-def train_on_pairs(session: Session, stage: Stage, source: Columns, reference: Columns, splits: Pairs) -> TrainState:
-    """Trains the ISTN on two unpaired tables that fit in device memory; `splits` holds the row indices of each."""
-    batch_size = min(stage.settings.batch_size, len(splits.source_train))
-    tables = (take_rows(source, splits.source_train), take_rows(reference, splits.reference_train))
-    held_out = (take_rows(source, splits.source_validation), take_rows(reference, splits.reference_validation))
-    tables, held_out = data_parallel.put_replicated((tables, held_out), session.mesh)
-    order = pairs_in_order(len(splits.source_train), len(splits.reference_train), batch_size, session.mesh)
-    optimizer = stage.make_optimizer(_count_steps(stage, splits.source_train, batch_size))
-    epoch_fn = make_image_epoch(stage, optimizer, order, pick_pairs, session.mesh)
-    beside = {"reference_inputs": held_out[1]["inputs"]}
-    return _train_images(session, stage, optimizer, epoch_fn, tables, held_out[0], beside, splits.source_train)
-
-
-def forward_on_images(session: Session, stage: Stage, variables, columns: Columns) -> Columns:
-    """Returns a trained convolutional stage's outputs for all rows of `columns`, on the host."""
-    batch_size = stage.settings.batch_size
-    table = data_parallel.put_replicated(columns, session.mesh)
-    return make_image_forward(stage, batch_size, session.mesh)(variables, table)
-
-
-def _train_images(
-    session: Session, stage: Stage, optimizer, epoch_fn, tables, held_out, beside, train: np.ndarray
-) -> TrainState:
-    """Runs `epoch_fn` over `tables` and validates every few epochs on `held_out` rows with the columns `beside`."""
-    settings = stage.settings
-    assert isinstance(settings, ImageTrainingConfig)
-    forward = make_image_forward(stage, settings.batch_size, session.mesh)
-    validate = jax.jit(stage.validate)
-    finish = jax.jit(functools.partial(finish_epoch, stage), donate_argnums=0)
-    follow = jax.jit(functools.partial(keep_followers, stage), donate_argnums=0)
-    init_key, epoch_key = _stage_keys(session, stage)
-
-    def judge(variables: Variables) -> dict[str, jax.Array]:
-        outputs = data_parallel.put_replicated(forward(variables, held_out), session.mesh)
-        return validate(outputs, held_out | beside)
-
-    def run_epoch(state: TrainState, epoch: int):
-        state, terms = epoch_fn(state, tables, epoch_key)
-        if (epoch + 1) % settings.validate_every_epochs and epoch + 1 != settings.epochs:
-            return state._replace(epoch=state.epoch + 1), terms, {}
-        scores = judge(state.judged)
-        state = finish(state, scores)
-        if stage.followers:
-            beside_kept = judge(with_followers(stage, state))
-            scores |= {name: beside_kept[name] for name in stage.followers}
-            state = follow(state, scores)
-            scores |= {f"{name}_epoch": epoch for name, epoch in state.follower_epochs.items()}
-        return state, terms, scores
-
-    state = data_parallel.put_replicated(create_state(stage, optimizer, init_key), session.mesh)
-    patience = settings.patience * settings.validate_every_epochs
-    return _fit(session, stage, state, run_epoch, settings.epochs, train, patience)
 
 
 def forward_on_table(session: Session, stage: Stage, variables, columns: Columns) -> Columns:
@@ -270,21 +199,26 @@ def forward_on_volumes(session: Session, stage: Stage, variables: Variables, dat
     return run_stream_forward(make_stream_forward(stage), variables, batches, session.mesh)
 
 
-def _fit(
+def fit_stage(
     session: Session, stage: Stage, state: TrainState, run_epoch, epochs: int, train: np.ndarray, patience: int = 0
 ) -> TrainState:
+    """Trains a stage from a state on the rows `train`, and saves and logs as the session has it.
+
+    The other arguments are those of `eqpool.engine.loop.fit`.
+    """
     save_every = stage.settings.checkpoint_every_epochs
     folder = session.checkpoints / stage.name if session.checkpoints else None
     names = None if session.names is None else session.names[train]
     return fit(stage.name, state, run_epoch, epochs, folder, save_every, session.log, patience, names)
 
 
-def _stage_keys(session: Session, stage: Stage) -> tuple[jax.Array, jax.Array]:
+def stage_keys(session: Session, stage: Stage) -> tuple[jax.Array, jax.Array]:
+    """Returns the keys of a stage's initial variables and of its epochs."""
     init_key, epoch_key = jax.random.split(stage.fold_in(session.key))
     return init_key, epoch_key
 
 
-def _count_steps(stage: Stage, train: np.ndarray, batch_size: int) -> int:
+def count_steps(stage: Stage, train: np.ndarray, batch_size: int) -> int:
     """Counts an epoch's steps, and warns if there are fewer training rows than a step should have."""
     if len(train) < FEWEST_ROWS:
         warnings.warn(

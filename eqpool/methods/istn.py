@@ -11,16 +11,10 @@ from eqpool.config import RunConfig
 from eqpool.data.cohort import SPLITS, Cohort, Scaling
 from eqpool.data.shape import DataShape
 from eqpool.data.volumes.preparation import PreparedScan
+from eqpool.engine.image_training import forward_on_images, train_on_images, train_on_pairs
 from eqpool.engine.pairs import REFERENCE_COLUMNS, Pairs
 from eqpool.engine.selected import selected_variables
-from eqpool.engine.session import (
-    Columns,
-    Session,
-    forward_on_images,
-    take_rows,
-    train_on_images,
-    train_on_pairs,
-)
+from eqpool.engine.session import Columns, Session, take_rows
 from eqpool.engine.state import Stage, Variables, of_network
 from eqpool.errors import InputError
 from eqpool.evaluate.harmonisation import look_metrics, task_metrics
