@@ -17,7 +17,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from eqpool.commands.preflight import preflight
-from eqpool.config import DataConfig
+from eqpool.config import DataConfig, RunConfig
 from eqpool.data.tables.arrays import encode_covariates
 from eqpool.errors import InputError
 from eqpool.estimator import DesignWarning, EquivariantPooling, LabelWarning
@@ -48,7 +48,7 @@ class Identity:
 
 @pytest.fixture
 def untrained(monkeypatch):
-    monkeypatch.setattr("eqpool.estimator.pooling.train_networks", lambda *_: (Identity(), None))
+    monkeypatch.setattr("eqpool.estimator.training.train_networks", lambda *_: (Identity(), None))
 
 
 def cohort() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -315,16 +315,21 @@ NUMPY = {
 }
 
 
+def config_of(estimator: EquivariantPooling) -> RunConfig:
+    """The configuration of a run that trains the same networks."""
+    return Parameters.check(estimator.get_params(deep=False)).to_config()
+
+
 @pytest.mark.parametrize("name", list(NUMPY))
 def test_numpys_values_are_the_parameters_of_python(name):
     expected, forms = NUMPY[name]
     for form in forms:
         estimator = EquivariantPooling(**{name: form})
         assert estimator.get_params()[name] is form
-        assert estimator._config() == EquivariantPooling(**{name: expected})._config()
+        assert config_of(estimator) == config_of(EquivariantPooling(**{name: expected}))
         parameters = Parameters.check(clone(estimator).get_params())
         assert getattr(parameters, name) == expected and type(getattr(parameters, name)) is type(expected)
-    assert EquivariantPooling(rotation_range=np.array([1, 2], np.float32))._config().model.rotation_ranges == "1.0,2.0"
+    assert config_of(EquivariantPooling(rotation_range=np.array([1, 2], np.float32))).model.rotation_ranges == "1.0,2.0"
 
 
 @pytest.mark.parametrize(
@@ -346,7 +351,7 @@ def test_a_wrong_parameter_is_named_in_one_line(untrained, name, value):
 
 
 def test_what_is_matched_reaches_the_training():
-    assert EquivariantPooling(mmd_match="phi")._config().stage_two.mmd_match == "phi"
+    assert config_of(EquivariantPooling(mmd_match="phi")).stage_two.mmd_match == "phi"
 
 
 @pytest.mark.parametrize(

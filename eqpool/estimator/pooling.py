@@ -7,21 +7,14 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
-from eqpool.config import RunConfig
-from eqpool.data.cohort import CovariateScaling
-from eqpool.data.shape import DataShape
-from eqpool.data.splits import assign_splits
-from eqpool.data.tables.scaling import decoded_change, pooled_change
-from eqpool.engine.compilation import standard_promotion
-from eqpool.engine.session import Session, TrainingData
+from eqpool.data.tables.scaling import pooled_change
 from eqpool.errors import InputError
 from eqpool.estimator.archive import Archive, read_estimator, write_estimator
 from eqpool.estimator.design import examine_fit
 from eqpool.estimator.fit_rows import FitRows
 from eqpool.estimator.parameters import Parameters, method_of
 from eqpool.estimator.site_table import SiteTable
-from eqpool.methods.change import chosen_on_splits
-from eqpool.methods.networks import train_networks
+from eqpool.estimator.training import decode_twice, train_on_rows
 
 
 class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, SiteTable):
@@ -172,24 +165,13 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Site
         )  # fmt: skip
         parameters.check_covariates(max(rows.covariates.shape[1], 1))
         self.nuisance_names_, self.findings_ = rows.nuisance_names, examine_fit(self._labelled(X), rows)
-        inputs = self._fit_table(
+        before = self._fit_table(
             X, rows, method_of(parameters.calibrate_sites), parameters.prior_rows, parameters.reference
         )
-        # tau needs a covariate. A constant one makes it the same rotation for all rows.
-        values = rows.covariates if rows.covariates.shape[1] else np.zeros((len(X), 1))
-        self.covariate_scaling_ = CovariateScaling.fit(values)
-        shape = DataShape(
-            X.shape[1:], values.shape[1], max(len(rows.sites), 1), rows.target_coding.num_classes,
-            tuple(map(len, rows.nuisance_levels)),
-        )  # fmt: skip
-        train, validation = _split(parameters, rows)
-        columns = _training_columns(rows, self.covariate_scaling_.apply(values))
-        data = TrainingData(self._calibrated(inputs, rows.site), columns, train, validation)
-        with standard_promotion():
-            networks, _ = train_networks(Session.start(parameters.to_config()), shape, data)
-        self.pooling_ = networks.on_host()
-        splits = {"validation": validation, "train": train}
-        self.change_scale_ = self._choose_change_scale(parameters, data, rows.site, shape.classes, splits)
+        inputs, calibration = self._calibrated(before, rows.site), self.calibration_
+        unchanged = calibration.unchanged(rows.site) if calibration else np.zeros(inputs.shape, bool)
+        trained = train_on_rows(parameters, rows, inputs, unchanged)
+        self.pooling_, self.covariate_scaling_, self.change_scale_ = trained
         self.parameters_ = parameters
         self._n_features_out = parameters.latent_dim
         return self
@@ -269,7 +251,7 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Site
         values = self._encoded(covariates, len(features))
         before = self.scaling_.apply(features).astype(np.float32)  # as the encoded features of a run
         inputs = self._calibrated(before, names, values)
-        change = pooled_change(before, inputs, *self._decodes(inputs), self.change_scale_)
+        change = pooled_change(before, inputs, *decode_twice(self.pooling_, inputs), self.change_scale_)
         return self._with_change(features, names, change, X)
 
     def inverse_transform(self, X: Any) -> np.ndarray:
@@ -288,54 +270,7 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Site
         tags.transformer_tags.preserves_dtype = []  # all network outputs, including Phi, are float32
         return tags
 
-    def _config(self) -> RunConfig:
-        """Returns the configuration of a run that trains the same networks."""
-        return Parameters.check(self.get_params(deep=False)).to_config()
-
-    def _decodes(self, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns D(l) and D(Psi(Phi)) of calibrated rows."""
-        outputs = self.pooling_.apply(inputs)
-        return self.pooling_.decode(outputs["latent"]), self.pooling_.decode(outputs["pooled_latent"])
-
-    def _choose_change_scale(
-        self, parameters: Parameters, data: TrainingData, site: np.ndarray, classes: int, splits: dict[str, np.ndarray]
-    ) -> float:
-        if isinstance(parameters.change_scale, float):
-            return parameters.change_scale
-
-        def measure(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            inputs = np.asarray(data.inputs)[rows]
-            change = decoded_change(*self._decodes(inputs), 1.0)
-            fixed = self.calibration_.unchanged(site[rows]) if self.calibration_ else np.zeros(change.shape, bool)
-            return inputs, np.where(fixed, 0.0, change)
-
-        return chosen_on_splits(measure, data.columns, classes, splits).scale
-
     def _prepared(self, X: Any, site: Any) -> tuple[np.ndarray, np.ndarray]:
         """Returns new rows in their own units and as calibrated z-scores."""
         features, names = self._new_rows(X, site)
         return features, self._calibrated(self.scaling_.apply(features).astype(np.float32), names)
-
-
-def _training_columns(rows: FitRows, covariates: np.ndarray) -> dict[str, np.ndarray]:
-    columns = {
-        "site": rows.site_code,
-        "covariate": covariates,
-        "target": rows.target,
-        "target_known": rows.target_known,
-    }
-    return columns | ({} if rows.nuisance is None else {"nuisance": rows.nuisance})
-
-
-def _split(parameters: Parameters, rows: FitRows) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the training rows and the validation rows, by person and balanced over sites and classes."""
-    levels = rows.target.astype(int) if rows.target_coding.num_classes else np.zeros(len(rows.site), int)
-    split = assign_splits(
-        rows.persons,
-        list(zip(rows.site.tolist(), levels.tolist(), strict=True)),
-        validation_fraction=parameters.validation_fraction,
-        test_fraction=0.0,
-        seed=parameters.random_state,
-    )
-    train, validation = (np.flatnonzero(split == name) for name in ("train", "validation"))
-    return train, validation if validation.size else train

@@ -296,7 +296,9 @@ def test_every_config_shrunk_runs_two_steps_of_each_stage_and_fills_its_work_dir
 ):
     monkeypatch.setattr("eqpool.commands.run.load_cohort", a_few_rows)
     monkeypatch.setattr("eqpool.methods.latent.MOST_DRAWN", 60)
-    monkeypatch.setattr("eqpool.report.figure_parts.MOST_POINTS", 60)  # t-SNE of hundreds takes longer than all the rest
+    monkeypatch.setattr(
+        "eqpool.report.figure_parts.MOST_POINTS", 60
+    )  # t-SNE of hundreds takes longer than all the rest
     data = request.getfixturevalue("shared_data") if path.stem in ("german", "adult", "ixi_thickness") else tmp_path
     small = shrunk(path, data, tmp_path)
     folder = tmp_path / "run"
