@@ -18,20 +18,25 @@ _PLACES = (("cache_dir",), ("data", "raw_dir"), ("data", "participants"))  # con
 
 @functools.cache
 def commit() -> str | None:
-    """Returns the commit of this checkout, followed by "-dirty" if the code differs from it.
+    """Returns `commit_of` this checkout, as it was at the first call."""
+    return commit_of(ROOT)
 
-    Returns None if this is not a git checkout, for example an unpacked archive.
+
+def commit_of(root: pathlib.Path) -> str | None:
+    """Returns the commit of the checkout `root`, followed by "-dirty" if the code differs from it.
+
+    Returns None if `root` is not the top of a git checkout, for example an unpacked archive.
     """
-    if _git("rev-parse", "--show-toplevel") != str(ROOT):
+    if _git(root, "rev-parse", "--show-toplevel") != str(root):
         return None
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", *_CODE)
-    head = _git("rev-parse", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *_CODE)
+    head = _git(root, "rev-parse", "HEAD")
     return head and head + ("-dirty" if changed else "")
 
 
-def _git(*arguments: str) -> str | None:
+def _git(root: pathlib.Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

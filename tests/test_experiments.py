@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import re
-import runpy
 import subprocess
 import sys
 import time
@@ -412,13 +411,13 @@ def test_a_key_that_does_not_go_is_named(text, message):
         ("table2_germen", [], "table2_germen: no such experiment; did you mean table2_german?"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # other tests import the command
-def test_bad_flags_of_experiments_are_one_line_and_exit_code_two(module, arguments, message, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["experiments", module, *arguments])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_module("experiments", run_name="__main__")
+def test_bad_flags_of_experiments_are_one_line_and_exit_code_two(module, arguments, message, capsys):
+    try:
+        code = main([module, *arguments])
+    except SystemExit as ended:
+        code = ended.code
     said = capsys.readouterr().err
-    assert ended.value.code == 2 and message in said and said.count("\n") == 1
+    assert code == 2 and message in said and said.count("\n") == 1
 
 
 def test_image_level_tables_keep_the_split_and_replace_the_other_sites_images_alone(tmp_path):
@@ -489,11 +488,10 @@ def test_folds_are_balanced_and_hold_out_every_row_once():
         assert abs(site[fold.rows("test")].mean() - site.mean()) < 0.06
 
 
-def test_folds_are_read_again_and_say_which_commit_computed_them(monkeypatch, tmp_path):
+def test_folds_are_read_again_and_say_which_commit_computed_them(tmp_path):
     path = tmp_path / "fold.npz"
-    monkeypatch.setattr(runner, "commit", lambda: "first")
-    assert str(stored(path, lambda: {"x": np.arange(2)})["commit"]) == "first"
-    monkeypatch.setattr(runner, "commit", lambda: "second")
+    assert str(stored(path, lambda: {"x": np.arange(2)})["commit"]) == (provenance.commit() or "")
+    np.savez(path, **dict(np.load(path)) | {"commit": "first"})  # computed at an earlier commit
     again = stored(path, lambda: pytest.fail("computed again"))
     assert str(again["commit"]) == "first" and again["x"].tolist() == [0, 1]
     np.savez(tmp_path / "old.npz", x=np.arange(3))
@@ -513,11 +511,14 @@ def test_the_table_of_identity_sets_the_papers_numbers_beside_ours():
     assert "| thick | 38.0 | 53.0 | 41.2 |" in text and "| thick slanted | 30.0 | 30.0 | 32.8 |" in text
 
 
-def test_a_stamp_has_everything_that_a_number_depends_on(monkeypatch):
-    monkeypatch.setattr(provenance, "commit", lambda: "c" * 40)
+def test_a_stamp_has_everything_that_a_number_depends_on():
     first = {"seed": 1, "commit": "a" * 40, "config_hash": "1", "device": "1 x cpu", "versions": {"jax": "1"}}
     stamp = provenance.stamp("folds", [first, first], 12.34)
-    assert stamp["commit"] == "c" * 40 and stamp["commits_of_runs"] == ["a" * 40] and stamp["config_hash"] == "1"
+    assert (
+        stamp["commit"] == provenance.commit()
+        and stamp["commits_of_runs"] == ["a" * 40]
+        and stamp["config_hash"] == "1"
+    )
     assert stamp["seeds"] == [1] and stamp["wall_seconds"] == 12.3 and re.match(r"\d{4}-\d\d-\d\d$", stamp["date"])
     other = first | {"seed": 0, "commit": None, "config_hash": "2", "device": "8 x TPU", "versions": {"jax": "2"}}
     both = provenance.stamp("folds", [first, other], 1.0)
@@ -525,7 +526,7 @@ def test_a_stamp_has_everything_that_a_number_depends_on(monkeypatch):
     assert both["seeds"] == [0, 1]
     assert both["commits_of_runs"] == ["a" * 40, "not recorded"] and both["config_hash"] not in ("1", "2")
     assert provenance.stamp("folds", [other, first], 1.0) == both
-    text = provenance.written_by("folds", both)
+    text = provenance.written_by("folds", both | {"commit": "c" * 40})
     assert "commit cccccccccccc (runs: aaaaaaaaaaaa, not recorded), 1 x cpu and 8 x TPU, jax 1 and 2." in text
     assert "commit not recorded" in provenance.written_by("folds", {"date": "2026-11-22"})
 
@@ -540,10 +541,8 @@ def test_a_config_hash_sees_every_value_and_no_folder(tmp_path):
 
 
 @pytest.fixture
-def checkout(tmp_path, monkeypatch):
-    """A checkout of one commit, in the place of this one."""
-    monkeypatch.setattr(provenance, "ROOT", tmp_path)
-    monkeypatch.setattr(provenance, "commit", provenance.commit.__wrapped__)  # without its memory
+def checkout(tmp_path):
+    """A checkout of one commit."""
     (tmp_path / "a.py").write_text("1")
     (tmp_path / "table.json").write_text("{}")
     identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
@@ -555,20 +554,19 @@ def checkout(tmp_path, monkeypatch):
 def test_the_commit_is_that_of_the_checkout_and_says_where_code_was_changed(checkout):
     done = subprocess.run(["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True)
     head = done.stdout.strip()
-    assert len(head) == 40 and provenance.commit() == head
+    assert len(head) == 40 and provenance.commit_of(checkout) == head
     (checkout / "table.json").write_text("a table that the command before this one wrote")
-    assert provenance.commit() == head
+    assert provenance.commit_of(checkout) == head
     (checkout / "a.py").write_text("2")
-    assert provenance.commit() == f"{head}-dirty"
+    assert provenance.commit_of(checkout) == f"{head}-dirty"
+    assert provenance.commit() == provenance.commit_of(provenance.ROOT)
 
 
 def test_without_a_checkout_of_its_own_there_is_no_commit(checkout, monkeypatch):
     (checkout / "unpacked").mkdir()
-    monkeypatch.setattr(provenance, "ROOT", checkout / "unpacked")  # inside another project's checkout
-    assert provenance.commit() is None
-    monkeypatch.setattr(provenance, "ROOT", checkout)
+    assert provenance.commit_of(checkout / "unpacked") is None  # inside another project's checkout
     monkeypatch.setenv("PATH", "")  # no git
-    assert provenance.commit() is None
+    assert provenance.commit_of(checkout) is None
 
 
 def test_a_run_keeps_the_commit_that_finished_it(monkeypatch, tmp_path):
@@ -578,13 +576,13 @@ def test_a_run_keeps_the_commit_that_finished_it(monkeypatch, tmp_path):
         return {"metrics": {}, "notes": ["of a folder"]}
 
     monkeypatch.setattr(runner, "run", finish)
-    monkeypatch.setattr(runner, "commit", lambda: "first")
-    task = Task("german", "", {}, tmp_path / "run")
+    task, record = Task("german", "", {}, tmp_path / "run"), tmp_path / "run" / runner.PROVENANCE_FILE
     first = runner._run(task, keep_diverged=False)
-    assert first["commit"] == "first" and first["config_hash"] == provenance.config_hash(config_of(task))
-    monkeypatch.setattr(runner, "commit", lambda: "second")
-    assert runner._run(task, keep_diverged=False) == first
-    (tmp_path / "run" / runner.PROVENANCE_FILE).unlink()  # finished before commits were kept
+    assert first["commit"] == provenance.commit()
+    assert first["config_hash"] == provenance.config_hash(config_of(task))
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"commit": "earlier"}))
+    assert runner._run(task, keep_diverged=False) == first | {"commit": "earlier"}
+    record.unlink()  # finished before commits were kept
     assert runner._run(task, keep_diverged=False)["commit"] is None
 
 
