@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eqpool import __version__
 from eqpool.engine import data_parallel
 from eqpool.errors import InputError
 from eqpool.storage.checkpoints import Checkpoints
@@ -108,9 +109,17 @@ def test_another_networks_checkpoint_is_one_line_and_stays(folder, name):
     assert sorted(folder.rglob("*")) == before
 
 
-def test_another_versions_checkpoint_names_it(saved, monkeypatch):
-    monkeypatch.setattr("eqpool.storage.checkpoints.__version__", "9.9")
-    with Checkpoints(saved) as checkpoints, pytest.raises(InputError, match=r"6: cannot be restored; eqpool \S+ wrote"):
+def test_another_versions_checkpoint_names_it(folder):
+    written = [
+        path for path in (folder / "6").rglob("*") if path.is_file() and f'"{__version__}"' in path.read_text("latin-1")
+    ]
+    assert written
+    for path in written:
+        path.write_text(path.read_text().replace(f'"{__version__}"', '"0.0.1"'))
+    with (
+        Checkpoints(folder) as checkpoints,
+        pytest.raises(InputError, match=r"6: cannot be restored; eqpool 0\.0\.1 wrote"),
+    ):
         checkpoints.restore(OTHER["shape"])
 
 
