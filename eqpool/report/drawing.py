@@ -5,13 +5,12 @@ A figure that cannot be drawn does not stop the run. The report and the terminal
 
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
 
 from eqpool.errors import DISK_ERRORS, InputError, complain
-from eqpool.report import figures
-from eqpool.report.figures import FigureKind
+from eqpool.report.figures import FIGURES, FigureKind
 from eqpool.report.lettering import Figure
 from eqpool.report.style import SIMULATED
 from eqpool.report.workfolder import WorkFolder
@@ -46,8 +45,8 @@ class FigureFailed(Exception):
     """Error for a figure that could not be drawn. Its message is one line with the original error's name and text."""
 
 
-def write_figures(work: WorkFolder) -> list[Drawn]:
-    """Draws every figure that this run's files allow, as PNG and SVG under figures/.
+def write_figures(work: WorkFolder, kinds: Sequence[FigureKind] = FIGURES) -> list[Drawn]:
+    """Draws the figures of these kinds that this run's files allow, as PNG and SVG under figures/.
 
     A figure that fails, or that is left out because there are too few rows, gets a line with the reason in place of its
     picture. The picture of an earlier call is removed. Failures are also reported on stderr and recorded for
@@ -56,7 +55,7 @@ def write_figures(work: WorkFolder) -> list[Drawn]:
     drawn: list[Drawn] = []
     failed: dict[str, str] = {}
     characters: set[str] = set()
-    for kind in track(figures.FIGURES, "Drawing", unit="figure"):
+    for kind in track(kinds, "Drawing", unit="figure"):
         try:
             one, missing = protected(partial(_write, work, kind))
             characters |= missing

@@ -12,6 +12,7 @@ import jinja2
 from eqpool.config.methods import makes_images
 from eqpool.report.comparison import compare_runs
 from eqpool.report.drawing import Drawn, write_figures
+from eqpool.report.figures import FIGURES, FigureKind
 from eqpool.report.score_table import judge_scorecard, score_table
 from eqpool.report.summary import is_on_top
 from eqpool.report.verdicts import Reading, read_metrics
@@ -39,13 +40,16 @@ _MARKS = {"good": "✓", "bad": "✗", "open": "?", "plain": ""}
 _SEVERITIES = ("refusal", "warning", "info")
 
 
-def write_report(folder: pathlib.Path, compared: Sequence[pathlib.Path] = ()) -> pathlib.Path:
+def write_report(
+    folder: pathlib.Path, compared: Sequence[pathlib.Path] = (), kinds: Sequence[FigureKind] = FIGURES
+) -> pathlib.Path:
     """Draws the figures of a finished work directory and writes its report.html.
 
     Args:
       folder: work directory of the run.
       compared: work directories of other runs on the same data. A table compares them with this run, and the latents of
         the baselines among them are drawn beside tau.
+      kinds: kinds of the figures to draw, all by default.
 
     Returns:
       The path of the page.
@@ -56,7 +60,7 @@ def write_report(folder: pathlib.Path, compared: Sequence[pathlib.Path] = ()) ->
     comparison = compare_runs(folder, compared)
     work = dataclasses.replace(read_workfolder(folder), compared=tuple(map(read_workfolder, compared)))
     path = RunFolder(folder).report_file
-    write_text(path, _render(work, write_figures(work), comparison))
+    write_text(path, _render(work, write_figures(work, kinds), comparison))
     return path
 
 

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from eqpool.errors import InputError
-from eqpool.report import drawing, figures
+from eqpool.report import drawing
 from eqpool.report.__main__ import main
 from eqpool.report.drawing import has_failed, write_figures
+from eqpool.report.figures import FIGURES, FigureKind
+from eqpool.report.page import write_report
 from eqpool.report.workfolder import read_workfolder
 from eqpool.storage.run_folder import RunFolder
 
@@ -24,11 +26,10 @@ def run_folder(trained_volumes, tmp_path):
     return folder
 
 
-def only(monkeypatch, *names: str, **changes) -> None:
-    """Leaves the figures of these names, with `changes` of the first."""
-    kinds = [kind for kind in figures.FIGURES if kind.name in names]
-    kinds[0] = kinds[0]._replace(**changes)
-    monkeypatch.setattr(figures, "FIGURES", tuple(kinds))
+def only(*names: str, **changes) -> tuple[FigureKind, ...]:
+    """The figures of these names, with `changes` of the first."""
+    first, *others = (kind for kind in FIGURES if kind.name in names)
+    return first._replace(**changes), *others
 
 
 def failing(error: Exception):
@@ -44,69 +45,55 @@ def as_users_run_it(monkeypatch):
 
 
 @pytest.mark.parametrize("part", ["exists", "draw", "alt", "remark", "too_little"])
-def test_a_figure_that_fails_is_a_line_and_is_drawn_by_the_next_call(
-    part, run_folder, monkeypatch, capsys, as_users_run_it
-):
-    with monkeypatch.context() as broken:
-        only(broken, "training_curves", **{part: failing(ValueError("<b>bad\n label $"))})
-        assert main([f"--workdir={run_folder}"]) == 0
-        said = capsys.readouterr().err
-        assert said.startswith("eqpool: figure training_curves was not drawn (ValueError: <b>bad label $)")
-        assert said.count("\n") == 1
-        page = (run_folder / "report.html").read_text()
-        assert "could not be drawn (ValueError: &lt;b&gt;bad label $)" in page and "<b>bad" not in page
-        assert has_failed(RunFolder(run_folder)) and not (run_folder / "figures" / "training_curves.png").exists()
-    only(monkeypatch, "training_curves")
-    assert main([f"--workdir={run_folder}"]) == 0
+def test_a_figure_that_fails_is_a_line_and_is_drawn_by_the_next_call(part, run_folder, capsys, as_users_run_it):
+    write_report(run_folder, kinds=only("training_curves", **{part: failing(ValueError("<b>bad\n label $"))}))
+    said = capsys.readouterr().err
+    assert said.startswith("eqpool: figure training_curves was not drawn (ValueError: <b>bad label $)")
+    assert said.count("\n") == 1
+    page = (run_folder / "report.html").read_text()
+    assert "could not be drawn (ValueError: &lt;b&gt;bad label $)" in page and "<b>bad" not in page
+    assert has_failed(RunFolder(run_folder)) and not (run_folder / "figures" / "training_curves.png").exists()
+    write_report(run_folder, kinds=only("training_curves"))
     assert capsys.readouterr().err == ""
     assert not has_failed(RunFolder(run_folder)) and (run_folder / "figures" / "training_curves.png").exists()
     assert "could not be drawn" not in (run_folder / "report.html").read_text()
 
 
-def test_the_same_command_draws_again_what_failed(run_folder, monkeypatch, capsys, as_users_run_it):
+def test_the_same_command_draws_again_what_failed(run_folder, capsys, as_users_run_it):
     from eqpool.commands.run import run
 
-    only(monkeypatch, "training_curves", draw=failing(RuntimeError("no")))
-    config = RunFolder(run_folder).read_config()
-    run(config, run_folder)
+    write_report(run_folder, kinds=only("training_curves", draw=failing(RuntimeError("no"))))
     assert has_failed(RunFolder(run_folder))
-    only(monkeypatch, "training_curves", draw=lambda work: figures.draw_training_curves(work.log))
-    run(config, run_folder)
+    run(RunFolder(run_folder).read_config(), run_folder)
     assert not has_failed(RunFolder(run_folder)) and "<figure" in (run_folder / "report.html").read_text()
     assert "was not drawn (RuntimeError: no)" in capsys.readouterr().err
 
 
-def test_other_figures_stay_and_an_old_picture_goes(run_folder, monkeypatch, capsys, as_users_run_it):
-    work = read_workfolder(run_folder)
-    only(monkeypatch, "covariate_by_site", "training_curves")
-    assert all(one.path for one in write_figures(work))
-    only(monkeypatch, "covariate_by_site", "training_curves", draw=failing(MemoryError("8 GB")))
-    first, second = write_figures(work)
+def test_other_figures_stay_and_an_old_picture_goes(run_folder, capsys, as_users_run_it):
+    work, names = read_workfolder(run_folder), ("covariate_by_site", "training_curves")
+    assert all(one.path for one in write_figures(work, only(*names)))
+    first, second = write_figures(work, only(*names, draw=failing(MemoryError("8 GB"))))
     assert first.path is None and "MemoryError: 8 GB" in first.absent and second.path
     assert not list((run_folder / "figures").glob("covariate_by_site.*"))
 
 
-def test_a_full_disk_is_not_taken_for_a_figure_that_failed(run_folder, monkeypatch, as_users_run_it):
+def test_a_full_disk_is_not_taken_for_a_figure_that_failed(run_folder, as_users_run_it):
     full = OSError(errno.ENOSPC, "No space")
-    only(monkeypatch, "training_curves", draw=failing(full))
     with pytest.raises(OSError, match="No space"):
-        write_figures(read_workfolder(run_folder))
+        write_figures(read_workfolder(run_folder), only("training_curves", draw=failing(full)))
     refused = InputError("figures: cannot be written")
     refused.__cause__ = full
-    only(monkeypatch, "training_curves", draw=failing(refused))
     with pytest.raises(InputError):
-        write_figures(read_workfolder(run_folder))
+        write_figures(read_workfolder(run_folder), only("training_curves", draw=failing(refused)))
 
 
-def test_in_tests_a_bug_in_a_figure_is_raised(run_folder, monkeypatch):
-    only(monkeypatch, "training_curves", draw=failing(KeyError("bug")))
+def test_in_tests_a_bug_in_a_figure_is_raised(run_folder):
     with pytest.raises(KeyError, match="bug"):
-        write_figures(read_workfolder(run_folder))
+        write_figures(read_workfolder(run_folder), only("training_curves", draw=failing(KeyError("bug"))))
 
 
-def test_an_error_of_a_page_is_cut(run_folder, monkeypatch, capsys, as_users_run_it):
-    only(monkeypatch, "training_curves", draw=failing(ValueError("x" * 5000)))
-    write_figures(read_workfolder(run_folder))
+def test_an_error_of_a_page_is_cut(run_folder, capsys, as_users_run_it):
+    write_figures(read_workfolder(run_folder), only("training_curves", draw=failing(ValueError("x" * 5000))))
     assert len(capsys.readouterr().err) < 600
 
 

@@ -98,24 +98,22 @@ def test_the_page_says_what_came_from_where(text, workdir):
     assert "no more than the accuracy from covariates and target (0.5)" in text
 
 
-def test_simulated_data_is_marked_large_and_real_data_is_not(text, workdir, monkeypatch):
+def test_simulated_data_is_marked_large_and_real_data_is_not(text, workdir):
     assert text.count("SIMULATED DATA") >= 3 and '<p class="simulated"' in text
     results = json.loads((workdir / "results.json").read_text())
     other = workdir.parent / "real"
     shutil.copytree(workdir, other)
     (other / "results.json").write_text(json.dumps(results | {"simulated": False, "notes": []}))
-    monkeypatch.setattr("eqpool.report.page.write_figures", lambda work: [])
-    assert "SIMULATED" not in write_report(other).read_text()
+    assert "SIMULATED" not in write_report(other, kinds=()).read_text()
 
 
-def changed(workdir, tmp_path, monkeypatch, **changes) -> str:
+def changed(workdir, tmp_path, **changes) -> str:
     """The page of a copy of the run whose results have these changes; without figures."""
-    monkeypatch.setattr("eqpool.report.page.write_figures", lambda work: [])
     folder = tmp_path / "changed"
     shutil.copytree(workdir, folder, ignore=shutil.ignore_patterns("images", "figures"))
     results = json.loads((folder / "results.json").read_text())
     (folder / "results.json").write_text(json.dumps(results | changes))
-    return write_report(folder).read_text()
+    return write_report(folder, kinds=()).read_text()
 
 
 def test_few_held_out_people_are_the_first_thing_that_is_said(text):
@@ -124,10 +122,10 @@ def test_few_held_out_people_are_the_first_thing_that_is_said(text):
     assert warning < text.index("In short") and text.count("ew people are held out") == 1
 
 
-def test_the_scorecard_is_the_first_thing_in_short(workdir, text, tmp_path, monkeypatch):
+def test_the_scorecard_is_the_first_thing_in_short(workdir, text, tmp_path):
     """And a run of a version without one has a report all the same."""
     assert '<div class="scorecard">' not in text and "What is handed back" not in text
-    scored = changed(workdir, tmp_path, monkeypatch, scorecard=card(BETTER, WORSE))
+    scored = changed(workdir, tmp_path, scorecard=card(BETTER, WORSE))
     short = scored[scored.index("<h2>In short</h2>") :]
     sentence = short.index("What is handed back is better than the raw input and worse than ComBat.")
     assert sentence < short.index("handed back</span>") < short.index('<table class="readings">')
@@ -135,34 +133,34 @@ def test_the_scorecard_is_the_first_thing_in_short(workdir, text, tmp_path, monk
     assert not Page(scored).open
 
 
-def test_latents_that_are_not_finite_are_the_first_thing_that_is_said(workdir, tmp_path, monkeypatch):
-    text = changed(workdir, tmp_path, monkeypatch, metrics={"non_finite_rows": 3, "site_floor": 0.5}, preflight=[])
+def test_latents_that_are_not_finite_are_the_first_thing_that_is_said(workdir, tmp_path):
+    text = changed(workdir, tmp_path, metrics={"non_finite_rows": 3, "site_floor": 0.5}, preflight=[])
     top = text.index("The latents of 3 rows are not finite: no pooling result can be read from this run.")
     assert top < text.index("In short") and "Nothing else to warn about" in text
     assert "not as hoped" in text[text.index("rows with a latent that is not finite") :][:400]
 
 
-def test_what_is_not_defined_is_said_to_be(workdir, tmp_path, monkeypatch):
+def test_what_is_not_defined_is_said_to_be(workdir, tmp_path):
     metrics = METRICS | {"equivariance_error": None, "mmd": None, "mmd_p_value": None, "strongest_probe_interval": None}
-    text = changed(workdir, tmp_path, monkeypatch, metrics=metrics)
+    text = changed(workdir, tmp_path, metrics=metrics)
     assert text.count("<td>not defined</td>") == 2 and "tau does not turn between held-out rows" in text
     assert "nan" not in re.sub(r"<[^>]*>", "", text).split()
 
 
-def test_sites_and_classes_have_any_name(workdir, tmp_path, monkeypatch):
+def test_sites_and_classes_have_any_name(workdir, tmp_path):
     names = ["<script>", "$a$_", "items", "x" * 200]
     by_site = {name: {"rows": 7, "classes": {"rows": 3, "F & <b>": 4}} for name in names}
     counts = json.loads((workdir / "results.json").read_text())["counts"] | {"by_site": by_site}
-    text = changed(workdir, tmp_path, monkeypatch, counts=counts)
+    text = changed(workdir, tmp_path, counts=counts)
     assert "<td>&lt;script&gt;</td>" in text and "<td>$a$_</td>" in text and f"<td>{'x' * 200}</td>" in text
     assert text.count('<td class="number">3</td><td class="number">4</td>') == 4  # and a class may be called "rows"
     assert "F &amp; &lt;b&gt;" in text and not Page(text).open
 
 
-def test_counts_of_before_are_read(workdir, tmp_path, monkeypatch):
+def test_counts_of_before_are_read(workdir, tmp_path):
     counts = json.loads((workdir / "results.json").read_text())["counts"]
     counts |= {"by_site": {"A": {"rows": 9, "AD": 4, "CN": 5}}}
-    text = changed(workdir, tmp_path, monkeypatch, counts=counts)
+    text = changed(workdir, tmp_path, counts=counts)
     assert '<td class="number">9</td>\n<td class="number">4</td><td class="number">5</td>' in text
 
 
@@ -191,14 +189,13 @@ def test_names_that_look_like_numbers_stay_names(workdir, tmp_path):
     assert read_workfolder(folder).site_names == ["007", "1e3", "True"]
 
 
-def test_runs_on_the_same_data_stand_in_one_table(workdir, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("eqpool.report.page.write_figures", lambda work: [])
+def test_runs_on_the_same_data_stand_in_one_table(workdir, tmp_path, capsys):
     results = json.loads((workdir / "results.json").read_text())
     naive = tmp_path / "naive"
     shutil.copytree(workdir, naive, ignore=shutil.ignore_patterns("checkpoints", "derivatives", "images"))
     changed = results | {"method": "naive", "metrics": {"strongest_probe": 0.95, "strongest_probe_interval": None}}
     (naive / "results.json").write_text(json.dumps(changed))
-    text = write_report(workdir, [naive]).read_text()
+    text = write_report(workdir, [naive], kinds=()).read_text()
     table = text[text.index("Beside other runs") :]
     assert "naive, seed 0" in table and "0.95" in table and "0.5 [0.4, 0.6]" in table
     (naive / "results.json").write_text(json.dumps(changed | {"data_hash": "0" * 64}))

@@ -146,7 +146,7 @@ def of_columns(work, covariates, target, described, classes=()):
     return dataclasses.replace(work, facts=facts, pooled=work.pooled.iloc[:, :3].assign(**columns))
 
 
-def test_what_is_described_is_always_drawn_and_what_is_left_out_is_said(trained_volumes, tmp_path, monkeypatch):
+def test_what_is_described_is_always_drawn_and_what_is_left_out_is_said(trained_volumes, tmp_path):
     work = read_workfolder(trained_volumes)
     many = {f"covariate_{number}": None for number in range(6)}
     crowded = of_columns(work, {"age": None} | many, {"score": None}, {"mmse": None, "stage": 2})
@@ -163,10 +163,9 @@ def test_what_is_described_is_always_drawn_and_what_is_left_out_is_said(trained_
     assert [axes.get_xlabel().split()[0] for axes in figure.axes] == list(tests.spreads.columns)
 
     kinds = tuple(kind for kind in FIGURES if kind.name == "covariate_by_site")
-    monkeypatch.setattr("eqpool.report.figures.FIGURES", kinds)
-    (drawn,) = write_figures(dataclasses.replace(tests, folder=RunFolder(tmp_path)))
+    (drawn,) = write_figures(dataclasses.replace(tests, folder=RunFolder(tmp_path)), kinds)
     assert drawn.caption.endswith("Left out for want of room: weight, score; pooled.tsv has them.")
-    (whole,) = write_figures(dataclasses.replace(work, folder=RunFolder(tmp_path)))
+    (whole,) = write_figures(dataclasses.replace(work, folder=RunFolder(tmp_path)), kinds)
     few = "3 of 3 sites have fewer than 10 rows: marks alone, no density."
     assert whole.caption == f"{kinds[0].caption} {few}"
 
