@@ -1,5 +1,7 @@
 import dataclasses
+import math
 import os
+import pathlib
 import re
 import threading
 import time
@@ -14,16 +16,15 @@ from eqpool.config import DataConfig
 from eqpool.data.load import load_cohort
 from eqpool.data.preflight.findings import examine
 from eqpool.data.tables.participants import read_participants
-from eqpool.data.volumes import alignment, preparation, prepare, records
+from eqpool.data.volumes import alignment, preparation, prepare
 from eqpool.data.volumes.grids import named_grid
 from eqpool.data.volumes.image_checks import BadVolumeError
 from eqpool.data.volumes.image_files import read_volume
 from eqpool.data.volumes.locate import find_images
 from eqpool.data.volumes.parallel import in_parallel
 from eqpool.data.volumes.preparation import Preparation
-from eqpool.data.volumes.prepare import prepare_volumes
-from eqpool.data.volumes.read import prepare_image, prepare_volume
-from eqpool.data.volumes.records import write_shard
+from eqpool.data.volumes.prepare import VOLUMES_A_SHARD, prepare_volumes
+from eqpool.data.volumes.read import prepare_volume
 from eqpool.data.volumes.resampling import lay_on_grid
 from eqpool.errors import InputError
 from eqpool.methods.run_tables import pooled_table
@@ -41,80 +42,100 @@ def save(path, seed):
     return path
 
 
+@dataclasses.dataclass(frozen=True)
+class Watched(Preparation):
+    """Notes the images that it is asked for, takes `seconds` for each, and is killed after `most` of them."""
+
+    asked: list = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+    most: float = math.inf
+
+    def attempt(self, path):
+        if len(self.asked) >= self.most:
+            raise RuntimeError("killed")
+        self.asked.append(path)
+        time.sleep(self.seconds)
+        return super().attempt(path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Refused(Preparation):
+    """May not read one of the images."""
+
+    path: pathlib.Path = pathlib.Path()
+
+    def apply(self, path):
+        if path == self.path:
+            raise BadVolumeError(f"{path}: not a readable image (Permission denied)", passes=True)
+        return super().apply(path)
+
+
 @pytest.fixture
 def paths(tmp_path):
     return [save(tmp_path / f"{i}.nii.gz", i) for i in range(6)]
 
 
-def test_every_volume_in_order_by_any_index(tmp_path, paths, monkeypatch):
-    monkeypatch.setattr(prepare, "VOLUMES_A_SHARD", 2)
+@pytest.fixture
+def shards_of_paths(tmp_path):
+    """More paths than a shard holds."""
+    return [save(tmp_path / f"{i}.nii.gz", i) for i in range(2 * VOLUMES_A_SHARD)]
+
+
+def test_every_volume_in_order_by_any_index(tmp_path, shards_of_paths):
+    paths = shards_of_paths
     prepared = prepare_volumes(paths, PREPARATION, tmp_path / "cache", workers=3)
     inputs, expected = prepared.inputs, np.stack([prepare_volume(path, GRID)[0] for path in paths])
-    assert inputs.shape == expected.shape and inputs.dtype == np.float32 and len(inputs) == 6
-    assert prepared.kept.tolist() == list(range(6))
-    for rows in (0, np.int64(5), [4, 1, 1], np.array([2, 3]), np.arange(6) % 2 == 0, slice(1, None, 2), slice(0, 0)):
+    count = len(paths)
+    assert inputs.shape == expected.shape and inputs.dtype == np.float32 and len(inputs) == count
+    assert prepared.kept.tolist() == list(range(count))
+    for rows in (
+        0,
+        np.int64(5),
+        [4, 1, 1],
+        np.array([2, 3]),
+        np.arange(count) % 2 == 0,
+        slice(1, None, 2),
+        slice(0, 0),
+    ):
         np.testing.assert_array_equal(inputs[rows], expected[rows])
     np.testing.assert_array_equal(np.asarray(inputs), expected)
     np.testing.assert_array_equal(np.stack(list(inputs)), expected)
     with pytest.raises(IndexError):
-        inputs[6]
+        inputs[count]
 
 
-def test_tensorflow_datasets_reads_the_records(tmp_path, paths, monkeypatch):
-    monkeypatch.setattr(prepare, "VOLUMES_A_SHARD", 2)
+def test_tensorflow_datasets_reads_the_records(tmp_path, shards_of_paths):
+    paths = shards_of_paths
     prepare_volumes(paths, PREPARATION, tmp_path / "cache")
     (folder,) = (tmp_path / "cache" / "volumes").glob("*/1.0.0")
     builder = tfds.builder_from_directory(folder)
     source = builder.as_data_source(split="train")
     expected = {prepare_volume(path, GRID)[0].tobytes() for path in paths}
-    assert {source[record]["volume"].tobytes() for record in range(6)} == expected
+    assert {source[record]["volume"].tobytes() for record in range(len(paths))} == expected
     assert builder.info.splits["train"].num_shards == len(list(folder.glob("*.array_record-*"))) > 1
 
 
-@pytest.fixture
-def calls(monkeypatch):
-    """The paths that were prepared."""
-    prepared = []
-
-    def counted(image, path, *args, **kwargs):
-        prepared.append(path)
-        return prepare_image(image, path, *args, **kwargs)
-
-    monkeypatch.setattr(preparation, "prepare_image", counted)
-    return prepared
-
-
-def test_an_interrupted_call_goes_on_and_a_change_touches_its_shard_alone(tmp_path, calls, monkeypatch):
-    monkeypatch.setattr(prepare, "VOLUMES_A_SHARD", 4)
-    paths = [save(tmp_path / f"{number}.nii.gz", number) for number in range(24)]
-    written = []
-
-    def stopped(path, *args):
-        if len(written) == 3:
-            raise RuntimeError("killed")
-        written.append(path)
-        return write_shard(path, *args)
-
-    monkeypatch.setattr(prepare, "write_shard", stopped)
+def test_an_interrupted_call_goes_on_and_a_change_touches_its_shard_alone(tmp_path):
+    count = 6 * VOLUMES_A_SHARD
+    paths, watched = [save(tmp_path / f"{number}.nii.gz", number) for number in range(count)], Watched(GRID)
     with pytest.raises(RuntimeError, match="killed"):
-        prepare_volumes(paths, PREPARATION, tmp_path / "cache", workers=1)
-    monkeypatch.setattr(prepare, "write_shard", write_shard)
-    done = sum(len(read_json(path.with_suffix(".json"))["volumes"]) for path in written)
-    del calls[:]
-    before = np.asarray(prepare_volumes(paths, PREPARATION, tmp_path / "cache").inputs)
-    assert len(calls) == 24 - done and done >= 3
+        prepare_volumes(paths, Watched(GRID, most=count // 2), tmp_path / "cache", workers=1)
+    written = (tmp_path / "cache" / "volumes" / "shards").glob("*.json")
+    done = sum(len(read_json(path)["volumes"]) for path in written)
+    before = np.asarray(prepare_volumes(paths, watched, tmp_path / "cache").inputs)
+    assert len(watched.asked) == count - done and done >= VOLUMES_A_SHARD
 
-    del calls[:]
+    watched.asked.clear()
     save(paths[2], 99)
     os.utime(paths[2], ns=(1, 1))
-    after = np.asarray(prepare_volumes(paths, PREPARATION, tmp_path / "cache").inputs)
-    assert paths[2] in calls and len(calls) < 12
-    assert [row for row in range(24) if not np.array_equal(before[row], after[row])] == [2]
+    after = np.asarray(prepare_volumes(paths, watched, tmp_path / "cache").inputs)
+    assert paths[2] in watched.asked and len(watched.asked) < count / 2
+    assert [row for row in range(count) if not np.array_equal(before[row], after[row])] == [2]
 
-    del calls[:]
+    watched.asked.clear()
     grown = [save(tmp_path / "0_new.nii.gz", 50), *paths]
-    np.testing.assert_array_equal(prepare_volumes(grown, PREPARATION, tmp_path / "cache").inputs[1:], after)
-    assert grown[0] in calls and len(calls) < 12
+    np.testing.assert_array_equal(prepare_volumes(grown, watched, tmp_path / "cache").inputs[1:], after)
+    assert grown[0] in watched.asked and len(watched.asked) < count / 2
 
 
 @pytest.mark.parametrize("align", ["none", "affine"])
@@ -141,26 +162,28 @@ def test_each_image_is_read_once_and_its_z_scores_can_be_undone(tmp_path, paths,
         np.testing.assert_allclose(undone[GRID.mask], on_grid[GRID.mask], rtol=1e-5, atol=1e-3)
 
 
-def test_records_without_the_facts_of_today_are_prepared_again(tmp_path, paths, calls, monkeypatch):
+def test_records_without_the_facts_of_today_are_prepared_again(tmp_path, paths, monkeypatch):
+    watched = Watched(GRID)
     with monkeypatch.context() as earlier:
         earlier.setattr(preparation, "FACTS_VERSION", 1)
-        before = prepare_volumes(paths, PREPARATION, tmp_path / "cache")
-    after = prepare_volumes(paths, PREPARATION, tmp_path / "cache")
+        before = prepare_volumes(paths, watched, tmp_path / "cache")
+    after = prepare_volumes(paths, watched, tmp_path / "cache")
     np.testing.assert_array_equal(before.inputs, after.inputs)
-    assert len(calls) == 12 and len(list((tmp_path / "cache" / "volumes" / "shards").glob("*.json"))) == 2
+    assert len(watched.asked) == 12 and len(list((tmp_path / "cache" / "volumes" / "shards").glob("*.json"))) == 2
 
 
-def test_prepared_once_and_again_after_a_change(tmp_path, paths, calls):
-    prepare_volumes(paths, PREPARATION, tmp_path / "cache")
-    prepare_volumes(paths, PREPARATION, tmp_path / "cache", workers=1)
-    assert len(calls) == 6
+def test_prepared_once_and_again_after_a_change(tmp_path, paths):
+    watched = Watched(GRID)
+    prepare_volumes(paths, watched, tmp_path / "cache")
+    prepare_volumes(paths, watched, tmp_path / "cache", workers=1)
+    assert len(watched.asked) == 6
     save(paths[2], 99)
     os.utime(paths[2], ns=(1, 1))
-    prepare_volumes(paths, PREPARATION, tmp_path / "cache")
-    assert len(calls) == 12
-    prepare_volumes(paths, Preparation(GRID, squash=True), tmp_path / "cache")
-    prepare_volumes(paths, Preparation(named_grid("26x30x26")), tmp_path / "cache")
-    assert len(calls) == 24
+    prepare_volumes(paths, watched, tmp_path / "cache")
+    assert len(watched.asked) == 12
+    prepare_volumes(paths, dataclasses.replace(watched, squash=True), tmp_path / "cache")
+    prepare_volumes(paths, dataclasses.replace(watched, grid=named_grid("26x30x26")), tmp_path / "cache")
+    assert len(watched.asked) == 24
 
 
 def test_a_change_of_the_same_size_is_seen(tmp_path):
@@ -178,20 +201,11 @@ def kept_files(folder):
     return [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
-def test_two_runs_of_one_cohort_prepare_it_once(tmp_path, paths, monkeypatch):
-    asked, attempt = [], Preparation.attempt
-
-    def count(self, path):
-        asked.append(path)
-        time.sleep(0.02)
-        return attempt(self, path)
-
-    monkeypatch.setattr(Preparation, "attempt", count)
+def test_two_runs_of_one_cohort_prepare_it_once(tmp_path, paths):
+    watched = Watched(GRID, seconds=0.02)
     with ThreadPoolExecutor(2) as executor:  # a lock of flock's belongs to the open file, not to the process
-        first, second = executor.map(
-            lambda _: prepare_volumes(paths, PREPARATION, tmp_path / "cache", workers=1), range(2)
-        )
-    assert sorted(asked) == sorted(paths)
+        first, second = executor.map(lambda _: prepare_volumes(paths, watched, tmp_path / "cache", workers=1), range(2))
+    assert sorted(watched.asked) == sorted(paths)
     np.testing.assert_array_equal(np.asarray(first.inputs), np.asarray(second.inputs))
 
 
@@ -207,15 +221,9 @@ def test_a_bad_volume_stops_or_is_left_out(tmp_path, paths):
     np.testing.assert_array_equal(prepared.inputs[3], prepare_volume(paths[4], GRID)[0])
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, paths, monkeypatch):
-    class Full(records.ArrayRecordWriter):
-        def close(self):
-            super().close()
-            raise RuntimeError("write() failed: No space left on device; writing x.array_record; at byte 5242880")
-
-    monkeypatch.setattr(records, "ArrayRecordWriter", Full)
-    with pytest.raises(InputError, match=r"array_record: cannot be written \(No space left on device\)"):
-        prepare_volumes(paths, PREPARATION, tmp_path / "cache")
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, paths, full_disk):
+    with pytest.raises(InputError, match=r"array_record: cannot be written \(File too large\)"):
+        prepare_volumes(paths, Preparation(named_grid("mni_4mm")), tmp_path / "cache")
     assert not kept_files(tmp_path / "cache")
 
 
@@ -406,18 +414,9 @@ def test_one_image_for_two_rows_is_refused(tmp_path):
         find_images(read_participants(tmp_path / "participants.tsv"), tmp_path)
 
 
-def test_a_fault_that_may_pass_is_looked_at_again(tmp_path, paths, monkeypatch):
-    loading = preparation.prepare_image
-
-    def refused(image, path, *rest, **options):
-        if path == paths[2]:
-            raise BadVolumeError(f"{path}: not a readable image (Permission denied)", passes=True)
-        return loading(image, path, *rest, **options)
-
-    monkeypatch.setattr(preparation, "prepare_image", refused)
-    first = prepare_volumes(paths, PREPARATION, tmp_path / "cache", on_bad_volume="skip")
+def test_a_fault_that_may_pass_is_looked_at_again(tmp_path, paths):
+    first = prepare_volumes(paths, Refused(GRID, path=paths[2]), tmp_path / "cache", on_bad_volume="skip")
     assert len(first.kept) == 5 and "Permission denied" in first.notes[0]
-    monkeypatch.setattr(preparation, "prepare_image", loading)
     assert len(prepare_volumes(paths, PREPARATION, tmp_path / "cache", on_bad_volume="skip").kept) == 6
 
 
