@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from eqpool import __version__
-from eqpool.config import RunConfig
+from eqpool.config import DataConfig, RunConfig
 from eqpool.data.cohort import SPLITS, Cohort
 from eqpool.data.fingerprint import data_hash
 from eqpool.data.load import load_cohort
@@ -37,11 +37,21 @@ _REPORTED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "num
 
 
 @standard_promotion()
-def run(config: RunConfig, folder: pathlib.Path, quiet: bool = False, command: str = "") -> dict[str, Any]:
+def run(
+    config: RunConfig,
+    folder: pathlib.Path,
+    quiet: bool = False,
+    command: str = "",
+    load: Callable[[DataConfig, pathlib.Path], Cohort] = load_cohort,
+) -> dict[str, Any]:
     """Trains, evaluates and writes the work directory `folder`, and returns the content of results.json.
 
-    `quiet` suppresses terminal output and the report, for the many runs of an experiment. `command` is the user's
-    command for the report, or "" for calls from a program.
+    Args:
+      config: checked config.
+      folder: work directory, created if needed.
+      quiet: whether to suppress terminal output and the report, for the many runs of an experiment.
+      command: the user's command for the report, or "" for calls from a program.
+      load: reads the cohort from `config.data` and the cache folder.
 
     Raises:
       InputError: the data are bad, or the work directory has another config or is in use.
@@ -55,7 +65,7 @@ def run(config: RunConfig, folder: pathlib.Path, quiet: bool = False, command: s
             say(f"{folder} is finished; remove it or name another --workdir to run again.\n")
             results = files.read_json(run_folder.results_file)
         else:
-            results = _compute(config, run_folder, say) | {"command": command}
+            results = _compute(config, run_folder, say, load) | {"command": command}
             files.write_json(run_folder.results_file, results)
         if not quiet and (has_failed(run_folder) or not run_folder.report_file.exists()):
             write_report(folder)
@@ -74,11 +84,16 @@ def dry_run(config: RunConfig, folder: pathlib.Path) -> None:
     print(describe_plan(config, cohort))
 
 
-def _compute(config: RunConfig, folder: RunFolder, say: Callable[[str], None]) -> dict[str, Any]:
+def _compute(
+    config: RunConfig,
+    folder: RunFolder,
+    say: Callable[[str], None],
+    load: Callable[[DataConfig, pathlib.Path], Cohort],
+) -> dict[str, Any]:
     started = time.monotonic()
     cache = use_compilation_cache(config, folder)
     session = Session.start(config, folder)  # before hours of preparing data, as devices or packages may be missing
-    cohort = load_cohort(config.data, cache)
+    cohort = load(config.data, cache)
     findings = examine(cohort)
     description = describe_data(cohort, findings)
     say(description)

@@ -188,17 +188,26 @@ def test_the_degrees_of_freedom_are_known_before_anything_is_trained(mapped, fol
     assert {form["degrees_of_freedom"] for form in facts["forms"].values()} == {count_degrees_of_freedom(cohort, fold)}
 
 
-def test_maps_of_few_people_are_warned_of_before_they_are_made(mapped, monkeypatch, capsys):
-    monkeypatch.setattr("eqpool.commands.make_maps.cross_fitted_decodes", lambda *_: pytest.fail("no warning yet"))
-    with pytest.raises(pytest.fail.Exception):
-        make_maps(mapped[0], folds=2)
+def test_maps_of_few_people_are_warned_of_before_they_are_made(mapped, tmp_path, capsys):
+    copy_of_folds(mapped, tmp_path)
+    shutil.copy(mapped[0] / "config.json", tmp_path)
+    RunFolder(tmp_path / "folds" / "2").write_data_hash("0" * 64)
+    with pytest.raises(InputError, match="2: made with other data"):
+        make_maps(tmp_path, folds=2)
     assert "WARNING: the maps will mean little: with 14 degrees of freedom a voxel has" in capsys.readouterr().out
 
 
-def test_a_second_call_trains_nothing(mapped, monkeypatch):
+def trained_files(folder: pathlib.Path) -> dict[pathlib.Path, int]:
+    """What training writes below a folder, and when it was written."""
+    logs = [*folder.rglob("metrics.jsonl"), *folder.rglob("decodes.npy")]
+    return {path: path.stat().st_mtime_ns for path in [*logs, *folder.rglob("checkpoints/**/*")]}
+
+
+def test_a_second_call_trains_nothing(mapped):
     folder, _, facts = mapped
-    monkeypatch.setattr("eqpool.methods.pooling.Pooling.train", lambda *_: pytest.fail("trained again"))
+    before = trained_files(folder / "folds")
     assert make_maps(folder, folds=2) == facts
+    assert len(before) > 10 and trained_files(folder / "folds") == before
 
 
 def test_a_report_that_cannot_be_written_is_one_line_too(mapped, monkeypatch, capsys, tmp_path):
@@ -234,16 +243,17 @@ def copy_of_folds(mapped, tmp_path) -> pathlib.Path:
 
 
 @pytest.mark.parametrize("kept", ["everything", "decodes alone"])
-def test_decodes_by_another_config_are_not_taken(kept, mapped, tmp_path, monkeypatch):
-    monkeypatch.setattr("eqpool.methods.pooling.Pooling.train", lambda *_: pytest.fail("trained before it was refused"))
+def test_decodes_by_another_config_are_not_taken(kept, mapped, tmp_path):
     folder, config = copy_of_folds(mapped, tmp_path), tiny_config(mapped[0])
     if kept == "decodes alone":
         shutil.rmtree(folder / "fold-1")  # what the first fold would be trained anew for
         shutil.rmtree(folder / "fold-2" / "checkpoints")
         (folder / "fold-2" / "metrics.jsonl").unlink()
+    before = trained_files(folder)
     other = dataclasses.replace(config, stage_two=dataclasses.replace(config.stage_two, epochs=3))
     with pytest.raises(InputError, match=r"was made with another config: config.stage_two.epochs \(2 there, 3 now\)$"):
         cross_fitted_decodes(other, mapped[1], RunFolder(folder), 2)
+    assert trained_files(folder) == before  # refused before anything was trained
 
 
 def test_decodes_that_are_gone_are_made_again(mapped, tmp_path):

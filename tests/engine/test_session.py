@@ -294,7 +294,6 @@ CASES = [pytest.param(path, marks=[] if path.stem in QUICK else pytest.mark.slow
 def test_every_config_shrunk_runs_two_steps_of_each_stage_and_fills_its_work_directory(
     path, request, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("eqpool.commands.run.load_cohort", a_few_rows)
     monkeypatch.setattr("eqpool.methods.latent.MOST_DRAWN", 60)
     monkeypatch.setattr(
         "eqpool.report.figure_parts.MOST_POINTS", 60
@@ -302,7 +301,7 @@ def test_every_config_shrunk_runs_two_steps_of_each_stage_and_fills_its_work_dir
     data = request.getfixturevalue("shared_data") if path.stem in ("german", "adult", "ixi_thickness") else tmp_path
     small = shrunk(path, data, tmp_path)
     folder = tmp_path / "run"
-    results = run(small, folder)
+    results = run(small, folder, load=a_few_rows)
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [record["stage"] for record in records] == ["stage_one", "stage_two"]
     assert all(record["step"] >= 2 for record in records)

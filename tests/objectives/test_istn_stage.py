@@ -331,17 +331,16 @@ def cohort(seed: int = 0, sites: int = 2) -> Cohort:
     )
 
 
-def run_on(monkeypatch, made: Cohort, settings: RunConfig, folder):
-    monkeypatch.setattr("eqpool.commands.run.load_cohort", lambda *arguments, **options: made)
-    return run(settings, folder, quiet=True)
+def run_on(made: Cohort, settings: RunConfig, folder):
+    return run(settings, folder, quiet=True, load=lambda *_: made)
 
 
-def test_labels_of_the_reference_change_no_prediction(monkeypatch, tmp_path):
+def test_labels_of_the_reference_change_no_prediction(tmp_path):
     made = cohort()
     settings = dataclasses.replace(config(shape="affine"), cache_dir=str(tmp_path / "cache"))
-    run_on(monkeypatch, made, settings, tmp_path / "a")
+    run_on(made, settings, tmp_path / "a")
     permuted = np.where(made.site == 1, (made.target + 1) % 3, made.target).astype(np.int32)
-    run_on(monkeypatch, dataclasses.replace(made, target=permuted), settings, tmp_path / "b")
+    run_on(dataclasses.replace(made, target=permuted), settings, tmp_path / "b")
     first, second = (pd.read_csv(tmp_path / side / "predictions.tsv", sep="\t") for side in "ab")
     assert (first["target"] != second["target"]).any()
     pd.testing.assert_frame_equal(first.drop(columns="target"), second.drop(columns="target"))
@@ -350,16 +349,16 @@ def test_labels_of_the_reference_change_no_prediction(monkeypatch, tmp_path):
         np.testing.assert_array_equal(a[name], b[name])
 
 
-def test_numbers_of_an_unlabelled_reference_change_no_prediction_and_end_no_run(monkeypatch, tmp_path):
+def test_numbers_of_an_unlabelled_reference_change_no_prediction_and_end_no_run(tmp_path):
     """A number is standardised, which has to look at the source alone."""
     made = cohort()
     age = np.random.default_rng(3).uniform(50, 80, len(made.site)).astype(np.float32)
     made = dataclasses.replace(made, target=age, target_classes=())
     settings = dataclasses.replace(config(shape="none"), cache_dir=str(tmp_path / "cache"))
     settings = dataclasses.replace(settings, task=dataclasses.replace(settings.task, model="age_regressor"))
-    known = run_on(monkeypatch, made, settings, tmp_path / "a")["metrics"]
+    known = run_on(made, settings, tmp_path / "a")["metrics"]
     unlabelled = dataclasses.replace(made, target=np.where(made.site == 1, np.nan, age).astype(np.float32))
-    blind = run_on(monkeypatch, unlabelled, settings, tmp_path / "b")["metrics"]
+    blind = run_on(unlabelled, settings, tmp_path / "b")["metrics"]
     assert known["before_mae"] > 0 and known["source_mae"] == blind["source_mae"]
     assert blind["before_mae"] is None and blind["gain_scratch"] is None
     first, second = (pd.read_csv(tmp_path / side / "predictions.tsv", sep="\t") for side in "ab")
@@ -381,21 +380,21 @@ def test_numbers_of_an_unlabelled_reference_change_no_prediction_and_end_no_run(
         ),
     ],
 )
-def test_networks_that_do_not_go_with_the_images_are_named_before_training(monkeypatch, tmp_path, key, value, message):
+def test_networks_that_do_not_go_with_the_images_are_named_before_training(tmp_path, key, value, message):
     group, name = key.split(".")
     settings = dataclasses.replace(config(), cache_dir=str(tmp_path / "cache"))
     settings = dataclasses.replace(settings, **{group: dataclasses.replace(getattr(settings, group), **{name: value})})
     with pytest.raises(InputError, match=message):
-        run_on(monkeypatch, cohort(), settings, tmp_path / "run")
+        run_on(cohort(), settings, tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize(("direction", "sites"), [("one_way", 2), ("two_way", 2), ("one_way", 3)])
-def test_a_run_fills_its_work_directory_and_resumes(monkeypatch, tmp_path, direction, sites):
+def test_a_run_fills_its_work_directory_and_resumes(tmp_path, direction, sites):
     settings = config(epochs=2, direction=direction, reference="dark", average_decay=0.9)
     settings = dataclasses.replace(settings, cache_dir=str(tmp_path / "cache"))
     folder, made = tmp_path / "run", cohort(sites=sites)
-    results = run_on(monkeypatch, made, settings, folder)
+    results = run_on(made, settings, folder)
     for name in ("source_accuracy", "before_accuracy", "scratch_accuracy", "finetuned_accuracy", "accuracy"):
         assert 0 <= results["metrics"][name] <= 100
         low, high = results["metrics"][f"{name}_interval"]
@@ -416,7 +415,7 @@ def test_a_run_fills_its_work_directory_and_resumes(monkeypatch, tmp_path, direc
         for path in sorted(late.rglob("*"), reverse=True):
             path.unlink() if path.is_file() else path.rmdir()
         late.rmdir()
-    run_on(monkeypatch, made, settings, folder)
+    run_on(made, settings, folder)
     assert (folder / "predictions.tsv").read_bytes() == predictions
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records if record["stage"] == "istn"] == [1, 2]
@@ -445,18 +444,18 @@ def test_validation_comes_every_few_epochs_and_training_stops_after_patience_of_
     monkeypatch.setattr("eqpool.objectives.istn.look_distance", lambda images, reference: jnp.ones(()))
     settings = config(epochs=9, validate_every_epochs=2, patience=1)
     settings = dataclasses.replace(settings, cache_dir=str(tmp_path / "cache"))
-    run_on(monkeypatch, cohort(), settings, tmp_path / "run")
+    run_on(cohort(), settings, tmp_path / "run")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     records = [record for record in map(json.loads, lines) if record["stage"] == "istn"]
     assert [record["epoch"] for record in records] == [1, 2, 3, 4]
     assert ["validation_score" in record for record in records] == [False, True, False, True]
 
 
-def test_each_task_model_is_kept_at_its_lowest_loss_on_what_the_kept_istn_makes(monkeypatch, tmp_path):
+def test_each_task_model_is_kept_at_its_lowest_loss_on_what_the_kept_istn_makes(tmp_path):
     """Computed anew from the checkpoint; rates so high that losses rise and fall."""
     made, settings = cohort(), config(epochs=6, task_learning_rate=0.03, learning_rate=0.003)
     settings = dataclasses.replace(settings, cache_dir=str(tmp_path / "cache"))
-    run_on(monkeypatch, made, settings, tmp_path / "run")
+    run_on(made, settings, tmp_path / "run")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     records = [record for record in map(json.loads, lines) if record["stage"] == "istn"]
     best = int(np.argmin([record["validation_score"] for record in records]))
@@ -475,10 +474,10 @@ def test_each_task_model_is_kept_at_its_lowest_loss_on_what_the_kept_istn_makes(
     assert any(records[-1][f"validation_{name}"] != pytest.approx(float(measured[name])) for name in TASK_MODELS)
 
 
-def test_a_reference_that_is_no_site_is_named(monkeypatch, tmp_path):
+def test_a_reference_that_is_no_site_is_named(tmp_path):
     settings = dataclasses.replace(config(reference="grey"), cache_dir=str(tmp_path / "cache"))
     with pytest.raises(InputError, match='config.istn.reference = "grey": expected one of bright, dark'):
-        run_on(monkeypatch, cohort(), settings, tmp_path / "run")
+        run_on(cohort(), settings, tmp_path / "run")
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import pathlib
 import warnings
+from collections.abc import Callable
 
 import nibabel
 import numpy as np
@@ -37,8 +38,13 @@ def check_available() -> None:
         ) from None
 
 
-def find_alignment(image: nibabel.Nifti1Image, path: pathlib.Path, folder: pathlib.Path | None) -> np.ndarray:
-    """Returns the map of `align_to_template` for an image, which `folder` keeps for every grid.
+def find_alignment(
+    image: nibabel.Nifti1Image,
+    path: pathlib.Path,
+    folder: pathlib.Path | None,
+    register: Callable[[nibabel.Nifti1Image], np.ndarray] | None = None,
+) -> np.ndarray:
+    """Returns the map from an image's millimetres to the template's, which `folder` keeps for every grid.
 
     The map is kept under a hash of the image's voxels and affine, so that each image is registered once.
 
@@ -46,6 +52,7 @@ def find_alignment(image: nibabel.Nifti1Image, path: pathlib.Path, folder: pathl
       image: RAS+ image from `read_volume`.
       path: its file, which starts an error's message.
       folder: folder of the maps, or None to keep none.
+      register: computes the map, `align_to_template` by default.
 
     Raises:
       BadVolumeError: if the image shows a part of a brain, or cannot be brought onto the template's brain.
@@ -53,13 +60,14 @@ def find_alignment(image: nibabel.Nifti1Image, path: pathlib.Path, folder: pathl
     """
     if advice := advice_for_crop(image):  # an affine map would stretch the part over the whole brain
         raise BadVolumeError(f"{path}: cannot be aligned to the template: {advice}")
+    register = register or align_to_template
     if folder is None:
-        return _checked(align_to_template(image), image, path)
+        return _checked(register(image), image, path)
     said = repr((VERSION, image.shape, image.affine.tolist())).encode()
     kept = folder / f"{hashlib.sha256(said + np.asarray(image.dataobj).tobytes()).hexdigest()[:24]}.json"
     if kept.is_file():
         return _read_alignment(kept)
-    found = _checked(align_to_template(image), image, path)
+    found = _checked(register(image), image, path)
     write_json(kept, {"millimetres_to_template": found.tolist()})
     return found
 

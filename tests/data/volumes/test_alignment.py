@@ -9,8 +9,7 @@ from nibabel.affines import apply_affine
 from nilearn.datasets import load_mni152_template
 from scipy.spatial.transform import Rotation
 
-from eqpool.data.volumes import alignment
-from eqpool.data.volumes.alignment import align_to_template
+from eqpool.data.volumes.alignment import align_to_template, check_available, find_alignment
 from eqpool.data.volumes.grids import named_grid
 from eqpool.data.volumes.image_checks import BadVolumeError
 from eqpool.data.volumes.image_files import read_volume
@@ -30,8 +29,8 @@ def template_brain() -> np.ndarray:
     return np.where(GRID.mask, resample(template, GRID.affine, GRID.shape), 0).astype(np.float32)
 
 
-def alignment_of(path, folder) -> np.ndarray:
-    return alignment.find_alignment(read_volume(path), path, folder)
+def alignment_of(path, folder, register=None) -> np.ndarray:
+    return find_alignment(read_volume(path), path, folder, register)
 
 
 def z_scored(brain: np.ndarray) -> np.ndarray:
@@ -73,16 +72,20 @@ def test_real_brains_come_to_lie_on_the_template(shared_data, tmp_path):
     np.testing.assert_allclose(written.get_fdata(), source.get_fdata(), rtol=1e-6)
 
 
-def test_a_map_is_found_once_for_every_grid(tmp_path, monkeypatch):
+def test_a_map_is_found_once_for_every_grid(tmp_path):
     path, found = tmp_path / "brain.nii.gz", []
     nibabel.save(nibabel.Nifti1Image(template_brain(), GRID.affine), path)
-    monkeypatch.setattr(alignment, "align_to_template", lambda image: found.append(image) or np.diag([1, 1, 1.1, 1]))
+
+    def register(image):
+        found.append(image)
+        return np.diag([1, 1, 1.1, 1])
+
     cache = tmp_path / "volumes" / "alignments"
-    first = alignment_of(path, cache)
-    np.testing.assert_array_equal(alignment_of(path.rename(tmp_path / "moved.nii.gz"), cache), first)
+    first = alignment_of(path, cache, register)
+    np.testing.assert_array_equal(alignment_of(path.rename(tmp_path / "moved.nii.gz"), cache, register), first)
     assert len(found) == 1
     nibabel.save(nibabel.Nifti1Image(2 * template_brain(), GRID.affine), path)
-    alignment_of(path, cache)
+    alignment_of(path, cache, register)
     assert len(found) == 2  # another brain under the same name
 
 
@@ -100,34 +103,36 @@ def shift(millimetres: float) -> np.ndarray:
         (np.full((4, 4), np.nan), r"brain\.nii\.gz: no affine map"),
     ],
 )
-def test_a_map_that_misses_the_template_is_refused_and_not_kept(tmp_path, monkeypatch, wrong, expected):
+def test_a_map_that_misses_the_template_is_refused_and_not_kept(tmp_path, wrong, expected):
     path, cache = tmp_path / "brain.nii.gz", tmp_path / "cache"
     nibabel.save(nibabel.Nifti1Image(template_brain(), GRID.affine), path)
-    monkeypatch.setattr(alignment, "align_to_template", lambda image: wrong)
     for folder in (cache, None):
         with pytest.raises(BadVolumeError, match=expected) as told:
-            alignment_of(path, folder)
+            alignment_of(path, folder, lambda image: wrong)
         assert "config.data.align" not in str(told.value)  # which is what was just done
     assert not cache.exists()
 
 
-def test_images_whose_headers_are_alike_are_told_apart(tmp_path, monkeypatch):
+def test_images_whose_headers_are_alike_are_told_apart(tmp_path):
     """Of a pair of files the .hdr alone is named, and two of one protocol may be equal to the byte."""
     found = []
-    monkeypatch.setattr(alignment, "align_to_template", lambda image: found.append(image) or np.eye(4))
+
+    def register(image):
+        found.append(image)
+        return np.eye(4)
+
     for number, brain in enumerate((template_brain(), 2 * template_brain())):
         pair = nibabel.Nifti1Pair(brain, GRID.affine)
         nibabel.save(pair, tmp_path / f"{number}.hdr")
-        alignment_of(tmp_path / f"{number}.hdr", tmp_path / "cache")
+        alignment_of(tmp_path / f"{number}.hdr", tmp_path / "cache", register)
     assert (tmp_path / "0.hdr").read_bytes() == (tmp_path / "1.hdr").read_bytes() and len(found) == 2
 
 
 @pytest.mark.parametrize("written", ["{}", "[]", '{"millimetres_to_template": [[1, 2], [3]]}', "{"])
-def test_a_damaged_map_is_named(tmp_path, monkeypatch, written):
+def test_a_damaged_map_is_named(tmp_path, written):
     path = tmp_path / "brain.nii.gz"
     nibabel.save(nibabel.Nifti1Image(template_brain(), GRID.affine), path)
-    monkeypatch.setattr(alignment, "align_to_template", lambda image: np.eye(4))
-    alignment_of(path, tmp_path / "cache")
+    alignment_of(path, tmp_path / "cache", lambda image: np.eye(4))
     kept = next((tmp_path / "cache").iterdir())
     kept.write_text(written)
     with pytest.raises(InputError, match=kept.name):
@@ -155,4 +160,4 @@ def test_a_change_goes_back_through_the_alignment(tmp_path):
 def test_without_the_extra_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "dipy.align.imaffine", None)
     with pytest.raises(InputError, match=r'config\.data\.align = "affine": needs the package dipy .*eqpool\[align\]'):
-        alignment.check_available()
+        check_available()
