@@ -10,7 +10,7 @@ import argparse
 import hashlib
 import math
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from eqpool.data.tables.participants import read_participants
@@ -22,6 +22,7 @@ from experiments.registry import Experiment
 from experiments.runner import Setting, Task, folder_name, run_all
 from experiments.tables import Measured, beside_the_config, in_words, mean_and_deviation, table
 
+RunTasks = Callable[[Sequence[Task], int, str], list[dict[str, Any]]]  # as `run_all`
 _SEEDS, SPLITS = (685, 648, 535), 5
 WINDOW = 5.0  # points of validation accuracy
 _SELECTED_BY = ("selection_accuracy", "selection_probe")
@@ -57,8 +58,8 @@ def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
     add_jobs(parser, jobs=1 if spec.volumes else None)
 
 
-def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
-    """Runs every setting on the first seed or split, and the chosen ones on the others.
+def run(experiment: Experiment, options: argparse.Namespace, run_tasks: RunTasks = run_all) -> Measured:
+    """Runs every setting on the first seed or split, and the chosen ones on the others, by `run_tasks`.
 
     Raises:
       InputError: bad data, or a table with a column "split", which every run would share.
@@ -68,7 +69,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
     if spec.volumes:
         check_splits(options.participants, options.splits)
         repeats = range(options.splits)
-    rows = compute(experiment, spec, options, repeats)
+    rows = compute(experiment, spec, options, repeats, run_tasks)
     variant = ""
     if spec.volumes:
         variant = ("_own" if options.participants else "") + ("_paper" if options.paper else "")
@@ -112,7 +113,11 @@ def check_splits(participants: pathlib.Path | None, splits: int) -> None:
 
 
 def compute(
-    experiment: Experiment, spec: Comparison, options: argparse.Namespace, repeats: Sequence[int]
+    experiment: Experiment,
+    spec: Comparison,
+    options: argparse.Namespace,
+    repeats: Sequence[int],
+    run_tasks: RunTasks = run_all,
 ) -> list[dict[str, Any]]:
     """Returns a row per part and method, with the settings tried, the chosen one and its results over the repeats."""
     parts = {part.name: part for part in _parts_of(experiment.name, spec, options)}
@@ -125,13 +130,13 @@ def compute(
         return Task(spec.config, variant, own, part.folder / method / folder_name(setting) / str(repeat))
 
     tried = [(cell, setting) for cell in cells for setting in spec.settings(cell[1])]
-    first = run_all([task(cell, repeats[0], setting) for cell, setting in tried], options.jobs, experiment.name)
+    first = run_tasks([task(cell, repeats[0], setting) for cell, setting in tried], options.jobs, experiment.name)
     of_cell: dict[tuple[str, str], list[tuple[Setting, dict[str, Any]]]] = {cell: [] for cell in cells}
     for (cell, setting), results in zip(tried, first, strict=True):
         of_cell[cell].append((setting, results))
     chosen = {cell: select(settings) for cell, settings in of_cell.items()}
     rest = [(cell, repeat) for cell in cells for repeat in repeats[1:]]
-    others = run_all([task(cell, repeat, chosen[cell][0]) for cell, repeat in rest], options.jobs, experiment.name)
+    others = run_tasks([task(cell, repeat, chosen[cell][0]) for cell, repeat in rest], options.jobs, experiment.name)
     return [
         {
             "split": cell[0],

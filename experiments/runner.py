@@ -157,13 +157,13 @@ def _run_after(task_and_leader: tuple[Task, pathlib.Path], keep_diverged: bool) 
     return _run(task, keep_diverged)
 
 
-def _run(task: Task, keep_diverged: bool) -> dict[str, Any]:
-    """Returns the results of a run with its commit, which is None for runs from before commits were recorded."""
+def _run(task: Task, keep_diverged: bool, train: Callable[..., dict[str, Any]] = run) -> dict[str, Any]:
+    """Returns the results of `train` with their commit, which is None for runs from before commits were recorded."""
     config, record = config_of(task), task.folder / PROVENANCE_FILE
     now = {"commit": commit(), "config_hash": config_hash(config)}  # read before the run, because HEAD may move
     finished = RunFolder(task.folder).is_finished
     try:
-        results = run(config, task.folder, quiet=True)
+        results = train(config, task.folder, quiet=True)
     except (InputError, TrainingDiverged, Preempted) as error:
         if keep_diverged and isinstance(error, TrainingDiverged):
             return {"diverged": str(error)}

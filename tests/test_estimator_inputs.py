@@ -32,7 +32,8 @@ SMALL = {"latent_dim": 4, "hidden_units": 8, "batch_size": 32, "epochs": 0, "cha
 class Identity:
     """Networks that give their inputs back, and whose decoder moves every feature by `change` z-scores."""
 
-    change = 0.1
+    def __init__(self, change: float):
+        self.change = change
 
     def on_host(self):
         return self
@@ -47,8 +48,9 @@ class Identity:
 
 
 @pytest.fixture
-def untrained(monkeypatch):
-    monkeypatch.setattr("eqpool.estimator.training.train_networks", lambda *_: (Identity(), None))
+def untrained(request, monkeypatch):
+    networks = Identity(getattr(request, "param", 0.1))
+    monkeypatch.setattr("eqpool.estimator.training.train_networks", lambda *_: (networks, None))
 
 
 def cohort() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -288,8 +290,8 @@ def test_constant_features_come_back_as_they_are(untrained):
     assert estimator.feature_scale_[-1] < 1e-12
 
 
-def test_signs_are_kept_where_that_is_asked_for(untrained, monkeypatch):
-    monkeypatch.setattr(Identity, "change", -0.5)
+@pytest.mark.parametrize("untrained", [-0.5], indirect=True)
+def test_signs_are_kept_where_that_is_asked_for(untrained):
     X, site, age, _ = cohort()
     skewed = np.c_[np.random.default_rng(1).exponential(size=ROWS) * np.where(site == 1, 3, 1), X]
     plain = fitted(skewed, site=site, covariates=age)

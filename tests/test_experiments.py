@@ -210,15 +210,14 @@ def test_the_tables_of_brains_set_the_papers_numbers_beside_ours():
     assert istn_brain.image_distance(measured) == "10.7 to 2.49 (p 0.002)" and istn_brain.image_distance({}) == ""
 
 
-def test_a_setting_that_diverges_does_not_end_the_grid(monkeypatch, tmp_path):
+def test_a_setting_that_diverges_does_not_end_the_grid(tmp_path):
     def diverge(config, folder, quiet):
         raise TrainingDiverged("istn diverged in epoch 3")
 
-    monkeypatch.setattr("experiments.runner.run", diverge)
     task = Task("morpho_mnist", "", {}, tmp_path)
-    assert runner._run(task, keep_diverged=True) == {"diverged": "istn diverged in epoch 3"}
+    assert runner._run(task, True, diverge) == {"diverged": "istn diverged in epoch 3"}
     with pytest.raises(InputError, match="istn diverged in epoch 3"):
-        runner._run(task, keep_diverged=False)
+        runner._run(task, False, diverge)
 
 
 def test_table_1_takes_the_nearest_images_among_settings_that_came_to_an_end():
@@ -296,7 +295,7 @@ def test_the_table_of_recovery_says_simulated_and_what_was_asked():
     assert "| error to the scanner-free volume, z-scores | 0.5 | 0.5 |" in text
 
 
-def test_imaging_chooses_on_the_first_split_and_tabulates_all(monkeypatch, tmp_path):
+def test_imaging_chooses_on_the_first_split_and_tabulates_all(tmp_path):
     asked = []
 
     def run_all(tasks, jobs, label):
@@ -312,13 +311,12 @@ def test_imaging_chooses_on_the_first_split_and_tabulates_all(monkeypatch, tmp_p
         }
         return {"metrics": metrics, "versions": {"jax": "1"}, "device": "1 x cpu", "simulated": True}
 
-    monkeypatch.setattr(comparison, "run_all", run_all)
     options = argparse.Namespace(
         paper=False, methods=["naive", "ours"], splits=3, set=["stage_one.epochs=2"], jobs=1, runs=tmp_path,
         participants=None,
     )  # fmt: skip
     experiment = EXPERIMENTS["small_support"]
-    measured = comparison.run(experiment, options)
+    measured = comparison.run(experiment, options, run_all)
     table = measured.content["rows"]
     assert [row["setting"] for row in table] == [{}, {"stage_two.mmd_weight": 20.0}]
     assert [len(row["results"]) for row in table] == [3, 3]
@@ -330,7 +328,7 @@ def test_imaging_chooses_on_the_first_split_and_tabulates_all(monkeypatch, tmp_p
     assert "SIMULATED" in text and "| 4.00 (1.00) |" in text and text.rstrip().endswith("M 16 |")
 
 
-def test_tables_are_compared_on_both_splits_over_seeds(monkeypatch, tmp_path):
+def test_tables_are_compared_on_both_splits_over_seeds(tmp_path):
     asked = []
 
     def run_all(tasks, jobs, label):
@@ -338,11 +336,10 @@ def test_tables_are_compared_on_both_splits_over_seeds(monkeypatch, tmp_path):
         results = {"metrics": {"selection_accuracy": 70.0}, "versions": {"jax": "1"}, "device": "1 x cpu"}
         return [results | {"counts": {"dropped_without_partner": 3}} for _ in tasks]
 
-    monkeypatch.setattr(comparison, "run_all", run_all)
     options = argparse.Namespace(
         methods=["naive"], set=[], jobs=1, runs=tmp_path, raw_dir=pathlib.Path("uci"), published_dir=tmp_path / "npz"
     )
-    measured = comparison.run(EXPERIMENTS["table2_german"], options)
+    measured = comparison.run(EXPERIMENTS["table2_german"], options, run_all)
     assert [row["split"] for row in measured.content["rows"]] == ["raw", "published"]
     assert [task.setting["seed"] for task in asked] == [685, 685, 648, 535, 648, 535]
     folders = {task.setting["data.split"]: task.setting["data.raw_dir"] for task in asked}
@@ -350,7 +347,8 @@ def test_tables_are_compared_on_both_splits_over_seeds(monkeypatch, tmp_path):
     text = comparison.markdown(EXPERIMENTS["table2_german"], measured.content)
     assert "Split: raw." in text and "Split: published." in text and "| 3 | default | 4.6 (0.7)" in text
     options.published_dir = None
-    assert [row["split"] for row in comparison.run(EXPERIMENTS["table2_german"], options).content["rows"]] == ["raw"]
+    raw_alone = comparison.run(EXPERIMENTS["table2_german"], options, run_all)
+    assert [row["split"] for row in raw_alone.content["rows"]] == ["raw"]
 
 
 def test_several_splits_of_a_table_with_its_own_are_refused(tmp_path):
@@ -569,21 +567,20 @@ def test_without_a_checkout_of_its_own_there_is_no_commit(checkout, monkeypatch)
     assert provenance.commit_of(checkout) is None
 
 
-def test_a_run_keeps_the_commit_that_finished_it(monkeypatch, tmp_path):
+def test_a_run_keeps_the_commit_that_finished_it(tmp_path):
     def finish(config, folder, quiet):
         folder.mkdir(exist_ok=True)
         (folder / "results.json").write_text("{}")
         return {"metrics": {}, "notes": ["of a folder"]}
 
-    monkeypatch.setattr(runner, "run", finish)
     task, record = Task("german", "", {}, tmp_path / "run"), tmp_path / "run" / runner.PROVENANCE_FILE
-    first = runner._run(task, keep_diverged=False)
+    first = runner._run(task, False, finish)
     assert first["commit"] == provenance.commit()
     assert first["config_hash"] == provenance.config_hash(config_of(task))
     record.write_text(json.dumps(json.loads(record.read_text()) | {"commit": "earlier"}))
-    assert runner._run(task, keep_diverged=False) == first | {"commit": "earlier"}
+    assert runner._run(task, False, finish) == first | {"commit": "earlier"}
     record.unlink()  # finished before commits were kept
-    assert runner._run(task, keep_diverged=False)["commit"] is None
+    assert runner._run(task, False, finish)["commit"] is None
 
 
 def test_every_experiment_has_a_page_with_its_parts():

@@ -184,10 +184,10 @@ def test_classes_are_equally_likely(monkeypatch):
     assert np.abs(np.bincount(kinds, minlength=3) - count / 3).max() < 3 * deviation
 
 
-def test_processes_draw_the_same(monkeypatch):
-    monkeypatch.setattr(morpho_mnist, "_PIECES_A_PROCESS", 1)
-    images, rows = mnist_like(6), np.arange(6)
-    pieces = [(images[part], part, "train", DOMAINS["thick"], 0) for part in (rows[:4], rows[4:])]
+def test_processes_draw_the_same():
+    count = morpho_mnist._PIECES_A_PROCESS + 1  # enough for two
+    images, rows = mnist_like(count), np.arange(count)
+    pieces = [(images[part], part, "train", DOMAINS["thick"], 0) for part in np.split(rows, count)]
     with morpho_mnist._in_processes(random_digits, pieces, 2, False, "") as parallel:
         together = [np.concatenate(part) for part in zip(*parallel, strict=True)]
     for found, expected in zip(together, random_digits(images, rows, "train", DOMAINS["thick"], 0), strict=True):
