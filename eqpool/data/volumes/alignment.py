@@ -27,6 +27,8 @@ _GRID = "mni_4mm"  # an affine map of a whole brain needs no finer grid
 _PYRAMID = {"level_iters": [100, 50], "sigmas": [2.0, 0.0], "factors": [2, 1]}
 _BINS = 32
 
+Register = Callable[[nibabel.Nifti1Image], np.ndarray]  # as `align_to_template`
+
 
 def check_available() -> None:
     """Raises `InputError` if the extra "align" is not installed."""
@@ -42,7 +44,7 @@ def find_alignment(
     image: nibabel.Nifti1Image,
     path: pathlib.Path,
     folder: pathlib.Path | None,
-    register: Callable[[nibabel.Nifti1Image], np.ndarray] | None = None,
+    register: Register | None = None,
 ) -> np.ndarray:
     """Returns the map from an image's millimetres to the template's, which `folder` keeps for every grid.
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eqpool.data.volumes.alignment import VERSION as ALIGNMENT_VERSION
-from eqpool.data.volumes.alignment import find_alignment
+from eqpool.data.volumes.alignment import Register, check_available, find_alignment
 from eqpool.data.volumes.image_checks import BadVolumeError
 from eqpool.data.volumes.image_files import read_volume
 from eqpool.data.volumes.inputs import Grid, ImageFacts
@@ -31,12 +31,19 @@ class Preparation:
       squash: whether to take the tanh of the z-scores.
       align: "affine" to register each volume to the template first, or "none".
       alignments: folder that keeps the maps of the registration for use with any grid, or None to keep none.
+      register: computes the map of an image, None for `eqpool.data.volumes.alignment.align_to_template`.
     """
 
     grid: Grid
     squash: bool = False
     align: str = "none"
     alignments: pathlib.Path | None = None
+    register: Register | None = None
+
+    def check_available(self) -> None:
+        """Raises `InputError` if the registration needs a package that is not installed."""
+        if self.align != "none" and self.register is None:
+            check_available()
 
     def apply(self, path: pathlib.Path) -> tuple[np.ndarray, dict[str, Any]]:
         """Reads one file and prepares its volume.
@@ -49,7 +56,7 @@ class Preparation:
           BadVolumeError: if the file is missing or damaged, or is not a head in the template's space.
         """
         image = read_volume(path)
-        alignment = None if self.align == "none" else find_alignment(image, path, self.alignments)
+        alignment = None if self.align == "none" else find_alignment(image, path, self.alignments, self.register)
         made = prepare_image(image, path, self.grid, squash=self.squash, alignment=alignment)
         return made.volume, {
             "overlap": made.tissue.overlap,

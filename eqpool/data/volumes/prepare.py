@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eqpool.data.preflight.finding import Finding
-from eqpool.data.volumes.alignment import check_available
 from eqpool.data.volumes.image_checks import BadVolumeError
 from eqpool.data.volumes.overlap import check_overlap
 from eqpool.data.volumes.parallel import in_parallel
@@ -88,8 +87,7 @@ def prepare_volumes(
       BadVolumeError: if a volume is bad and `on_bad_volume` is "stop".
       InputError: if no volume is left, the cache cannot be written, or its content is damaged.
     """
-    if preparation.align != "none":
-        check_available()
+    preparation.check_available()
     paths = [pathlib.Path(path) for path in paths]
     labels = labels or [""] * len(paths)
     folder = pathlib.Path(cache_dir) / "volumes"

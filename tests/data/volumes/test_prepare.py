@@ -16,7 +16,7 @@ from eqpool.config import DataConfig
 from eqpool.data.load import load_cohort
 from eqpool.data.preflight.findings import examine
 from eqpool.data.tables.participants import read_participants
-from eqpool.data.volumes import alignment, preparation, prepare
+from eqpool.data.volumes import preparation
 from eqpool.data.volumes.grids import named_grid
 from eqpool.data.volumes.image_checks import BadVolumeError
 from eqpool.data.volumes.image_files import read_volume
@@ -148,11 +148,10 @@ def test_each_image_is_read_once_and_its_z_scores_can_be_undone(tmp_path, paths,
         nibabel.save(nibabel.Nifti1Image(values, GRID.affine @ finer), path)
     opened = []
     monkeypatch.setattr(preparation, "read_volume", lambda path: opened.append(path) or read_volume(path))
-    monkeypatch.setattr(prepare, "check_available", lambda: None)
     shift = np.eye(4)
     shift[0, 3] = 2
-    monkeypatch.setattr(alignment, "align_to_template", lambda image: shift)
-    prepared = [prepare_volumes(paths, Preparation(GRID, align=align), tmp_path / "cache") for _ in range(2)][1]
+    registering = Preparation(GRID, align=align, register=lambda image: shift)
+    prepared = [prepare_volumes(paths, registering, tmp_path / "cache") for _ in range(2)][1]
     assert sorted(opened) == sorted(paths)
     for row, path in enumerate(paths):
         on_grid = lay_on_grid(read_volume(path), GRID, shift if align == "affine" else None)
@@ -365,13 +364,11 @@ def test_every_volumes_overlap_is_in_the_pooled_table_and_the_worst_are_named_by
     assert any(left_out in note for note in cohort.notes)
 
 
-def test_a_brain_that_alignment_left_astray_is_not_recommended_alignment(tmp_path, paths, monkeypatch):
+def test_a_brain_that_alignment_left_astray_is_not_recommended_alignment(tmp_path, paths):
     astray = np.eye(4)
     astray[0, 3] = 30
-    monkeypatch.setattr(preparation, "find_alignment", lambda image, path, folder: astray)
-    monkeypatch.setattr(prepare, "check_available", lambda: None)
     aligned, as_they_are = (
-        prepare_volumes(paths, Preparation(GRID, align=align), tmp_path / align).findings
+        prepare_volumes(paths, Preparation(GRID, align=align, register=lambda image: astray), tmp_path / align).findings
         for align in ("affine", "none")
     )
     said = aligned[0].message
