@@ -52,6 +52,7 @@ _SHARED = (
     Column("delta_eq ↑", "delta_eq", 2),
     Column("ratio to permuted ↑", "delta_eq_ratio_to_permuted", 2),
     Column("equivariance error ↓", "equivariance_error", 2),
+    Column("its floor", "equivariance_error_floor", 2),
     Column("Adv % ↓", "adversary", 1),
 )
 _TABLE_COLUMNS = (
@@ -63,6 +64,9 @@ _TABLE_COLUMNS = (
     Column("M unbiased ↓", "mmd", 2),
     Column("p ↑", "mmd_p_value", 3),
     Column("M published ↓", "mmd_published", 2),
+    Column("M at equal covariates ↓", "mmd_conditional", 2),
+    Column("by chance", "mmd_conditional_by_chance", 2),
+    Column("M of covariates alone", "mmd_floor", 2),
     Column("ACC ↑", "accuracy", 1),
     Column("rows dropped", "dropped_without_partner", 0),
 )
@@ -74,6 +78,9 @@ _VOLUME_COLUMNS = (
     Column("of shuffled sites", "strongest_probe_covariate_free_shuffled", 3),
     Column("M unbiased ↓", "mmd", 2),
     Column("M published ↓", "mmd_published", 2),
+    Column("M at equal covariates ↓", "mmd_conditional", 2),
+    Column("by chance", "mmd_conditional_by_chance", 2),
+    Column("M of covariates alone", "mmd_floor", 2),
     Column("M of tau^-1 Phi ↓", "mmd_covariate_free", 2),
     Column("ACC % ↑", "accuracy", 1),
     Column("age MAE ↓", "kept_age_mae", 2),

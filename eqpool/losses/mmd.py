@@ -3,7 +3,7 @@
 The maths is in docs/method.md, section 5.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -110,31 +110,64 @@ def conditional_mmd(
       ValueError: as for `mmd`, covariates, bandwidths or anchors of other shapes, or a `covariate_bandwidth` or
         `minimum_rows` that is not positive.
     """
-    check_positive("covariate_bandwidth", covariate_bandwidth, max_rank=1)
     check_positive("minimum_rows", minimum_rows)
     rows = rows_of_sites(latent, site, num_sites=num_sites, mask=mask, axis_name=axis_name)
     counts = jnp.max(rows.weight, axis=1, initial=0)
-    covariate = zero_masked_rows(_as_columns("covariate", covariate, len(counts), counts.dtype), counts)
-    covariate = jnp.where(jnp.isfinite(covariate), covariate, jnp.nan)  # an infinite one would be near no anchor
-    points, point_weight = _anchor_points(anchors, covariate, counts, axis_name)
-
-    scale = jnp.asarray(covariate_bandwidth, covariate.dtype)
-    if scale.ndim:
-        check_shape("covariate_bandwidth", scale, (covariate.shape[1],))
-    steps = (covariate[:, None] - points[None]) / jnp.broadcast_to(scale, (1, 1, covariate.shape[1]))
-    closeness = jnp.exp(-jnp.sum(jnp.square(steps), axis=-1) / 2)
-
+    near = nearness_to_anchors(covariate, counts, covariate_bandwidth, anchors, axis_name)
     value, present = weighted_mmd(
         rows.latent,
-        closeness[..., None] * rows.weight[:, None],
+        near.closeness[..., None] * rows.weight[:, None],
         minimum=minimum_rows,
         kernel=kernel,
         bandwidths=global_bandwidths(bandwidth, rows, axis_name),
         estimator=estimator,
         axis_name=axis_name,
     )
-    meets = jnp.where(jnp.sum(present, axis=1) >= 2, point_weight, 0)
-    return jnp.sum(meets * value) / jnp.maximum(jnp.sum(meets), 1)
+    return near.mean(value, present)
+
+
+class Nearness(NamedTuple):
+    """How near rows are to anchors in the space of the covariates.
+
+    Attributes:
+      closeness: (N, A), w_i(a) of `conditional_mmd`.
+      weight: (A,), 0 for an anchor that does not count.
+    """
+
+    closeness: Array
+    weight: Array
+
+    def mean(self, value: Array, present: Array) -> Array:
+        """Returns the mean of values (..., A) over the anchors at which two of the sites (..., A, S) are present."""
+        meets = self.meets(present)
+        return jnp.sum(meets * value, axis=-1) / jnp.maximum(jnp.sum(meets, axis=-1), 1)
+
+    def meets(self, present: Array) -> Array:
+        """Returns (..., A) weights of the anchors, 0 where fewer than two of the sites (..., A, S) are present."""
+        return jnp.where(jnp.sum(present, axis=-1) >= 2, self.weight, 0)
+
+
+def nearness_to_anchors(
+    covariate: ArrayLike,
+    counts: Array,
+    covariate_bandwidth: float | ArrayLike,
+    anchors: int | ArrayLike | Literal["batch"] | None,
+    axis_name: AxisName = None,
+) -> Nearness:
+    """Computes the weights w_i(a) of `conditional_mmd`, whose arguments these are. `counts` (N,) is 0 for dropped rows.
+
+    Raises:
+      ValueError: covariates, bandwidths or anchors of other shapes, or a bandwidth that is not positive.
+    """
+    check_positive("covariate_bandwidth", covariate_bandwidth, max_rank=1)
+    covariate = zero_masked_rows(_as_columns("covariate", covariate, len(counts), counts.dtype), counts)
+    covariate = jnp.where(jnp.isfinite(covariate), covariate, jnp.nan)  # an infinite one would be near no anchor
+    points, point_weight = _anchor_points(anchors, covariate, counts, axis_name)
+    scale = jnp.asarray(covariate_bandwidth, covariate.dtype)
+    if scale.ndim:
+        check_shape("covariate_bandwidth", scale, (covariate.shape[1],))
+    steps = (covariate[:, None] - points[None]) / jnp.broadcast_to(scale, (1, 1, covariate.shape[1]))
+    return Nearness(jnp.exp(-jnp.sum(jnp.square(steps), axis=-1) / 2), point_weight)
 
 
 def _as_columns(name: str, values: ArrayLike, rows: int | None, dtype: jnp.dtype) -> Array:
