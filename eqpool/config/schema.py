@@ -17,6 +17,7 @@ from eqpool.errors import InputError
 Dataset = Literal[
     "adni",
     "adni_small_support",
+    "adni_matched",
     "adcp",
     "brain_sex",
     "brain_age",
