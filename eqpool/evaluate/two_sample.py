@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from eqpool.evaluate.permutations import permute_rows, permute_subjects
 from eqpool.losses.kernels import Bandwidth, Kernel, kernel_matrix
-from eqpool.losses.mmd import Nearness, nearness_to_anchors
+from eqpool.losses.mmd import Nearness, everywhere, nearness_to_anchors
 from eqpool.losses.weighted_mmd import Estimator, global_bandwidths, rows_of_sites, weighted_mmd
 from eqpool.ops.arguments import check_count, check_integers, check_positive, check_shape
 from eqpool.ops.finite import non_finite_rows
@@ -98,7 +98,9 @@ def mmd_permutation_test(
     check_positive("minimum_rows", minimum_rows)
     _warn_of_non_finite("latent", latent, rows.weight)
     counts = jnp.max(rows.weight, axis=1, initial=0)
-    everywhere = Nearness(jnp.ones((len(counts), 1), counts.dtype), jnp.ones(1, counts.dtype))
+    near = everywhere(counts)
+    if covariate is not None:
+        near = nearness_to_anchors(covariate, counts, covariate_bandwidth, anchors)
     return _permutation_test(
         key,
         rows.latent,
@@ -106,7 +108,7 @@ def mmd_permutation_test(
         global_bandwidths(bandwidth, rows, None),
         None if subject is None else jnp.asarray(subject),
         None if stratum is None else jnp.asarray(stratum),
-        everywhere if covariate is None else nearness_to_anchors(covariate, counts, covariate_bandwidth, anchors),
+        near,
         jnp.asarray(minimum_rows, counts.dtype),
         num_permutations=num_permutations,
         kernel=kernel,

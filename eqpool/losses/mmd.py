@@ -13,8 +13,8 @@ from jax.typing import ArrayLike
 
 from eqpool.losses.kernels import Bandwidth, Kernel
 from eqpool.losses.weighted_mmd import Estimator, global_bandwidths, rows_of_sites, weighted_mmd
-from eqpool.ops.arguments import check_count, check_positive, check_shape
-from eqpool.ops.devices import AxisName, gather_rows, mean_over
+from eqpool.ops.arguments import check_count, check_integers, check_positive, check_shape
+from eqpool.ops.devices import AxisName, gather_rows, mean_over, sum_over
 from eqpool.ops.numerics import as_float
 from eqpool.ops.rows import zero_masked_rows
 
@@ -28,6 +28,8 @@ def mmd(
     bandwidth: Bandwidth = 1.0,
     estimator: Estimator = "biased",
     mask: ArrayLike | None = None,
+    stratum: ArrayLike | None = None,
+    num_strata: int = 1,
     axis_name: AxisName = None,
 ) -> Array:
     """Computes the sum over pairs of sites of MMD^2 = |mean_k phi - mean_l phi|^2 in the kernel's feature space.
@@ -45,6 +47,10 @@ def mmd(
         between the rows that count, taken as a constant.
       estimator: "biased" or "unbiased".
       mask: (N,) booleans or 0-1. Rows with 0 are dropped, whatever values they hold.
+      stratum: (N,) integers in [0, num_strata), such as a diagnosis whose frequency differs between sites. Sites are
+        compared only within a stratum, and the result is the mean over the strata with two sites, weighted by their
+        rows. Rows with other values are dropped. `None` compares all rows.
+      num_strata: number of strata of the data set.
       axis_name: mapped axis or axes over whose devices the batch is spread, see `eqpool.losses` on gradients.
 
     Returns:
@@ -56,16 +62,17 @@ def mmd(
         bandwidth or estimator.
     """
     rows = rows_of_sites(latent, site, num_sites=num_sites, mask=mask, axis_name=axis_name)
-    bandwidths = global_bandwidths(bandwidth, rows, axis_name)
-    value, _ = weighted_mmd(
+    counts = jnp.max(rows.weight, axis=1, initial=0)
+    near = everywhere(counts).within(stratum, num_strata, counts, axis_name)
+    value, present = weighted_mmd(
         rows.latent,
-        rows.weight[:, None],
+        near.closeness[..., None] * rows.weight[:, None],
         kernel=kernel,
-        bandwidths=bandwidths,
+        bandwidths=global_bandwidths(bandwidth, rows, axis_name),
         estimator=estimator,
         axis_name=axis_name,
     )
-    return value[0]
+    return near.mean(value, present)
 
 
 def conditional_mmd(
@@ -81,6 +88,8 @@ def conditional_mmd(
     bandwidth: Bandwidth = 1.0,
     estimator: Estimator = "biased",
     mask: ArrayLike | None = None,
+    stratum: ArrayLike | None = None,
+    num_strata: int = 1,
     axis_name: AxisName = None,
 ) -> Array:
     """Computes the MMD^2 between sites at equal covariates, the objective of Lokhande et al. 2022, eq. (1).
@@ -95,7 +104,7 @@ def conditional_mmd(
     requires a total weight of at least 2.
 
     Args:
-      latent, site, num_sites, kernel, bandwidth, estimator, mask, axis_name: as for `mmd`.
+      latent, site, num_sites, kernel, bandwidth, estimator, mask, stratum, num_strata, axis_name: as for `mmd`.
       covariate: (N,) or (N, C), scaled to [0, 1] on the training set.
       covariate_bandwidth: h, a positive number or (C,) of them, in units of the scaled covariate.
       anchors: a number of evenly spaced values in [0, 1] for one covariate, an array (A,) or (A, C), or "batch" for
@@ -114,6 +123,7 @@ def conditional_mmd(
     rows = rows_of_sites(latent, site, num_sites=num_sites, mask=mask, axis_name=axis_name)
     counts = jnp.max(rows.weight, axis=1, initial=0)
     near = nearness_to_anchors(covariate, counts, covariate_bandwidth, anchors, axis_name)
+    near = near.within(stratum, num_strata, counts, axis_name)
     value, present = weighted_mmd(
         rows.latent,
         near.closeness[..., None] * rows.weight[:, None],
@@ -131,7 +141,7 @@ class Nearness(NamedTuple):
 
     Attributes:
       closeness: (N, A), w_i(a) of `conditional_mmd`.
-      weight: (A,), 0 for an anchor that does not count.
+      weight: (A,), in the mean over anchors, 0 for an anchor that does not count.
     """
 
     closeness: Array
@@ -145,6 +155,29 @@ class Nearness(NamedTuple):
     def meets(self, present: Array) -> Array:
         """Returns (..., A) weights of the anchors, 0 where fewer than two of the sites (..., A, S) are present."""
         return jnp.where(jnp.sum(present, axis=-1) >= 2, self.weight, 0)
+
+    def within(
+        self, stratum: ArrayLike | None, num_strata: int, counts: Array, axis_name: AxisName = None
+    ) -> "Nearness":
+        """Divides each anchor by stratum, see `mmd`. Strata weigh as many rows as they have; `counts` is (N,) 0-1.
+
+        Raises:
+          ValueError: strata that are not (N,) integers, or `num_strata` below 1.
+        """
+        if stratum is None:
+            return self
+        stratum = jnp.asarray(stratum)
+        check_shape("stratum", stratum, counts.shape, ", one entry for each row")
+        check_integers("stratum", stratum)
+        member = jax.nn.one_hot(stratum, check_count("num_strata", num_strata), dtype=counts.dtype)
+        rows = sum_over(jnp.sum(member * counts[:, None], axis=0), axis_name)
+        closeness = self.closeness[:, :, None] * member[:, None]
+        return Nearness(closeness.reshape(len(counts), -1), (self.weight[:, None] * rows[None]).ravel())
+
+
+def everywhere(counts: Array) -> Nearness:
+    """Returns a single anchor that all rows are equally near. `counts` is (N,)."""
+    return Nearness(jnp.ones((len(counts), 1), counts.dtype), jnp.ones(1, counts.dtype))
 
 
 def nearness_to_anchors(
