@@ -13,7 +13,8 @@ from eqpool.commands.moved import keep_old_names
 
 if TYPE_CHECKING:
     from eqpool import geometry
-    from eqpool.evaluate.metrics import equivariance_gap, mmd_permutation_test
+    from eqpool.evaluate.metrics import equivariance_gap
+    from eqpool.evaluate.two_sample import mmd_permutation_test
     from eqpool.losses.equivariance import equivariance_loss, equivariance_loss_pairwise
     from eqpool.losses.mmd import conditional_mmd, mmd
 
@@ -38,7 +39,7 @@ _MODULES = {
     "equivariance_loss": "eqpool.losses.equivariance",
     "equivariance_loss_pairwise": "eqpool.losses.equivariance",
     "mmd": "eqpool.losses.mmd",
-    "mmd_permutation_test": "eqpool.evaluate.metrics",
+    "mmd_permutation_test": "eqpool.evaluate.two_sample",
 }
 _SUBPACKAGES = ("evaluate", "geometry", "losses")
 

@@ -20,7 +20,7 @@ from experiments.flags import add_folder, add_jobs, add_set, count, parse_settin
 from experiments.provenance import written_by
 from experiments.registry import Experiment
 from experiments.runner import Setting, Task, folder_name, run_all
-from experiments.tables import Measured, beside_the_config, in_words, mean_and_deviation, table
+from experiments.tables import Measured, beside_the_config, in_words, table, with_median
 
 RunTasks = Callable[[Sequence[Task], int, str], list[dict[str, Any]]]  # as `run_all`
 _SEEDS, SPLITS = (685, 648, 535), 5
@@ -174,7 +174,7 @@ def select(tried: list[tuple[Setting, dict[str, Any]]]) -> tuple[Setting, dict[s
 
 
 def markdown(experiment: Experiment, content: dict[str, Any]) -> str:
-    """Returns the table as text: mean (standard deviation) over the seeds or splits."""
+    """Returns the table as text: mean (standard deviation) [median] over the seeds or splits."""
     return "\n".join(_lines(experiment, SPECS[experiment.name], content))
 
 
@@ -185,7 +185,7 @@ def _lines(experiment: Experiment, spec: Comparison, content: dict[str, Any]) ->
     kind = spec.own or ("SIMULATED data" if simulated else "Real data")
     yield f"{kind}. {written_by(experiment.name, content, first)}"
     number = len(_values(rows[0], spec.columns[0].key))
-    yield f"Mean (standard deviation) over {number} {'splits' if spec.volumes else 'seeds'}."
+    yield f"Mean (standard deviation) [median] over {number} {'splits' if spec.volumes else 'seeds'}."
     if any(spec.paper.values()):
         yield "The paper's cells are as printed, on its own data: delta_eq, Adv, M, ACC where nothing else is said."
     yield from beside_the_config(content.get("set", []))
@@ -199,12 +199,12 @@ def _lines(experiment: Experiment, spec: Comparison, content: dict[str, Any]) ->
 
 
 def _cells(spec: Comparison, row: dict[str, Any]) -> list[str]:
-    values = [mean_and_deviation(_values(row, key), digits) for _, key, digits in spec.columns]
+    values = [with_median(_values(row, key), digits) for _, key, digits in spec.columns]
     return [row["method"], *values, in_words(row["setting"]), spec.paper.get(row["method"], "")]
 
 
 def _values(row: dict[str, Any], key: str) -> list[float | None]:
     """Returns a metric or count of every run of a row. Older files hold lists of metrics instead of `results`."""
     if "results" not in row:
-        return row["metrics"][key]
+        return row["metrics"].get(key, [])
     return [run["metrics"].get(key, run.get("counts", {}).get(key)) for run in row["results"]]

@@ -50,6 +50,10 @@ _ALL = (
         "44 minutes",
     ),
     Experiment(
+        "table2_adni_matched", "comparison", "Table 2 on a cohort whose sites have like ages: six methods, five splits",
+        "--jobs=2", "40 runs of 3 to 10 minutes",
+    ),
+    Experiment(
         "small_support", "comparison", "Lokhande et al. 2022, Fig. 6 right: scanners whose ages barely overlap",
         "--jobs=2 --splits=1 --set=evaluate.probe_permutations=0", "13 minutes",
     ),

@@ -104,6 +104,13 @@ def mean_and_deviation(values: Sequence[float | None], digits: int) -> str:
     return f"{statistics.mean(numbers):.{digits}f}{spread}"
 
 
+def with_median(values: Sequence[float | None], digits: int) -> str:
+    """Returns `mean_and_deviation`, with the median in brackets if there are at least three values and no counts."""
+    numbers = [value for value in values if value is not None]
+    median = f" [{statistics.median(numbers):.{digits}f}]" if len(numbers) > 2 and digits else ""
+    return f"{mean_and_deviation(values, digits)}{median}"
+
+
 def with_interval(metrics: Mapping[str, Any], key: str, digits: int) -> str:
     """Returns a text such as "81.3 [70.0, 90.0]", without brackets if there is no interval, or "" without a value."""
     if metrics.get(key) is None:

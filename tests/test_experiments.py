@@ -325,7 +325,7 @@ def test_imaging_chooses_on_the_first_split_and_tabulates_all(tmp_path):
     assert len({task.folder for task in asked}) == len(asked) == 1 + 3 + 2 + 2
     assert [one["selection_probe"] for one in table[1]["tried"]] == [15.0, 0.0, 60.0] and len(measured.runs) == 6
     text = comparison.markdown(experiment, measured.content)
-    assert "SIMULATED" in text and "| 4.00 (1.00) |" in text and text.rstrip().endswith("M 16 |")
+    assert "SIMULATED" in text and "| 4.00 (1.00) [4.00] |" in text and text.rstrip().endswith("M 16 |")
 
 
 def test_tables_are_compared_on_both_splits_over_seeds(tmp_path):

@@ -16,6 +16,7 @@ from eqpool.config.methods import METHODS
 Dataset = Literal[
     "adni",
     "adni_small_support",
+    "adni_matched",
     "adcp",
     "brain_sex",
     "brain_age",
@@ -156,6 +157,9 @@ class StageTwoConfig(PoolingTrainingConfig):
     mmd_ramp_ceiling: float = _number(1.0, 0.0)
     adversary_weight: float = _number(0.0, 0.0)  # weight of an adversary on the covariate-free latent, beside the MMD
     mmd_match: Literal["phi", "covariate_free", "conditional"] = "covariate_free"
+    # Compare sites only within a class of the target; the adversary is told covariates and class. A class whose
+    # share differs between sites then need not be removed. Without effect for a numeric target
+    within_classes: bool = False
     # Linear site effect on tau^-1 l, given covariates and target, erased in closed form before b
     erase_site: Literal["none", "conditional"] = "none"
 

@@ -10,6 +10,7 @@ from eqpool.config import EvaluateConfig
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.evaluate import metrics
 from eqpool.evaluate.distances import site_distance_metrics
+from eqpool.evaluate.equivariance_floor import equivariance_floor_metrics
 from eqpool.evaluate.intervals import jackknife_interval, jackknife_masks
 from eqpool.evaluate.outputs import Embeddings, Metrics, non_finite_rows, only_finite
 from eqpool.evaluate.predictions import kept_metrics, selection_metrics, target_metrics
@@ -53,7 +54,8 @@ def evaluate(
     test = cohort.rows("test")
     parts = (
         lambda: equivariance_metrics(cohort, scaling, embeddings, generators, group_map, seed),
-        lambda: site_distance_metrics(cohort, embeddings, config, seed),
+        lambda: {} if embeddings.tau is None else equivariance_floor_metrics(cohort, scaling, generators, seed),
+        lambda: site_distance_metrics(cohort, scaling, embeddings, generators, config, seed),
         lambda: probe_metrics(cohort, embeddings, config),
         lambda: target_metrics(cohort, scaling, embeddings.prediction[test], test, config, seed),
         lambda: kept_metrics(cohort, embeddings, config, seed),
@@ -62,7 +64,17 @@ def evaluate(
     result: Metrics = {}
     for compute in track(parts, "Evaluating", unit="part"):
         result |= compute()
-    return only_finite(result)
+    return only_finite(result | ratio_to_floor(result))
+
+
+def ratio_to_floor(metrics: Metrics) -> Metrics:
+    """Returns the equivariance error over its floor, and its interval; nothing if either is not defined."""
+    floor, name = metrics.get("equivariance_error_floor"), "equivariance_error"
+    if not floor or metrics.get(name) is None:
+        return {}
+    interval = metrics[f"{name}_interval"]
+    ratio = None if interval is None else (interval[0] / floor, interval[1] / floor)
+    return {f"{name}_ratio_to_floor": metrics[name] / floor, f"{name}_ratio_to_floor_interval": ratio}
 
 
 def equivariance_metrics(

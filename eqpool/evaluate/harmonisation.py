@@ -8,9 +8,9 @@ from eqpool.config import EvaluateConfig
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.evaluate.distances import distance_metrics
 from eqpool.evaluate.intervals import number_subjects
-from eqpool.evaluate.metrics import mmd_permutation_test
 from eqpool.evaluate.outputs import Metrics
 from eqpool.evaluate.predictions import target_metrics
+from eqpool.evaluate.two_sample import mmd_permutation_test
 
 
 def task_metrics(
@@ -35,8 +35,8 @@ def task_metrics(
 
     Returns:
       `<name>_accuracy`, `<name>_mae` and so on, each with `_interval`. `accuracy` (or `mae`) is that of "scratch".
-      `gain_scratch` and `gain_finetuned` are the improvements over "before". `majority_accuracy`, `target_chance` and
-      `constant_mae` are those of the reference site's rows.
+      `gain_scratch` and `gain_finetuned` are the improvements over "before". `majority_accuracy`, `target_chance`,
+      `constant_mae` and `mae_skill` are those of the reference site's rows.
     """
     result: Metrics = {}
     for name, prediction in predictions.items():
@@ -45,7 +45,15 @@ def task_metrics(
     key, sign = ("accuracy", 1) if cohort.target_classes else ("mae", -1)
     for name in ("scratch", "finetuned"):
         result[f"gain_{name}"] = sign * (result[f"{name}_{key}"] - result[f"before_{key}"])
-    shared = (key, f"{key}_interval", "majority_accuracy", "target_chance", "constant_mae")
+    shared = (
+        key,
+        f"{key}_interval",
+        "majority_accuracy",
+        "target_chance",
+        "constant_mae",
+        "mae_skill",
+        "mae_skill_interval",
+    )
     return result | {name: result[f"scratch_{name}"] for name in shared if f"scratch_{name}" in result}
 
 

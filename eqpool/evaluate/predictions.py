@@ -21,8 +21,8 @@ def target_metrics(
 
     For classes these are accuracy and balanced accuracy (percent). Their levels are `majority_accuracy`, that of always
     predicting the most common class, and `target_chance`, the balanced accuracy of a guess. For a numeric target they
-    are MAE, in the target's units, and R^2. The level of the MAE is `constant_mae`, that of always predicting the
-    median.
+    are MAE, in the target's units, its skill and R^2. The level of the MAE is `constant_mae`, that of always predicting
+    the median, and the skill `mae_skill` is 1 - mae / constant_mae.
     """
     known = cohort.target_known[test]
     truth, prediction = cohort.target[test][known], prediction[known]
@@ -37,18 +37,20 @@ def target_metrics(
             "target_chance": 100 * chance_level(truth),
         }
     if not len(truth):
-        return dict.fromkeys(("mae", "r_squared", "constant_mae"), float("nan"))
+        return dict.fromkeys(("mae", "mae_skill", "r_squared", "constant_mae"), float("nan"))
     predicted = prediction[:, 0] * scaling.target_deviation + scaling.target_mean
     return {
         **score("mae", mean_absolute_error, truth, predicted),
+        **score("mae_skill", skill, truth, predicted),
         **score("r_squared", r2_score, truth, predicted),
-        "constant_mae": float(np.mean(np.abs(truth - np.median(truth)))),
+        "constant_mae": _constant_mae(truth),
     }
 
 
 def kept_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig, seed: int) -> Metrics:
     """Computes how well a ridge regression predicts each covariate from Phi on the test split.
 
+    `kept_<covariate>_skill` is 1 - the MAE over that of always predicting the median.
     `kept_<covariate>_r_squared_before` is the same R^2 from the latent l. A baseline lacks it. `<covariate>_range` is
     the covariate's range in the whole cohort.
     """
@@ -60,6 +62,7 @@ def kept_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig,
         score = partial(_with_interval, truth=values[test], subject=subject, config=config, seed=seed)
         after = read_covariate(embeddings.phi[train], values[train], embeddings.phi[test])
         result |= score(f"kept_{name}_mae", mean_absolute_error, predicted=after)
+        result |= score(f"kept_{name}_skill", skill, predicted=after)
         result |= score(f"kept_{name}_r_squared", r2_score, predicted=after)
         if embeddings.tau is not None:
             before = read_covariate(embeddings.latent[train], values[train], embeddings.latent[test])
@@ -77,6 +80,19 @@ def selection_metrics(cohort: Cohort, prediction: np.ndarray) -> Metrics:
         return {}
     rows = np.flatnonzero((cohort.split == "validation") & cohort.target_known)
     return {"selection_accuracy": 100 * float(np.mean(prediction[rows].argmax(axis=1) == cohort.target[rows]))}
+
+
+def skill(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Computes 1 - MAE / MAE of always predicting the median of `truth`; NaN if all of it is equal.
+
+    It is 0 for a prediction that is no better than this constant, and 1 for an exact one.
+    """
+    constant = _constant_mae(truth)
+    return 1 - float(mean_absolute_error(truth, predicted)) / constant if constant else float("nan")
+
+
+def _constant_mae(truth: np.ndarray) -> float:
+    return float(np.mean(np.abs(truth - np.median(truth))))
 
 
 def _with_interval(

@@ -3,7 +3,7 @@
 The maths is in docs/method.md, section 5.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,8 @@ from jax.typing import ArrayLike
 
 from eqpool.losses.kernels import Bandwidth, Kernel
 from eqpool.losses.weighted_mmd import Estimator, global_bandwidths, rows_of_sites, weighted_mmd
-from eqpool.ops.arguments import check_count, check_positive, check_shape
-from eqpool.ops.devices import AxisName, gather_rows, mean_over
+from eqpool.ops.arguments import check_count, check_integers, check_positive, check_shape
+from eqpool.ops.devices import AxisName, gather_rows, mean_over, sum_over
 from eqpool.ops.numerics import as_float
 from eqpool.ops.rows import zero_masked_rows
 
@@ -28,6 +28,8 @@ def mmd(
     bandwidth: Bandwidth = 1.0,
     estimator: Estimator = "biased",
     mask: ArrayLike | None = None,
+    stratum: ArrayLike | None = None,
+    num_strata: int = 1,
     axis_name: AxisName = None,
 ) -> Array:
     """Computes the sum over pairs of sites of MMD^2 = |mean_k phi - mean_l phi|^2 in the kernel's feature space.
@@ -45,6 +47,10 @@ def mmd(
         between the rows that count, taken as a constant.
       estimator: "biased" or "unbiased".
       mask: (N,) booleans or 0-1. Rows with 0 are dropped, whatever values they hold.
+      stratum: (N,) integers in [0, num_strata), such as a diagnosis whose frequency differs between sites. Sites are
+        compared only within a stratum, and the result is the mean over the strata with two sites, weighted by their
+        rows. Rows with other values are dropped. `None` compares all rows.
+      num_strata: number of strata of the data set.
       axis_name: mapped axis or axes over whose devices the batch is spread, see `eqpool.losses` on gradients.
 
     Returns:
@@ -56,16 +62,17 @@ def mmd(
         bandwidth or estimator.
     """
     rows = rows_of_sites(latent, site, num_sites=num_sites, mask=mask, axis_name=axis_name)
-    bandwidths = global_bandwidths(bandwidth, rows, axis_name)
-    value, _ = weighted_mmd(
+    counts = jnp.max(rows.weight, axis=1, initial=0)
+    near = everywhere(counts).within(stratum, num_strata, counts, axis_name)
+    value, present = weighted_mmd(
         rows.latent,
-        rows.weight[:, None],
+        near.closeness[..., None] * rows.weight[:, None],
         kernel=kernel,
-        bandwidths=bandwidths,
+        bandwidths=global_bandwidths(bandwidth, rows, axis_name),
         estimator=estimator,
         axis_name=axis_name,
     )
-    return value[0]
+    return near.mean(value, present)
 
 
 def conditional_mmd(
@@ -81,6 +88,8 @@ def conditional_mmd(
     bandwidth: Bandwidth = 1.0,
     estimator: Estimator = "biased",
     mask: ArrayLike | None = None,
+    stratum: ArrayLike | None = None,
+    num_strata: int = 1,
     axis_name: AxisName = None,
 ) -> Array:
     """Computes the MMD^2 between sites at equal covariates, the objective of Lokhande et al. 2022, eq. (1).
@@ -95,7 +104,7 @@ def conditional_mmd(
     requires a total weight of at least 2.
 
     Args:
-      latent, site, num_sites, kernel, bandwidth, estimator, mask, axis_name: as for `mmd`.
+      latent, site, num_sites, kernel, bandwidth, estimator, mask, stratum, num_strata, axis_name: as for `mmd`.
       covariate: (N,) or (N, C), scaled to [0, 1] on the training set.
       covariate_bandwidth: h, a positive number or (C,) of them, in units of the scaled covariate.
       anchors: a number of evenly spaced values in [0, 1] for one covariate, an array (A,) or (A, C), or "batch" for
@@ -110,31 +119,88 @@ def conditional_mmd(
       ValueError: as for `mmd`, covariates, bandwidths or anchors of other shapes, or a `covariate_bandwidth` or
         `minimum_rows` that is not positive.
     """
-    check_positive("covariate_bandwidth", covariate_bandwidth, max_rank=1)
     check_positive("minimum_rows", minimum_rows)
     rows = rows_of_sites(latent, site, num_sites=num_sites, mask=mask, axis_name=axis_name)
     counts = jnp.max(rows.weight, axis=1, initial=0)
-    covariate = zero_masked_rows(_as_columns("covariate", covariate, len(counts), counts.dtype), counts)
-    covariate = jnp.where(jnp.isfinite(covariate), covariate, jnp.nan)  # an infinite one would be near no anchor
-    points, point_weight = _anchor_points(anchors, covariate, counts, axis_name)
-
-    scale = jnp.asarray(covariate_bandwidth, covariate.dtype)
-    if scale.ndim:
-        check_shape("covariate_bandwidth", scale, (covariate.shape[1],))
-    steps = (covariate[:, None] - points[None]) / jnp.broadcast_to(scale, (1, 1, covariate.shape[1]))
-    closeness = jnp.exp(-jnp.sum(jnp.square(steps), axis=-1) / 2)
-
+    near = nearness_to_anchors(covariate, counts, covariate_bandwidth, anchors, axis_name)
+    near = near.within(stratum, num_strata, counts, axis_name)
     value, present = weighted_mmd(
         rows.latent,
-        closeness[..., None] * rows.weight[:, None],
+        near.closeness[..., None] * rows.weight[:, None],
         minimum=minimum_rows,
         kernel=kernel,
         bandwidths=global_bandwidths(bandwidth, rows, axis_name),
         estimator=estimator,
         axis_name=axis_name,
     )
-    meets = jnp.where(jnp.sum(present, axis=1) >= 2, point_weight, 0)
-    return jnp.sum(meets * value) / jnp.maximum(jnp.sum(meets), 1)
+    return near.mean(value, present)
+
+
+class Nearness(NamedTuple):
+    """How near rows are to anchors in the space of the covariates.
+
+    Attributes:
+      closeness: (N, A), w_i(a) of `conditional_mmd`.
+      weight: (A,), in the mean over anchors, 0 for an anchor that does not count.
+    """
+
+    closeness: Array
+    weight: Array
+
+    def mean(self, value: Array, present: Array) -> Array:
+        """Returns the mean of values (..., A) over the anchors at which two of the sites (..., A, S) are present."""
+        meets = self.meets(present)
+        return jnp.sum(meets * value, axis=-1) / jnp.maximum(jnp.sum(meets, axis=-1), 1)
+
+    def meets(self, present: Array) -> Array:
+        """Returns (..., A) weights of the anchors, 0 where fewer than two of the sites (..., A, S) are present."""
+        return jnp.where(jnp.sum(present, axis=-1) >= 2, self.weight, 0)
+
+    def within(
+        self, stratum: ArrayLike | None, num_strata: int, counts: Array, axis_name: AxisName = None
+    ) -> "Nearness":
+        """Divides each anchor by stratum, see `mmd`. Strata weigh as many rows as they have; `counts` is (N,) 0-1.
+
+        Raises:
+          ValueError: strata that are not (N,) integers, or `num_strata` below 1.
+        """
+        if stratum is None:
+            return self
+        stratum = jnp.asarray(stratum)
+        check_shape("stratum", stratum, counts.shape, ", one entry for each row")
+        check_integers("stratum", stratum)
+        member = jax.nn.one_hot(stratum, check_count("num_strata", num_strata), dtype=counts.dtype)
+        rows = sum_over(jnp.sum(member * counts[:, None], axis=0), axis_name)
+        closeness = self.closeness[:, :, None] * member[:, None]
+        return Nearness(closeness.reshape(len(counts), -1), (self.weight[:, None] * rows[None]).ravel())
+
+
+def everywhere(counts: Array) -> Nearness:
+    """Returns a single anchor that all rows are equally near. `counts` is (N,)."""
+    return Nearness(jnp.ones((len(counts), 1), counts.dtype), jnp.ones(1, counts.dtype))
+
+
+def nearness_to_anchors(
+    covariate: ArrayLike,
+    counts: Array,
+    covariate_bandwidth: float | ArrayLike,
+    anchors: int | ArrayLike | Literal["batch"] | None,
+    axis_name: AxisName = None,
+) -> Nearness:
+    """Computes the weights w_i(a) of `conditional_mmd`, whose arguments these are. `counts` (N,) is 0 for dropped rows.
+
+    Raises:
+      ValueError: covariates, bandwidths or anchors of other shapes, or a bandwidth that is not positive.
+    """
+    check_positive("covariate_bandwidth", covariate_bandwidth, max_rank=1)
+    covariate = zero_masked_rows(_as_columns("covariate", covariate, len(counts), counts.dtype), counts)
+    covariate = jnp.where(jnp.isfinite(covariate), covariate, jnp.nan)  # an infinite one would be near no anchor
+    points, point_weight = _anchor_points(anchors, covariate, counts, axis_name)
+    scale = jnp.asarray(covariate_bandwidth, covariate.dtype)
+    if scale.ndim:
+        check_shape("covariate_bandwidth", scale, (covariate.shape[1],))
+    steps = (covariate[:, None] - points[None]) / jnp.broadcast_to(scale, (1, 1, covariate.shape[1]))
+    return Nearness(jnp.exp(-jnp.sum(jnp.square(steps), axis=-1) / 2), point_weight)
 
 
 def _as_columns(name: str, values: ArrayLike, rows: int | None, dtype: jnp.dtype) -> Array:

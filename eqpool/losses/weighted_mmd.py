@@ -74,7 +74,7 @@ def weighted_mmd(
     kernel: Kernel,
     bandwidths: Array,
     estimator: Estimator,
-    minimum: float = 1.0,
+    minimum: float | Array = 1.0,
     tile_size: int = TILE_SIZE,
     axis_name: AxisName = None,
 ) -> tuple[Array, Array]:

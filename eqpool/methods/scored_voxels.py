@@ -8,14 +8,13 @@ import numpy as np
 
 from eqpool.data.cohort import Cohort
 from eqpool.data.sources.simulated import scanner_free_path
-from eqpool.data.volumes.inputs import Grid
 from eqpool.data.volumes.parallel import in_parallel
 from eqpool.data.volumes.read import prepare_volume
+from eqpool.evaluate.input_features import sub_grid
 from eqpool.evaluate.scorecard import RAW, TRUTH
 from eqpool.evaluate.scored_rows import choose_rows
 from eqpool.methods.derivatives import to_z_scores
 
-MOST_VOXELS = 10_000
 CALIBRATED = "calibrated"
 
 
@@ -79,18 +78,6 @@ class ScoredVoxels:
         with in_parallel(work, volumes, workers=workers, progress=True, label=label, total=len(self.rows)) as done:
             for _ in done:
                 pass
-
-
-def sub_grid(grid: Grid, most: int = MOST_VOXELS) -> np.ndarray:
-    """Returns a bool mask of `grid.shape`: the brain's voxels on the finest regular sub-grid with at most `most`."""
-    steps = [1, 1, 1]
-    while True:
-        kept = np.zeros(grid.shape, bool)
-        kept[tuple(slice(step // 2, None, step) for step in steps)] = True
-        kept &= grid.mask
-        if kept.sum() <= most:
-            return kept
-        steps[int(np.argmin(steps))] += 1
 
 
 def scanner_free_volume(cohort: Cohort, row: int) -> np.ndarray | None:

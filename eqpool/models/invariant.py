@@ -91,8 +91,24 @@ class StageTwo(nn.Module):
 
     @nn.compact
     def __call__(
-        self, latent: jax.Array, tau: jax.Array, *, train: bool = False, mask: jax.Array | None = None
+        self,
+        latent: jax.Array,
+        tau: jax.Array,
+        *,
+        train: bool = False,
+        mask: jax.Array | None = None,
+        known_to_adversary: jax.Array | None = None,
     ) -> StageTwoOutput:
+        """Pools latents.
+
+        Args:
+          latent: l, (N, n).
+          tau: (N, n, n).
+          train: whether the adversary's batch norm uses the batch.
+          mask: (N,), rows with 0 do not count in it.
+          known_to_adversary: (N, G), what the adversary knows beside the latent, such as covariates and class. The
+            encoder gains nothing from removing what predicts the site only through these.
+        """
         check_shape("latent", latent, ("N", "n"))
         dimension = latent.shape[-1]
         check_shape("tau", tau, (len(latent), dimension, dimension), f" for latent {latent.shape}")
@@ -105,7 +121,10 @@ class StageTwo(nn.Module):
         site = None
         if self.num_sites:
             adversary = Adversary(self.num_sites, name="adversary")
-            site = adversary(reverse_gradient(covariate_free), train=train, mask=mask)
+            seen = reverse_gradient(covariate_free)
+            if known_to_adversary is not None:
+                seen = jnp.concatenate([seen, known_to_adversary], axis=1)
+            site = adversary(seen, train=train, mask=mask)
         return StageTwoOutput(covariate_free, phi, prediction, reconstruction, site)
 
     def _without_site(self, turned_back: jax.Array) -> jax.Array:

@@ -58,7 +58,13 @@ class _StageTwo:
         del key
         mask = batch["mask"]
         output, updated = self._model.apply(
-            variables, batch["latent"], batch["tau"], train=True, mask=mask, mutable=["batch_stats"]
+            variables,
+            batch["latent"],
+            batch["tau"],
+            train=True,
+            mask=mask,
+            known_to_adversary=self._known_to_adversary(batch),
+            mutable=["batch_stats"],
         )
         error = jnp.sum(jnp.square(output.reconstruction - batch["latent"]), axis=-1)
         known_site = mask * (batch["site"] >= 0)
@@ -85,7 +91,7 @@ class _StageTwo:
 
     def validate(self, outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
         matched = {name: outputs[name] for name in ("phi", "covariate_free")}
-        matched |= labels_of(rows) | {"covariate": rows["covariate"]}
+        matched |= labels_of(rows) | {name: rows[name] for name in ("covariate", "target", "target_known")}
         terms = {
             "prediction": prediction_loss(self._config, outputs["prediction"], rows, self._shape.classes),
             "reconstruction": jnp.mean(outputs["reconstruction_error"]),
@@ -97,7 +103,18 @@ class _StageTwo:
 
     def initialise(self, key: jax.Array) -> Variables:
         dimension = self._config.model.latent_dim
-        variables = init_variables(self._model, key, jnp.zeros((2, dimension)), jnp.zeros((2, dimension, dimension)))
+        labels = {
+            "covariate": jnp.zeros((2, self._shape.covariates)),
+            "target": jnp.zeros(2, jnp.int32),
+            "target_known": jnp.zeros(2),
+        }
+        variables = init_variables(
+            self._model,
+            key,
+            jnp.zeros((2, dimension)),
+            jnp.zeros((2, dimension, dimension)),
+            known_to_adversary=self._known_to_adversary(labels),
+        )
         erases = self._weights.erase_site != "none"
         return variables | erasure_constants(*no_erasure(dimension)) if erases else variables
 
@@ -111,9 +128,18 @@ class _StageTwo:
             + self._weights.adversary_weight * adversary
         )
 
+    def _known_to_adversary(self, rows: Batch) -> jax.Array | None:
+        """Returns covariates and class (N, C + K) if sites are compared within classes, 0 for an unknown class."""
+        if not self._weights.within_classes or not self._shape.classes or not self._weights.adversary_weight:
+            return None
+        classes = jax.nn.one_hot(rows["target"], self._shape.classes) * rows["target_known"][:, None]
+        return jnp.concatenate([rows["covariate"], classes], axis=1)
+
     def _invariance(self, rows: Batch) -> jax.Array:
         return sum_over_labels(
-            lambda rows, count: site_term(self._weights, rows["phi"], rows["covariate_free"], rows, count),
+            lambda rows, count: site_term(
+                self._weights, rows["phi"], rows["covariate_free"], rows, count, self._shape.classes
+            ),
             rows,
             self._shape.sites,
             self._shape.nuisances,
@@ -132,14 +158,18 @@ def make_psi(config: RunConfig) -> Callable[[Variables, jax.Array], jax.Array]:
 
 
 def site_term(
-    config: StageTwoConfig, phi: jax.Array, covariate_free: jax.Array, rows: Batch, num_sites: int
+    config: StageTwoConfig, phi: jax.Array, covariate_free: jax.Array, rows: Batch, num_sites: int, num_classes: int
 ) -> jax.Array:
     """Computes the kernel MMD across sites that `mmd_match` names (docs/method.md, section 4).
 
     `phi` matches Phi itself, as in Algorithm 1. `covariate_free` matches tau^-1 Phi, which does not depend on the
-    covariate. `conditional` compares Phi between sites only at equal covariates (eq. (1)).
+    covariate. `conditional` compares Phi between sites only at equal covariates (eq. (1)). With `within_classes` rows
+    are compared only with those of their class, and rows of an unknown class with each other.
     """
     options = kernel_options(config, num_sites) | {"mask": rows["mask"]}
+    if config.within_classes and num_classes:
+        known = rows["target_known"] > 0
+        options |= {"stratum": jnp.where(known, rows["target"], num_classes), "num_strata": num_classes + 1}
     if config.mmd_match == "conditional":
         return conditional_mmd(phi, rows["site"], rows["covariate"], **options)
     return mmd(phi if config.mmd_match == "phi" else covariate_free, rows["site"], **options)

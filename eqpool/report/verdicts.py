@@ -193,6 +193,7 @@ _LINES: tuple[tuple[str, str, Section, Judge], ...] = (
     ("strongest_probe_covariate_free", "site predicted after (tau^-1 Phi)", "removed", covariate_free),
     ("adversary", "adversary on Phi, accuracy %", "removed", adversary),
     ("mmd", "M = 100 MMD^2 of Phi, unbiased", "removed", mmd),
+    ("mmd_conditional", "M of Phi at equal covariates", "removed", mmd),
     ("mmd_covariate_free", "M of tau^-1 Phi", "removed", mmd),
     ("delta_eq", "delta_eq of tau", "kept", _delta_eq),
     ("equivariance_error", "equivariance error", "kept", _than("a tau that never turns", 1.0, higher=False)),

@@ -8,8 +8,8 @@ import pytest
 from eqpool.data.cohort import Scaling
 from eqpool.evaluate.distances import distance_metrics
 from eqpool.evaluate.evaluation import equivariance_metrics
-from eqpool.evaluate.metrics import TwoSampleTest
 from eqpool.evaluate.outputs import Embeddings, only_finite
+from eqpool.evaluate.two_sample import TwoSampleTest
 from eqpool.geometry import so
 from eqpool.report.summary import describe_results
 from eqpool.report.verdicts import read_metrics
@@ -38,8 +38,9 @@ def test_a_tau_that_does_not_turn_has_no_equivariance_error_and_the_terminal_say
 
 
 def test_a_test_that_compares_nothing_leaves_no_distance_of_zero():
-    undefined = only_finite(distance_metrics("mmd", TwoSampleTest(np.float32(0), np.float32(np.nan))))
+    undefined = only_finite(distance_metrics("mmd", TwoSampleTest(np.float32(0), np.float32(np.nan), np.float32(0))))
     assert undefined == {"mmd": None, "mmd_p_value": None}
     (reading,) = read_metrics(undefined)
     assert reading.value == "not defined"
-    assert distance_metrics("mmd", TwoSampleTest(np.float32(0.5), np.float32(1))) == {"mmd": 50, "mmd_p_value": 1}
+    defined = TwoSampleTest(np.float32(0.5), np.float32(1), np.float32(0))
+    assert distance_metrics("mmd", defined) == {"mmd": 50, "mmd_p_value": 1}

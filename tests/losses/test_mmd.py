@@ -271,3 +271,39 @@ def test_errors_name_the_argument_and_what_was_expected(change, message):
         options = {"latent": latent, "site": site, "num_sites": 3, **change}
         with pytest.raises(ValueError, match=message):
             mmd(options.pop("latent"), options.pop("site"), **options)
+
+
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+def test_strata_are_compared_one_by_one(estimator):
+    latent, site = batch(3, 60)
+    stratum = np.arange(60) % 3 - 1  # rows of stratum -1 are dropped
+    covariate = np.random.default_rng(0).uniform(size=60)
+    options = {"num_sites": 3, "estimator": estimator}
+    each = {k: np.flatnonzero(stratum == k) for k in (0, 1)}
+    plain = [float(mmd(latent[rows], site[rows], **options)) for rows in each.values()]
+    weights = [len(rows) for rows in each.values()]
+    value = mmd(latent, site, stratum=stratum, num_strata=4, **options)
+    np.testing.assert_allclose(value, np.average(plain, weights=weights), rtol=1e-5, atol=1e-7)
+    wide = options | {"covariate_bandwidth": 1.0}  # all sites are present at all anchors
+    near = [float(conditional_mmd(latent[rows], site[rows], covariate[rows], **wide)) for rows in each.values()]
+    value = conditional_mmd(latent, site, covariate, stratum=stratum, num_strata=2, **wide)
+    np.testing.assert_allclose(value, np.average(near, weights=weights), rtol=1e-5, atol=1e-6)
+
+
+def test_a_class_that_sites_have_in_other_shares_is_no_distance_within_it():
+    generator = np.random.default_rng(0)
+    site = np.arange(400) % 2
+    level = (generator.random(400) < np.where(site == 1, 0.8, 0.2)).astype(int)
+    latent = generator.normal(size=(400, 3)) + 3 * level[:, None]
+    options = {"num_sites": 2, "estimator": "unbiased"}
+    within = float(mmd(latent, site, stratum=level, num_strata=2, **options))
+    assert abs(within) < 0.1 * float(mmd(latent, site, **options))
+    assert float(mmd(latent, np.zeros_like(site), stratum=level, num_strata=2, **options)) == 0
+
+
+def test_strata_that_are_no_integers_are_refused():
+    latent, site = batch(0)
+    with pytest.raises(ValueError, match="stratum"):
+        mmd(latent, site, num_sites=3, stratum=np.linspace(0, 1, 24), num_strata=2)
+    with pytest.raises(ValueError, match="num_strata is 0"):
+        mmd(latent, site, num_sites=3, stratum=np.zeros(24, int), num_strata=0)

@@ -13,11 +13,11 @@ from eqpool.config import DataConfig, EvaluateConfig
 from eqpool.data.cohort import Scaling
 from eqpool.data.load import load_cohort
 from eqpool.data.volumes.inputs import Grid
+from eqpool.evaluate.input_features import sub_grid
 from eqpool.evaluate.scorecard import make_scorecard
 from eqpool.evaluate.scored_rows import ScoredRows
 from eqpool.methods.baseline import Baseline
 from eqpool.methods.pooling import Pooling
-from eqpool.methods.scored_voxels import sub_grid
 from eqpool.storage.run_folder import RunFolder
 from eqpool.transform import main as transform_main
 from tests.conftest import tiny_config, train_quickly

@@ -56,12 +56,14 @@ class CohortSpecification:
       age_range: lowest and highest age in years.
       sites: sites of the cohort.
       sex_effect: size of the effect of sex on the images, 0 for none.
+      equal_ages: whether ages are moved so that all sites have the same mean age.
     """
 
     name: str
     age_range: tuple[float, float]
     sites: tuple[Site, ...]
     sex_effect: float = 0.0
+    equal_ages: bool = dataclasses.field(default=False, repr=False)  # not in the key of cohorts, which have their names
 
 
 _GE = Scanner(gamma=0.88, grey_shift=0.00, bias=0.05, coil_seed=11, blur_mm=1.7, noise=0.022, gain=900.0)
@@ -88,6 +90,14 @@ ADNI_SMALL_SUPPORT = dataclasses.replace(
         for mean, ages in (_SMALL_SUPPORT[site.name],)
     ),
 )
+# Lokhande et al. 2022, section 4: ages of the scanners vary "albeit minimally". One distribution for all of them, and
+# one mean of those who were drawn, since chance alone moves the means of so few by a year.
+ADNI_MATCHED = dataclasses.replace(
+    ADNI,
+    name="adni_matched",
+    equal_ages=True,
+    sites=tuple(dataclasses.replace(site, age_mean=74.5, age_deviation=7.5) for site in ADNI.sites),
+)
 ADCP = CohortSpecification(
     name="adcp",
     age_range=(55.0, 90.0),
@@ -109,7 +119,7 @@ BRAIN_AGE = CohortSpecification(
     (_UKBB, dataclasses.replace(_CAMCAN, age_mean=59.5, age_deviation=8.0, age_range=None)),
     sex_effect=1.0,
 )
-SPECIFICATIONS = {each.name: each for each in (ADNI, ADNI_SMALL_SUPPORT, ADCP, BRAIN_SEX, BRAIN_AGE)}
+SPECIFICATIONS = {each.name: each for each in (ADNI, ADNI_SMALL_SUPPORT, ADNI_MATCHED, ADCP, BRAIN_SEX, BRAIN_AGE)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +228,25 @@ def _people(specification: CohortSpecification, seed: int, fraction: float) -> l
                 if index < built:
                     sex = "F" if sexes[index] else "M"
                     people.append(_person(specification, site, diagnosis, sex, number, seed))
-    return people
+    return _with_equal_ages(people) if specification.equal_ages else people
+
+
+def _with_equal_ages(people: list[_Person]) -> list[_Person]:
+    """Moves the ages of each site by a constant, so that all sites have the mean age of all people."""
+
+    def mean_age(some: list[_Person]) -> float:
+        return float(np.mean([person.age for person in some]))
+
+    sites = {person.site.name for person in people}
+    moved = {name: mean_age(people) - mean_age([one for one in people if one.site.name == name]) for name in sites}
+    return [
+        dataclasses.replace(
+            person,
+            age=float(np.round(person.age + moved[person.site.name], 1)),
+            brain_age=person.brain_age + moved[person.site.name],
+        )
+        for person in people
+    ]
 
 
 def _person(

@@ -10,7 +10,7 @@ from nibabel.affines import apply_affine
 
 from eqpool.config import DataConfig
 from eqpool.data.load import load_cohort
-from eqpool.data.sources.simulated import ADCP, ADNI, ADNI_SMALL_SUPPORT, _people, build_simulated_cohort
+from eqpool.data.sources.simulated import ADCP, ADNI, ADNI_MATCHED, ADNI_SMALL_SUPPORT, _people, build_simulated_cohort
 from eqpool.data.sources.simulated_anatomy import Anatomy, Subject
 from eqpool.data.volumes.grids import named_grid
 
@@ -54,6 +54,20 @@ def test_ages_of_small_support_barely_overlap():
         assert 0 <= ages[younger].max() - ages[older].min() <= 3
     assert ages["GE"].max() < ages["Philips"].min()
     assert [len(ages[name]) for name in ages] == [122, 245, 82]  # as in ADNI
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_sites_of_the_matched_cohort_explain_next_to_nothing_of_the_age(seed):
+    shares = []
+    for specification in (ADNI_MATCHED, ADNI):
+        people = _people(specification, seed=seed, fraction=1.0)
+        ages = [np.array([p.age for p in people if p.site.name == site.name]) for site in specification.sites]
+        assert [len(one) for one in ages] == [122, 82, 245]
+        assert min(map(np.min, ages)) >= 50 and max(map(np.max, ages)) <= 95
+        everyone = np.concatenate(ages)
+        between = sum(len(one) * (one.mean() - everyone.mean()) ** 2 for one in ages)
+        shares.append(between / np.sum((everyone - everyone.mean()) ** 2))
+    assert shares[0] <= 0.001 and shares[1] > 0.1  # the ages of ADNI differ
 
 
 def test_sexes_of_table_4():
