@@ -35,9 +35,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def make_parser(module: str, description: str | None) -> argparse.ArgumentParser:
-    """Makes a parser for `python -m <module>` that shows `description` unchanged."""
+    """Makes a parser that shows `description` unchanged, for `python -m a.b`, or for `eqpool a` without a dot."""
     return _Parser(
-        prog=f"python -m {module}",
+        prog=f"python -m {module}" if "." in module else f"eqpool {module}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

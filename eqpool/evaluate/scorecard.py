@@ -114,16 +114,18 @@ def _levels(rows: ScoredRows, weights: np.ndarray, config: EvaluateConfig) -> Nu
     train, test = rows.train, rows.test
     site, target = rows.site[test], rows.target[test][rows.target_known[test]]
     floor = rows.floor_features()
-    predictions = predict_sites(
-        floor[train],
-        rows.site[train],
-        floor[test],
-        site,
-        rows.subject[test],
-        across=Components.fit(floor[train], 0),
-        components=0,
-        num_folds=config.probe_folds,
-    )
+    predictions = []
+    if floor.shape[1]:  # without covariates and target nothing but chance is known
+        predictions = predict_sites(
+            floor[train],
+            rows.site[train],
+            floor[test],
+            site,
+            rows.subject[test],
+            across=Components.fit(floor[train], 0),
+            components=0,
+            num_folds=config.probe_folds,
+        )
     scores, names = site_scores(predictions)
     levels: Numbers = {"site_chance": chance_level(site[site >= 0])}
     if scores:

@@ -7,14 +7,13 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import jinja2
-
 from eqpool.config.methods import makes_images
 from eqpool.report.comparison import compare_runs
 from eqpool.report.drawing import Drawn, write_figures
 from eqpool.report.figures import FIGURES, FigureKind
 from eqpool.report.score_table import judge_scorecard, score_table
 from eqpool.report.summary import is_on_top
+from eqpool.report.templates import template
 from eqpool.report.verdicts import Reading, read_metrics
 from eqpool.report.workfolder import WorkFolder, read_workfolder
 from eqpool.storage.files import write_text
@@ -65,19 +64,12 @@ def write_report(
 
 
 def _render(work: WorkFolder, drawn: Sequence[Drawn], comparison: dict[str, Any] | None) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("eqpool.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     card = work.results.get("scorecard")  # runs of earlier versions have none
     readings, sites = read_metrics(work.metrics), _sites(work.results["counts"]["by_site"])
     found = work.results.get("preflight", [])
     below = [finding for finding in found if not is_on_top(finding["severity"], finding["check"])]
     findings = sorted(below, key=lambda finding: _SEVERITIES.index(finding["severity"]))
-    return environment.get_template("page.html").render(
+    return template("page.html").render(
         name=study_name(work),
         top=_top(work.metrics, found),
         results=work.results,

@@ -78,11 +78,22 @@ class ParticipantsTable:
 
 
 def read_participants(path: pathlib.Path) -> ParticipantsTable:
-    """Reads a .tsv (tab) or .csv (comma) file in UTF-8 with a header line.
+    """Reads a table of participants, see `read_table`.
+
+    Raises:
+      InputError: `read_table` raises it, or a participant_id is missing or not a plain name.
+    """
+    table = read_table(path)
+    _check_names(table)
+    return table
+
+
+def read_table(path: pathlib.Path) -> ParticipantsTable:
+    """Reads a .tsv (tab) or .csv (comma) file in UTF-8 with a header line, which need not have a participant_id.
 
     Raises:
       InputError: the file does not exist, is not UTF-8 or has no rows. A row has too few or too many fields. A column
-        has no name or is named twice. A participant_id is missing or not a plain name.
+        has no name or is named twice.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a participants.tsv (config.data.participants)")
@@ -105,9 +116,7 @@ def read_participants(path: pathlib.Path) -> ParticipantsTable:
     }
     values = [["" if field in MISSING else field for field in row] for row in fields]
     frame = pd.DataFrame(values, columns=header, dtype=object)
-    table = ParticipantsTable(path, frame, np.array(lines[1:]), words)
-    _check_names(table)
-    return table
+    return ParticipantsTable(path, frame, np.array(lines[1:]), words)
 
 
 def parse_numbers(table: ParticipantsTable, column: str) -> np.ndarray:
@@ -136,13 +145,16 @@ def parse_target(table: ParticipantsTable, column: str, target_type: str) -> tup
     return parse_numbers(table, column).astype(np.float32), ()
 
 
-def select_features(table: ParticipantsTable, patterns: Sequence[str], excluded: Sequence[str]) -> pd.DataFrame:
+def select_features(
+    table: ParticipantsTable, patterns: Sequence[str], excluded: Sequence[str], key: str = "config.data.features"
+) -> pd.DataFrame:
     """Returns the feature columns: float64 if numeric (NaN where missing), else text.
 
     Args:
       table: table of N rows.
       patterns: column names or glob patterns, matched in order. A column is taken once.
       excluded: columns such as site, covariates and target. A pattern skips them, and naming one is an error.
+      key: the setting that asked for them, for messages.
 
     Raises:
       InputError: a name or pattern matches no column, a numeric column contains text, a text column has more than 50
@@ -153,16 +165,16 @@ def select_features(table: ParticipantsTable, patterns: Sequence[str], excluded:
     for pattern in patterns:
         if pattern in barred and pattern in table.frame:
             raise InputError(
-                f"config.data.features: {pattern} is the site, a covariate, the target, a described or a reserved "
+                f"{key}: {pattern} is the site, a covariate, the target, a described or a reserved "
                 "column, which must not be a feature"
             )
         is_plain = pattern in table.frame or not set(pattern) & set("*?[")
         matches = [pattern] if is_plain else fnmatch.filter(table.frame.columns, pattern)
         if is_plain:
-            table.require(pattern, "config.data.features")
+            table.require(pattern, key)
         matches = [name for name in matches if name not in barred]
         if not matches:
-            raise InputError(f'config.data.features: no column of {table.path} matches "{pattern}"')
+            raise InputError(f'{key}: no column of {table.path} matches "{pattern}"')
         chosen += [name for name in matches if name not in chosen]
     return pd.DataFrame({name: _feature(table, name) for name in chosen})
 

@@ -1,0 +1,188 @@
+"""The work behind `eqpool harmonise`: reads a table, fits a correction, scores it on held-out people, and writes."""
+
+import argparse
+import pathlib
+import time
+import warnings
+
+import numpy as np
+import pandas as pd
+
+from eqpool.commands.table_corrections import Columns, fit_correction
+from eqpool.config import EvaluateConfig
+from eqpool.config.names import split_entries
+from eqpool.data.splits import assign_splits, balanced_strata
+from eqpool.data.tables.coding import UNKNOWN, code_labels
+from eqpool.data.tables.covariates import parse_specs, read_covariates
+from eqpool.data.tables.fit_on import rows_labelled
+from eqpool.data.tables.participants import ParticipantsTable, parse_target, read_table, select_features
+from eqpool.errors import InputError
+from eqpool.evaluate.scorecard import COMBAT, RAW, make_scorecard
+from eqpool.evaluate.scored_rows import ScoredRows
+from eqpool.report.score_page import write_score_page
+from eqpool.report.score_table import describe_scorecard
+from eqpool.storage.files import write_atomically, write_json
+
+_HELD_OUT = 0.2
+_NAMES = {"calibrate": "eqpool", "combat": COMBAT, "ours": "eqpool"}
+
+
+def harmonise(options: argparse.Namespace) -> None:
+    """Harmonises `options.table` and prints the scorecard and what was written.
+
+    Raises:
+      InputError: bad flags or a bad table, in one line.
+    """
+    started = time.monotonic()
+    table = read_table(options.table)
+    columns = read_columns(table, options)
+    new = None if options.new is None else _read_new(read_table(options.new), columns, options)
+    print(f"{options.table}: {len(table.frame)} rows, {len(columns.sites)} sites, {columns.features.shape[1]} features")
+    for note in columns.notes:
+        print(f"  note: {note}")
+    card = score(columns, options)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        everyone = np.arange(len(columns.site))
+        correction = fit_correction(options.method, columns, everyone, options.reference, options.seed)
+        written = {options.output: _written(table, columns.features, correction.apply(columns.features, columns.site))}
+        if new is not None:
+            new_table, features, site = new
+            written[options.new_output] = _written(new_table, features, correction.apply(features, site))
+    for message in dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, UserWarning)):
+        print(f"  warning: {message}")
+    for path, frame in written.items():
+        _write_table(path, frame)
+    if options.save:
+        correction.save(options.save)
+    scores = options.output.with_name(f"{options.output.stem}_scorecard.json")
+    write_json(scores, card)
+    page = scores.with_suffix(".html")
+    write_score_page(page, card, options.table.name, options.method)
+    print("\n".join(describe_scorecard(card)))
+    print(f"written after {time.monotonic() - started:.0f} s:")
+    told = {path: "the harmonised table" for path in written} | {page: "the scorecard, in words"}
+    told |= {scores: "the scorecard, in numbers"} | ({options.save: "the correction"} if options.save else {})
+    width = max(len(str(path)) for path in told)
+    for path, what in told.items():
+        print(f"  {path!s:<{width}}  {what}")
+
+
+def read_columns(table: ParticipantsTable, options: argparse.Namespace) -> Columns:
+    """Reads sites, covariates, target, people and features of a table.
+
+    Raises:
+      InputError: a column is missing, has a value that cannot be read, or is no feature.
+    """
+    table.require(options.site, "--site")
+    site = table.names_in(options.site)
+    known = np.unique(site[site != UNKNOWN])
+    if len(known) < 2:
+        raise InputError(
+            f"{table.path}, column {options.site} (--site): {len(known)} site, expected at least two to harmonise"
+        )
+    specs = parse_specs(options.keep, "--keep")
+    for spec in specs:
+        table.require(spec.name, "--keep")
+    specs = tuple(sorted(specs, key=lambda spec: spec.categorical))  # the scorecard reads the first, a number
+    kept = read_covariates(table, specs) if specs else None
+    values = np.zeros((len(site), 0)) if kept is None else kept.values
+    for row, column in np.argwhere(~np.isfinite(values))[:1]:
+        name = kept.names[column].partition("=")[0] if kept else ""
+        raise InputError(f"{table.where(int(row), name)} (--keep): missing, expected a value in every row")
+    target: np.ndarray = np.full(len(site), np.nan, np.float32)
+    classes: tuple[str, ...] = ()
+    if options.target:
+        table.require(options.target, "--target")
+        target, classes = parse_target(table, options.target, "auto")
+    excluded = [options.site, options.target, options.person, *(spec.name for spec in specs)]
+    return Columns(
+        features=_numbers(table, select_features(table, split_entries(options.features), excluded, "--features")),
+        site=site,
+        covariates=values,
+        covariate_names=() if kept is None else kept.names,
+        first_covariate=specs[0].name if specs and not specs[0].categorical else "",
+        target=target,
+        target_classes=classes,
+        target_name=options.target,
+        person=_people(table, options.person),
+        fit_on=rows_labelled(table, options.fit_on, "--fit_on") if options.fit_on else None,
+        notes=(*table.label_notes(options.site), *(() if kept is None else kept.notes)),
+    )
+
+
+def score(columns: Columns, options: argparse.Namespace) -> dict:
+    """Scores the raw features, ComBat and the method on people that both were not fitted on.
+
+    Returns:
+      The scorecard (docs/metrics.md).
+    """
+    strata = balanced_strata(code_labels(columns.site)[0], columns.target, columns.target_classes)
+    split = assign_splits(columns.person, strata, validation_fraction=0.0, test_fraction=_HELD_OUT, seed=options.seed)
+    train = np.flatnonzero(split == "train")
+    filled = columns.filled(train)
+    versions = {RAW: filled}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the fit on all rows says the same
+        for method in dict.fromkeys((COMBAT, options.method)):
+            correction = fit_correction(method, columns, train, options.reference, options.seed)
+            versions[_NAMES[method]] = correction.apply(columns.features, columns.site).to_numpy()
+    versions = {name: np.where(np.isfinite(values), values, filled) for name, values in versions.items()}
+    rows = ScoredRows(
+        site=code_labels(columns.site)[0],
+        covariates=columns.covariates,
+        target=columns.target,
+        target_classes=columns.target_classes,
+        subject=columns.person,
+        is_training=split == "train",
+        covariate_name=columns.first_covariate,
+        target_name=columns.target_name,
+    )
+    return make_scorecard(
+        rows, versions, handed_back=_NAMES[options.method], on_voxels=False, config=EvaluateConfig(), seed=options.seed
+    )
+
+
+def _read_new(
+    table: ParticipantsTable, columns: Columns, options: argparse.Namespace
+) -> tuple[ParticipantsTable, pd.DataFrame, np.ndarray]:
+    """Returns a further table with its features, in the order of the fitted ones, and its sites."""
+    table.require(options.site, "--site")
+    for name in columns.features:
+        table.require(str(name), f"--features of {options.table}")
+    features = pd.DataFrame({name: table.frame[name] for name in columns.features})
+    return (
+        table,
+        _numbers(table, select_features(table, list(map(str, features)), [options.site], "--features")),
+        (table.names_in(options.site)),
+    )
+
+
+def _numbers(table: ParticipantsTable, features: pd.DataFrame) -> pd.DataFrame:
+    """Returns the features, or raises `InputError` for the first that holds text."""
+    for name in features:
+        if not pd.api.types.is_numeric_dtype(features[name]):
+            raise InputError(f"{table.path}, column {name} (--features): holds text, expected numbers to harmonise")
+    return features
+
+
+def _people(table: ParticipantsTable, column: str) -> np.ndarray:
+    """Returns the (N,) names of people, each row another one's if the table has no such column or no name there."""
+    if column not in table.frame:
+        return np.arange(len(table.frame)).astype(str)
+    return np.array([name or f"row {row}" for row, name in enumerate(table.frame[column])])
+
+
+def _written(table: ParticipantsTable, features: pd.DataFrame, harmonised: pd.DataFrame) -> pd.DataFrame:
+    """Returns the table as text with its features replaced. A missing feature stays missing."""
+    frame = table.frame.copy()
+    for name in features:
+        values = zip(features[name], harmonised[name], strict=True)
+        frame[name] = ["" if np.isnan(before) else f"{after:.9g}" for before, after in values]
+    return frame
+
+
+def _write_table(path: pathlib.Path, frame: pd.DataFrame) -> None:
+    separator = "," if path.suffix.lower() == ".csv" else "\t"
+    missing = frame.replace("", "n/a")
+    write_atomically(path, lambda part: missing.to_csv(part, sep=separator, index=False))
