@@ -1,6 +1,7 @@
 """Reads covariates and nuisances from a participants table, as numbers or as categories if the configuration asks."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -26,11 +27,13 @@ class Covariates(NamedTuple):
     Attributes:
       values: (N, C) float64, NaN where missing. A category with L levels becomes L - 1 columns of 0 and 1.
       names: the C names: `age`, or `sex=M` for a category.
+      first_levels: the level of each category that has 0 in all of its columns, by the category's column.
       notes: lines for the log.
     """
 
     values: np.ndarray
     names: tuple[str, ...]
+    first_levels: dict[str, str]
     notes: tuple[str, ...]
 
 
@@ -63,25 +66,35 @@ def read_covariates(table: ParticipantsTable, specs: tuple[ColumnSpec, ...]) -> 
     Raises:
       InputError: a continuous column has a value that is not a number, or a category has a single level.
     """
-    values, names, notes = [], [], []
+    values, names, notes, first_levels = [], [], [], {}
     for spec in specs:
         if spec.categorical:
             coded, levels = _categories(table, spec.name)
             values.append(coded)
             names += [f"{spec.name}={level}" for level in levels[1:]]
+            first_levels[spec.name] = levels[0]
             continue
         uncapped, capped = _without_caps(table, spec.name)
         values.append(_numbers(uncapped, spec.name)[:, None])
         names.append(spec.name)
         if capped:
             notes.append(f"{capped} values of {spec.name} such as 89+ are read as the number before the plus")
-    return Covariates(np.concatenate(values, axis=1), tuple(names), tuple(notes))
+    return Covariates(np.concatenate(values, axis=1), tuple(names), first_levels, tuple(notes))
 
 
-def read_covariates_of(table: ParticipantsTable, specs: tuple[ColumnSpec, ...], names: tuple[str, ...]) -> np.ndarray:
+def read_covariates_of(
+    table: ParticipantsTable, specs: tuple[ColumnSpec, ...], names: tuple[str, ...], first_levels: Mapping[str, str]
+) -> np.ndarray:
     """Reads the covariates of a trained run from another table, as (N, C) float64 columns of the run's `names`.
 
     A category has the columns of the run's levels, whatever levels the table has.
+
+    Args:
+      table: table of N rows.
+      specs: covariates of the run.
+      names: names of the run's C columns.
+      first_levels: first level of each category in the run. A run of an earlier version did not store it, and a table
+        with one level that is not in `names` is then taken to have that one.
 
     Raises:
       InputError: a column is absent, or a row lacks a value or has a level that the run does not know.
@@ -94,7 +107,7 @@ def read_covariates_of(table: ParticipantsTable, specs: tuple[ColumnSpec, ...], 
             columns.append(_numbers(uncapped, spec.name)[:, None])
             continue
         levels = [name.removeprefix(f"{spec.name}=") for name in names if name.startswith(f"{spec.name}=")]
-        columns.append(_known_levels(table, spec.name, levels))
+        columns.append(_known_levels(table, spec.name, levels, first_levels.get(spec.name, "")))
     values = np.concatenate(columns, axis=1)
     missing = np.argwhere(~np.isfinite(values))
     if missing.size:
@@ -104,14 +117,15 @@ def read_covariates_of(table: ParticipantsTable, specs: tuple[ColumnSpec, ...], 
     return values
 
 
-def _known_levels(table: ParticipantsTable, name: str, levels: list[str]) -> np.ndarray:
-    """Returns (N, L) columns of 0 and 1, NaN where missing. The one further level has 0 in all of them."""
+def _known_levels(table: ParticipantsTable, name: str, levels: list[str], first: str) -> np.ndarray:
+    """Returns (N, L) columns of 0 and 1, NaN where missing. The first level has 0 in all of them."""
     labels = table.names_in(name)
     others = sorted({str(label) for label in labels} - {"", *levels})
-    if len(others) > 1:
-        row = int(np.flatnonzero(labels == others[1])[0])
-        expected = ", ".join([*levels, others[0]])
-        raise InputError(f"{table.where(row, name)}: {others[1]}, expected one of {expected}")
+    first = first or (others[0] if others else "")
+    new = [label for label in others if label != first]
+    if new:
+        row = int(np.flatnonzero(labels == new[0])[0])
+        raise InputError(f"{table.where(row, name)}: {new[0]}, expected one of {', '.join([first, *levels])}")
     columns = (labels[:, None] == np.array(levels)[None]).astype(np.float64)
     return np.where(labels[:, None] == "", np.nan, columns)
 

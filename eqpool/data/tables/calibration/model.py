@@ -26,7 +26,7 @@ class SiteCalibration:
       level: (F,) float64, features of the average scanner at the design's origin.
       shared: what all sites share, and the distribution that their effects are draws from.
       population: distribution of features on the average scanner.
-      correlation: correlation of two rows of a person.
+      correlation: mean over features of the correlation of two rows of a person.
       reference: site whose rows come back unchanged, "" for the average scanner.
       sites: scanner effects by site name.
     """
@@ -172,6 +172,8 @@ class SiteCalibration:
         if self.correction != "location":
             parts.append(f"scale ({scales if len(self.sites) <= 6 else _range(told['scale'].values())})")
         parts.append(told["covariance"])
+        if self.correlation:
+            parts.append(f"correlation {self.correlation:.2f} of a person's rows")
         towards = f"; {self.reference} is the reference" if self.reference else ""
         return ", ".join(parts) + towards
 
