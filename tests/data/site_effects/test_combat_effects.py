@@ -275,6 +275,57 @@ def test_effects_learnt_from_controls_are_those_of_the_controls_alone():
     np.testing.assert_allclose(some.apply(*everyone), alone.apply(*everyone), rtol=1e-9)
 
 
+def scanned(seed=0, rows=900, sites="ABC"):
+    """Features as scanner A sees them, as each row's own scanner does, the sites, ages, and who is ill at B alone."""
+    random = np.random.default_rng(seed)
+    site, age = np.array(list(sites))[random.integers(0, len(sites), rows)], random.uniform(40, 80, (rows, 1))
+    ill = (site == "B") & (random.uniform(size=rows) < 0.4)
+    middle = 5 + np.outer(age - 60, np.linspace(-0.03, 0.03, 8)) - 1.5 * ill[:, None]
+    truth = middle + random.normal(size=(rows, 8))
+    gain, shift = {"A": 1.0, "B": 1.4, "C": 0.8, "D": 1.2}, {"A": 0.0, "B": 1.0, "C": -0.5, "D": 2.0}
+    seen = np.stack(
+        [one + shift[name] + gain[name] * (row - one) for row, one, name in zip(truth, middle, site, strict=True)]
+    )
+    return truth, seen, site, age, ill
+
+
+def test_other_sites_come_back_as_the_reference_would_have_seen_them():
+    _, seen, site, age, ill = scanned()
+    combat = Combat.fit(seen, site, age, ill[:, None].astype(float), reference="A")
+    truth, others, their_site, their_age, their_ill = scanned(seed=1)
+    made = combat.apply(others, their_site, their_age, their_ill[:, None].astype(float))
+    np.testing.assert_array_equal(made[their_site == "A"], others[their_site == "A"])
+    for name in "BC":
+        here = their_site == name
+        errors = [np.sqrt(np.mean((values - truth)[here] ** 2)) for values in (made, others)]
+        assert errors[0] < 0.35 * errors[1]
+
+
+def test_a_disease_that_nobody_named_is_kept_if_effects_are_learnt_from_controls():
+    _, seen, site, age, ill = scanned()
+    loss = []
+    for fit_on in (~ill, None):
+        combat = Combat.fit(seen, site, age, reference="A", fit_on=fit_on, location_only=True)
+        made = combat.apply(seen, site)
+        loss.append((made[ill] - made[site == "A"].mean(axis=0)).mean())
+    assert loss[0] == pytest.approx(-1.5, abs=0.15) and loss[1] > -1.3
+
+
+def test_a_table_of_partly_other_sites_goes_through_one_saved_model(tmp_path):
+    _, seen, site, age, ill = scanned()
+    fitted = Combat.fit(seen, site, age, ill[:, None].astype(float), reference="A")
+    write_arrays(tmp_path / "combat.npz", fitted.to_arrays())
+    combat = Combat.from_arrays(read_arrays(tmp_path / "combat.npz"))
+    truth, others, their_site, their_age, _ = scanned(seed=2, sites="CD")
+    made = combat.apply(others, their_site, their_age)
+    known = their_site == "C"
+    np.testing.assert_array_equal(made[~known], others[~known])
+    errors = [np.sqrt(np.mean((values - truth)[known] ** 2)) for values in (made, others)]
+    assert errors[0] < 0.35 * errors[1]
+    alone = combat.apply(others[known], their_site[known], their_age[known])
+    np.testing.assert_array_equal(made[known], alone)
+
+
 def test_constant_features_unknown_sites_and_single_rows_are_left_alone():
     random = np.random.default_rng(0)
     inputs = random.normal(size=(21, 5))

@@ -163,13 +163,14 @@ def new_effect(
       shared: what the known sites share.
       inputs: (n, F) features.
       expected: (n, F) features expected on the average scanner.
-      correlation: correlation of two rows of a person.
+      correlation: correlation of two rows of a person. It is 0 if nothing in training showed it, and all rows of a
+        person then count as one.
       subject: (n,) labels of persons, or None if every row is another person's.
       failed: (F,) bool, features that are not estimated, besides those with one value in all rows.
       with_scale: whether to estimate the scale.
     """
     counts = np.unique(np.arange(len(inputs)) if subject is None else np.asarray(subject), return_counts=True)[1]
-    independent = float(np.sum(counts / (1 + (counts - 1) * correlation)))
+    independent = float(np.sum(counts / (1 + (counts - 1) * (correlation or 1.0))))
     failed = _constant(inputs) if failed is None else _constant(inputs) | failed
     several = with_scale and len(inputs) > 1
     inputs = np.where(failed, expected, inputs)
