@@ -242,15 +242,18 @@ def test_volumes_of_a_participant_share_a_random_effect(volumes):
     mask, train = cohort.volumes.grid.mask, cohort.rows("train")
     person = cohort.participant_id.copy()
     person[train] = np.resize(["p3", "p1", "p2", "p1", "p4"], len(train))
-    known = dataclasses.replace(cohort, participant_id=person)
-    values = np.stack([cohort.inputs[row][mask] for row in train]).astype(np.float64)
+    own = np.random.default_rng(0).normal(size=(5, *cohort.inputs.shape[1:])).astype(np.float32)
+    inputs = np.array(cohort.inputs)
+    inputs[train] += np.stack([own[int(one[1])] for one in person[train]])
+    known = dataclasses.replace(cohort, inputs=inputs, participant_id=person)
+    values = inputs[train][:, mask].astype(np.float64)
     site, ill = np.array(cohort.site_names)[cohort.site], (cohort.target == 1).astype(float)[:, None]
     kept = site[train], cohort.covariates[train], ill[train]
     expected = Combat.fit(values, *kept, subject=person[train], shared_ratio=True)
     streamed = fit_combat(known, config)
     for name in ("location", "scale", "spread", "deviation", "correlation"):
         np.testing.assert_allclose(getattr(streamed, name), getattr(expected, name), rtol=1e-5, atol=1e-6, err_msg=name)
-    assert len(np.unique(streamed.correlation)) == 1
+    assert len(np.unique(streamed.correlation)) == 1 and streamed.correlation[0] > 0.3
     rival = fit_combat_on(known, config, train, values)
     np.testing.assert_allclose(rival.location, expected.location, rtol=1e-6, atol=1e-8)
 

@@ -115,7 +115,8 @@ class Combat:
           target: (N, K) columns whose effects are kept, such as 0-1 columns of classes, NaN where unknown.
           reference: name of the site whose rows stay as they are and whose look the others take, "" for the average.
           fit_on: (N,) bool, the rows from which the effects are learnt, such as controls. By default all rows.
-          subject: (N,) labels of persons. None if every row is another person's.
+          subject: (N,) labels of persons. Rows with one label are scans of one person. None if every row is another
+            person's.
           columns: (F,) bool, features to harmonise. The others, such as 0-1 columns of categories, stay as they are and
             inform no estimate of these. By default all.
           location_only: whether the sites' scales are left alone.
@@ -136,7 +137,8 @@ class Combat:
         index = np.full(len(used), -1)
         index[used] = number
         terms, term_mean = centred_terms(covariates, target, used)
-        model = fit_site_model(open_stream, terms, index, len(names), subject, shared_ratio=shared_ratio)
+        person = None if subject is None else np.asarray(subject)
+        model = fit_site_model(open_stream, terms, index, len(names), person, shared_ratio=shared_ratio)
         weights = model.rows / model.rows.sum() if not reference else (names == reference).astype(np.float64)
         mean, variance = weights @ model.constants, _pooled_variance(model, weights, reference)
         deviation = np.sqrt(np.where(variance > _CONSTANT * (mean**2 + variance), variance, 0))
@@ -169,8 +171,8 @@ class Combat:
     ) -> np.ndarray:
         """Returns harmonised rows, each by itself: neither its person nor the person's other rows are asked for.
 
-        Hence a row's whole deviation is divided by its site's `spread`. Longitudinal ComBat divides what it deviates
-        from the person's other rows by `scale`, which a single row does not show.
+        Hence a row's whole deviation is divided by its site's `spread`. Longitudinal ComBat divides the deviation from
+        the person's own expected value by `scale`, and a single row does not show that value.
 
         Without covariates, a site's scale is corrected about the mean training row, as neuroCombat does for rows that
         it was not fitted on. With them, it is corrected about the value that they predict.
@@ -204,9 +206,10 @@ class Combat:
 
     def notes(self) -> list[str]:
         """Returns a line for a run's log if persons have several rows."""
-        if not self.correlation.any():
+        known = self.correlation[self.deviation > 0]
+        if not known.any():
             return []
-        typical = float(np.median(self.correlation[self.deviation > 0]))
+        typical = float(np.median(known))
         return [f"repeated scans of a person share a random effect: two of them correlate by {typical:.2f} (median)"]
 
     def to_arrays(self) -> dict[str, np.ndarray]:

@@ -142,17 +142,16 @@ def whole_people(
     """
     counts = np.bincount(person[person >= 0])
     seen = np.zeros(len(counts), np.int64)
-    waiting: list[tuple[np.ndarray, np.ndarray]] = []
-    for rows, values in stream:
-        used = person[rows] >= 0
-        waiting.append((rows[used], np.asarray(values)[used].astype(np.float64)))
-        np.add.at(seen, person[rows[used]], 1)
-        held = np.concatenate([one for one, _ in waiting])
-        complete = seen[person[held]] == counts[person[held]]
+    waiting: tuple[np.ndarray, np.ndarray] | None = None
+    for given, values in stream:
+        rows, values = given[person[given] >= 0], np.asarray(values)[person[given] >= 0]
+        np.add.at(seen, person[rows], 1)
+        if waiting is not None:
+            rows, values = np.concatenate([waiting[0], rows]), np.concatenate([waiting[1], values])
+        complete = seen[person[rows]] == counts[person[rows]]
+        waiting = None if complete.all() else (rows[~complete], values[~complete])
         if complete.any():
-            together = np.concatenate([some for _, some in waiting])
-            waiting = [(held[~complete], together[~complete])]
-            yield held[complete], together[complete]
+            yield rows[complete], values[complete].astype(np.float64)
 
 
 def residuals_within(residuals: np.ndarray, person: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -62,6 +62,11 @@ def volume_calibration_notes(cohort: Cohort, config: DataConfig) -> tuple[str, .
         return ()
     known = ", ".join(f"{name} {rows}" for name, rows in zip(calibration.sites, calibration.rows, strict=True))
     notes = [f"volumes are calibrated (site_calibration = {config.site_calibration}), from training rows of {known}"]
+    scans = np.unique(cohort.participant_id[cohort.learns_site_effects], return_counts=True)[1]
+    if (scans > 1).any():
+        notes.append(
+            f"{int((scans > 1).sum())} participants have several of these volumes, which share a random effect"
+        )
     unknown = np.flatnonzero(~np.isin(cohort.site_labels, calibration.sites))
     if unknown.size:
         assert isinstance(cohort.inputs, CalibratedVolumes)

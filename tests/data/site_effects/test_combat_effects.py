@@ -150,7 +150,7 @@ def test_rows_of_all_sites_vary_alike_afterwards(change):
 
 
 def test_estimates_with_persons_are_those_of_a_slow_loop():
-    """Longitudinal ComBat (Beer et al. 2020), feature by feature, with its variances over what they should be."""
+    """Longitudinal ComBat (Beer et al. 2020), feature by feature, each variance over its degrees of freedom."""
     values, site, age, person, _ = longitudinal(2, features=4)
     combat = Combat.fit(values, site, age, subject=person)
     design = np.column_stack([site == "A", site == "B", age - age.mean()]).astype(float)

@@ -70,8 +70,9 @@ class SiteCalibration:
             covariance alone. None chooses it for "auto", and means 1.2 per feature for "covariance".
           reference: site whose rows come back unchanged, and whose look the other sites take. "" for the average.
           fit_on: (N,) bool, rows to learn from. None for all.
-          subject: (N,) labels of persons. Repeated rows of a person do not count as independent. None if every row is
-            another person's.
+          subject: (N,) labels of persons. Repeated rows of a person share a random effect in each feature
+            (`eqpool.data.site_effects.person_effects`) and do not count as independent. None if every row is another
+            person's.
 
         Raises:
           InputError: no row has a known site, or none of `reference`.
