@@ -100,6 +100,7 @@ class ModelFacts:
             values["scaling"] = Scaling.from_dict(values["scaling"])
             values["features"] = values["features"] and FeatureEncoding.from_dict(values["features"])
             values |= {name: tuple(values[name]) for name in ("input_shape", "covariate_names")}
+            values["first_levels"] = {str(name): str(one) for name, one in values.get("first_levels", {}).items()}
             values |= {name: same_labels(values[name], f"{path}, {name}") for name in ("site_names", "target_classes")}
             return cls(**values)
         except InputError:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 
 import numpy as np
 import pandas as pd
@@ -78,6 +79,16 @@ def test_runs_of_before_take_the_one_level_without_a_column_for_the_first(traine
     np.testing.assert_array_equal(calibrate(controls, older).sites["C"].centre, calibrate(controls).sites["C"].centre)
     with pytest.raises(InputError, match="column coil: phased, expected one of birdcage, head, surface"):
         calibrate(people(12, sites=("C",), coils=("birdcage", "phased")), older)
+
+
+def test_a_damaged_record_of_the_levels_is_refused_in_one_line(trained, tmp_path):
+    path = RunFolder(tmp_path / "run").model_file
+    values = json.loads(path.read_text())
+    for damaged in (3, ["head"], None):
+        path.write_text(json.dumps(values | {"first_levels": damaged}))
+        with pytest.raises(InputError, match="model.json: expected what eqpool wrote") as caught:
+            ModelFacts.read(RunFolder(tmp_path / "run"))
+        assert "\n" not in str(caught.value)
 
 
 def test_scans_of_one_control_do_not_count_as_independent(trained):
