@@ -1,12 +1,17 @@
 """Fits a linear model with a constant for each site to rows that are streamed twice and never held together."""
 
-import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from eqpool.data.site_effects.person_effects import PersonDesign, PersonSums, residuals_within, whole_people
+from eqpool.data.site_effects.person_effects import (
+    PersonDesign,
+    PersonSums,
+    person_weights,
+    residuals_within,
+    whole_people,
+)
 
 # Opens a stream of (rows, values): indices (n,) of the design's rows, and their values (n, F). Some rows may be absent.
 OpenStream = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]
@@ -138,53 +143,67 @@ def _fit_with_persons(
     person, place = np.full((2, len(site)), -1)
     person[used], place[used] = persons.person, np.arange(len(used))
     seen = np.zeros(len(site), np.int64)
-    sums: PersonSums | None = None
-    origin: Any = None
-    for rows, values in whole_people(_noting(open_stream(), seen), person):
-        if sums is None:
-            origin, sums = values[0], PersonSums(persons, values.shape[1])
-        sums.add(place[rows], values - origin)  # about a row, so that the squares lose no digits
+    sums, origin = _sum_up(whole_people(_noting(open_stream(), seen), person), place, persons)
     _check_seen(seen, used)
     assert sums is not None
     ratio = sums.likeliest_ratio(shared_ratio)
     in_basis = sums.coefficients(ratio) + persons.basis.sum(axis=0)[:, None] * origin
     fitted = persons.solution @ in_basis
     constants, coefficients = fitted[:num_sites], fitted[num_sites:]
-    weights = persons.weights(ratio)
+    weights = person_weights(persons.sizes, ratio)
     squares, within = np.zeros((2, *constants.shape))
     for rows, values in whole_people(open_stream(), person):
         residual = values - terms[rows] @ coefficients - constants[site[rows]]
-        inner = residuals_within(residual, person[rows], weights[place[rows]])
+        inner = residuals_within(residual, person[rows], weights[persons.size_of_row[place[rows]]])
         for index in np.unique(site[rows]):
             here = site[rows] == index
             squares[index] += np.einsum("nf,nf->f", residual[here], residual[here])
             within[index] += np.einsum("nf,nf->f", inner[here], inner[here])
     counts = np.bincount(site[used], minlength=num_sites)
-    sizes = _what_rows_are_worth(site[used], persons, ratio, num_sites)
-    return SiteModel(coefficients, constants, squares, within, counts, ratio, *sizes)
+    return SiteModel(
+        coefficients, constants, squares, within, counts, ratio, *_worth(site[used], persons, ratio, num_sites)
+    )
 
 
-def _what_rows_are_worth(
+def _sum_up(
+    stream: Iterable[tuple[np.ndarray, np.ndarray]], place: np.ndarray, persons: PersonDesign
+) -> tuple[PersonSums | None, Any]:
+    """Returns the sums over a stream's rows less the first row, and that row (F,); None for both if there is no row.
+
+    `stream` has the rows of a person together, and `place` (N,) is a row's place in the design.
+    """
+    sums: PersonSums | None = None
+    origin: Any = None
+    for rows, values in stream:
+        if sums is None:
+            origin, sums = values[0], PersonSums(persons, values.shape[1])
+        sums.add(place[rows], values - origin)  # so that the squares lose no digits
+    return sums, origin
+
+
+def _worth(
     site: np.ndarray, persons: PersonDesign, ratio: np.ndarray, num_sites: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Returns within_rows, freedom, information and independent, (S, L) each; see `SiteModel`."""
-    weights = persons.weights(ratio)
-    add = functools.partial(_site_sums, site, num_sites)
-    kept = 1 - persons.counts[persons.person][:, None] * weights  # share of a person's mean that is no random effect
-    within_rows = add(1 - weights)
-    freedom = within_rows - add(kept**2) / add(kept)  # of a site's constant, if nobody was scanned at another one
+    weights = person_weights(persons.sizes, ratio)
+    kept = 1 - persons.sizes[:, None] * weights  # share of a person's mean that is not taken for the random effect
+    rows = _cross_table(site, persons.size_of_row, np.ones(len(site)), num_sites)
+    within_rows = rows @ (1 - weights)
+    freedom = within_rows - rows @ kept**2 / (rows @ kept)  # of a site's constant, if nobody was at another site
     pairs, first, here = np.unique(np.stack([site, persons.person]), axis=1, return_index=True, return_counts=True)
-    at_site = functools.partial(_site_sums, pairs[0], num_sites)
-    together = here[:, None]
-    information = at_site(together - weights[first] * together**2)
-    independent = at_site(together * (1 + ratio) / (1 + together * ratio))
+    together = _cross_table(pairs[0], persons.size_of_row[first], here**2, num_sites)
+    information = rows.sum(axis=1, keepdims=True) - together @ weights
+    several, kind = np.unique(here, return_inverse=True)
+    people = _cross_table(pairs[0], kind, np.ones(len(kind)), num_sites)
+    independent = people @ (several[:, None] * (1 + ratio) / (1 + several[:, None] * ratio))
     return within_rows, freedom, information, independent
 
 
-def _site_sums(site: np.ndarray, num_sites: int, values: np.ndarray) -> np.ndarray:
-    sums = np.zeros((num_sites, values.shape[1]))
-    np.add.at(sums, site, values)
-    return sums
+def _cross_table(site: np.ndarray, column: np.ndarray, values: np.ndarray, num_sites: int) -> np.ndarray:
+    """Returns the (S, columns) sums of (n,) values of the same site and column."""
+    table = np.zeros((num_sites, int(column.max()) + 1))
+    np.add.at(table, (site, column), values)
+    return table
 
 
 def _noting(

@@ -48,13 +48,14 @@ class PersonDesign:
         products = np.stack([sums[counts == size].T @ sums[counts == size] for size in sizes])
         return cls(basis, solution, person, counts, sizes, products)
 
-    def weights(self, ratio: np.ndarray) -> np.ndarray:
-        """Returns w (N, K) of each row's person, given K ratios."""
-        return _weights(self.sizes, ratio)[np.searchsorted(self.sizes, self.counts)][self.person]
+    @property
+    def size_of_row(self) -> np.ndarray:
+        """Returns the (N,) index in `sizes` of the size of each row's person."""
+        return np.searchsorted(self.sizes, self.counts)[self.person]
 
     def information(self, ratio: np.ndarray) -> np.ndarray:
         """Returns the (K, R, R) information on the coefficients of `basis` in units of 1 / the variance in a person."""
-        return np.eye(self.basis.shape[1]) - np.tensordot(_weights(self.sizes, ratio).T, self.products, axes=1)
+        return np.eye(self.basis.shape[1]) - np.tensordot(person_weights(self.sizes, ratio).T, self.products, axes=1)
 
 
 class PersonSums:
@@ -102,7 +103,7 @@ class PersonSums:
 
     def _solve(self, ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns the (K, R, R) information, the (R, F) coefficients and the (F,) weighted residual squares."""
-        weights = _weights(self._design.sizes, ratio)
+        weights = person_weights(self._design.sizes, ratio)
         information = self._design.information(ratio)
         right = self._projected - np.einsum("gf,grf->rf", _over(weights, self._squares), self._group_projected)
         stacked = right[None] if len(ratio) == 1 else right.T[:, :, None]
@@ -126,6 +127,11 @@ class PersonSums:
         volume = people @ np.log1p(sizes[:, None] * ratio) + np.linalg.slogdet(information)[1]
         freedom = len(self._design.person) - self._design.basis.shape[1]
         return volume + max(freedom, 1) * np.log(squares)
+
+
+def person_weights(sizes: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+    """Returns w = lambda / (1 + n lambda) of persons with `sizes` (G,) rows at K ratios lambda, (G, K)."""
+    return ratio / (1 + sizes[:, None] * ratio)
 
 
 def whole_people(
@@ -164,11 +170,6 @@ def residuals_within(residuals: np.ndarray, person: np.ndarray, weights: np.ndar
     """
     present, local = np.unique(person, return_inverse=True)
     return residuals - weights * _sums(residuals, local, len(present))[local]
-
-
-def _weights(sizes: np.ndarray, ratio: np.ndarray) -> np.ndarray:
-    """Returns w = lambda / (1 + n lambda), (G, K)."""
-    return ratio / (1 + sizes[:, None] * ratio)
 
 
 def _over(weights: np.ndarray, features: np.ndarray) -> np.ndarray:

@@ -126,6 +126,8 @@ def test_repeated_rows_in_chunks_of_any_order_give_the_same_fit(shared_ratio):
         fit_site_model(chunks(values, 5, np.delete(np.arange(rows), 7)), terms, site, 3, subject)
     with pytest.raises(ValueError, match="row 0 2 times"):
         fit_site_model(chunks(values, 5, np.append(np.arange(rows), 0)), terms, site, 3, subject)
+    with pytest.raises(ValueError, match="row 0 0 times"):
+        fit_site_model(lambda: [], terms, site, 3, subject)
 
 
 def test_an_offset_costs_no_digits():

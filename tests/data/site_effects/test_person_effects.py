@@ -7,7 +7,13 @@ import pytest
 import scipy.optimize
 import statsmodels.api
 
-from eqpool.data.site_effects.person_effects import PersonDesign, PersonSums, residuals_within, whole_people
+from eqpool.data.site_effects.person_effects import (
+    PersonDesign,
+    PersonSums,
+    person_weights,
+    residuals_within,
+    whole_people,
+)
 
 SPREADS = np.array([0.7, 1.0, 2.0, 5.0])  # of persons, where rows of a person have 1
 
@@ -103,7 +109,7 @@ def test_residuals_within_are_those_of_the_expected_random_effects():
     ratio = np.array([0.3, 1.0, 4.0, 30.0])
     fitted = prepared.solution @ sums.coefficients(ratio)
     left = values - design @ fitted
-    within = residuals_within(left, person, prepared.weights(ratio))
+    within = residuals_within(left, person, person_weights(prepared.sizes, ratio)[prepared.size_of_row])
     member = np.eye(20)[person]
     for feature, one in enumerate(ratio):
         whole = np.column_stack([design, member])
