@@ -12,9 +12,10 @@ from eqpool.commands.table_corrections import Columns, fit_correction
 from eqpool.config import EvaluateConfig
 from eqpool.config.names import split_entries
 from eqpool.data.splits import assign_splits, balanced_strata
-from eqpool.data.tables.coding import UNKNOWN, code_labels
+from eqpool.data.tables.coding import UNKNOWN
 from eqpool.data.tables.covariates import parse_specs, read_covariates
 from eqpool.data.tables.fit_on import rows_labelled
+from eqpool.data.tables.levels import code_labels
 from eqpool.data.tables.participants import ParticipantsTable, parse_target, read_table, select_features
 from eqpool.errors import InputError
 from eqpool.evaluate.scorecard import COMBAT, RAW, make_scorecard

@@ -59,7 +59,10 @@ class DataConfig:
     # volumes is location_scale. by_method: auto for ours, none for the other methods
     site_calibration: Literal["none", "location", "location_scale", "covariance", "auto", "by_method"] = "none"
     reference: str = ""  # site whose features the calibration leaves alone, and whose look the others take, "" for none
-    fit_on: str = ""  # rows that the calibration learns from, as column:label, such as dx:CN; it is applied to all rows
+    # Rows that the calibration learns from, as column:label, such as dx:CN. It is applied to all rows. Rows of one
+    # participant_id, at several times or scanners, are one person's: they share a random effect in every estimate of
+    # sites, and are in one split
+    fit_on: str = ""
     # Named grid (mni_4mm, mni_2mm, 64) or a shape such as 32x32x32, 32x32x32@6 in mm, 32x40x32@1@-26,-20,-14 for crops
     grid: str = "mni_4mm"
     on_bad_volume: Literal["stop", "skip"] = "stop"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class Cohort:
       site_names: names of the sites.
       covariates: (N, C) float64 in their own units (years), with C = 0 if there are none.
       covariate_names: names of the C covariates.
+      first_levels: the level of each categorical covariate that has 0 in all of its columns, by the covariate's column.
       target: (N,) int32 class index, -1 if unknown. If `target_classes` is empty, (N,) float32, NaN if unknown.
       target_name: name of the target.
       target_classes: names of the classes, empty for a numeric target.
@@ -63,6 +65,7 @@ class Cohort:
     split: np.ndarray
     table: TableInputs | None = None
     volumes: VolumeInputs | None = None
+    first_levels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     session: np.ndarray | None = None
     fit_on: np.ndarray | None = None
     nuisance: np.ndarray | None = None

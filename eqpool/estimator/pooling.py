@@ -146,8 +146,9 @@ class EquivariantPooling(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Site
             target removes part of the target.
           fit_on: (N,) True for the rows that the site calibration learns from, such as controls. It is applied to all.
             Sites without such a row are treated as unknown. None for all rows.
-          subject: (N,) labels of persons, if some have several rows. People scanned at two sites sharpen the
-            calibration, repeated rows do not count as independent, and a person is either trained or validated on.
+          subject: (N,) labels of persons, if some have several rows. Their rows share a random effect in each feature,
+            so that people scanned at two sites sharpen the calibration and repeated rows do not count as independent. A
+            person is either trained or validated on. New rows of a known person need no label.
 
         Raises:
           InputError: an argument is invalid. The one-line message names the argument, row or column, the value found

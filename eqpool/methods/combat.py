@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -11,8 +11,6 @@ from eqpool.config import RunConfig, keeps_sign
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.shape import DataShape
 from eqpool.data.site_effects.combat import Combat
-from eqpool.data.site_effects.voxel_chunks import voxel_chunks
-from eqpool.data.tables.coding import UNKNOWN
 from eqpool.data.tables.participants import ParticipantsTable, named_sites, sites_of, who
 from eqpool.data.volumes.bids_names import names_in_table
 from eqpool.data.volumes.grids import named_grid
@@ -23,6 +21,7 @@ from eqpool.engine.state import Stage
 from eqpool.errors import InputError
 from eqpool.evaluate.scorecard import COMBAT
 from eqpool.methods.base import NewScans, Outcome, PlannedStage, Say
+from eqpool.methods.combat_fit import fit_combat
 from eqpool.methods.decoding import Pooled
 from eqpool.methods.derivatives import to_z_scores
 from eqpool.methods.facts import ModelFacts
@@ -69,6 +68,8 @@ class CombatMethod:
         """
         combat = fit_combat(cohort, session.config)
         files.write_arrays(folder.combat_file, combat.to_arrays())
+        for line in combat.notes():
+            folder.append_to_log(line)
         model = CombatModel(session.config, ModelFacts.of(cohort, scaling), combat)
         harmonise = _harmonise_table if cohort.volumes is None else _harmonise_volumes
         return harmonise(model, cohort, session.config, folder)
@@ -101,40 +102,6 @@ def _harmonise_volumes(model: "CombatModel", cohort: Cohort, config: RunConfig, 
     # Nothing is decoded, so that both forms of the volumes are the same on the grid of the run.
     metrics = {name: value for name, value in measured.items() if "_decoded" not in name}
     return Outcome(metrics, scorecard=None if voxels is None else score_volumes(cohort, config, voxels))
-
-
-def fit_combat(cohort: Cohort, config: RunConfig) -> Combat:
-    """Fits ComBat on the training rows of a cohort, beside covariates and target.
-
-    Volumes are streamed twice, so that memory does not grow with their number. `config.data.reference` and
-    `config.data.fit_on` apply.
-
-    Raises:
-      InputError: no training row has a known site, or none that `config.data.fit_on` selects, or none of the reference.
-    """
-    site, used, data = cohort.site_labels, cohort.learns_site_effects, config.data
-    if not used.any():
-        key = (
-            f'config.data.fit_on = "{data.fit_on}"' if data.fit_on else f"config.data.site_column = {data.site_column}"
-        )
-        raise InputError(f"{key}: no training row with a known site, expected some")
-    if data.reference and data.reference not in site[used]:
-        found = ", ".join(np.unique(site[used]).tolist())
-        raise InputError(f'config.data.reference = "{data.reference}": expected a site of the training rows, {found}')
-    return Combat.fit_stream(
-        lambda: _chunks(cohort, data.squash, np.flatnonzero(used)),
-        np.where(used, site, UNKNOWN),
-        cohort.covariates,
-        cohort.target_columns,
-        reference=data.reference,
-    )
-
-
-def _chunks(cohort: Cohort, squash: bool, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Opens a stream of (rows, values): z-scores inside the mask, or the encoded features before any calibration."""
-    if cohort.volumes is None:
-        return iter([(rows, np.asarray(cohort.uncalibrated)[rows])])
-    return voxel_chunks(lambda row: to_z_scores(cohort.uncalibrated[row], squash), rows, cohort.volumes.grid.mask)
 
 
 @dataclasses.dataclass(frozen=True)

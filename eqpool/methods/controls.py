@@ -8,7 +8,7 @@ from eqpool.data.tables.calibration import SiteCalibration
 from eqpool.data.tables.coding import UNKNOWN
 from eqpool.data.tables.covariates import parse_specs, read_covariates_of
 from eqpool.data.tables.levels import code_labels
-from eqpool.data.tables.participants import ParticipantsTable, parse_numbers
+from eqpool.data.tables.participants import ID_COLUMN, ParticipantsTable, parse_numbers
 from eqpool.data.tables.targets import target_columns
 from eqpool.errors import InputError
 from eqpool.methods.base import NewScans, Say
@@ -24,7 +24,8 @@ def with_controls(
 
     Args:
       calibration: site calibration of the run.
-      controls: rows with the run's column of sites and covariates, and its target if the table has it.
+      controls: rows with the run's column of sites and covariates, and its target if the table has it. Repeated scans
+        of a participant do not count as independent.
       config, facts: config and training cohort of the run.
       say: receives one line for each site.
 
@@ -33,7 +34,8 @@ def with_controls(
     """
     table, data = controls.table, config.data
     site = _sites(table, data.site_column)
-    covariates = read_covariates_of(table, parse_specs(data.covariates), facts.covariate_names)
+    covariates = read_covariates_of(table, parse_specs(data.covariates), facts.covariate_names, facts.first_levels)
+    person = table.frame[ID_COLUMN].to_numpy(np.str_)
     target = _target(table, data.target, facts)
     rows, inputs = _inputs(calibration, controls, facts, say)
     for name in dict.fromkeys(site[rows].tolist()):
@@ -41,7 +43,7 @@ def with_controls(
         own = rows[here]
         columns = None if target is None else target[own]
         known = name in calibration.sites
-        calibration = calibration.with_site(name, inputs[here], covariates[own], columns)
+        calibration = calibration.with_site(name, inputs[here], covariates[own], columns, person[own])
         said = "replace those of the training rows" if known else "are added"
         say(f"{data.site_column} {name}: scanner effects learnt from {len(own)} controls {said}")
     return calibration

@@ -1,6 +1,7 @@
 """The properties of the training cohort that a trained model needs, stored in model.json."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.shape import DataShape
@@ -19,7 +20,8 @@ class ModelFacts:
     Attributes:
       dataset, simulated: name of the cohort, and whether it is simulated.
       input_shape: shape of one input.
-      site_names, covariate_names, target_name, target_classes: as in `Cohort`.
+      site_names, covariate_names, target_name, target_classes, first_levels: as in `Cohort`. `first_levels` is empty
+        for runs that predate its record.
       scaling: scaling of covariates and target.
       features: encoding of a table's columns; None for volumes and public tables.
       preparation: `eqpool.data.volumes.read.VERSION` at which the volumes were prepared; 0 without volumes, or for runs
@@ -36,6 +38,7 @@ class ModelFacts:
     scaling: Scaling
     features: FeatureEncoding | None
     preparation: int = 0
+    first_levels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, cohort: Cohort, scaling: Scaling) -> "ModelFacts":
@@ -51,6 +54,7 @@ class ModelFacts:
             scaling,
             None if cohort.table is None else cohort.table.encoding,
             PREPARATION if cohort.volumes is not None else 0,
+            cohort.first_levels,
         )
 
     @property
@@ -96,6 +100,7 @@ class ModelFacts:
             values["scaling"] = Scaling.from_dict(values["scaling"])
             values["features"] = values["features"] and FeatureEncoding.from_dict(values["features"])
             values |= {name: tuple(values[name]) for name in ("input_shape", "covariate_names")}
+            values["first_levels"] = {str(name): str(one) for name, one in values.get("first_levels", {}).items()}
             values |= {name: same_labels(values[name], f"{path}, {name}") for name in ("site_names", "target_classes")}
             return cls(**values)
         except InputError:

@@ -7,10 +7,9 @@ import numpy as np
 
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort
-from eqpool.data.site_effects.combat import Combat
-from eqpool.data.tables.inputs import TableInputs
 from eqpool.evaluate.scorecard import COMBAT, RAW, TRUTH, make_scorecard
 from eqpool.evaluate.scored_rows import ScoredRows, choose_rows
+from eqpool.methods.combat_fit import fit_combat_on
 from eqpool.methods.scored_voxels import CALIBRATED, ScoredVoxels
 
 EQPOOL = "eqpool"
@@ -24,7 +23,7 @@ def score_volumes(cohort: Cohort, config: RunConfig, voxels: ScoredVoxels) -> di
     versions, rows = dict(voxels.versions), voxels.rows
     if COMBAT not in versions:
         fitted = np.flatnonzero(cohort.split[rows] == "train")
-        combat = _fit_combat(cohort, config, rows[fitted], versions[RAW][fitted])
+        combat = fit_combat_on(cohort, config, rows[fitted], versions[RAW][fitted])
         versions |= {} if combat is None else {COMBAT: combat.apply(versions[RAW], cohort.site_labels[rows])}
     return _score(cohort, config, rows, versions, voxels.handed_back, on_voxels=True)
 
@@ -46,18 +45,10 @@ def score_table(cohort: Cohort, config: RunConfig, change: np.ndarray | None, ha
     if table.calibration is not None:
         versions[CALIBRATED] = np.asarray(cohort.inputs)[rows]
     if COMBAT not in versions:
-        combat = _fit_combat(cohort, config, train, table.encoded[train])
+        combat = fit_combat_on(cohort, config, train, table.encoded[train])
         versions |= {} if combat is None else {COMBAT: combat.apply(raw, cohort.site_labels[rows])}
-    numbers = numbers_of(table)
-    versions = {name: np.where(numbers, values, raw) for name, values in versions.items()}
+    versions = {name: np.where(table.is_number, values, raw) for name, values in versions.items()}
     return _score(cohort, config, rows, versions, handed_back, on_voxels=False)
-
-
-def numbers_of(table: TableInputs) -> np.ndarray:
-    """Returns which encoded features are numbers, (F,) bool. Categories are handed back as they came."""
-    if table.encoding is None:
-        return np.ones(table.encoded.shape[1], bool)
-    return np.isin(table.input_names, [column.name for column in table.encoding.numbers])
 
 
 def _score(
@@ -92,17 +83,3 @@ def _scored_rows(cohort: Cohort, rows: np.ndarray) -> ScoredRows:
         covariate_name=cohort.covariate_names[0] if cohort.covariate_names else "",
         target_name=cohort.target_name,
     )
-
-
-def _fit_combat(cohort: Cohort, config: RunConfig, rows: np.ndarray, values: np.ndarray) -> Combat | None:
-    """Fits ComBat on the (N, F) values of training rows, None if no site is known.
-
-    Covariates and target are kept, and `config.data.reference` and `config.data.fit_on` apply. As for what is handed
-    back, neither covariates nor target are asked for when it is applied.
-    """
-    site, used = cohort.site_labels[rows], cohort.learns_site_effects[rows]
-    if not used.any():
-        return None
-    reference = config.data.reference if config.data.reference in site[used] else ""
-    kept = cohort.covariates[rows], cohort.target_columns[rows]
-    return Combat.fit(values, site, *kept, reference=reference, fit_on=used)

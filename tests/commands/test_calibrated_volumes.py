@@ -16,7 +16,7 @@ from eqpool.config import DataConfig, RunConfig
 from eqpool.data.fingerprint import data_hash
 from eqpool.data.load import load_cohort
 from eqpool.data.site_effects.voxelwise import VoxelCalibration
-from eqpool.data.sources.volume_calibration import calibrate_volumes
+from eqpool.data.sources.volume_calibration import calibrate_volumes, volume_calibration_notes
 from eqpool.errors import InputError
 from eqpool.methods.base import load_trained
 from eqpool.methods.crossfit import _hold_out
@@ -90,6 +90,36 @@ def test_only_training_rows_are_learnt_from(run_folder, cohort):
         )
         again = calibrate_volumes(changed, config_in(run_folder.parent).data).volumes.calibration
         np.testing.assert_allclose(again.location, seen.location, atol=1e-9)
+
+
+def test_volumes_of_one_participant_share_a_random_effect(run_folder, cohort):
+    data, train = config_in(run_folder.parent).data, cohort.rows("train")
+    person = cohort.participant_id.copy()
+    person[train] = np.resize(["p3", "p1", "p2", "p1", "p4"], len(train))
+    own = {
+        one: np.random.default_rng(int(one[1])).normal(size=cohort.inputs.shape[1:]) for one in np.unique(person[train])
+    }
+    prepared = np.array(cohort.uncalibrated)
+    prepared[train] += np.stack([own[one] for one in person[train]]).astype(np.float32)
+    volumes = dataclasses.replace(cohort.volumes, prepared=None, calibration=None)
+    cohort = dataclasses.replace(cohort, inputs=prepared, volumes=volumes, participant_id=person)
+    made = calibrate_volumes(cohort, data)
+    found, grid = made.volumes.calibration, cohort.volumes.grid
+    values = np.stack([cohort.uncalibrated[row][grid.mask] for row in train])
+    zero = -float(np.median(cohort.volumes.tissue_mean[train] / cohort.volumes.tissue_deviation[train]))
+    columns = cohort.site_labels[train], cohort.covariates[train], cohort.target_columns[train]
+    by_hand, blind = (
+        VoxelCalibration.fit_stream(
+            lambda: [(np.arange(len(train)), values)], *columns,
+            mask=grid.mask, voxel_mm=found.voxel_mm, zero=zero, subject=subject,
+        )
+        for subject in (person[train], None)
+    )  # fmt: skip
+    for name in ("location", "log_scale", "variance"):
+        np.testing.assert_allclose(getattr(found, name), getattr(by_hand, name), atol=1e-5, err_msg=name)
+    assert np.abs(found.location - blind.location).max() > 1e-3
+    notes = volume_calibration_notes(made, data)
+    assert any(note.startswith("4 participants have several of these volumes") for note in notes)
 
 
 def test_a_written_volume_is_the_input_and_both_changes(run_folder, cohort):

@@ -17,7 +17,7 @@ from eqpool.config.check import from_config_dict
 from eqpool.data.load import load_cohort
 from eqpool.data.site_effects.combat import Combat
 from eqpool.errors import InputError
-from eqpool.methods.combat import fit_combat
+from eqpool.methods.combat_fit import fit_combat, fit_combat_on
 from eqpool.report.page import write_report
 from eqpool.storage.files import read_arrays
 from eqpool.storage.run_folder import RunFolder
@@ -84,6 +84,98 @@ def test_new_rows_are_harmonised_as_the_run_harmonised_its_own_and_unknown_sites
     assert "4 rows stay as they are: their site is not one of GE, Siemens" in said
 
 
+def write_travellers(path, people=48, seed=0):
+    """Four scans of each person, two at either scanner for one in three; Siemens adds 0.4, -200 and 9."""
+    random = np.random.default_rng(seed)
+    person = np.repeat(np.arange(people), 4)
+    visit = np.tile(np.arange(4), people)
+    at_siemens = np.where(person % 3 == 0, visit % 2, person % 2) == 1
+    deviation = np.array([0.2, 90, 11])
+    own, age = 3 * random.normal(size=(people, 3)), random.uniform(50, 80, people)
+    values = [2.5, 4000, 120] + deviation * (own[person] + random.normal(size=(len(person), 3)))
+    values = values + np.outer(at_siemens, [0.4, -200, 9])
+    table = pd.DataFrame(values, columns=FEATURES).assign(
+        age=(age[person] + visit).round(1),
+        dx=np.array(["CN", "AD"])[person // 2 % 2],
+        site=np.where(at_siemens, "Siemens", "GE"),
+        scanner_side=np.array(["l", "r", "m"])[person % 3],
+    )
+    table.insert(0, "participant_id", [f"sub-{one:03d}" for one in person])
+    table.insert(1, "session_id", [f"ses-{one}" for one in visit])
+    table.to_csv(path, sep="\t", index=False)
+    return table
+
+
+def run_of_travellers(folder, **data):
+    given = write_travellers(folder / "participants.tsv")
+    data = {"features": ",".join(FEATURES), "target": "dx", **data}
+    made = DataConfig(participants=str(folder / "participants.tsv"), **data)
+    run(RunConfig(method="combat", cache_dir=str(folder / "cache"), data=made), folder / "run", quiet=True)
+    return given, read(folder / "run" / "pooled.tsv")["split"].to_numpy(str)
+
+
+def test_repeated_scans_of_a_participant_share_a_random_effect_and_a_split(tmp_path):
+    given, split = run_of_travellers(tmp_path)
+    assert (pd.Series(split).groupby(given["participant_id"]).nunique() == 1).all()
+    train = split == "train"
+    columns = given["site"].to_numpy(str), given[["age"]].to_numpy(), (given[["dx"]].to_numpy() == "CN").astype(float)
+    learnt = (column[train] for column in columns)
+    person = given["participant_id"].to_numpy(str)[train]
+    combat = Combat.fit(given[FEATURES].to_numpy()[train], *learnt, subject=person)
+    made = read(tmp_path / "run" / "harmonised.tsv")
+    np.testing.assert_allclose(made[FEATURES], combat.apply(given[FEATURES], columns[0]), rtol=1e-5)
+    assert combat.correlation.min() > 0.8
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert f"share a random effect: two of them correlate by {np.median(combat.correlation):.2f} (median)" in log
+
+
+def test_people_at_two_scanners_bring_the_scanners_together(tmp_path):
+    """The mean change of Siemens rows less that of GE rows against the planted offsets, beside unnamed people."""
+    errors = []
+    for seed in range(3):
+        given = write_travellers(tmp_path / "participants.tsv", seed=seed)
+        for name in ("people", "scans"):
+            table = given.copy()
+            if name == "scans":
+                table["participant_id"] = [f"sub-{row}" for row in range(len(table))]
+            table.assign(split="train").to_csv(tmp_path / "participants.tsv", sep="\t", index=False)
+            data = DataConfig(participants=str(tmp_path / "participants.tsv"), features=",".join(FEATURES))
+            config = RunConfig(method="combat", data=data)
+            cohort = load_cohort(config.data, tmp_path / "cache", progress=False)
+            combat = fit_combat(cohort, config)
+            offset = combat.deviation * (combat.location[1] - combat.location[0])
+            deviations = [column.deviation for column in cohort.table.encoding.numbers]
+            errors.append(np.abs(offset * deviations / [0.4, -200, 9] - 1).mean())
+    people, scans = np.reshape(errors, (3, 2)).mean(axis=0)
+    assert people < 0.25 and people < 0.6 * scans
+
+
+def test_categories_stay_and_change_nothing_in_the_numbers(tmp_path):
+    for name, features in (("with", "scanner_side"), ("without", "")):
+        (tmp_path / name).mkdir()
+        run_of_travellers(tmp_path / name, features=",".join([*FEATURES, features]).rstrip(","))
+    one, other = (read(tmp_path / name / "run" / "harmonised.tsv") for name in ("with", "without"))
+    pd.testing.assert_frame_equal(one[FEATURES], other[FEATURES])
+    assert one["scanner_side"].tolist() == read(tmp_path / "with" / "participants.tsv")["scanner_side"].tolist()
+    cards = [
+        json.loads((tmp_path / name / "run" / "results.json").read_text())["scorecard"] for name in ("with", "without")
+    ]
+    assert [card["handed_back"] for card in cards] == ["combat", "combat"]
+
+
+def test_the_rival_of_other_methods_is_the_combat_of_the_method(tmp_path):
+    write_travellers(tmp_path / "participants.tsv")
+    data = DataConfig(participants=str(tmp_path / "participants.tsv"), features=f"{','.join(FEATURES)},scanner_side")
+    config = RunConfig(method="combat", data=data)
+    cohort = load_cohort(config.data, tmp_path / "cache", progress=False)
+    train = cohort.rows("train")
+    one, other = fit_combat(cohort, config), fit_combat_on(cohort, config, train, cohort.table.encoded[train])
+    for name, values in one.to_arrays().items():
+        if values.dtype.kind == "f":
+            np.testing.assert_allclose(other.to_arrays()[name], values, rtol=1e-8, atol=1e-10, err_msg=name)
+    np.testing.assert_array_equal(one.deviation > 0, [True] * 3 + [False] * 3)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -143,6 +235,27 @@ def test_volumes_are_harmonised_voxel_by_voxel(volumes):
     metrics = json.loads(RunFolder(folder).results_file.read_text())["metrics"]
     assert metrics["recovery_error_change"] < metrics["recovery_error_input"] * 1.5
     assert not any("decoded" in name for name in metrics)
+
+
+def test_volumes_of_a_participant_share_a_random_effect(volumes):
+    config, _, cohort = volumes
+    mask, train = cohort.volumes.grid.mask, cohort.rows("train")
+    person = cohort.participant_id.copy()
+    person[train] = np.resize(["p3", "p1", "p2", "p1", "p4"], len(train))
+    own = np.random.default_rng(0).normal(size=(5, *cohort.inputs.shape[1:])).astype(np.float32)
+    inputs = np.array(cohort.inputs)
+    inputs[train] += np.stack([own[int(one[1])] for one in person[train]])
+    known = dataclasses.replace(cohort, inputs=inputs, participant_id=person)
+    values = inputs[train][:, mask].astype(np.float64)
+    site, ill = np.array(cohort.site_names)[cohort.site], (cohort.target == 1).astype(float)[:, None]
+    kept = site[train], cohort.covariates[train], ill[train]
+    expected = Combat.fit(values, *kept, subject=person[train], shared_ratio=True)
+    streamed = fit_combat(known, config)
+    for name in ("location", "scale", "spread", "deviation", "correlation"):
+        np.testing.assert_allclose(getattr(streamed, name), getattr(expected, name), rtol=1e-5, atol=1e-6, err_msg=name)
+    assert len(np.unique(streamed.correlation)) == 1 and streamed.correlation[0] > 0.3
+    rival = fit_combat_on(known, config, train, values)
+    np.testing.assert_allclose(rival.location, expected.location, rtol=1e-6, atol=1e-8)
 
 
 def test_new_volumes_are_harmonised_as_the_run_harmonised_its_own(volumes, tmp_path):

@@ -17,18 +17,35 @@ _LEAST_VARIANCE = 1e-3  # share of the mean variance that is added to every voxe
 def estimate_effects(
     model: SiteModel, chosen: np.ndarray, smoother: BrainSmoother, scales: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Returns mean and pooled variance (V,) of the chosen sites, and the location and log-scale (S, V) of all sites."""
+    """Returns mean and pooled variance (V,) of the chosen sites, and the location and log-scale (S, V) of all sites.
+
+    The variance is that of a volume about the fit, of which persons have their part, as a volume is scaled as a whole.
+    """
     weights = np.where(chosen, model.rows, 0) / model.rows[chosen].sum()
     mean = weights @ model.constants
-    variance = model.residual_squares[chosen].sum(axis=0) / max(int(np.sum(model.rows[chosen] - 1)), 1)
+    expected = model.expected_squares
+    variance = model.residual_squares[chosen].sum(axis=0) / np.maximum(expected[chosen].sum(axis=0), 1)
     location = np.stack([smoother.apply(row) for row in model.constants - mean])
-    location *= (model.rows / (model.rows + LOCATION_PRIOR_ROWS))[:, None]
+    worth = model.information * (1 + model.ratio)  # rows of different persons that each constant is as sure as
+    location *= worth / (worth + LOCATION_PRIOR_ROWS)
     log_scale = np.zeros_like(location)
-    for index, rows in enumerate(model.rows):
-        if scales and rows >= FEWEST_FOR_SCALE:
-            own = smooth_log_scale(model.residual_squares[index] / (rows - 1), variance, smoother)
+    for index, rows in enumerate(model.independent):
+        if scales and rows.min() >= FEWEST_FOR_SCALE:
+            own = smooth_log_scale(model.residual_squares[index] / expected[index], variance, smoother)
             log_scale[index] = own * rows / (rows + SCALE_PRIOR_ROWS)
     return mean, variance, location, log_scale
+
+
+def mean_of_people(values: np.ndarray, subject: np.ndarray | None) -> np.ndarray:
+    """Returns the mean (m, V) of each person's (n, V) rows, given the (n,) labels of persons, or None for n persons."""
+    if subject is None:
+        return values
+    people, person = np.unique(subject, return_inverse=True)
+    return (
+        values
+        if len(people) == len(values)
+        else np.stack([values[person == one].mean(axis=0) for one in range(len(people))])
+    )
 
 
 def shrunk_mean(values: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from eqpool.data.site_effects.voxel_estimates import (
     SCALE_PRIOR_ROWS,
     SMOOTHING_MM,
     estimate_effects,
+    mean_of_people,
     shrunk_mean,
     smooth_log_scale,
 )
@@ -78,14 +79,18 @@ class VoxelCalibration:
         zero: float,
         scales: bool = True,
         reference: str = "",
+        subject: np.ndarray | None = None,
     ) -> "VoxelCalibration":
         """Learns the effects in three passes over streamed volumes.
 
         Memory grows with the number of voxels, sites and terms, but not with the number of volumes. The first pass
         takes the mean volume, of which the shading needs to know, and the other two are those of `fit_site_model`.
+        Repeated volumes of a person share a random intercept at each voxel. All voxels share one ratio of the variance
+        between persons to that within a person, because a voxel's own would be noisy and differ from its neighbours'.
 
         Args:
-          open_stream: opens a stream of (rows (n,), values (n, V)), z-scores at the mask's voxels, each row once.
+          open_stream: opens a stream of (rows (n,), values (n, V)), z-scores at the mask's voxels, each row once. Rows
+            of a person should follow each other, or they wait in memory.
           site: (N,) names. Rows with "" are left out and need not be in the stream.
           covariates: (N, C) covariates whose effects are kept. C may be 0.
           target: (N, K) columns whose effects are kept, such as 0-1 columns of classes, NaN where unknown.
@@ -94,6 +99,7 @@ class VoxelCalibration:
           zero: z-score of an intensity of 0, for the shading.
           scales: whether each site's scale and each scan's own shading are corrected beside the location.
           reference: site whose volumes stay as they are and whose look the others take, "" for the average.
+          subject: (N,) labels of persons. None if every row is another person's.
 
         Raises:
           ValueError: no row has a known site, or none that of the reference.
@@ -105,7 +111,7 @@ class VoxelCalibration:
         points = np.argwhere(mask) * voxel_mm
         shading = Shading.fit(seen.mean, seen.variance, points, zero, kept=seen.effects) if scales else None
         watched = WatchedStream(open_stream, index, seen.centre, orthonormal(seen.mixtures), shading)
-        model = fit_site_model(watched.open, terms, index, len(names))
+        model = fit_site_model(watched.open, terms, index, len(names), subject, shared_ratio=True)
         smoother = BrainSmoother(mask, SMOOTHING_MM / np.asarray(voxel_mm))
         chosen = names == reference if reference else np.ones(len(names), bool)
         mean, variance, location, log_scale = estimate_effects(model, chosen, smoother, scales)
@@ -128,26 +134,33 @@ class VoxelCalibration:
         )
 
     def with_site(
-        self, name: str, values: np.ndarray, covariates: np.ndarray, target: np.ndarray | None = None
+        self,
+        name: str,
+        values: np.ndarray,
+        covariates: np.ndarray,
+        target: np.ndarray | None = None,
+        subject: np.ndarray | None = None,
     ) -> "VoxelCalibration":
         """Returns a copy with the effect of the site `name`, learnt from a few of its volumes.
 
         The offset is shrunk towards the average site, by how much of its mean square over voxels is the noise of a mean
-        of n volumes. Scales are corrected from 10 volumes on. A known site of that name is replaced.
+        of n persons. Scales are corrected from 10 persons on. A known site of that name is replaced. Repeated volumes
+        of a person count as one, their mean.
 
         Args:
           name: name of the site.
           values: (n, V) z-scores at the mask's voxels.
           covariates: (n, C) covariates of these volumes.
           target: (n, K) columns of the target, or None for its mean in the training rows.
+          subject: (n,) labels of persons. None if every volume is another person's.
         """
         flat = self.shading.remove(values) if self.shading is not None else np.asarray(values, np.float64)
         residual = flat - self.mean - terms_about(self.term_mean, covariates, target) @ self.coefficients
-        smoother, count = BrainSmoother(self.mask, FEW_SMOOTHING_MM / self.voxel_mm), len(values)
-        location = shrunk_mean(np.stack([smoother.apply(row) for row in residual]))
+        smoother, people = BrainSmoother(self.mask, FEW_SMOOTHING_MM / self.voxel_mm), mean_of_people(residual, subject)
+        location, count = shrunk_mean(np.stack([smoother.apply(row) for row in people])), len(people)
         log_scale = np.zeros_like(location)
         if self.shading is not None and count >= FEWEST_CONTROLS_FOR_SCALE:
-            squares = np.sum((residual - residual.mean(axis=0)) ** 2, axis=0)
+            squares = mean_of_people((residual - people.mean(axis=0)) ** 2, subject).sum(axis=0)
             log_scale = (
                 smooth_log_scale(squares / (count - 1), self.variance, smoother) * count / (count + SCALE_PRIOR_ROWS)
             )
@@ -159,7 +172,7 @@ class VoxelCalibration:
         return dataclasses.replace(
             self,
             sites=(*self.sites[:place], name, *self.sites[place + 1 :]),
-            rows=put(self.rows, count),
+            rows=put(self.rows, len(values)),
             location=put(self.location, location),
             log_scale=put(self.log_scale, log_scale),
             discriminant=self.discriminant.with_site(place, values),

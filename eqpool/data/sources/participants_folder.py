@@ -19,7 +19,7 @@ from eqpool.data.sources.volume_calibration import (
     volume_calibration_notes,
 )
 from eqpool.data.splits import assign_splits, balanced_strata
-from eqpool.data.tables.covariates import parse_specs, read_covariates, read_described, read_nuisances
+from eqpool.data.tables.covariates import Covariates, parse_specs, read_covariates, read_described, read_nuisances
 from eqpool.data.tables.encoding import fit_encoding
 from eqpool.data.tables.fit_on import rows_labelled
 from eqpool.data.tables.inputs import TableInputs
@@ -88,7 +88,7 @@ def _read_design(config: DataConfig, simulated: bool) -> tuple[ParticipantsTable
     for name in _roles(config):
         whole.require(name, "config.data")
     check_duplicates(whole)
-    table, values, names, notes = _with_covariates(whole, config)
+    table, covariates, notes = _with_covariates(whole, config)
     site, site_names = code_labels(table.names_in(config.site_column))
     target, classes = _target(table, config)
     nuisance, levels = read_nuisances(table, nuisances) if nuisances else (None, ())
@@ -100,8 +100,9 @@ def _read_design(config: DataConfig, simulated: bool) -> tuple[ParticipantsTable
         inputs=np.zeros((len(table.frame), 0), np.float32),
         site=site,
         site_names=site_names,
-        covariates=values,
-        covariate_names=names,
+        covariates=covariates.values,
+        covariate_names=covariates.names,
+        first_levels=covariates.first_levels,
         target=target,
         target_name=config.target,
         target_classes=classes,
@@ -156,10 +157,8 @@ def _check_roles(config: DataConfig) -> None:
             )
 
 
-def _with_covariates(
-    table: ParticipantsTable, config: DataConfig
-) -> tuple[ParticipantsTable, np.ndarray, tuple[str, ...], list[str]]:
-    """Returns the rows that have every covariate, their values, the covariates' names, and notes."""
+def _with_covariates(table: ParticipantsTable, config: DataConfig) -> tuple[ParticipantsTable, Covariates, list[str]]:
+    """Returns the rows that have every covariate, their covariates, and notes."""
     specs = parse_specs(config.covariates)
     covariates = read_covariates(table, specs)
     names = [spec.name for spec in specs]
@@ -170,7 +169,7 @@ def _with_covariates(
     notes = [f"{rows} rows in {table.path}", *covariates.notes]
     if complete.size < rows:
         notes.append(f"left out {rows - complete.size} of {rows} rows without {' or '.join(names)}")
-    return table.take(complete), covariates.values[complete], covariates.names, notes
+    return table.take(complete), covariates._replace(values=covariates.values[complete]), notes
 
 
 def _splits(

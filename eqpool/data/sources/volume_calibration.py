@@ -6,6 +6,7 @@ import numpy as np
 
 from eqpool.config import DataConfig
 from eqpool.data.cohort import Cohort
+from eqpool.data.site_effects.moments import by_person
 from eqpool.data.site_effects.voxel_chunks import voxel_chunks
 from eqpool.data.site_effects.voxelwise import VoxelCalibration
 from eqpool.data.tables.coding import UNKNOWN
@@ -29,8 +30,9 @@ def calibrate_volumes(cohort: Cohort, config: DataConfig) -> Cohort:
     """Returns a cohort whose volumes are calibrated as they are read, or the cohort itself if the config asks for none.
 
     Effects are learnt from training rows with a known site, beside covariates and target, from those alone that
-    `config.fit_on` selects if it is given. A cohort that is calibrated already, such as one with other training rows,
-    is calibrated anew. Rows without a site are corrected by the effects of all sites, weighted by `predict_site`.
+    `config.fit_on` selects if it is given. Volumes of one participant share a random effect. A cohort that is already
+    calibrated, such as one with other training rows, is calibrated anew. Rows without a site are corrected by the
+    effects of all sites, weighted by `predict_site`.
 
     Raises:
       InputError: the config asks for what volumes do not have, or no training row has a known site or the reference's.
@@ -60,6 +62,11 @@ def volume_calibration_notes(cohort: Cohort, config: DataConfig) -> tuple[str, .
         return ()
     known = ", ".join(f"{name} {rows}" for name, rows in zip(calibration.sites, calibration.rows, strict=True))
     notes = [f"volumes are calibrated (site_calibration = {config.site_calibration}), from training rows of {known}"]
+    scans = np.unique(cohort.participant_id[cohort.learns_site_effects], return_counts=True)[1]
+    if (scans > 1).any():
+        notes.append(
+            f"{int((scans > 1).sum())} participants have several of these volumes, which share a random effect"
+        )
     unknown = np.flatnonzero(~np.isin(cohort.site_labels, calibration.sites))
     if unknown.size:
         assert isinstance(cohort.inputs, CalibratedVolumes)
@@ -89,9 +96,9 @@ def _fit(cohort: Cohort, config: DataConfig) -> VoxelCalibration:
     if config.reference and config.reference not in names[used]:
         found = ", ".join(sorted(set(names[used].tolist())))
         raise InputError(f'config.data.reference = "{config.reference}": expected a site of the training rows, {found}')
-    prepared = cohort.uncalibrated
+    prepared, rows = cohort.uncalibrated, by_person(np.flatnonzero(used), cohort.participant_id)
     return VoxelCalibration.fit_stream(
-        lambda: voxel_chunks(prepared.__getitem__, np.flatnonzero(used), grid.mask),
+        lambda: voxel_chunks(prepared.__getitem__, rows, grid.mask),
         np.where(used, names, UNKNOWN),
         cohort.covariates,
         cohort.target_columns,
@@ -100,4 +107,5 @@ def _fit(cohort: Cohort, config: DataConfig) -> VoxelCalibration:
         zero=-float(np.median(volumes.tissue_mean[used] / volumes.tissue_deviation[used])),
         scales=config.site_calibration != "location",
         reference=config.reference,
+        subject=cohort.participant_id,
     )

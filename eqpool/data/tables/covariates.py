@@ -1,6 +1,7 @@
 """Reads covariates and nuisances from a participants table, as numbers or as categories if the configuration asks."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -28,11 +29,13 @@ class Covariates(NamedTuple):
     Attributes:
       values: (N, C) float64, NaN where missing. A category with L levels becomes L - 1 columns of 0 and 1.
       names: the C names: `age`, or `sex=M` for a category.
+      first_levels: the level of each category that has 0 in all of its columns, by the category's column.
       notes: lines for the log.
     """
 
     values: np.ndarray
     names: tuple[str, ...]
+    first_levels: dict[str, str]
     notes: tuple[str, ...]
 
 
@@ -79,13 +82,23 @@ def read_covariates(table: ParticipantsTable, specs: tuple[ColumnSpec, ...]) -> 
         if capped:
             notes.append(f"{capped} values of {spec.name} such as 89+ are read as the number before the plus")
     coding = CovariateCoding(levels)
-    return Covariates(coding.encode(columns, len(table.frame)), coding.names, tuple(notes))
+    first_levels = {spec.name: levels[spec.name][0] for spec in specs if spec.categorical}
+    return Covariates(coding.encode(columns, len(table.frame)), coding.names, first_levels, tuple(notes))
 
 
-def read_covariates_of(table: ParticipantsTable, specs: tuple[ColumnSpec, ...], names: tuple[str, ...]) -> np.ndarray:
+def read_covariates_of(
+    table: ParticipantsTable, specs: tuple[ColumnSpec, ...], names: tuple[str, ...], first_levels: Mapping[str, str]
+) -> np.ndarray:
     """Reads the covariates of a trained run from another table, as (N, C) float64 columns of the run's `names`.
 
     A category has the columns of the run's levels, whatever levels the table has.
+
+    Args:
+      table: table of N rows.
+      specs: covariates of the run.
+      names: names of the run's C columns.
+      first_levels: first level of each category in the run. A run of an earlier version did not store it, and a table
+        with one level that is not in `names` is then taken to have that one.
 
     Raises:
       InputError: a column is absent, or a row lacks a value or has a level that the run does not know.
@@ -99,7 +112,10 @@ def read_covariates_of(table: ParticipantsTable, specs: tuple[ColumnSpec, ...], 
             continue
         start = f"{spec.name}="
         known = (name.removeprefix(start) for name in names if name.startswith(start))
-        columns[spec.name], levels[spec.name] = table.names_in(spec.name), (UNKNOWN, *known)
+        columns[spec.name], levels[spec.name] = (
+            table.names_in(spec.name),
+            (first_levels.get(spec.name, UNKNOWN), *known),
+        )
     coding = CovariateCoding(levels)
     for name in (spec.name for spec in specs if spec.categorical):
         _check_known(table, name, columns[name], coding)
@@ -141,10 +157,12 @@ def read_described(table: ParticipantsTable, names: tuple[str, ...]) -> np.ndarr
 
 def _check_known(table: ParticipantsTable, name: str, labels: np.ndarray, coding: CovariateCoding) -> None:
     new = sorted(coding.new_levels(name, labels))
+    first, *others = coding.levels[name]
+    if new and first == UNKNOWN:  # the first of them may be the level whose name was not stored
+        first, *new = new
     if new:
-        row = int(np.flatnonzero(labels == new[1])[0])
-        expected = ", ".join([*coding.levels[name][1:], new[0]])
-        raise InputError(f"{table.where(row, name)}: {new[1]}, expected one of {expected}")
+        row = int(np.flatnonzero(labels == new[0])[0])
+        raise InputError(f"{table.where(row, name)}: {new[0]}, expected one of {', '.join([first, *others])}")
 
 
 def _check_levels(table: ParticipantsTable, name: str, levels: tuple[str, ...]) -> None:

@@ -30,6 +30,13 @@ class TableInputs:
     calibration: SiteCalibration | None = None
     features: pd.DataFrame | None = None
 
+    @property
+    def is_number(self) -> np.ndarray:
+        """Returns which encoded features are numbers, (F,) bool. Categories are handed back as they came."""
+        if self.encoding is None:
+            return np.ones(self.encoded.shape[1], bool)
+        return np.isin(self.input_names, [column.name for column in self.encoding.numbers])
+
     def take(self, rows: np.ndarray) -> TableInputs:
         """Returns the part for some rows, in the order of `rows`."""
         features = None if self.features is None else self.features.iloc[rows]

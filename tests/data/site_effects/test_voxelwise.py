@@ -112,6 +112,72 @@ def test_location_and_scale_equal_a_float64_loop(monkeypatch):
     np.testing.assert_allclose(calibration.apply(on_grid(scanned[row]), site[row])[MASK], by_hand, atol=1e-5)
 
 
+def travellers(seed, rows=60):
+    """People who differ much more than their scans do, a third of whom are scanned at both sites."""
+    random = np.random.default_rng(seed)
+    person = np.append(np.arange(rows), np.arange(0, rows, 3))
+    at_c = np.append(np.arange(rows) % 2 == 1, np.arange(0, rows, 3) % 2 == 0)
+    own, noise = random.normal(0, 2.4, (rows, VOXELS)), random.normal(0, 0.4, (len(person), VOXELS))
+    scanned = own[person] + noise + np.where(at_c, 0.3, -0.3)[:, None] * SMOOTH
+    age, ill = random.uniform(50, 80, (rows, 1)), random.integers(0, 2, (rows, 1)).astype(float)
+    return scanned.astype(np.float32), np.where(at_c, "c", "b"), age[person], ill[person], person
+
+
+def test_people_scanned_at_two_sites_sharpen_the_effects_of_voxels():
+    errors = []
+    for seed in range(4):
+        scanned, site, age, ill, person = travellers(seed)
+        for subject in (None, person):
+            calibration = fit(scanned, site, age, ill, scales=False, subject=subject)
+            difference = calibration.location[1] - calibration.location[0]
+            errors.append(np.sqrt(np.mean((difference - 0.6 * SMOOTH) ** 2)))
+    ignored, known = np.reshape(errors, (4, 2)).mean(axis=0)
+    assert known < 0.6 * ignored
+
+
+@pytest.mark.parametrize("scales", [False, True])
+def test_volumes_of_travellers_may_come_in_any_order(scales):
+    scanned, site, age, ill, person = travellers(0)
+    given = {"subject": person, "scales": scales}
+    whole = fit(scanned, site, age, ill, open_stream=lambda: [(np.arange(len(site)), scanned)], **given)
+    shuffled = np.random.default_rng(1).permutation(len(site))
+    chunked = fit(scanned, site, age, ill, open_stream=stream(scanned, shuffled), **given)
+    for name in ("mean", "variance", "location", "log_scale", "coefficients"):
+        np.testing.assert_allclose(getattr(chunked, name), getattr(whole, name), atol=1e-7, err_msg=name)
+
+
+def test_people_of_one_volume_change_no_digit():
+    _, scanned, site, age, ill = people()
+    plain, named = (fit(scanned, site, age, ill, subject=one) for one in (None, np.arange(ROWS).astype(str)))
+    for name, values in plain.to_arrays().items():
+        np.testing.assert_array_equal(named.to_arrays()[name], values, err_msg=name)
+
+
+def test_the_scale_is_that_of_whole_scans_also_of_people_scanned_twice():
+    """The same people at the same site twice: as many people, and so the same scale as from one scan of each."""
+    _, scanned, site, age, ill = people(200)
+    random = np.random.default_rng(0)
+    twice = np.repeat(np.arange(200), 2)
+    again = scanned[twice] + random.normal(0, 0.02, (400, VOXELS))
+    once = fit(scanned, site, age, ill)
+    known, blind = (fit(again, site[twice], age[twice], ill[twice], subject=one) for one in (twice, None))
+    gaps = [np.abs(one.log_scale - once.log_scale).max() for one in (known, blind)]
+    assert gaps[0] < 0.02 and gaps[0] < 0.5 * gaps[1]
+
+
+def test_controls_scanned_twice_count_once():
+    _, scanned, site, age, ill = people()
+    calibration = fit(scanned, site, age, ill)
+    _, controls, _, their_age, their_ill = people(12, seed=3, sites=("new",))
+    once = calibration.with_site("new", controls, their_age, their_ill)
+    twice = np.repeat(np.arange(12), 2)
+    again = calibration.with_site("new", controls[twice], their_age[twice], their_ill[twice], twice.astype(str))
+    np.testing.assert_allclose(again.location, once.location, atol=1e-9)
+    np.testing.assert_allclose(again.log_scale, once.log_scale, atol=1e-9)
+    blind = calibration.with_site("new", controls[twice], their_age[twice], their_ill[twice])
+    assert not np.allclose(blind.location, once.location, atol=1e-5)
+
+
 @pytest.mark.parametrize("scales", [False, True])
 def test_streamed_equals_in_memory_whatever_the_chunks_and_their_order(scales):
     _, scanned, site, age, ill = people()
@@ -178,6 +244,34 @@ def test_rows_without_a_site_are_not_learnt_from_and_need_not_be_streamed():
         np.testing.assert_allclose(other.mean, few.mean, atol=1e-9)
     with pytest.raises(ValueError, match="no row with a known site"):
         fit(scanned, np.full(ROWS, ""), age, ill)
+
+
+def test_a_disease_that_nobody_named_is_kept_if_effects_are_learnt_from_controls():
+    """Half of site b is ill, which is known but not given. Rows that are not learnt from have no site in the fit."""
+    _, scanned, site, age, _ = people(300)
+    ill = (site == "b") & (np.arange(300) % 2 == 1)
+    scanned = scanned - np.float32(0.5) * ill[:, None] * SMOOTH
+    kept = []
+    for learnt in (np.where(ill, "", site), site):
+        made = applied(fit(scanned, learnt, age, None, scales=False), scanned, site)
+        difference = made[ill].mean(axis=0) - made[site == "c"].mean(axis=0)
+        kept.append(difference @ SMOOTH / (SMOOTH @ SMOOTH))
+    assert kept[0] < -0.45 and kept[1] > -0.4  # half of the -0.5 passes for the scanner's doing if all are learnt from
+
+
+def test_volumes_of_partly_other_sites_go_through_one_saved_calibration(tmp_path):
+    _, scanned, site, age, ill = people(300)
+    np.savez(tmp_path / "calibration.npz", **fit(scanned, site, age, ill).to_arrays())
+    stored = VoxelCalibration.from_arrays(dict(np.load(tmp_path / "calibration.npz")))
+    _, controls, _, their_age, their_ill = people(30, seed=3, sites=("new",))
+    calibration = stored.with_site("new", controls, their_age, their_ill)
+    truth, others, names, *_ = people(90, seed=4, sites=("b", "new"))
+    made = applied(calibration, others, names)
+    for name in ("b", "new"):
+        here = names == name
+        errors = [np.sqrt(np.mean((values - truth)[here] ** 2)) for values in (made, others)]
+        assert errors[0] < 0.7 * errors[1]
+    np.testing.assert_array_equal(made[names == "b"], applied(stored, others, names)[names == "b"])
 
 
 def test_the_site_of_an_unknown_row_is_predicted_and_its_effects_removed():

@@ -8,6 +8,7 @@ import pytest
 from eqpool.config import default_config
 from eqpool.config.check import from_config_dict
 from eqpool.data.load import load_cohort
+from eqpool.data.tables.calibration import SiteCalibration
 from eqpool.errors import InputError
 from tests.data.tables.test_participants import config, write
 
@@ -51,6 +52,34 @@ def test_what_is_corrected_is_said(tmp_path):
     failed = ["\t".join([*(c := line.split("\t"))[:4], "0" if c[1] == "B" else c[4], *c[5:]]) for line in failed]
     notes = cohort_of(tmp_path, failed, site_calibration="location_scale").notes
     assert "site B: thickness have one value there and stay unchanged" in notes
+
+
+def test_rows_of_one_participant_share_a_random_effect(tmp_path):
+    """Site B is 3 thicker. Two of three people are scanned at both sites, and differ more than their scans do."""
+    random, lines, person, site = np.random.default_rng(0), [], [], []
+    for one in range(90):
+        own, age = 3 * random.normal(size=2), random.uniform(20, 80)
+        for visit in range(2):
+            at_b = (one + visit) % 2 if one % 3 else one % 2
+            thickness, volume = own + random.normal(size=2)
+            lines.append(
+                f"sub-{one}\t{'AB'[at_b]}\t{age:.1f}\t{'ill' if one % 4 < 2 else 'well'}"
+                f"\t{thickness + 3 * at_b:.5f}\t{volume:.5f}\ttrain\tses-{visit}"
+            )
+            person.append(one), site.append("AB"[at_b])
+    path = write(tmp_path, lines, header=f"{HEADER}\tsession_id")
+    cohort = load_cohort(config(path, features="thickness,volume", site_calibration="location"), tmp_path)
+    calibration = cohort.table.calibration
+    assert calibration.correlation == pytest.approx(0.9, abs=0.05)
+    assert any("of a person's rows" in note for note in cohort.notes)
+    named = SiteCalibration.fit(
+        cohort.table.encoded, np.array(site), cohort.covariates, cohort.target_columns,
+        method="location", subject=np.array(person),
+    )  # fmt: skip
+    np.testing.assert_allclose(calibration.apply(cohort.table.encoded, np.array(site)), cohort.inputs)
+    np.testing.assert_allclose(named.apply(cohort.table.encoded, np.array(site)), cohort.inputs, atol=1e-6)
+    shift = (calibration.sites["B"].shift - calibration.sites["A"].shift) * _deviation(lines)
+    np.testing.assert_allclose(shift, [3, 0], atol=0.4)  # people alone would have a standard error of 0.5
 
 
 def test_a_reference_site_comes_back_unchanged_and_the_others_take_its_look(tmp_path):

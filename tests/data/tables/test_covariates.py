@@ -72,15 +72,16 @@ def test_one_number_is_one_label_in_a_table(tmp_path):
 
 @pytest.mark.parametrize("name", ["participants.tsv", "participants.csv"])
 def test_capped_ages_and_categories(tmp_path, name):
-    values, names, notes = read_covariates(table(tmp_path, name=name), parse_specs("age,sex:categorical"))
-    assert names == ("age", "sex=M")
+    values, names, first_levels, notes = read_covariates(table(tmp_path, name=name), parse_specs("age,sex:categorical"))
+    assert names == ("age", "sex=M") and first_levels == {"sex": "F"}
     np.testing.assert_array_equal(values, [[20.5, 0], [89, 1], [np.nan, np.nan]])
     assert notes == ("1 values of age such as 89+ are read as the number before the plus",)
 
 
 def test_three_levels_are_two_columns(tmp_path):
-    values, names, _ = read_covariates(table(tmp_path, sexes=("1.5T", "3T", "7T")), parse_specs("sex:categorical"))
-    assert names == ("sex=3T", "sex=7T")
+    read = read_covariates(table(tmp_path, sexes=("1.5T", "3T", "7T")), parse_specs("sex:categorical"))
+    values, names, first_levels, _ = read
+    assert names == ("sex=3T", "sex=7T") and first_levels == {"sex": "1.5T"}
     np.testing.assert_array_equal(values, [[0, 0], [1, 0], [0, 1]])
 
 

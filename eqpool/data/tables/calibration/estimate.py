@@ -87,7 +87,7 @@ def _fields(rows: _Rows, method: str, prior_rows: float | None) -> dict[str, Any
     choice = _choice(rows, residuals, method, prior_rows)
     direction_prior, logs = fit_directions(whitening.scores(residuals), rows.number, sites)
     centres, level = _centres(rows, fitted, scale)
-    errors = fitted.errors[:, None] * scale**2 * residuals.var(axis=0)
+    errors = fitted.errors * scale**2 * residuals.var(axis=0)
     shift_prior = ShiftPrior.fit(centres - level, errors)
     parts = SharedEstimates(whitening, shift_prior, scale_prior, direction_prior, choice)
     effects = {}
@@ -107,7 +107,7 @@ def _fields(rows: _Rows, method: str, prior_rows: float | None) -> dict[str, Any
     population = population.tempered(rows.inputs, rows.number, effects, level + expected)
     return {
         "effects": fitted.effects, "level": level, "shared": parts, "population": population,
-        "correlation": fitted.correlation, "sites": effects,
+        "correlation": float(fitted.correlation.mean()), "sites": effects,
     }  # fmt: skip
 
 
@@ -163,13 +163,14 @@ def new_effect(
       shared: what the known sites share.
       inputs: (n, F) features.
       expected: (n, F) features expected on the average scanner.
-      correlation: correlation of two rows of a person.
+      correlation: correlation of two rows of a person. It is 0 if nothing in training showed it, and all rows of a
+        person then count as one.
       subject: (n,) labels of persons, or None if every row is another person's.
       failed: (F,) bool, features that are not estimated, besides those with one value in all rows.
       with_scale: whether to estimate the scale.
     """
     counts = np.unique(np.arange(len(inputs)) if subject is None else np.asarray(subject), return_counts=True)[1]
-    independent = float(np.sum(counts / (1 + (counts - 1) * correlation)))
+    independent = float(np.sum(counts / (1 + (counts - 1) * (correlation or 1.0))))
     failed = _constant(inputs) if failed is None else _constant(inputs) | failed
     several = with_scale and len(inputs) > 1
     inputs = np.where(failed, expected, inputs)
@@ -182,9 +183,8 @@ def new_effect(
     residuals = centred / scale - slopes
     logs = _logs(shared.whitening.scores(residuals), np.ones(len(scale))) if several else np.zeros(len(scale))
     shift = inputs.mean(axis=0) - target
-    return shared.effect(
-        len(inputs), independent, 1 / independent, shift, target, scale, residuals, logs, failed, known=False
-    )
+    error = np.full(len(shift), 1 / independent)
+    return shared.effect(len(inputs), independent, error, shift, target, scale, residuals, logs, failed, known=False)
 
 
 def _logs(residuals: np.ndarray, pooled: np.ndarray) -> np.ndarray:

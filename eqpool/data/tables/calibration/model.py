@@ -26,7 +26,7 @@ class SiteCalibration:
       level: (F,) float64, features of the average scanner at the design's origin.
       shared: what all sites share, and the distribution that their effects are draws from.
       population: distribution of features on the average scanner.
-      correlation: correlation of two rows of a person.
+      correlation: mean over features of the correlation of two rows of a person.
       reference: site whose rows come back unchanged, "" for the average scanner.
       sites: scanner effects by site name.
     """
@@ -70,8 +70,9 @@ class SiteCalibration:
             covariance alone. None chooses it for "auto", and means 1.2 per feature for "covariance".
           reference: site whose rows come back unchanged, and whose look the other sites take. "" for the average.
           fit_on: (N,) bool, rows to learn from. None for all.
-          subject: (N,) labels of persons. Repeated rows of a person do not count as independent. None if every row is
-            another person's.
+          subject: (N,) labels of persons. Repeated rows of a person share a random effect in each feature
+            (`eqpool.data.site_effects.person_effects`) and do not count as independent. None if every row is another
+            person's.
 
         Raises:
           InputError: no row has a known site, or none of `reference`.
@@ -172,6 +173,8 @@ class SiteCalibration:
         if self.correction != "location":
             parts.append(f"scale ({scales if len(self.sites) <= 6 else _range(facts['scale'].values())})")
         parts.append(facts["covariance"])
+        if self.correlation:
+            parts.append(f"correlation {self.correlation:.2f} of a person's rows")
         towards = f"; {self.reference} is the reference" if self.reference else ""
         return ", ".join(parts) + towards
 

@@ -31,7 +31,7 @@ class SharedEstimates:
         self,
         count: int,
         independent: float,
-        error: float,
+        error: np.ndarray,
         shift: np.ndarray,
         target: np.ndarray,
         scale: np.ndarray,
@@ -46,7 +46,7 @@ class SharedEstimates:
         Args:
           count: number of the site's rows.
           independent: number of independent rows among them.
-          error: sampling variance of the shift, in units of the rows' covariance.
+          error: (F,) sampling variances of the shift, in units of the rows' variances.
           shift: (F,) estimated shift, which is shrunk here.
           target: (F,) mean that the average scanner would have given these rows.
           scale: (F,) deviations over the average scanner's, already shrunk.
@@ -56,7 +56,7 @@ class SharedEstimates:
           known: whether the priors were estimated from this site too.
         """
         scale = np.where(failed, 1.0, scale)
-        noise = error * self.whitening.covariance * np.outer(scale, scale)
+        noise = np.sqrt(np.outer(error, error)) * self.whitening.covariance * np.outer(scale, scale)
         shrink = self.shift_prior.shrink if known else self.shift_prior.shrink_jointly
         shift = np.where(failed, 0.0, shrink(np.where(failed, 0.0, shift), noise))
         turn = np.eye(len(shift))
