@@ -36,7 +36,7 @@ NAMES = {"covariate": ["age"], "nuisance": ["sex"], "regressor": ["site", "dx", 
 SCORECARD = "The scorecard"
 POOLING, ISTN, MAPS = "A pooling run", "An ISTN's run", "`maps/maps.json`"
 ROWS = 48
-QUICK = EvaluateConfig(bootstraps=3, permutations=3, probe_permutations=19)
+QUICK = EvaluateConfig(bootstraps=3, permutations=3, probe_permutations=19, scorecard_permutations=2)
 
 
 def documented(section: str) -> tuple[set[str], set[str]]:
