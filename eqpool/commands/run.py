@@ -93,6 +93,8 @@ def _compute(config: RunConfig, folder: RunFolder, say: Callable[[str], None]) -
     ModelFacts.of(cohort, scaling).write(folder)
     write_calibration(cohort, folder)
     outcome = method.fit(dataclasses.replace(session, names=cohort.participant_id), cohort, scaling, folder)
+    if outcome.warning:
+        folder.append_to_log(f"WARNING: {outcome.warning}")
     return {
         "dataset": cohort.name,
         "simulated": cohort.simulated,
@@ -100,6 +102,7 @@ def _compute(config: RunConfig, folder: RunFolder, say: Callable[[str], None]) -
         "seed": config.seed,
         "metrics": outcome.metrics,
         **({} if outcome.scorecard is None else {"scorecard": outcome.scorecard}),
+        **({"training_warning": outcome.warning} if outcome.warning else {}),
         "counts": _count_rows(cohort) | {"dropped_without_partner": outcome.dropped},
         **made_with(),
         "wall_seconds": round(time.monotonic() - started, 1),

@@ -1,5 +1,6 @@
 """Scores what a run hands back, beside the raw input and ComBat, for tables and volumes."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,11 +10,11 @@ from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.site_effects.combat import Combat
 from eqpool.data.tables.inputs import TableInputs
-from eqpool.evaluate.scorecard import COMBAT, RAW, TRUTH, make_scorecard
+from eqpool.evaluate.scorecard import COMBAT, RAW, TRUTH, TruthIs, make_scorecard
 from eqpool.evaluate.scored_rows import ScoredRows, choose_rows
 from eqpool.methods.scored_voxels import CALIBRATED, ScoredVoxels
 
-EQPOOL = "eqpool"
+EQPOOL, ISTN = "eqpool", "istn"
 
 
 def score_volumes(cohort: Cohort, config: RunConfig, voxels: ScoredVoxels) -> dict[str, Any]:
@@ -26,7 +27,34 @@ def score_volumes(cohort: Cohort, config: RunConfig, voxels: ScoredVoxels) -> di
         fitted = np.flatnonzero(cohort.split[rows] == "train")
         combat = _fit_combat(cohort, config, rows[fitted], versions[RAW][fitted])
         versions |= {} if combat is None else {COMBAT: combat.apply(versions[RAW], cohort.site_labels[rows])}
-    return _score(cohort, config, rows, versions, voxels.handed_back, on_voxels=True)
+    return _score(_scored_rows(cohort, rows), config, versions, voxels.handed_back, on_voxels=True)
+
+
+def score_images(
+    cohort: Cohort, config: RunConfig, rows: np.ndarray, versions: Mapping[str, np.ndarray], reference: int
+) -> dict[str, Any]:
+    """Makes the scorecard of images that were given the look of a reference site, whose own stay as they are.
+
+    ComBat takes the same reference. Digits have no row of the target: their classes are the task models' matter, which
+    see more than the principal components of pixels.
+
+    Args:
+      cohort: cohort of volumes or of other images.
+      config: config of the run.
+      rows: (N,) indices of the scored rows.
+      versions: (N, V) voxels or pixels by the version's name; "truth" is the images as the reference shows them.
+      reference: index of the reference site.
+    """
+    name, fitted = cohort.site_names[reference], np.flatnonzero(cohort.split[rows] == "train")
+    combat = _fit_combat(cohort, config, rows[fitted], versions[RAW][fitted], name)
+    if combat is not None:
+        versions = dict(versions) | {COMBAT: combat.apply(versions[RAW], cohort.site_labels[rows])}
+    scored = dataclasses.replace(_scored_rows(cohort, rows), reference=reference, reference_name=name)
+    unit = "z-scores"
+    if cohort.volumes is None:
+        unknown, unit = np.full(len(rows), np.nan), "intensities from -1 to 1"
+        scored = dataclasses.replace(scored, target=unknown, target_classes=(), target_name="")
+    return _score(scored, config, versions, ISTN, on_voxels=True, truth_is="as_reference", unit=unit)
 
 
 def score_table(cohort: Cohort, config: RunConfig, change: np.ndarray | None, handed_back: str) -> dict[str, Any]:
@@ -50,7 +78,7 @@ def score_table(cohort: Cohort, config: RunConfig, change: np.ndarray | None, ha
         versions |= {} if combat is None else {COMBAT: combat.apply(raw, cohort.site_labels[rows])}
     numbers = numbers_of(table)
     versions = {name: np.where(numbers, values, raw) for name, values in versions.items()}
-    return _score(cohort, config, rows, versions, handed_back, on_voxels=False)
+    return _score(_scored_rows(cohort, rows), config, versions, handed_back, on_voxels=False)
 
 
 def numbers_of(table: TableInputs) -> np.ndarray:
@@ -61,23 +89,26 @@ def numbers_of(table: TableInputs) -> np.ndarray:
 
 
 def _score(
-    cohort: Cohort,
+    rows: ScoredRows,
     config: RunConfig,
-    rows: np.ndarray,
     versions: Mapping[str, np.ndarray],
     handed_back: str,
     *,
     on_voxels: bool,
+    truth_is: TruthIs = "scanner_free",
+    unit: str = "z-scores",
 ) -> dict[str, Any]:
     """Scores all versions, in their order in the report."""
-    ordered = {name: versions[name] for name in (RAW, COMBAT, CALIBRATED, EQPOOL, TRUTH) if name in versions}
+    ordered = {name: versions[name] for name in (RAW, COMBAT, CALIBRATED, EQPOOL, ISTN, TRUTH) if name in versions}
     return make_scorecard(
-        _scored_rows(cohort, rows),
+        rows,
         ordered,
         handed_back=handed_back if handed_back in ordered else "",
         on_voxels=on_voxels,
         config=config.evaluate,
         seed=config.seed,
+        truth_is=truth_is,
+        unit=unit,
     )
 
 
@@ -94,15 +125,18 @@ def _scored_rows(cohort: Cohort, rows: np.ndarray) -> ScoredRows:
     )
 
 
-def _fit_combat(cohort: Cohort, config: RunConfig, rows: np.ndarray, values: np.ndarray) -> Combat | None:
+def _fit_combat(
+    cohort: Cohort, config: RunConfig, rows: np.ndarray, values: np.ndarray, reference: str = ""
+) -> Combat | None:
     """Fits ComBat on the (N, F) values of training rows, None if no site is known.
 
-    Covariates and target are kept, and `config.data.reference` and `config.data.fit_on` apply. As for what is handed
-    back, neither covariates nor target are asked for when it is applied.
+    Covariates and target are kept, and `config.data.fit_on` and `reference`, or `config.data.reference`, apply. As for
+    what is handed back, neither covariates nor target are asked for when it is applied.
     """
     site, used = cohort.site_labels[rows], cohort.learns_site_effects[rows]
     if not used.any():
         return None
-    reference = config.data.reference if config.data.reference in site[used] else ""
+    reference = reference or config.data.reference
+    reference = reference if reference in site[used] else ""
     kept = cohort.covariates[rows], cohort.target_columns[rows]
     return Combat.fit(values, site, *kept, reference=reference, fit_on=used)

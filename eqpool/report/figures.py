@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eqpool.report.brain_maps import CORRECTION_TITLES, Correction, draw_share_maps, draw_t_maps
-from eqpool.report.curves import FOLLOWERS, draw_training_curves
+from eqpool.report.curves import FOLLOWERS, draw_training_curves, istn_levels
 from eqpool.report.enough import enough_for_maps, enough_for_trend, enough_to_embed, few_for_density
 from eqpool.report.formatting import format_metric, format_number
 from eqpool.report.lettering import Figure, drawn_name
@@ -166,8 +166,10 @@ def _followers(work: WorkFolder) -> str:
     if not set(FOLLOWERS) <= set(work.log.columns):
         return ""
     return (
-        "The ISTN's ring says which transformers were kept. The models that are retrained on S2T have rings of their "
-        "own: each was kept at its lowest loss on what the kept transformers make, from that epoch on."
+        "The ISTN's ring says which transformers were kept: those whose images were nearest to the reference's. A "
+        "discriminator that tells all images apart teaches the generator nothing. The models that are retrained on S2T "
+        "have rings of their own: each was kept at its lowest loss on what the kept transformers make, from that epoch "
+        "on."
     )
 
 
@@ -299,9 +301,9 @@ FIGURES = (
         "training_curves",
         "training",
         lambda work: len(work.log) > 0,
-        lambda work: draw_training_curves(work.log, work.keeps_last),
+        lambda work: draw_training_curves(work.log, work.keeps_last, istn_levels(work.metrics, work.config)),
         "Training loss and validation score. The ring is the epoch that was kept: that of the lowest score, or the "
-        "last where the stage's keep_epoch says so.",
+        "last where the stage's keep_epoch says so. A dashed line marks it in the other panels.",
         _curves_alt,
         _followers,
     ),
