@@ -21,8 +21,8 @@ _VERSIONS = {
     "eqpool": "eqpool",
     "istn": "ISTN",
 }
-_TRUTHS = {"scanner_free": "without scanner", "as_reference": "as the reference shows it"}
-_TRUTH_PHRASES = {"scanner_free": "the truth", "as_reference": "the same image as the reference shows it"}
+_TRUTHS = {"scanner_free": "without scanner", "as_reference": "reference's view"}
+_TRUTH_PHRASES = {"scanner_free": "the truth", "as_reference": "the reference's view"}
 _NAMES = _VERSIONS | {"raw": "the raw input", "calibrated": "its calibration alone"}
 
 
@@ -90,11 +90,11 @@ _MEASURES = (
     _Measure("error_to_truth", "error to {truth}, {unit}", "the error to {truth}"),
     _Measure(
         "pairwise_correlation_to_truth",
-        "pairwise distances, correlation with those of the truth",
+        "pairwise distances, correlation with {truth}",
         "the differences between people",
         higher_is_better=True,
     ),
-    _Measure("pairwise_correlation_to_raw", "pairwise distances, correlation with those of the raw input"),
+    _Measure("pairwise_correlation_to_raw", "pairwise distances, correlation with the raw input"),
 )
 
 

@@ -28,7 +28,7 @@ def draw_transformations(examples: dict[str, np.ndarray]) -> Figure:
         logarithm = np.log2(np.maximum(examples["jacobian"], 1e-3))
         rows += [("deformation", examples["displacement"], "grid", 1.0), ("log2 Jacobian", logarithm, "PuOr", 1.0)]
     if "truth" in examples:
-        rows.append(("S as T\nshows it", examples["truth"], "gray", 1.0))
+        rows.append(("reference's\nview of S", examples["truth"], "gray", 1.0))
     if "reference" in examples:
         rows.append(("reference T", examples["reference"], "gray", 1.0))
     count = min(len(images) for _, images, _, _ in rows)

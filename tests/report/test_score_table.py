@@ -104,10 +104,10 @@ def test_a_truth_of_the_reference_is_named_as_such():
     for version in changed["versions"].values():
         version["pairwise_correlation_to_truth"] = 0.5
     table = score_table(changed)
-    assert table.headings[-1] == "as the reference shows it"
+    assert table.headings[-1] == "reference's view"
     labels = [label for label, _, _ in table.lines]
-    assert "error to the same image as the reference shows it, intensities from -1 to 1" in labels
-    assert "the error to the same image as the reference shows it (0.3 to 0.2)" in judge_scorecard(changed)[2]
+    assert "error to the reference's view, intensities from -1 to 1" in labels
+    assert "the error to the reference's view (0.3 to 0.2)" in judge_scorecard(changed)[2]
     assert "the differences between people (0.5 to 0.5)" in judge_scorecard(changed)[2]
 
 
