@@ -46,8 +46,8 @@ def draw_training_curves(
 ) -> Figure:
     """Draws one panel per stage and quantity, because losses and validation scores differ in scale.
 
-    A ring marks the kept epoch of each validation score, and its panel says why that one was kept. A dashed line marks
-    the stage's kept epoch in its other panels.
+    A ring marks the kept epoch of each validation score, and the label of the panel's axis says why it was kept. A
+    dashed line marks the stage's kept epoch in its other panels.
 
     Args:
       metrics: one row per epoch, with `stage`, `epoch`, `loss` and, at validated epochs, `validation_score`. For an
@@ -91,9 +91,7 @@ def _mark(axes: Axes, known: pd.DataFrame, key: str, kept: dict[str, Kept]) -> N
         return
     epoch, why = kept[key]
     axes.plot(epoch, known.loc[known["epoch"] == epoch, key], "o", color="black", fillstyle="none", markersize=9)
-    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
-    text = f"kept: epoch {epoch},\n{why}"
-    axes.text(0.99, 0.97, text, transform=axes.transAxes, fontsize=8, ha="right", va="top", bbox=box)
+    axes.set_xlabel(f"epoch (kept: {epoch}, {why})")
 
 
 def kept_epochs(rows: pd.DataFrame, last: bool) -> dict[str, Kept]:

@@ -70,7 +70,7 @@ def test_the_ring_is_the_epoch_that_was_kept():
     for keeps, epoch, why in (([], 2, "the lowest score"), (["stage_two"], 3, "the last")):
         loss, score = draw_training_curves(log, keeps).axes
         assert score.lines[-1].get_xdata()[0] == epoch and list(loss.lines[-1].get_xdata()) == [epoch, epoch]
-        assert [text.get_text() for text in score.texts] == [f"kept: epoch {epoch},\n{why}"]
+        assert score.get_xlabel() == f"epoch (kept: {epoch}, {why})" and loss.get_xlabel() == "epoch"
 
 
 def istn_log() -> pd.DataFrame:
@@ -123,9 +123,9 @@ def test_the_game_of_an_istn_is_drawn_beside_its_limits():
     }
     assert lines["istn: discriminator loss"] == [np.log(2), 0] and lines["istn: validation score"] == [2.5]
     assert lines["task: validation score"] == lines["istn: generator loss"] == []
-    assert {"images as they are", "kept: epoch 4,\nthe lowest score"} == {
-        text.get_text() for text in panels["istn: validation score"].texts
-    }
+    score = panels["istn: validation score"]
+    assert [text.get_text() for text in score.texts] == ["images as they are"]
+    assert score.get_xlabel() == "epoch (kept: 4, the lowest score)"
     assert istn_levels({}, {}) == {}
 
 
