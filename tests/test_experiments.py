@@ -79,6 +79,7 @@ def test_settings_of_stage_two_share_a_stage_one_and_end_where_they_would_alone(
     table.assign(x_2=random.normal(size=90)).to_csv(tmp_path / "participants.tsv", sep="\t", index=False)
     fixed = {"data.participants": str(tmp_path / "participants.tsv"), "data.features": "x_*", "stage_one.epochs": 2}
     fixed |= {"stage_two.epochs": 2, "evaluate.permutations": 9, "evaluate.bootstraps": 5}
+    fixed |= {"evaluate.scorecard_permutations": 0}
     fixed |= {"evaluate.adversary_epochs": 2, "cache_dir": str(tmp_path / "cache")}
 
     def tasks(folder: str) -> list[Task]:

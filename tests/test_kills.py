@@ -13,7 +13,9 @@ from tests.conftest import tiny_config
 from tests.killing import MOMENTS, Child, check_whole, finished_epochs, fresh, outcome
 
 pytestmark = pytest.mark.slow
-QUICK_EVALUATION = EvaluateConfig(adversary_epochs=1, probe_seeds=1, probe_folds=2, permutations=9, bootstraps=9)
+QUICK_EVALUATION = EvaluateConfig(
+    adversary_epochs=1, probe_seeds=1, probe_folds=2, permutations=9, bootstraps=9, scorecard_permutations=0
+)
 RANDOM_KILLS = {"table": 8, "volumes": 6, "istn": 6}
 
 

@@ -108,6 +108,8 @@ def _compute(
     ModelFacts.of(cohort, scaling).write(folder)
     write_calibration(cohort, folder)
     outcome = method.fit(dataclasses.replace(session, names=cohort.participant_id), cohort, scaling, folder)
+    if outcome.warning:
+        folder.append_to_log(f"WARNING: {outcome.warning}")
     return {
         "dataset": cohort.name,
         "simulated": cohort.simulated,
@@ -115,6 +117,7 @@ def _compute(
         "seed": config.seed,
         "metrics": outcome.metrics,
         **({} if outcome.scorecard is None else {"scorecard": outcome.scorecard}),
+        **({"training_warning": outcome.warning} if outcome.warning else {}),
         "counts": _count_rows(cohort) | {"dropped_without_partner": outcome.dropped},
         **made_with(),
         "wall_seconds": round(time.monotonic() - started, 1),

@@ -256,6 +256,9 @@ class EvaluateConfig:
     permutations: int = _number(500, 1)
     bootstraps: int = _number(500, 1)
     scorecard: bool = True  # score what is handed back against the raw input and ComBat
+    # Of sites, for what the scorecard's strongest probe reads by chance. Each takes as long as the site rows of one
+    # version, some seconds at most; tables may have more of them, and 0 leaves them out
+    scorecard_permutations: int = _number(20, 0)
 
 
 @dataclasses.dataclass(frozen=True)

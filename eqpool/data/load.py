@@ -13,7 +13,7 @@ from eqpool.data.sources.uci import load_uci
 from eqpool.data.volumes.grids import named_grid
 from eqpool.errors import InputError, to_path
 
-_SIMULATION_SEED = 0  # fixed, so that splits with different seeds are of the same cohort
+SIMULATION_SEED = 0  # fixed, so that splits with different seeds are of the same cohort
 
 
 def load_cohort(config: DataConfig, cache_dir: pathlib.Path, progress: bool = True) -> Cohort:
@@ -81,7 +81,7 @@ def _load_simulated(config: DataConfig, cache_dir: pathlib.Path, progress: bool)
         cache_dir / "simulated",
         SPECIFICATIONS[config.dataset],
         named_grid(config.grid),
-        seed=_SIMULATION_SEED,
+        seed=SIMULATION_SEED,
         fraction=config.simulated_fraction,
         workers=config.workers,
         progress=progress,

@@ -6,13 +6,13 @@ the same draws of subjects.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from eqpool.config import EvaluateConfig
 from eqpool.evaluate.components import Components
-from eqpool.evaluate.intervals import chance_level
+from eqpool.evaluate.intervals import chance_level, percentile_interval
 from eqpool.evaluate.outputs import only_finite
 from eqpool.evaluate.scored_rows import ScoredRows
 from eqpool.evaluate.shares import SharesOfVariance, subtract, summarise
@@ -26,6 +26,7 @@ from eqpool.storage.run_folder import NON_FINITE_ROWS
 COMPONENTS = 100  # most principal components of voxels
 RAW, COMBAT, TRUTH = "raw", "combat", "truth"
 Numbers = dict[str, Any]
+TruthIs = Literal["scanner_free", "as_reference"]
 
 
 def make_scorecard(
@@ -36,18 +37,21 @@ def make_scorecard(
     on_voxels: bool,
     config: EvaluateConfig,
     seed: int,
+    truth_is: TruthIs = "scanner_free",
+    unit: str = "z-scores",
 ) -> Numbers:
     """Scores all versions on the held-out rows.
 
     Args:
       rows: who the N rows are.
       versions: (N, F) features of the rows by the version's name. "raw" is the input as it came. "truth", where it is
-        known, is what the rows are without any scanner. Of a version that is not finite in some rows only their number
-        is reported.
+        known, is what the rows should be. Of a version that is not finite in some rows only their number is reported.
       handed_back: name of the version that users get, which is compared with the others; "" if there is none.
       on_voxels: whether the features are voxels, which are read through their principal components.
       config: folds and bootstraps.
       seed: seed of bootstrap and jackknife.
+      truth_is: what the truth is: the rows without any scanner, or the same people as the reference site shows them.
+      unit: unit of the features.
 
     Returns:
       The scorecard of results.json (docs/metrics.md).
@@ -64,9 +68,17 @@ def make_scorecard(
     shares = SharesOfVariance.of(rows.site, rows.covariates, rows.target, rows.target_classes, rows.test)
     scores, numbers, parts = {}, {}, {}
     for name, values in track(versions.items(), "Scoring what is handed back", unit="version"):
-        scores[name], names = score_version(rows, values, versions.get(TRUTH), components, config.probe_folds)
+        scores[name], names, shuffled = score_version(
+            rows,
+            values,
+            versions[RAW],
+            versions.get(TRUTH),
+            components=components,
+            num_folds=config.probe_folds,
+            permutations=config.scorecard_permutations if name in (RAW, handed_back) else 0,
+        )
         parts[name] = shares.measure(values, rows.subject, seed)
-        numbers[name] = _with_intervals(scores[name], weights) | names | summarise(parts[name])
+        numbers[name] = _with_intervals(scores[name], weights) | names | summarise(parts[name]) | _by_chance(shuffled)
     if TRUTH in versions:
         _add_shares_of_raw(numbers)
     compared = [name for name in versions if name not in (handed_back, TRUTH)] if handed_back in versions else []
@@ -83,6 +95,10 @@ def make_scorecard(
         "covariate": rows.covariate_name,
         "target": rows.target_name if rows.scores_target else "",
         "handed_back": handed_back,
+        "reference": rows.reference_name,
+        "truth_is": truth_is if TRUTH in versions else "",
+        "unit": unit,
+        "permutations": config.scorecard_permutations,
         "levels": only_finite(_levels(rows, weights, config) | shares.by_chance()),
         "versions": {name: only_finite(values) for name, values in numbers.items()},
         "differences": {name: only_finite(values) for name, values in differences.items()},
@@ -93,6 +109,14 @@ def _with_intervals(scores: Scores, weights: np.ndarray) -> Numbers:
     result: Numbers = {}
     for name, score in scores.items():
         result[name], result[f"{name}_interval"] = estimate(score, weights)
+    return result
+
+
+def _by_chance(shuffled: Mapping[str, np.ndarray]) -> Numbers:
+    """Returns the mean accuracy on shuffled sites and the range of 95% of the shuffles, by the name of the score."""
+    result: Numbers = {}
+    for name, values in shuffled.items():
+        result |= {f"{name}_shuffled": float(values.mean()), f"{name}_shuffled_interval": percentile_interval(values)}
     return result
 
 
@@ -113,25 +137,12 @@ def _levels(rows: ScoredRows, weights: np.ndarray, config: EvaluateConfig) -> Nu
     """Computes what needs no features: chance, the site floor, and the errors of a constant."""
     train, test = rows.train, rows.test
     site, target = rows.site[test], rows.target[test][rows.target_known[test]]
-    floor = rows.floor_features()
-    predictions = []
-    if floor.shape[1]:  # without covariates and target nothing but chance is known
-        predictions = predict_sites(
-            floor[train],
-            rows.site[train],
-            floor[test],
-            site,
-            rows.subject[test],
-            across=Components.fit(floor[train], 0),
-            components=0,
-            num_folds=config.probe_folds,
-        )
-    scores, names = site_scores(predictions)
     levels: Numbers = {"site_chance": chance_level(site[site >= 0])}
+    scores, names = _floor(rows, config.probe_folds)
     if scores:
         value, interval = estimate(scores["site"], weights)
         levels |= {"site_floor": value, "site_floor_interval": interval, "site_floor_name": names["site_name"]}
-    if rows.covariate_name:
+    if rows.scores_covariate:
         age = rows.covariates[:, 0]
         constant = covariate_scores(np.median(age[train]) - age[test], site)
         levels |= {f"constant_{name}": estimate(score, weights)[0] for name, score in constant.items()}
@@ -141,3 +152,21 @@ def _levels(rows: ScoredRows, weights: np.ndarray, config: EvaluateConfig) -> Nu
         middle = np.nanmedian(rows.target[train])
         levels["constant_target_mae"] = estimate(mean_of(np.abs(middle - rows.target[test])), weights)[0]
     return levels
+
+
+def _floor(rows: ScoredRows, num_folds: int) -> tuple[Scores, dict[str, str]]:
+    """Returns the scores of the site from covariates and target alone, none if there are neither."""
+    floor, train, test = rows.floor_features(), rows.train, rows.test
+    if not floor.shape[1]:
+        return {}, {}
+    predictions = predict_sites(
+        floor[train],
+        rows.site[train],
+        floor[test],
+        rows.site[test],
+        rows.subject[test],
+        across=Components.fit(floor[train], 0),
+        components=0,
+        num_folds=num_folds,
+    )
+    return site_scores(predictions)

@@ -22,6 +22,8 @@ class ScoredRows:
       subject: (N,) subject of each row.
       is_training: (N,) bool, true for training rows. All others are held out.
       covariate_name, target_name: names of the first covariate and of the target, "" without one.
+      reference: index of the site whose rows stay as they are because the others take its look, -1 without one.
+      reference_name: name of that site, "" without one.
     """
 
     site: np.ndarray
@@ -32,6 +34,8 @@ class ScoredRows:
     is_training: np.ndarray
     covariate_name: str
     target_name: str
+    reference: int = -1
+    reference_name: str = ""
 
     @cached_property
     def train(self) -> np.ndarray:
@@ -49,10 +53,27 @@ class ScoredRows:
         return self.target >= 0 if self.target_classes else np.isfinite(self.target)
 
     @property
+    def is_changed(self) -> np.ndarray:
+        """Which rows are of another site than the reference, or of any without one, (N,) bool."""
+        return self.site != self.reference if self.reference >= 0 else np.ones(len(self.site), bool)
+
+    @property
+    def scores_covariate(self) -> bool:
+        """Whether there is a first covariate with more than two values, whose prediction has an error in its units."""
+        return bool(self.covariate_name) and len(np.unique(self.covariates[:, 0])) > 2
+
+    @property
     def scores_target(self) -> bool:
         """Whether training and held-out rows have at least two values of the target."""
         known = self.target_known
         return all(len(np.unique(self.target[rows][known[rows]])) > 1 for rows in (self.train, self.test))
+
+    def pairs_within_sites(self) -> np.ndarray:
+        """Returns which pairs of the M held-out rows are of two subjects of one site but the reference, (M, M) bool."""
+        site, subject = self.site[self.test], self.subject[self.test]
+        used = (site >= 0) & self.is_changed[self.test]
+        alike = (site[:, None] == site[None]) & (subject[:, None] != subject[None])
+        return alike & used[:, None] & used[None]
 
     def floor_features(self) -> np.ndarray:
         """Returns covariates and target as (N, F) features. An unknown target counts as 0 or the first class."""

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -19,7 +20,7 @@ from eqpool.evaluate.probes import (
 from eqpool.evaluate.weighted import recall_of
 
 TREES = 100  # most trees of the boosted probe; each of its rounds grows one tree for each site
-BINS = 32  # of a feature; scikit-learn computes their weighted quantiles slowly, at 255 for longer than the trees take
+BINS = 32  # of a feature
 
 
 class SitePrediction(NamedTuple):
@@ -43,6 +44,69 @@ class SitePrediction(NamedTuple):
         return float(recall_of(self.truth, self.predicted)(np.ones((1, len(self.truth))))[0])
 
 
+class SiteFeatures(NamedTuple):
+    """What the probes read of the rows with a known site, in both designs, for any labelling of these rows.
+
+    A correction can hide the site from a probe that is fitted on the rows that the correction was fitted on, and leave
+    it in other rows. Each design therefore has principal components of its own rows, as those of the training rows may
+    lack what the correction removed from these alone.
+
+    Attributes:
+      train: (N, K) features of the training rows for the design "transfer".
+      test: (M, K) features of all held-out rows for the same design.
+      own: (I, L) features of some held-out rows for the design "within".
+      inside: (I,) indices of these rows. They are of sites with at least two subjects, so that one can be held out.
+      subject: (M,) subject of each held-out row.
+    """
+
+    train: np.ndarray
+    test: np.ndarray
+    own: np.ndarray
+    inside: np.ndarray
+    subject: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        train: np.ndarray,
+        test: np.ndarray,
+        test_site: np.ndarray,
+        subject: np.ndarray,
+        across: Components,
+        components: int,
+    ) -> "SiteFeatures":
+        """Computes the features of training rows (N, F) and held-out rows (M, F); see `predict_sites`."""
+        held_out = np.flatnonzero(test_site >= 0)
+        inside = held_out[of_larger_sites(test_site[held_out], subject[held_out])]
+        own = test[inside]
+        if len(inside):
+            own = Components.fit(own, min(components, len(inside) // 2)).apply(own)
+        return cls(across.apply(train), across.apply(test), own, inside, subject)
+
+    def predict(self, train_site: np.ndarray, test_site: np.ndarray, num_folds: int) -> list[SitePrediction]:
+        """Predicts the sites of the held-out rows by every probe in both designs, as `predict_sites` does.
+
+        Args:
+          train_site: (N,) sites of the training rows, -1 where unknown.
+          test_site: (M,) sites of the held-out rows, -1 where unknown.
+          num_folds: folds of the cross-validation.
+        """
+        known, held_out = train_site >= 0, test_site >= 0
+        if min(len(np.unique(site)) for site in (train_site[known], test_site[held_out])) < 2:
+            return []
+        num_sites = int(max(train_site.max(), test_site.max())) + 1
+        inside = self.inside
+        folds = subject_folds(test_site[inside], self.subject[inside], num_folds)
+        found = []
+        for name, probe in _probes(num_sites).items():
+            predicted = probe(self.train[known], train_site[known], self.test)[0].argmax(axis=1)
+            found.append(SitePrediction(name, "transfer", test_site, predicted))
+            if folds:
+                scores = cross_validated(probe, self.own, test_site[inside], folds, num_sites)
+                found.append(_among(name, inside, test_site, scores[0].argmax(axis=1)))
+        return found
+
+
 def predict_sites(
     train: np.ndarray,
     train_site: np.ndarray,
@@ -56,10 +120,6 @@ def predict_sites(
 ) -> list[SitePrediction]:
     """Predicts the sites of the held-out rows by every probe in both designs.
 
-    A correction can hide the site from a probe that is fitted on the rows that the correction was fitted on, and leave
-    it in other rows. Each design therefore has principal components of its own rows, as those of the training rows may
-    lack what the correction removed from these alone.
-
     Args:
       train: (N, F) training rows, with `train_site` (N,), -1 where unknown.
       test: (M, F) held-out rows, with `test_site` (M,), and `subject` (M,), whose rows are in one fold.
@@ -72,22 +132,8 @@ def predict_sites(
       Six predictions, three if cross-validation is not possible, and none if either set of rows has fewer than two
       sites.
     """
-    known, held_out = train_site >= 0, test_site >= 0
-    if min(len(np.unique(site)) for site in (train_site[known], test_site[held_out])) < 2:
-        return []
-    num_sites = int(max(train_site.max(), test_site.max())) + 1
-    inside = np.flatnonzero(held_out)[of_larger_sites(test_site[held_out], subject[held_out])]
-    folds = subject_folds(test_site[inside], subject[inside], num_folds)
-    transfer, transferred = across.apply(train[known]), across.apply(test)
-    own = Components.fit(test[inside], min(components, len(inside) // 2)).apply(test[inside]) if folds else None
-    found = []
-    for name, probe in _probes(num_sites).items():
-        predicted = probe(transfer, train_site[known], transferred)[0].argmax(axis=1)
-        found.append(SitePrediction(name, "transfer", test_site, predicted))
-        if own is not None:
-            scores = cross_validated(probe, own, test_site[inside], folds, num_sites)
-            found.append(_among(name, inside, test_site, scores[0].argmax(axis=1)))
-    return found
+    features = SiteFeatures.of(train, test, test_site, subject, across, components)
+    return features.predict(train_site, test_site, num_folds)
 
 
 def strongest(predictions: list[SitePrediction], design: str = "") -> SitePrediction:
@@ -101,6 +147,34 @@ def _among(name: str, inside: np.ndarray, site: np.ndarray, predicted: np.ndarra
     return SitePrediction(name, "within", truth, everyone)
 
 
+class QuantileBins(TransformerMixin, BaseEstimator):
+    """Replaces each feature by the number of its bin, among at most `bins` with about equally many fitted rows.
+
+    scikit-learn's trees bin their features themselves, but weighted by class, which takes longer than the trees do. Of
+    a feature with at most `bins` values each value has a bin of its own, as there.
+    """
+
+    def __init__(self, bins: int):
+        self.bins = bins
+
+    def fit(self, rows: np.ndarray, labels: np.ndarray | None = None) -> "QuantileBins":
+        """Computes the edges between the bins from (N, F) rows."""
+        del labels
+        self.edges_ = [self._edges(column) for column in rows.T]
+        return self
+
+    def transform(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the (N, F) numbers of the bins, float64."""
+        binned = [np.searchsorted(edges, column) for edges, column in zip(self.edges_, rows.T, strict=True)]
+        return np.stack(binned, axis=1).astype(np.float64)
+
+    def _edges(self, column: np.ndarray) -> np.ndarray:
+        values = np.unique(column)
+        if len(values) <= self.bins:
+            return (values[:-1] + values[1:]) / 2
+        return np.unique(np.quantile(column, np.arange(1, self.bins) / self.bins))
+
+
 def _probes(num_sites: int) -> dict[str, Probe]:
     rounds = max(10, TREES // (1 if num_sites == 2 else num_sites))
     trees = HistGradientBoostingClassifier(
@@ -109,6 +183,6 @@ def _probes(num_sites: int) -> dict[str, Probe]:
     models = {
         "logistic": logistic_regression(),
         "svm": make_pipeline(StandardScaler(), SVC(class_weight="balanced")),
-        "boosted_trees": trees,
+        "boosted_trees": make_pipeline(QuantileBins(BINS), trees),
     }
     return {name: library_probe(model, num_sites) for name, model in models.items()}

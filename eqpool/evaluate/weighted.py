@@ -83,6 +83,33 @@ def error_within_sites(error: np.ndarray, site: np.ndarray) -> Score:
     return score
 
 
+def correlation_of_pairs(first: np.ndarray, second: np.ndarray, counts: np.ndarray) -> Score:
+    """Returns the score that computes Pearson's correlation of two variables of pairs of rows (Mantel's statistic).
+
+    A pair weighs as much as the product of its rows' weights. It is NaN if a variable is constant.
+
+    Args:
+      first, second: (N, N) symmetric values of the pairs, such as distances.
+      counts: (N, N) bool, symmetric, which pairs count. The diagonal does not, so that no draw of a bootstrap pairs a
+        row with its own copy.
+    """
+    member = counts.astype(np.float64)
+    total = max(member.sum(), 1.0)
+    # About their means, as both squares and products lose digits to a common offset.
+    left, right = (np.where(counts, values - (values * member).sum() / total, 0.0) for values in (first, second))
+
+    def score(weights: np.ndarray) -> np.ndarray:
+        def mean(values: np.ndarray) -> np.ndarray:
+            return _ratio(((weights @ values) * weights).sum(axis=1), ((weights @ member) * weights).sum(axis=1))
+
+        means = mean(left), mean(right)
+        variances = [mean(values**2) - own**2 for values, own in zip((left, right), means, strict=True)]
+        covariance = mean(left * right) - means[0] * means[1]
+        return _ratio(covariance, np.sqrt(np.maximum(variances[0] * variances[1], 0)))
+
+    return score
+
+
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Divides, with NaN where the denominator is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -34,11 +34,13 @@ class Outcome(NamedTuple):
       metrics: metrics of the held-out rows, ready for results.json.
       dropped: number of training rows that the method could not use.
       scorecard: scores of what is handed back, ready for results.json; None if it is not scored.
+      warning: a line on training that went wrong, with the setting to change; "" if it did not.
     """
 
     metrics: dict[str, Any]
     dropped: int = 0
     scorecard: dict[str, Any] | None = None
+    warning: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

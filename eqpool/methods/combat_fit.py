@@ -30,7 +30,9 @@ def fit_combat(cohort: Cohort, config: RunConfig) -> Combat:
     return _fit(lambda: _chunks(cohort, config.data.squash, rows), cohort, used, config.data.reference)
 
 
-def fit_combat_on(cohort: Cohort, config: RunConfig, rows: np.ndarray, values: np.ndarray) -> Combat | None:
+def fit_combat_on(
+    cohort: Cohort, config: RunConfig, rows: np.ndarray, values: np.ndarray, reference: str = ""
+) -> Combat | None:
     """Fits ComBat as `fit_combat` does, on given values of some of the rows.
 
     Args:
@@ -38,6 +40,7 @@ def fit_combat_on(cohort: Cohort, config: RunConfig, rows: np.ndarray, values: n
       config: config of the run.
       rows: (n,) indices of rows.
       values: (n, F) encoded features of these rows, or voxels.
+      reference: site whose look the others take, "" for `config.data.reference`.
 
     Returns:
       The estimates, None if none of the rows is learnt from. Without a row of the reference, they have none.
@@ -46,7 +49,8 @@ def fit_combat_on(cohort: Cohort, config: RunConfig, rows: np.ndarray, values: n
     if not used.any():
         return None
     learnt = used[rows]
-    reference = config.data.reference if config.data.reference in cohort.site_labels[used] else ""
+    reference = reference or config.data.reference
+    reference = reference if reference in cohort.site_labels[used] else ""
     return _fit(lambda: iter([(rows[learnt], values[learnt])]), cohort, used, reference)
 
 
@@ -59,7 +63,7 @@ def _fit(open_stream: OpenStream, cohort: Cohort, used: np.ndarray, reference: s
         reference=reference,
         subject=cohort.participant_id,
         columns=None if cohort.table is None else cohort.table.is_number,
-        shared_ratio=cohort.volumes is not None,
+        shared_ratio=cohort.table is None,
     )
 
 

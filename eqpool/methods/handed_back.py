@@ -1,5 +1,6 @@
 """Scores what a run hands back, beside the raw input and ComBat, for tables and volumes."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,12 +8,12 @@ import numpy as np
 
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort
-from eqpool.evaluate.scorecard import COMBAT, RAW, TRUTH, make_scorecard
+from eqpool.evaluate.scorecard import COMBAT, RAW, TRUTH, TruthIs, make_scorecard
 from eqpool.evaluate.scored_rows import ScoredRows, choose_rows
 from eqpool.methods.combat_fit import fit_combat_on
 from eqpool.methods.scored_voxels import CALIBRATED, ScoredVoxels
 
-EQPOOL = "eqpool"
+EQPOOL, ISTN = "eqpool", "istn"
 
 
 def score_volumes(cohort: Cohort, config: RunConfig, voxels: ScoredVoxels) -> dict[str, Any]:
@@ -25,7 +26,34 @@ def score_volumes(cohort: Cohort, config: RunConfig, voxels: ScoredVoxels) -> di
         fitted = np.flatnonzero(cohort.split[rows] == "train")
         combat = fit_combat_on(cohort, config, rows[fitted], versions[RAW][fitted])
         versions |= {} if combat is None else {COMBAT: combat.apply(versions[RAW], cohort.site_labels[rows])}
-    return _score(cohort, config, rows, versions, voxels.handed_back, on_voxels=True)
+    return _score(_scored_rows(cohort, rows), config, versions, voxels.handed_back, on_voxels=True)
+
+
+def score_images(
+    cohort: Cohort, config: RunConfig, rows: np.ndarray, versions: Mapping[str, np.ndarray], reference: int
+) -> dict[str, Any]:
+    """Makes the scorecard of images that were given the look of a reference site, whose own stay as they are.
+
+    ComBat takes the same reference. Digits have no row of the target: their classes are the task models' matter, which
+    see more than the principal components of pixels.
+
+    Args:
+      cohort: cohort of volumes or of other images.
+      config: config of the run.
+      rows: (N,) indices of the scored rows.
+      versions: (N, V) voxels or pixels by the version's name; "truth" is the images as the reference shows them.
+      reference: index of the reference site.
+    """
+    name, fitted = cohort.site_names[reference], np.flatnonzero(cohort.split[rows] == "train")
+    combat = fit_combat_on(cohort, config, rows[fitted], versions[RAW][fitted], name)
+    if combat is not None:
+        versions = dict(versions) | {COMBAT: combat.apply(versions[RAW], cohort.site_labels[rows])}
+    scored = dataclasses.replace(_scored_rows(cohort, rows), reference=reference, reference_name=name)
+    unit = "z-scores"
+    if cohort.volumes is None:
+        unknown, unit = np.full(len(rows), np.nan), "intensities from -1 to 1"
+        scored = dataclasses.replace(scored, target=unknown, target_classes=(), target_name="")
+    return _score(scored, config, versions, ISTN, on_voxels=True, truth_is="as_reference", unit=unit)
 
 
 def score_table(cohort: Cohort, config: RunConfig, change: np.ndarray | None, handed_back: str) -> dict[str, Any]:
@@ -48,27 +76,30 @@ def score_table(cohort: Cohort, config: RunConfig, change: np.ndarray | None, ha
         combat = fit_combat_on(cohort, config, train, table.encoded[train])
         versions |= {} if combat is None else {COMBAT: combat.apply(raw, cohort.site_labels[rows])}
     versions = {name: np.where(table.is_number, values, raw) for name, values in versions.items()}
-    return _score(cohort, config, rows, versions, handed_back, on_voxels=False)
+    return _score(_scored_rows(cohort, rows), config, versions, handed_back, on_voxels=False)
 
 
 def _score(
-    cohort: Cohort,
+    rows: ScoredRows,
     config: RunConfig,
-    rows: np.ndarray,
     versions: Mapping[str, np.ndarray],
     handed_back: str,
     *,
     on_voxels: bool,
+    truth_is: TruthIs = "scanner_free",
+    unit: str = "z-scores",
 ) -> dict[str, Any]:
     """Scores all versions, in their order in the report."""
-    ordered = {name: versions[name] for name in (RAW, COMBAT, CALIBRATED, EQPOOL, TRUTH) if name in versions}
+    ordered = {name: versions[name] for name in (RAW, COMBAT, CALIBRATED, EQPOOL, ISTN, TRUTH) if name in versions}
     return make_scorecard(
-        _scored_rows(cohort, rows),
+        rows,
         ordered,
         handed_back=handed_back if handed_back in ordered else "",
         on_voxels=on_voxels,
         config=config.evaluate,
         seed=config.seed,
+        truth_is=truth_is,
+        unit=unit,
     )
 
 

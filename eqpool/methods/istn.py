@@ -4,11 +4,13 @@ import pathlib
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
 from eqpool.config import RunConfig
 from eqpool.data.cohort import SPLITS, Cohort, Scaling
+from eqpool.data.reference_view import reference_views
 from eqpool.data.shape import DataShape
 from eqpool.data.volumes.preparation import PreparedScan
 from eqpool.engine.image_training import forward_on_images, train_on_images, train_on_pairs
@@ -17,14 +19,16 @@ from eqpool.engine.selected import selected_variables
 from eqpool.engine.session import Columns, Session, take_rows
 from eqpool.engine.state import Stage, Variables, of_network
 from eqpool.errors import InputError
+from eqpool.evaluate.collapse import describe_collapse
 from eqpool.evaluate.harmonisation import look_metrics, task_metrics
 from eqpool.evaluate.outputs import only_finite
 from eqpool.methods.base import Outcome, PlannedStage
 from eqpool.methods.facts import ModelFacts
 from eqpool.methods.istn_model import IstnModel
+from eqpool.methods.istn_scorecard import score_istn
 from eqpool.methods.istn_steps import EXAMPLES, istn_steps
 from eqpool.methods.istn_volumes import make_harmonise, write_harmonised
-from eqpool.objectives.istn import make_istn
+from eqpool.objectives.istn import look_distance, make_istn
 from eqpool.objectives.istn_networks import TASK_MODELS
 from eqpool.objectives.task import make_task
 from eqpool.storage.files import write_arrays, write_table
@@ -85,10 +89,12 @@ class Istn:
         _write_predictions(folder, cohort, predictions, judged)
         metrics = task_metrics(cohort, scaling, predictions, judged, config.evaluate, config.seed)
         metrics |= _compare_images(session, stage, cohort, columns, rows, of_istn)
+        metrics |= {"selection_score": float(state.best_score), "selection_score_before": _untouched(columns, pairs)}
         _write_examples(config, cohort, columns, rows, of_istn, folder)
         if cohort.volumes is not None and config.output.harmonised != "none":
             _write_volumes(config, folder, cohort, of_istn)
-        return Outcome(only_finite(metrics | {"selection_score": float(state.best_score)}))
+        warning = describe_collapse(session.log.records(), config.istn, metrics["selection_score_before"])
+        return Outcome(only_finite(metrics), scorecard=_score(config, cohort, of_istn, folder), warning=warning)
 
     def load(self, folder: RunFolder, config: RunConfig | None = None) -> IstnModel:
         """Loads the networks of a trained run at the selected epoch.
@@ -197,6 +203,22 @@ def _compare_images(
     return look | {name: float(made[name].mean()) for name in ("folded_voxels", "mean_displacement")}
 
 
+def _score(config: RunConfig, cohort: Cohort, variables: Variables, folder: RunFolder) -> dict[str, Any] | None:
+    """Makes the scorecard, None if the config leaves it out."""
+    if not config.evaluate.scorecard:
+        return None
+    harmonise = make_harmonise(config, variables, len(cohort.site_names))
+    return score_istn(cohort, config, folder.cache(config), harmonise, reference_site(config, cohort))
+
+
+def _untouched(columns: Columns, pairs: Pairs) -> float:
+    """Returns the distance that selects the epoch between both sides' validation images as they are, without S2T."""
+    inputs = columns["inputs"]
+    return float(
+        look_distance(*(jnp.asarray(inputs[rows]) for rows in (pairs.source_validation, pairs.reference_validation)))
+    )
+
+
 def _write_examples(
     config: RunConfig,
     cohort: Cohort,
@@ -208,6 +230,11 @@ def _write_examples(
     """Writes images/examples.npz: a few held-out source images, step by step, and as many of the reference."""
     source, reference = (rows[side, "test"][:EXAMPLES] for side in ("source", "reference"))
     steps = istn_steps(config, of_istn, columns["inputs"][source], columns["site"][source], len(cohort.site_names))
+    views = reference_views(
+        cohort, config.data, folder.cache(config), source, cohort.site_names[reference_site(config, cohort)]
+    )
+    if views is not None:
+        steps["truth"] = np.stack(list(views))
     names = cohort.participant_id[source].astype(np.str_)
     write_arrays(folder.examples_file, steps | {"reference": columns["inputs"][reference], "name": names})
 

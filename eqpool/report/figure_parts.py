@@ -151,6 +151,8 @@ def remark_on_followers(work: WorkFolder) -> str:
     if not set(FOLLOWERS) <= set(work.log.columns):
         return ""
     return (
-        "The ISTN's ring says which transformers were kept. The models that are retrained on S2T have rings of their "
-        "own: each was kept at its lowest loss on what the kept transformers make, from that epoch on."
+        "The ISTN's ring says which transformers were kept: those whose images were nearest to the reference's. A "
+        "discriminator that tells all images apart teaches the generator nothing. The models that are retrained on S2T "
+        "have rings of their own: each was kept at its lowest loss on what the kept transformers make, from that epoch "
+        "on."
     )

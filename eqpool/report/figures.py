@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from eqpool.report.curves import draw_training_curves
+from eqpool.report.curves import draw_training_curves, istn_levels
 from eqpool.report.enough import enough_for_maps, enough_for_trend, enough_to_embed
 from eqpool.report.figure_parts import (
     describe_curves,
@@ -186,9 +186,9 @@ FIGURES = (
         "training_curves",
         "training",
         lambda work: len(work.log) > 0,
-        lambda work: draw_training_curves(work.log, work.keeps_last),
+        lambda work: draw_training_curves(work.log, work.keeps_last, istn_levels(work.metrics, work.config)),
         "Training loss and validation score. The ring is the epoch that was kept: that of the lowest score, or the "
-        "last where the stage's keep_epoch says so.",
+        "last where the stage's keep_epoch says so. A dashed line marks it in the other panels.",
         describe_curves,
         remark_on_followers,
     ),

@@ -71,7 +71,7 @@ def _render(work: WorkFolder, drawn: Sequence[Drawn], comparison: dict[str, Any]
     findings = sorted(below, key=lambda finding: _SEVERITIES.index(finding["severity"]))
     return template("page.html").render(
         name=study_name(work),
-        top=_top(work.metrics, found),
+        top=_top(work.results, found),
         results=work.results,
         makes_images=makes_images(work.results["method"]),
         config=json.dumps(work.config, indent=2),
@@ -104,12 +104,16 @@ def study_name(work: WorkFolder) -> str:
     return (table.parent.name if table.stem == "participants" else table.stem) or work.folder.path.resolve().name
 
 
-def _top(metrics: dict[str, Any], findings: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns the warnings at the top of the page: latents that are not finite, and too few held-out subjects."""
-    broken = metrics.get(NON_FINITE_ROWS)
+def _top(results: dict[str, Any], findings: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns the warnings at the top of the page.
+
+    They say that latents are not finite, that training went wrong, and that too few subjects are held out.
+    """
+    broken, of_training = results["metrics"].get(NON_FINITE_ROWS), results.get("training_warning", "")
     not_finite = f"The latents of {broken} rows are not finite: no pooling result can be read from this run"
     shown = [finding for finding in findings if is_on_top(finding["severity"], finding["check"])]
-    return [not_finite] * bool(broken) + [finding["message"][:1].upper() + finding["message"][1:] for finding in shown]
+    said = [not_finite] * bool(broken) + [of_training] * bool(of_training)
+    return said + [finding["message"][:1].upper() + finding["message"][1:] for finding in shown]
 
 
 def _headlines(readings: list[Reading], covariates: Sequence[str]) -> list[Reading]:

@@ -19,13 +19,15 @@ _VERSIONS = {
     "combat": "ComBat",
     "calibrated": "calibration alone",
     "eqpool": "eqpool",
-    "truth": "without scanner",
+    "istn": "ISTN",
 }
+_TRUTHS = {"scanner_free": "without scanner", "as_reference": "reference's view"}
+_TRUTH_PHRASES = {"scanner_free": "the truth", "as_reference": "the reference's view"}
 _NAMES = _VERSIONS | {"raw": "the raw input", "calibrated": "its calibration alone"}
 
 
 class _Measure(NamedTuple):
-    """A row of the table. {covariate} and {target} in its texts are filled in.
+    """A row of the table. {covariate}, {target}, {truth} and {unit} in its texts are filled in.
 
     Attributes:
       key: name of the score in the scorecard.
@@ -34,6 +36,7 @@ class _Measure(NamedTuple):
       higher_is_better: which direction is better, if it is judged.
       levels: names of the levels beside it, by their key.
       in_short: whether the terminal shows it.
+      of_all: whether every version has it; if not, the cell of one without it is empty.
     """
 
     key: str
@@ -42,6 +45,11 @@ class _Measure(NamedTuple):
     higher_is_better: bool = False
     levels: dict[str, str] = {}
     in_short: bool = True
+    of_all: bool = True
+
+
+def _shuffled(of: str, in_short: bool = False) -> _Measure:
+    return _Measure(f"{of}_shuffled", "the same with the sites shuffled", in_short=in_short, of_all=False)
 
 
 def _explained(name: str, by: str) -> _Measure:
@@ -56,8 +64,11 @@ _MEASURES = (
         "site classification accuracy",
         levels={"site_chance": "chance", "site_floor": "floor"},
     ),
+    _shuffled("site", in_short=True),
     _Measure("site_transfer", "of these, by transfer from the training rows", in_short=False),
+    _shuffled("site_transfer"),
     _Measure("site_within", "of these, cross-validated within the held-out rows", in_short=False),
+    _shuffled("site_within"),
     _Measure("covariate_mae", "{covariate} MAE", levels={"constant_covariate_mae": "constant"}),
     _Measure(
         "covariate_mae_within_sites",
@@ -76,7 +87,14 @@ _MEASURES = (
     _explained("site", "site"),
     _explained("covariate", "{covariate}"),
     _explained("target", "{target}"),
-    _Measure("error_to_truth", "error to the truth, z-scores", "the error to the truth"),
+    _Measure("error_to_truth", "error to {truth}, {unit}", "the error to {truth}"),
+    _Measure(
+        "pairwise_correlation_to_truth",
+        "pairwise distances, correlation with {truth}",
+        "the differences between people",
+        higher_is_better=True,
+    ),
+    _Measure("pairwise_correlation_to_raw", "pairwise distances, correlation with the raw input"),
 )
 
 
@@ -101,9 +119,10 @@ def score_table(card: Card, *, in_short: bool = False) -> ScoreTable:
     lines = []
     for measure in _MEASURES:
         if any(measure.key in scores for scores in versions.values()) and (measure.in_short or not in_short):
-            cells = [_cell(scores, measure.key) for scores in versions.values()]
+            cells = [_cell(scores, measure) for scores in versions.values()]
             lines.append((_filled(measure.label, card), _levels(measure, card["levels"]), cells))
-    names = [_VERSIONS.get(name, name) for name in versions]
+    heads = _VERSIONS | {"truth": _TRUTHS[_truth_is(card)]}
+    names = [heads.get(name, name) for name in versions]
     place = list(versions).index(card["handed_back"]) if card["handed_back"] in versions else -1
     return ScoreTable(names, place, lines)
 
@@ -144,11 +163,20 @@ def _site_left(card: Card) -> list[str]:
     interval, chance = scores.get("site_interval"), levels.get("site_chance")
     if not interval or not is_defined(interval) or chance is None:
         return []
-    floor = levels.get("site_floor_interval") or (chance, chance)
-    shown = f"{format_metric(scores, 'site')}, floor {format_number(levels.get('site_floor'))}, chance {chance:.3g}"
-    if interval[0] > max(floor[1], chance):
-        return [f"The site is still predictable from it ({shown})."]
-    return [f"The site is not clearly more predictable from it than from covariates and target alone ({shown})."]
+    floor, shuffled = (found or (chance, chance) for found in _intervals_by_chance(card))
+    known = {"floor": levels.get("site_floor"), "sites shuffled": scores.get("site_shuffled"), "chance": chance}
+    shown = [f"{name} {format_number(value)}" for name, value in known.items() if value is not None]
+    text = ", ".join([format_metric(scores, "site"), *shown])
+    if interval[0] > max(floor[1], shuffled[1], chance):
+        return [f"The site is still predictable from it ({text})."]
+    alone = "from covariates and target alone" if levels.get("site_floor") is not None else "by chance"
+    return [f"The site is not clearly more predictable from it than {alone} ({text})."]
+
+
+def _intervals_by_chance(card: Card) -> tuple[Any, Any]:
+    """Returns the intervals of the site floor and of what is handed back on shuffled sites, None without one."""
+    scores = card["versions"][card["handed_back"]]
+    return card["levels"].get("site_floor_interval"), scores.get("site_shuffled_interval")
 
 
 def _verdicts(card: Card, other: str) -> dict[str, list[_Measure]]:
@@ -203,7 +231,15 @@ def _listed(names: list[str]) -> str:
 
 
 def _filled(text: str, card: Card) -> str:
-    return text.replace("{covariate}", card["covariate"]).replace("{target}", card["target"])
+    words = {"covariate": card["covariate"], "target": card["target"], "unit": card.get("unit", "z-scores")}
+    for name, word in (words | {"truth": _TRUTH_PHRASES[_truth_is(card)]}).items():
+        text = text.replace(f"{{{name}}}", word)
+    return text
+
+
+def _truth_is(card: Card) -> str:
+    """Returns what the truth is. Cards of earlier versions do not say so, and have no other."""
+    return card.get("truth_is") or "scanner_free"
 
 
 def _levels(measure: _Measure, levels: dict[str, Any]) -> str:
@@ -216,9 +252,10 @@ def _each_level(measure: _Measure, levels: dict[str, Any]) -> Iterator[str]:
             yield f"{name} {format_number(levels[key])}"
 
 
-def _cell(scores: dict[str, Any], key: str) -> tuple[str, str]:
+def _cell(scores: dict[str, Any], measure: _Measure) -> tuple[str, str]:
     """Returns the value, and its interval in brackets or ""."""
-    if key not in scores:
-        return ("not finite" if "non_finite_rows" in scores else "not defined"), ""
-    value, _, interval = format_metric(scores, key).partition(" [")
+    if measure.key not in scores:
+        absent = "not defined" if measure.of_all else ""
+        return ("not finite" if "non_finite_rows" in scores else absent), ""
+    value, _, interval = format_metric(scores, measure.key).partition(" [")
     return value, f"[{interval}" if interval else ""

@@ -98,7 +98,9 @@ def describe_results(results: dict[str, Any], folder: pathlib.Path) -> str:
     lines.append(f"  took {results['wall_seconds']:.0f} s on {results['device']}")
     card = results.get("scorecard")  # runs of earlier versions have none
     scored = [] if card is None else map(_on_one_line, describe_scorecard(card))
-    return "\n".join([*lines, describe_files(folder), *scored])
+    warning = results.get("training_warning", "")
+    last = [f"WARNING: {warning}"] if warning else []
+    return "\n".join([*lines, describe_files(folder), *scored, *last])
 
 
 def describe_files(folder: pathlib.Path) -> str:

@@ -15,8 +15,9 @@ def draw_transformations(examples: dict[str, np.ndarray]) -> Figure:
     slice, with the front of the head up.
 
     Args:
-      examples: arrays of `eqpool.methods.istn_steps`. `name` (N,), the subjects' names, and `reference` (M, *shape),
-        images of other subjects from the reference site, are optional.
+      examples: arrays of `eqpool.methods.istn_steps`. `name` (N,), the subjects' names, `truth` (N, *shape), the same
+        subjects as the reference site shows them, and `reference` (M, *shape), images of other subjects from it, are
+        optional.
     """
     source, appearance, image = (examples[name] for name in ("source", "appearance", "image"))
     rows = [("source S", source, "gray", 1.0)]
@@ -26,6 +27,8 @@ def draw_transformations(examples: dict[str, np.ndarray]) -> Figure:
         rows += [("after STN: S2T", image, "gray", 1.0), _difference("S2T - ITN(S)", image - appearance)]
         logarithm = np.log2(np.maximum(examples["jacobian"], 1e-3))
         rows += [("deformation", examples["displacement"], "grid", 1.0), ("log2 Jacobian", logarithm, "PuOr", 1.0)]
+    if "truth" in examples:
+        rows.append(("reference's\nview of S", examples["truth"], "gray", 1.0))
     if "reference" in examples:
         rows.append(("reference T", examples["reference"], "gray", 1.0))
     count = min(len(images) for _, images, _, _ in rows)

@@ -5,15 +5,18 @@ import json
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import pdist
+from scipy.stats import pearsonr
 from sklearn.decomposition import PCA
 
 from eqpool.config import EvaluateConfig
 from eqpool.evaluate.components import Components
 from eqpool.evaluate.scorecard import make_scorecard
 from eqpool.evaluate.scored_rows import ScoredRows, choose_rows
-from eqpool.evaluate.site_probes import predict_sites, strongest
+from eqpool.evaluate.site_probes import QuantileBins, SiteFeatures, predict_sites, strongest
+from eqpool.evaluate.site_shuffles import shuffled_accuracies
 
-CONFIG = EvaluateConfig(bootstraps=60, probe_folds=2)
+CONFIG = EvaluateConfig(bootstraps=60, probe_folds=2, scorecard_permutations=0)
 ROWS, TRAIN = 240, 140
 
 
@@ -159,7 +162,9 @@ def test_what_is_not_defined_is_left_out_or_none():
     broken = raw.copy()
     broken[3, 2] = np.nan
     card = card_of(bare, {"raw": raw, "eqpool": broken})
-    assert card["versions"] == {"raw": {}, "eqpool": {"non_finite_rows": 1}}
+    of_raw = card["versions"]["raw"]
+    assert set(of_raw) == {"pairwise_correlation_to_raw", "pairwise_correlation_to_raw_interval"}
+    assert card["versions"]["eqpool"] == {"non_finite_rows": 1} and card["levels"] == {"site_chance": 1.0}
     assert card["differences"] == {} and card["target"] == ""
 
 
@@ -181,6 +186,135 @@ def test_a_small_site_in_the_held_out_rows_is_scored_by_transfer():
     within = strongest(found, "within")
     assert within.truth[0] == -1 and within.predicted.min() >= -1 and len(found) == 6
     assert strongest(found, "transfer").truth[0] == 2
+
+
+def test_without_covariate_and_target_there_is_no_floor_and_a_covariate_of_two_values_has_no_error():
+    rows, raw, _ = made_up()
+    known = {"target": np.full(ROWS, -1), "covariate_name": ""}
+    bare = card_of(dataclasses.replace(rows, covariates=np.zeros((ROWS, 0)), **known), {"raw": raw})
+    assert (
+        set(bare["levels"]) == {"site_chance", "partial_r_squared_site_by_chance"}
+        and bare["versions"]["raw"]["site"] > 0.95
+    )
+    sex = dataclasses.replace(rows, covariates=(np.arange(ROWS)[:, None] % 2).astype(float))
+    card = card_of(sex, {"raw": raw})
+    assert not [name for name in {**card["levels"], **card["versions"]["raw"]} if "covariate_mae" in name]
+    assert "partial_r_squared_covariate" in card["versions"]["raw"] and card["levels"]["site_floor"] >= 0.4
+
+
+def test_the_reference_s_rows_count_in_no_error_and_no_pair():
+    """They stay as they are, so that they would only dilute what happens to the others."""
+    rows, raw, truth = made_up()
+    rows = dataclasses.replace(rows, reference=0, reference_name="A")
+    views = np.where(rows.site[:, None] == 0, raw, truth)  # site 1 as site 0 shows it
+    half = (raw + views) / 2
+    card = make_scorecard(
+        rows, {"raw": raw, "istn": half, "truth": views}, handed_back="istn", on_voxels=False, config=CONFIG, seed=0,
+        truth_is="as_reference",
+    )  # fmt: skip
+    test = rows.test[rows.site[rows.test] == 1]
+    errors = np.sqrt(((raw - truth)[test] ** 2).mean(axis=1))
+    assert card["versions"]["raw"]["error_to_truth"] == pytest.approx(errors.mean())
+    assert card["versions"]["istn"]["error_to_truth_share_of_raw"] == pytest.approx(0.5)
+    assert (card["truth_is"], card["reference"], card["unit"]) == ("as_reference", "A", "z-scores")
+    expected = pearsonr(pdist(half[test]), pdist(raw[test])).statistic
+    assert card["versions"]["istn"]["pairwise_correlation_to_raw"] == pytest.approx(expected)
+
+
+def test_pairwise_distances_are_those_of_two_people_of_one_site():
+    rows, raw, truth = made_up()
+    subject = rows.subject.copy()
+    subject[rows.test[1::2]] = subject[rows.test[::2]]  # two scans of everyone who is held out
+    rows = dataclasses.replace(rows, subject=subject)
+    found = card_of(rows, {"raw": raw, "truth": truth}, handed_back="")["versions"]["raw"]
+    pairs = [
+        (np.linalg.norm(raw[one] - raw[other]), np.linalg.norm(truth[one] - truth[other]))
+        for one in rows.test
+        for other in rows.test
+        if one < other and rows.site[one] == rows.site[other] and subject[one] != subject[other]
+    ]
+    assert found["pairwise_correlation_to_truth"] == pytest.approx(pearsonr(*zip(*pairs, strict=True)).statistic)
+    assert found["pairwise_correlation_to_raw"] == pytest.approx(1)
+    low, high = found["pairwise_correlation_to_truth_interval"]
+    assert low < found["pairwise_correlation_to_truth"] < high
+
+
+def shuffled_by_hand(rows: ScoredRows, values: np.ndarray, permutations: int) -> np.ndarray:
+    """The strongest probe of each of some shuffles by NumPy, within the classes of the target."""
+    generator, found = np.random.default_rng(7), []
+    for _ in range(permutations):
+        site = rows.site.copy()
+        for part in (rows.train, rows.test):
+            for level in np.unique(rows.target):
+                here = part[rows.target[part] == level]
+                site[here] = site[generator.permutation(here)]
+        train, test = rows.train, rows.test
+        sites, subject = (site[train], site[test]), rows.subject[test]
+        predictions = predict_sites(
+            values[train], sites[0], values[test], sites[1], subject,
+            across=Components.fit(values[train], 0), components=0, num_folds=CONFIG.probe_folds,
+        )  # fmt: skip
+        found.append(strongest(predictions).accuracy)
+    return np.array(found)
+
+
+def test_shuffled_sites_give_the_level_of_the_strongest_probe_by_chance():
+    """The site shifts the raw rows, and what is handed back is noise: the level is the same, and above one half."""
+    rows, raw, _ = made_up()
+    noise = np.random.default_rng(3).normal(size=raw.shape)
+    config = dataclasses.replace(CONFIG, scorecard_permutations=19)
+    card = card_of(rows, {"raw": raw, "combat": noise, "eqpool": noise}, config=config)
+    versions = card["versions"]
+    assert not [name for name in versions["combat"] if "shuffled" in name] and card["permutations"] == 19
+    expected = shuffled_by_hand(rows, noise, 19)
+    spread = 3 * expected.std() * np.sqrt(2 / 19)
+    for name in ("raw", "eqpool"):
+        assert abs(versions[name]["site_shuffled"] - expected.mean()) < spread
+        low, high = versions[name]["site_shuffled_interval"]
+        assert versions[name]["site_shuffled"] > 0.5 and low < versions[name]["site_shuffled"] < high < 0.7
+        parts = max(versions[name][f"site_{design}_shuffled"] for design in ("transfer", "within"))
+        assert versions[name]["site_shuffled"] >= parts > 0.45
+    assert versions["raw"]["site"] > 0.95 and versions["eqpool"]["site"] <= versions["eqpool"]["site_shuffled"] + 0.15
+
+
+def test_shuffles_move_whole_people_and_leave_a_site_of_one_person_alone():
+    rows, raw, _ = made_up()
+    site, subject = rows.site.copy(), rows.subject.copy()
+    subject[rows.test[1::2]] = subject[rows.test[::2]]
+    site[rows.test[1::2]] = site[rows.test[::2]]
+    site[rows.test[:2]] = 2  # one person, two scans
+    rows = dataclasses.replace(rows, site=site, subject=subject)
+    across = Components.fit(raw[rows.train], 0)
+    features = SiteFeatures.of(raw[rows.train], raw[rows.test], site[rows.test], subject[rows.test], across, 0)
+    seen = []
+
+    class Watched:
+        inside = features.inside
+
+        def predict(self, train_site, test_site, num_folds):
+            seen.append((train_site, test_site))
+            return features.predict(train_site, test_site, num_folds)
+
+    found = shuffled_accuracies(rows, Watched(), {"site": "", "never": "no design"}, 2, 3)
+    assert set(found) == {"site"} and found["site"].shape == (3,)
+    for train_site, test_site in seen:
+        np.testing.assert_array_equal(test_site[::2], test_site[1::2])
+        assert (test_site[:2] == 2).all() and (np.sort(train_site) == np.sort(site[rows.train])).all()
+        assert (test_site != site[rows.test]).any()
+
+
+def test_bins_hold_equally_many_rows_or_one_value():
+    generator = np.random.default_rng(8)
+    rows = np.stack([generator.normal(size=500) ** 3, np.arange(500) < 490, np.arange(500) % 3], axis=1).astype(float)
+    binned = QuantileBins(32).fit(rows).transform(rows)
+    counts = np.bincount(binned[:, 0].astype(int))
+    assert len(counts) == 32 and counts.min() >= 15 and counts.max() <= 17
+    for column in (1, 2):
+        assert len(np.unique(np.stack([binned[:, column], rows[:, column]]), axis=1).T) == len(
+            np.unique(rows[:, column])
+        )
+    assert (np.diff(binned[np.argsort(rows[:, 0]), 0]) >= 0).all()
+    assert QuantileBins(32).fit(rows).transform(rows + 100)[:, 0].max() == 31  # new rows fall in the outer bins
 
 
 @pytest.mark.parametrize("most", [50, 1000])

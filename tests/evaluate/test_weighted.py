@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from scipy.stats import pearsonr
 from sklearn.metrics import balanced_accuracy_score
 
 from eqpool.evaluate.intervals import bootstrap_interval
 from eqpool.evaluate.weighted import (
     bootstrap_weights,
+    correlation_of_pairs,
     difference,
     error_within_sites,
     estimate,
@@ -83,3 +85,20 @@ def test_a_difference_is_taken_draw_by_draw():
 def test_a_score_without_rows_is_not_defined():
     value, interval = estimate(mean_of(np.full(4, np.nan)), bootstrap_weights(4, 3, 0))
     assert np.isnan(value) and interval is None
+
+
+def test_a_correlation_of_pairs_is_that_of_the_drawn_rows_pairs():
+    """Row 2 is drawn twice and row 4 not at all; a row is no pair with its copy."""
+    generator = np.random.default_rng(9)
+    first, second = (np.triu(values, 1) + np.triu(values, 1).T for values in 1e4 + generator.normal(size=(2, 6, 6)))
+    counts = ~np.eye(6, dtype=bool)
+    counts[0, 1] = counts[1, 0] = False
+    weights = np.array([[1.0, 1, 1, 1, 1, 1], [1, 1, 2, 1, 0, 1]])
+    found = correlation_of_pairs(first, second, counts)(weights)
+    for drawn, value in zip(([0, 1, 2, 3, 4, 5], [0, 1, 2, 2, 3, 5]), found, strict=True):
+        pairs = [(a, b) for place, a in enumerate(drawn) for b in drawn[place + 1 :] if counts[a, b]]
+        expected = pearsonr([first[pair] for pair in pairs], [second[pair] for pair in pairs]).statistic
+        assert value == pytest.approx(expected, abs=1e-9)
+    constant = np.where(counts, 3.0, 0.0)
+    assert np.isnan(correlation_of_pairs(constant, second, counts)(weights)).all()
+    assert np.isnan(correlation_of_pairs(first, second, np.zeros((6, 6), bool))(weights)).all()

@@ -23,7 +23,9 @@ from eqpool.transform import main as transform_main
 from tests.conftest import tiny_config, train_quickly
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
-QUICK = EvaluateConfig(adversary_epochs=1, probe_seeds=1, probe_folds=2, permutations=9, bootstraps=9)
+QUICK = EvaluateConfig(
+    adversary_epochs=1, probe_seeds=1, probe_folds=2, permutations=9, bootstraps=9, scorecard_permutations=0
+)
 
 
 def test_a_sub_grid_is_regular_and_small():

@@ -1,6 +1,7 @@
 """The ISTN's step: who teaches whom, what never reaches training, and a run from the command's own door."""
 
 import dataclasses
+import html
 import json
 import pathlib
 
@@ -59,7 +60,7 @@ def config(**istn) -> RunConfig:
         data=DataConfig(dataset="morpho_mnist"),
         task=TaskConfig(model="morpho_classifier", epochs=2, batch_size=8, validate_every_epochs=1),
         istn=IstnConfig(**(settings | istn)),
-        evaluate=EvaluateConfig(permutations=9, bootstraps=10),
+        evaluate=EvaluateConfig(permutations=9, bootstraps=10, probe_folds=2, scorecard_permutations=0),
     )
 
 
@@ -335,6 +336,17 @@ def run_on(made: Cohort, settings: RunConfig, folder):
     return run(settings, folder, quiet=True, load=lambda *_: made)
 
 
+def test_a_game_that_runs_away_ends_with_the_setting_to_change(tmp_path, capsys):
+    """A discriminator without restraint against an ITN that hardly learns: the line is in every place people look."""
+    settings = config(shape="none", epochs=24, learning_rate=0.02, image_weight=1000.0)
+    settings = dataclasses.replace(settings, cache_dir=str(tmp_path / "cache"))
+    warning = run(settings, tmp_path / "run", load=lambda *_: cohort())["training_warning"]
+    assert warning.startswith("The ISTN") and "config.istn." in warning
+    assert capsys.readouterr().out.rstrip().splitlines()[-1] == f"WARNING: {warning}"
+    assert f"WARNING: {warning}" in (tmp_path / "run" / "log.txt").read_text()
+    assert f"{warning}.</p>" in html.unescape((tmp_path / "run" / "report.html").read_text())
+
+
 def test_labels_of_the_reference_change_no_prediction(tmp_path):
     made = cohort()
     settings = dataclasses.replace(config(shape="affine"), cache_dir=str(tmp_path / "cache"))
@@ -400,6 +412,11 @@ def test_a_run_fills_its_work_directory_and_resumes(tmp_path, direction, sites):
         low, high = results["metrics"][f"{name}_interval"]
         assert low <= high
     assert results["metrics"]["image_mmd_before"] > 1 and np.isfinite(results["metrics"]["image_mmd_after"])
+    card = results["scorecard"]
+    assert card["handed_back"] == "istn" and list(card["versions"]) == ["raw", "combat", "istn"]
+    assert card["reference"] == "dark" and card["truth_is"] == card["target"] == card["covariate"] == ""
+    assert not [key for key in card["versions"]["istn"] if "target" in key or "covariate" in key]
+    assert card["versions"]["raw"]["site"] > 0.9 and "site_floor" not in card["levels"]
     examples = dict(np.load(folder / "images" / "examples.npz"))
     assert examples["displacement"].shape == (6, *SHAPE, 2) and examples["jacobian"].shape == (6, *SHAPE)
 
@@ -493,7 +510,7 @@ def test_the_brain_configs_shrunk_run_and_fill_their_work_directory(name, shape,
         istn=dataclasses.replace(
             config(shape=shape, spacing=6, epochs=1).istn, reference="UKBB", residual=shipped.istn.residual
         ),
-        evaluate=EvaluateConfig(permutations=9, bootstraps=10),
+        evaluate=EvaluateConfig(permutations=9, bootstraps=10, probe_folds=2, scorecard_permutations=0),
     )
     results = run(small, tmp_path / "run", quiet=True)
     assert results["simulated"] and list(results["counts"]["by_site"]) == ["CamCAN", "UKBB"]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eqpool.report.curves import draw_training_curves, kept_epochs
+from eqpool.report.curves import draw_training_curves, istn_levels, kept_epochs
 from eqpool.report.drawing import write_figures
 from eqpool.report.figures import FIGURES
 from eqpool.report.people import covariate_groups, draw_samples
@@ -67,8 +67,10 @@ def test_sessions_do_not_pass_for_the_site_nor_the_site_for_the_covariate(traine
 
 def test_the_ring_is_the_epoch_that_was_kept():
     log = pd.DataFrame({"stage": "stage_two", "epoch": [1, 2, 3], "loss": [3.0, 2, 1], "validation_score": [2.0, 1, 3]})
-    rings = [draw_training_curves(log, keeps).axes[1].lines[-1].get_xdata()[0] for keeps in ([], ["stage_two"])]
-    assert rings == [2, 3]
+    for keeps, epoch, why in (([], 2, "the lowest score"), (["stage_two"], 3, "the last")):
+        loss, score = draw_training_curves(log, keeps).axes
+        assert score.lines[-1].get_xdata()[0] == epoch and list(loss.lines[-1].get_xdata()) == [epoch, epoch]
+        assert score.get_xlabel() == f"epoch (kept: {epoch}, {why})" and loss.get_xlabel() == "epoch"
 
 
 def istn_log() -> pd.DataFrame:
@@ -89,14 +91,42 @@ def istn_log() -> pd.DataFrame:
 def test_each_retrained_model_has_a_ring_of_its_own():
     log = istn_log()
     kept = kept_epochs(log[log["stage"] == "istn"], last=False)
-    assert kept == {"validation_score": 4, "validation_scratch": 8, "validation_finetuned": 4}
-    assert kept_epochs(log[log["stage"] == "task"], last=True) == {"validation_score": 2}
+    after = "the lowest loss since epoch 4"
+    assert kept == {
+        "validation_score": (4, "the lowest score"),
+        "validation_scratch": (8, after),
+        "validation_finetuned": (4, after),
+    }
+    assert kept_epochs(log[log["stage"] == "task"], last=True) == {"validation_score": (2, "the last")}
     assert kept_epochs(log[:0], last=False) == {}
     figure = draw_training_curves(log)
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[4:] == ["istn: loss on S2T, from scratch", "istn: loss on S2T, fine-tuned"]
-    rings = [tuple(np.ravel(line.get_data())) for axes in figure.axes for line in axes.lines[1:]]
+    rings = [
+        tuple(np.ravel(line.get_data()))
+        for axes in figure.axes
+        for line in axes.lines[1:]
+        if len(line.get_xdata()) == 1
+    ]
     assert rings == [(1, 1.0), (4, 1.0), (8, 0.5), (4, 0.4)]
+
+
+def test_the_game_of_an_istn_is_drawn_beside_its_limits():
+    log = istn_log().assign(discriminator=0.5, generator=1.0)
+    log.loc[log["stage"] == "task", ["discriminator", "generator"]] = np.nan
+    levels = istn_levels({"selection_score_before": 2.5}, {"istn": {"softness": 0.0}})
+    figure = draw_training_curves(log, (), levels)
+    panels = {axes.get_title(): axes for axes in figure.axes}
+    lines = {
+        title: [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"]
+        for title, axes in panels.items()
+    }
+    assert lines["istn: discriminator loss"] == [np.log(2), 0] and lines["istn: validation score"] == [2.5]
+    assert lines["task: validation score"] == lines["istn: generator loss"] == []
+    score = panels["istn: validation score"]
+    assert [text.get_text() for text in score.texts] == ["images as they are"]
+    assert score.get_xlabel() == "epoch (kept: 4, the lowest score)"
+    assert istn_levels({}, {}) == {}
 
 
 def test_the_caption_tells_the_rings_of_retrained_models_where_there_are_any(trained_volumes):

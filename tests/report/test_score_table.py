@@ -80,6 +80,37 @@ def test_the_site_that_is_left_is_held_against_the_floor(site, said):
     assert said in judge_scorecard(changed)[1] and "floor 0.6, chance 0.5" in judge_scorecard(changed)[1]
 
 
+def test_the_site_that_is_left_is_held_against_shuffled_sites():
+    """The strongest of several probes reads 0.65 on shuffled sites, and up to 0.78."""
+    changed = card(BETTER, OPEN)
+    for name in ("raw", "eqpool"):
+        changed["versions"][name] |= {"site_shuffled": 0.65, "site_shuffled_interval": [0.5, 0.78]}
+    changed["versions"]["eqpool"] |= {"site": 0.76, "site_interval": [0.71, 0.81]}
+    assert "not clearly more predictable from it than from covariates" in judge_scorecard(changed)[1]
+    assert "floor 0.6, sites shuffled 0.65, chance 0.5" in judge_scorecard(changed)[1]
+    del changed["levels"]["site_floor"], changed["levels"]["site_floor_interval"]
+    assert "not clearly more predictable from it than by chance (0.76" in judge_scorecard(changed)[1]
+    changed["versions"]["eqpool"]["site_interval"] = [0.79, 0.85]
+    assert "still predictable" in judge_scorecard(changed)[1]
+    row = next(cells for label, _, cells in score_table(changed).lines if label == "the same with the sites shuffled")
+    assert row == [("0.65", "[0.5, 0.78]"), ("", ""), ("0.65", "[0.5, 0.78]"), ("", "")]
+    assert any(line.startswith("  the same with the sites shuffled") for line in describe_scorecard(changed))
+
+
+def test_a_truth_of_the_reference_is_named_as_such():
+    """And the unit of images that are no volumes."""
+    better = BETTER | {"pairwise_correlation_to_truth": [0.1, 0.2]}
+    changed = card(better, OPEN, truth_is="as_reference", unit="intensities from -1 to 1")
+    for version in changed["versions"].values():
+        version["pairwise_correlation_to_truth"] = 0.5
+    table = score_table(changed)
+    assert table.headings[-1] == "reference's view"
+    labels = [label for label, _, _ in table.lines]
+    assert "error to the reference's view, intensities from -1 to 1" in labels
+    assert "the error to the reference's view (0.3 to 0.2)" in judge_scorecard(changed)[2]
+    assert "the differences between people (0.5 to 0.5)" in judge_scorecard(changed)[2]
+
+
 def test_few_rows_decide_nothing():
     (sentence,) = judge_scorecard(card(BETTER, WORSE, rows={"train": 30, "test": 9}))
     assert sentence == "With 9 held-out rows no difference between the versions is called clear."

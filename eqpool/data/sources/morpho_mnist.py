@@ -160,6 +160,11 @@ def load_morpho_mnist(
     )
 
 
+def scaled(pixels: np.ndarray) -> np.ndarray:
+    """Maps 0 to 255 to [-1, 1], float32."""
+    return (pixels / 127.5 - 1).astype(np.float32)
+
+
 def _check_domains(source: str, target: str) -> None:
     for role, name in (("source", source), ("target", target)):
         if name not in DOMAINS:
@@ -219,7 +224,7 @@ def _read(builder: MorphoMnist) -> dict[str, np.ndarray]:
         if split == "train":
             columns["split"][-max(1, round(_VALIDATION_SHARE * len(examples))) :] = "validation"
         columns["participant_id"] = np.array([f"{split}-{index:05d}" for index in columns["index"]])
-        columns["image"] = (columns["image"] / 127.5 - 1).astype(np.float32)
+        columns["image"] = scaled(columns["image"])
         columns["target"] = columns["target"].astype(np.int32)
         parts.append(columns)
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

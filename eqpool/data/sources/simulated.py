@@ -13,13 +13,14 @@ import nibabel
 import numpy as np
 
 from eqpool.data.sources.simulated_anatomy import Anatomy, Subject
-from eqpool.data.sources.simulated_scanner import Scanner, coil_field, scan
+from eqpool.data.sources.simulated_scanner import TRUTH_UNIT, Scanner, coil_field, draws_of_scan, scan
 from eqpool.data.volumes.inputs import Grid
 from eqpool.data.volumes.parallel import in_parallel
 from eqpool.storage.files import making_folder, write_json, write_text
 
 VERSION = 2  # raise it whenever a cohort would come out different
 FEWEST_A_CELL = 3
+NAME = "sub-simulated"  # before a subject's number
 DISEASE = "AD"
 COGNITIVE_SCORE = "mmse"  # 0 to 30, as in the Mini-Mental State Examination; falls with the disease
 _AD_OLDER_YEARS = 1.5
@@ -200,11 +201,12 @@ def _write(
         seeds = (seed, person.number, 1)
         subject = Subject(person.brain_age, person.severity, seeds, maleness=person.maleness)
         truth = anatomy.brain(subject)
-        random = np.random.default_rng((seed, person.number, 2))
-        image = scan(truth, anatomy, person.site.scanner, coils[person.site.name], random)
+        image = scan(truth, anatomy, person.site.scanner, coils[person.site.name], draws_of_scan(seed, person.number))
         name = person.participant_id
         _save(image, grid, folder / name / "anat" / f"{name}_T1w.nii.gz")
-        _save(1000 * anatomy.on_grid(truth), grid, scanner_free_path(folder / name / "anat" / f"{name}_T1w.nii.gz"))
+        _save(
+            TRUTH_UNIT * anatomy.on_grid(truth), grid, scanner_free_path(folder / name / "anat" / f"{name}_T1w.nii.gz")
+        )
 
     label = f"Simulating {specification.name}"
     with in_parallel(make, people, workers=workers, progress=progress, label=label, total=len(people)) as made:
@@ -262,7 +264,7 @@ def _person(
     brain_age = age + 5.0 * random.standard_normal()
     severity = (1.0 if ill else 0.0) + 0.4 * random.standard_normal()
     return _Person(
-        participant_id=f"sub-simulated{number:04d}",
+        participant_id=f"{NAME}{number:04d}",
         number=number,
         site=site,
         diagnosis=diagnosis,
@@ -286,7 +288,7 @@ def _save_effects(anatomy: Anatomy, folder: pathlib.Path) -> None:
         "disease": average(70.0, 1.0) - average(70.0, 0.0),
     }
     for name, effect in effects.items():
-        _save(1000 * effect, anatomy.grid, folder / f"{name}_effect.nii.gz")
+        _save(TRUTH_UNIT * effect, anatomy.grid, folder / f"{name}_effect.nii.gz")
         _save(np.abs(effect) > 0.25 * np.abs(effect).max(), anatomy.grid, folder / f"{name}_mask.nii.gz")
 
 

@@ -7,6 +7,8 @@ from scipy import ndimage
 
 from eqpool.data.sources.simulated_anatomy import GREY, Canvas
 
+TRUTH_UNIT = 1000  # intensity of white matter in the stored images without a scanner
+
 
 @dataclasses.dataclass(frozen=True)
 class Scanner:
@@ -29,6 +31,11 @@ class Scanner:
     blur_mm: float
     noise: float
     gain: float
+
+
+def draws_of_scan(seed: int, number: int) -> np.random.Generator:
+    """Returns the source of the variation of one subject's scan, which is the same whatever the scanner."""
+    return np.random.default_rng((seed, number, 2))
 
 
 def scan(

@@ -1,0 +1,52 @@
+"""The accuracy that the strongest probe of the site reaches by chance: the same probes on shuffled sites."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eqpool.data.splits import target_levels
+from eqpool.evaluate.permutations import permute_subjects
+from eqpool.evaluate.scored_rows import ScoredRows
+from eqpool.evaluate.site_probes import SiteFeatures, strongest
+from eqpool.storage.progress import track
+
+
+def shuffled_accuracies(
+    rows: ScoredRows, features: SiteFeatures, designs: dict[str, str], num_folds: int, permutations: int
+) -> dict[str, np.ndarray]:
+    """Returns the balanced accuracies of the strongest probe after shuffling the sites.
+
+    The strongest of several probes lies above one over the sites even if the site is not predictable, the further the
+    fewer rows there are. These accuracies are its null distribution. Sites are exchanged between whole subjects within
+    the levels of the target, whose frequencies may differ between sites, and within the training and held-out rows. The
+    principal components stay, because they do not depend on the sites.
+
+    Args:
+      rows: who the N scored rows are.
+      features: features of these rows.
+      designs: design by the name of its score, "" for the strongest probe of both designs.
+      num_folds: folds of the cross-validation.
+      permutations: number P of permutations.
+
+    Returns:
+      (P,) accuracies by the name of the score, without scores that a permutation does not have.
+    """
+    train_site, test_site = rows.site[rows.train], rows.site[rows.test]
+    counted = np.zeros(len(test_site), bool)
+    counted[features.inside] = True  # the others are of sites with one subject, and keep theirs
+    levels = target_levels(rows.target, rows.target_classes)
+    people = np.unique(rows.subject, return_inverse=True)[1]
+    found: dict[str, list[float]] = {name: [] for name in designs}
+    for key in track(jax.random.split(jax.random.key(0), permutations), "Shuffling the sites", unit="permutation"):
+        train_key, test_key = jax.random.split(key)
+        train_order = _order(train_key, people[rows.train], train_site >= 0, levels[rows.train])
+        test_order = _order(test_key, people[rows.test], counted, levels[rows.test])
+        predictions = features.predict(train_site[train_order], test_site[test_order], num_folds)
+        for name, design in designs.items():
+            if any(design in ("", one.design) for one in predictions):
+                found[name].append(strongest(predictions, design).accuracy)
+    return {name: np.array(values) for name, values in found.items() if len(values) == permutations}
+
+
+def _order(key: jax.Array, people: np.ndarray, counted: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    return np.asarray(permute_subjects(key, jnp.asarray(people), jnp.asarray(counted), levels))
