@@ -69,7 +69,7 @@ _ALL = (
     Experiment(
         "common_scale", "common_scale",
         "Is the scanner found in the raw intensities of harmonised volumes, as scanned and on the common scale?", "",
-        "10 minutes",
+        "15 minutes; --cohorts=adcp 4 minutes",
     ),
     Experiment(
         "cohorts", "cohorts.command", "Raw features, ComBat, the baselines and ours on real multi-site tables",

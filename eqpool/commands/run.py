@@ -51,7 +51,7 @@ def run(config: RunConfig, folder: pathlib.Path, quiet: bool = False, command: s
     run_folder = RunFolder(folder)
     with run_folder.locked():
         given, config = config, run_folder.claim(config)
-        if config != given:
+        if config != given and not run_folder.is_finished:
             say(f'{folder} was begun before config.output.scale was there: it goes on with "{config.output.scale}"')
         if run_folder.is_finished:
             say(f"{folder} is finished; remove it or name another --workdir to run again.\n")
