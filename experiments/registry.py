@@ -71,6 +71,11 @@ _ALL = (
         "9 minutes",
     ),
     Experiment(
+        "common_scale", "common_scale",
+        "Is the scanner found in the raw intensities of harmonised volumes, as scanned and on the common scale?", "",
+        "15 minutes; --cohorts=adcp 4 minutes",
+    ),
+    Experiment(
         "cohorts", "cohorts.command", "Raw features, ComBat, the baselines and ours on real multi-site tables",
         "--cohorts=COHORTS --unseen", "25 to 40 minutes, a minute more for each baseline and cohort",
     ),

@@ -34,6 +34,7 @@ def transform(
     harmonised: str | None = None,
     on_bad_volume: str | None = None,
     keep_sign: str | None = None,
+    scale: str | None = None,
     calibrate: pathlib.Path | None = None,
     say: Say = print,
 ) -> pd.DataFrame:
@@ -50,6 +51,7 @@ def transform(
       calibrate: table of a few controls of sites that the run was not trained on, with their covariates; its images lie
         in its own folder. The scanner effects learnt from them are written to `output`, and the run stays as it is.
       keep_sign: "auto", "on" or "off"; by default as in the run's config.output.keep_sign.
+      scale: "common" or "as_scanned", of volumes alone; by default as in the run's config.output.scale.
       say: receives one line for each notice to the user.
 
     Raises:
@@ -57,7 +59,7 @@ def transform(
         eqpool prepared.
     """
     run_folder, written_to = RunFolder(folder), RunFolder(output)
-    config = _with_keep_sign(run_folder.read_config(), keep_sign)
+    config = _with_output(run_folder.read_config(), keep_sign=keep_sign, scale=scale)
     run_folder.check_finished()
     check_output(run_folder, output)
     cache = use_compilation_cache(config, run_folder)
@@ -66,10 +68,11 @@ def transform(
     facts = ModelFacts.read(run_folder)
     facts.check_preparation(run_folder)
     check_not_inputs(_written(written_to), [participants])
-    if on_bad_volume is not None and not facts.on_volumes:
-        raise InputError(
-            f"--on_bad_volume={on_bad_volume}: the run is on {facts.dataset}, not on volumes; leave it out"
-        )
+    for flag, value in (("on_bad_volume", on_bad_volume), ("scale", scale)):
+        if value is not None and not facts.on_volumes:
+            raise InputError(f"--{flag}={value}: the run is on {facts.dataset}, not on volumes; leave it out")
+    if facts.on_volumes:
+        facts.output_scale(config.output)  # before hours of registering volumes
     model = method_named(config.method).load(run_folder, config)
     how = on_bad_volume or config.data.on_bad_volume
     added: tuple[str, ...] = ()
@@ -124,11 +127,10 @@ def _scans(
     return NewScans(table, sources, root, prepare), left_out, overlaps
 
 
-def _with_keep_sign(config: RunConfig, keep_sign: str | None) -> RunConfig:
-    """Returns the config with `output.keep_sign` replaced, unless `keep_sign` is None."""
-    if keep_sign is None:
-        return config
-    output: OutputConfig = dataclasses.replace(config.output, keep_sign=keep_sign)  # type: ignore[arg-type]
+def _with_output(config: RunConfig, **changes: str | None) -> RunConfig:
+    """Returns the config with keys of its group `output` replaced, except where the new value is None."""
+    given = {key: value for key, value in changes.items() if value is not None}
+    output: OutputConfig = dataclasses.replace(config.output, **given)  # type: ignore[arg-type]
     return dataclasses.replace(config, output=output)
 
 

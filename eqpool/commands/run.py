@@ -60,7 +60,9 @@ def run(
     say = (lambda text: None) if quiet else print
     run_folder = RunFolder(folder)
     with run_folder.locked():
-        run_folder.claim(config)
+        given, config = config, run_folder.claim(config)
+        if config != given and not run_folder.is_finished:
+            say(f'{folder} was begun before config.output.scale was there: it goes on with "{config.output.scale}"')
         if run_folder.is_finished:
             say(f"{folder} is finished; remove it or name another --workdir to run again.\n")
             results = files.read_json(run_folder.results_file)
@@ -105,7 +107,7 @@ def _compute(
     folder.claim_data(fingerprint, pooled_table(cohort).to_csv(sep="\t", index=False), preparation)
     method = method_named(config.method)
     scaling = method.scaling(config, cohort)
-    ModelFacts.of(cohort, scaling).write(folder)
+    ModelFacts.of(cohort, scaling, method.reference(config, cohort)).write(folder)
     write_calibration(cohort, folder)
     outcome = method.fit(dataclasses.replace(session, names=cohort.participant_id), cohort, scaling, folder)
     if outcome.warning:

@@ -7,6 +7,9 @@ under derivatives/eqpool, or harmonised.tsv with harmonised.json. An unusable vo
 needed, as the networks see only the image. Rows of a site that the run was not trained on are transformed with a
 notice. A category of a feature that the run was not trained on is refused.
 
+Volumes are written on the run's common intensity scale, new scanners included, or with --scale=as_scanned in the units
+of each scan. A run of a version without common scales writes as_scanned.
+
 If the run has a site calibration (config.data.site_calibration), volumes and features start from it. Where a volume's
 site is not given or not known, it is predicted. --calibrate=controls.tsv learns the effects of sites that the run was
 not trained on from a few controls of each (participant_id, site, the covariates, the features or images, and the
@@ -25,6 +28,7 @@ from eqpool.commands.shell import attempt, make_parser, path_argument
 from eqpool.storage.run_folder import RunFolder
 
 _HARMONISED = ("change", "decoded", "none")
+_SCALES = ("common", "as_scanned")
 
 
 def main(arguments: list[str]) -> int:
@@ -45,6 +49,7 @@ def main(arguments: list[str]) -> int:
             harmonised=options.harmonised,
             on_bad_volume=options.on_bad_volume,
             keep_sign=options.keep_sign,
+            scale=options.scale,
             calibrate=options.calibrate,
         )
         print(f"{options.participants}: {len(written)} rows transformed by {options.workdir}")
@@ -69,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--keep_sign", choices=("auto", "on", "off"), help="default: as the run's config.output.keep_sign"
     )
+    parser.add_argument("--scale", choices=_SCALES, help="of volumes; default: as the run's config.output.scale")
     parser.add_argument(
         "--calibrate", type=path_argument, help="table of a few controls of new sites, with covariates and images"
     )

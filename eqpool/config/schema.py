@@ -240,6 +240,9 @@ class OutputConfig:
     # Clips harmonised values at 0 if no input value is negative, and counts the clipped ones. auto: on for volumes and
     # off for tables, so that skewed positive features of tables may become negative
     keep_sign: Literal["auto", "on", "off"] = "auto"
+    # Intensity scale of harmonised volumes. common: one for all scanners, on which tissue has the median mean and
+    # deviation of the training rows, or of those of the reference site. as_scanned: the units of each scan
+    scale: Literal["common", "as_scanned"] = "common"
     tensorboard: bool = False  # metrics.jsonl also as TensorBoard events in tensorboard/ (the extra "tensorboard")
 
 

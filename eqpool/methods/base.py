@@ -147,6 +147,10 @@ class Method(Protocol):
         """
         ...
 
+    def reference(self, config: RunConfig, cohort: Cohort) -> str:
+        """Returns the site whose look the other sites take, "" for none."""
+        ...
+
     def stages(self, config: RunConfig, shape: DataShape) -> tuple[Stage, ...]:
         """Returns the stages in training order."""
         ...

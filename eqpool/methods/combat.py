@@ -50,6 +50,10 @@ class CombatMethod:
             raise InputError(f"{cohort.name}: expected volumes or a participants table for ComBat")
         return Scaling.fit(cohort)
 
+    def reference(self, config: RunConfig, cohort: Cohort) -> str:
+        """Returns `config.data.reference`."""
+        return config.data.reference
+
     def stages(self, config: RunConfig, shape: DataShape) -> tuple[Stage, ...]:
         """Returns no stages."""
         return ()
@@ -70,7 +74,8 @@ class CombatMethod:
         files.write_arrays(folder.combat_file, combat.to_arrays())
         for line in combat.notes():
             folder.append_to_log(line)
-        model = CombatModel(session.config, ModelFacts.of(cohort, scaling), combat)
+        facts = ModelFacts.of(cohort, scaling, self.reference(session.config, cohort))
+        model = CombatModel(session.config, facts, combat)
         harmonise = _harmonise_table if cohort.volumes is None else _harmonise_volumes
         return harmonise(model, cohort, session.config, folder)
 
@@ -98,7 +103,10 @@ def _harmonise_volumes(model: "CombatModel", cohort: Cohort, config: RunConfig, 
     rows = rows_to_harmonise(cohort, form, voxels)
     sites = cohort.site_labels
     stream = (model.pooled(row, cohort.uncalibrated[row], sites[row]) for row in rows)
-    measured = write_and_measure(stream, rows, cohort, folder, config, form, say, by="combat_", voxels=voxels)
+    scale = model.facts.output_scale(config.output)
+    measured = write_and_measure(
+        stream, rows, cohort, folder, config, form, say, by="combat_", scale=scale, voxels=voxels
+    )
     # Nothing is decoded, so that both forms of the volumes are the same on the grid of the run.
     metrics = {name: value for name, value in measured.items() if "_decoded" not in name}
     return Outcome(metrics, scorecard=None if voxels is None else score_volumes(cohort, config, voxels))
@@ -190,6 +198,7 @@ class CombatModel:
             form="change" if form == "none" else form,
             by="combat_",
             origin=origin_of(self.facts.simulated),
+            scale=self.facts.output_scale(self.config.output),
         )
 
         def work(scan: PreparedScan) -> int:

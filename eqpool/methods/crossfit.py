@@ -117,7 +117,7 @@ def _hold_out(cohort: Cohort, fold: np.ndarray, number: int, config: RunConfig) 
 
 def _train(config: RunConfig, cohort: Cohort, folder: RunFolder) -> None:
     scaling = Scaling.fit(cohort)
-    ModelFacts.of(cohort, scaling).write(folder)
+    ModelFacts.of(cohort, scaling, Pooling().reference(config, cohort)).write(folder)
     write_calibration(cohort, folder)
     Pooling().train(Session.start(config, folder, cohort.participant_id), cohort, scaling)
 

@@ -10,6 +10,7 @@ from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.tables.scaling import decoded_change
 from eqpool.data.volumes.inputs import Grid, ImageFacts
+from eqpool.data.volumes.intensity_scale import CommonScale
 from eqpool.methods.base import Outputs
 from eqpool.methods.derivatives import to_z_scores
 from eqpool.methods.volume_writer import VolumeWriter
@@ -41,6 +42,11 @@ class EncoderDecoder(Protocol):
     @property
     def change_scale(self) -> float:
         """The factor on the change of the decode by pooling."""
+        ...
+
+    @property
+    def scale(self) -> CommonScale | None:
+        """The intensity scale of written volumes; None for the units of each scan."""
         ...
 
 

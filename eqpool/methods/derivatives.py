@@ -11,7 +11,8 @@ import numpy as np
 
 from eqpool.data.volumes.image_files import read_image
 from eqpool.data.volumes.inputs import Grid, ImageFacts
-from eqpool.data.volumes.resampling import lies_on, resample
+from eqpool.data.volumes.intensity_scale import CommonScale
+from eqpool.data.volumes.resampling import lay_on_grid, lies_on, resample
 from eqpool.errors import InputError
 from eqpool.storage.files import write_atomically, write_json, write_text
 
@@ -62,7 +63,9 @@ def check_not_inputs(paths: Sequence[pathlib.Path], inputs: Sequence[pathlib.Pat
             raise InputError(f"{path}: is an input, expected another output folder; inputs are never written over")
 
 
-def write_description(folder: pathlib.Path, version: str, *, harmonised: str, origin: str = "") -> None:
+def write_description(
+    folder: pathlib.Path, version: str, *, harmonised: str, origin: str = "", scale: CommonScale | None = None
+) -> None:
     """Writes dataset_description.json of the derivative folder, with `origin` as the end of its name."""
     how = {
         "change": "the input plus the change that pooling makes in its decode, D(Psi(Phi(l))) - D(l)",
@@ -75,11 +78,12 @@ def write_description(folder: pathlib.Path, version: str, *, harmonised: str, or
         "istn_change": "the input plus what an image transformer network changes in its looks",
         "istn_decoded": "the input after an image and a spatial transformer network",
     }[harmonised]
+    units = "in the units of its source" if scale is None else f"on a common intensity scale ({scale.origin})"
     description = {
         "Name": f"Volumes harmonised by eqpool{origin}",
         "BIDSVersion": "1.9.0",
         "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "eqpool", "Version": version, "Description": f"Each volume is {how}."}],
+        "GeneratedBy": [{"Name": "eqpool", "Version": version, "Description": f"Each volume is {how}, {units}."}],
     }
     write_json(folder / "dataset_description.json", description)
 
@@ -116,38 +120,61 @@ def read_source(path: pathlib.Path, facts: ImageFacts, root: pathlib.Path | None
 
 
 def write_change(
-    source: Source, change: np.ndarray, grid: Grid, path: pathlib.Path, *, keep_sign: bool = False
+    source: Source,
+    change: np.ndarray,
+    grid: Grid,
+    path: pathlib.Path,
+    *,
+    keep_sign: bool = False,
+    scale: CommonScale | None = None,
 ) -> Clipped:
-    """Writes the input plus a change, in the input's units on the input's voxels.
+    """Writes the input plus a change, in the input's units or on a common scale, on the input's voxels.
 
     Only the change is resampled, which preserves the input's detail. It is smoothed first along axes with coarser
     voxels than the grid, and then interpolated linearly. Voxels that are 0 in the input, such as stripped ones, stay 0,
-    and NaN around the head becomes 0. A change of 0 returns the input's values.
+    and NaN around the head becomes 0. A change of 0 returns the input's values. A common scale then takes one gain and
+    one offset for all voxels, after which the tissue has its mean and deviation (`eqpool.data.volumes.read.Tissue`).
 
     Args:
       source: input image.
       change: `grid.shape`, z-scores of the input's tissue. Values outside the mask are ignored.
       grid: grid of the change.
       path: output file.
-      keep_sign: sets negative results to 0 if the input has no negative voxel.
+      keep_sign: sets negative results to 0 if the input has no negative voxel, unless the scale is one of z-scores.
+      scale: scale of the written values; None for the input's own units.
 
     Returns:
       The number of voxels set to 0, which the sidecar also reports.
     """
     values = np.asarray(source.image.dataobj, dtype=np.float32)
     added = _on_voxels_of(source, np.where(grid.mask, source.facts.tissue_deviation * change, 0), grid)
-    return _save_clipped(np.where(values != 0, values + added, 0), source, path, keep_sign)
+    made = np.where(values != 0, values + added, 0)
+    tissue = None
+    if scale is not None:
+        tissue = _tissue_of(_on_grid(made, source, grid), grid, source.facts)
+        made = np.where(made != 0, scale.apply(made, *tissue), 0)
+    return _save_clipped(made, source, path, keep_sign, scale, tissue)
 
 
 def write_decoded(
-    source: Source, decoded: np.ndarray, grid: Grid, path: pathlib.Path, *, keep_sign: bool = False
+    source: Source,
+    decoded: np.ndarray,
+    grid: Grid,
+    path: pathlib.Path,
+    *,
+    keep_sign: bool = False,
+    scale: CommonScale | None = None,
 ) -> Clipped:
-    """Writes a decode in the input's units on the input's voxels, 0 outside the brain mask.
+    """Writes a decode in the input's units or on a common scale, on the input's voxels, 0 outside the brain mask.
 
     The arguments and the result are those of `write_change`.
     """
-    volume = np.where(grid.mask, source.facts.tissue_mean + source.facts.tissue_deviation * decoded, 0)
-    return _save_clipped(_on_voxels_of(source, volume, grid), source, path, keep_sign)
+    made = np.where(grid.mask, source.facts.tissue_mean + source.facts.tissue_deviation * decoded, 0)
+    tissue = None
+    if scale is not None:  # before the edge of the mask is interpolated
+        tissue = _tissue_of(made, grid, source.facts)
+        made = np.where(grid.mask, scale.apply(made, *tissue), 0)
+    return _save_clipped(_on_voxels_of(source, made, grid), source, path, keep_sign, scale, tissue)
 
 
 def write_jacobian(source: Source, jacobian: np.ndarray, grid: Grid, path: pathlib.Path) -> None:
@@ -169,13 +196,33 @@ def _named(source: Source) -> dict[str, Any]:
     return {"Sources": [path.name if relative.startswith("../") else relative]}
 
 
-def _save_clipped(values: np.ndarray, source: Source, path: pathlib.Path, keep_sign: bool) -> Clipped:
-    """Saves values; those below 0 become 0 if `keep_sign` is set and the source has no negative voxel."""
-    keeps = keep_sign and not np.asarray(source.image.dataobj).min() < 0
+def _save_clipped(
+    values: np.ndarray,
+    source: Source,
+    path: pathlib.Path,
+    keep_sign: bool,
+    scale: CommonScale | None,
+    tissue: tuple[float, float] | None,
+) -> Clipped:
+    """Saves values; those below 0 become 0 if `keep_sign` is set and neither source nor scale has them."""
+    keeps = keep_sign and not np.asarray(source.image.dataobj).min() < 0 and (scale is None or scale.is_positive)
     clipped = Clipped(int(np.count_nonzero(values < 0)) if keeps else 0, int(np.count_nonzero(values)))
-    facts = _named(source) | _intensities(source.facts) | clipped.facts()
+    facts = _named(source) | _intensities(source.facts, scale, tissue) | clipped.facts()
     _save(np.maximum(values, 0) if keeps else values, source.image, facts, path)
     return clipped
+
+
+def _on_grid(values: np.ndarray, source: Source, grid: Grid) -> np.ndarray:
+    """Returns values of the source's voxels on the grid, as the preparation would read them."""
+    image = nibabel.as_closest_canonical(nibabel.Nifti1Image(values.astype(np.float32), source.image.affine))
+    return lay_on_grid(image, grid, source.facts.alignment)
+
+
+def _tissue_of(volume: np.ndarray, grid: Grid, facts: ImageFacts) -> tuple[float, float]:
+    """Returns the tissue mean and deviation of a volume on the grid, or those of its source if it is constant."""
+    tissue = volume[grid.mask & (volume != 0)].astype(np.float64)
+    deviation = float(tissue.std()) if tissue.size else 0.0
+    return (float(tissue.mean()), deviation) if deviation > 0 else (facts.tissue_mean, facts.tissue_deviation)
 
 
 def _on_voxels_of(source: Source, volume: np.ndarray, grid: Grid) -> np.ndarray:
@@ -188,11 +235,30 @@ def _on_voxels_of(source: Source, volume: np.ndarray, grid: Grid) -> np.ndarray:
     return resample(moving, affine, image.shape)
 
 
-def _intensities(facts: ImageFacts) -> dict[str, Any]:
+def _intensities(facts: ImageFacts, scale: CommonScale | None, tissue: tuple[float, float] | None) -> dict[str, Any]:
+    """Returns the entries for a volume's sidecar. `TissueMean` and `TissueDeviation` z-score it on either scale.
+
+    `tissue` is the tissue mean and deviation that the volume had before it was put on the scale.
+    """
+    if scale is None or tissue is None:
+        return {
+            "IntensityScale": "as_scanned",
+            "IntensityUnits": "those of the source; (value - TissueMean) / TissueDeviation compares across scanners",
+            "TissueMean": facts.tissue_mean,
+            "TissueDeviation": facts.tissue_deviation,
+        }
+    units = (
+        "one scale for the volumes of all scanners: TissueMean and TissueDeviation are the mean and standard deviation "
+        f"of tissue on it ({scale.origin}); AsScannedTissueMean + AsScannedTissueDeviation * (value - TissueMean) / "
+        "TissueDeviation is in the units of the source"
+    )
     return {
-        "IntensityUnits": "those of the source; (value - TissueMean) / TissueDeviation compares across scanners",
-        "TissueMean": facts.tissue_mean,
-        "TissueDeviation": facts.tissue_deviation,
+        "IntensityScale": "common",
+        "IntensityUnits": units,
+        "TissueMean": scale.mean,
+        "TissueDeviation": scale.deviation,
+        "AsScannedTissueMean": tissue[0],
+        "AsScannedTissueDeviation": tissue[1],
     }
 
 

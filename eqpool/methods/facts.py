@@ -3,10 +3,14 @@
 import dataclasses
 from collections.abc import Mapping
 
+import numpy as np
+
+from eqpool.config import OutputConfig
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.shape import DataShape
 from eqpool.data.tables.encoding import FeatureEncoding
 from eqpool.data.tables.levels import same_labels
+from eqpool.data.volumes.intensity_scale import CommonScale
 from eqpool.data.volumes.read import VERSION as PREPARATION
 from eqpool.errors import InputError
 from eqpool.storage import files
@@ -26,6 +30,7 @@ class ModelFacts:
       features: encoding of a table's columns; None for volumes and public tables.
       preparation: `eqpool.data.volumes.read.VERSION` at which the volumes were prepared; 0 without volumes, or for runs
         that predate its record.
+      common_scale: common intensity scale of harmonised volumes; None without volumes, or for runs that predate it.
     """
 
     dataset: str
@@ -39,10 +44,20 @@ class ModelFacts:
     features: FeatureEncoding | None
     preparation: int = 0
     first_levels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    common_scale: CommonScale | None = None
 
     @classmethod
-    def of(cls, cohort: Cohort, scaling: Scaling) -> "ModelFacts":
-        """Returns the properties of a cohort."""
+    def of(cls, cohort: Cohort, scaling: Scaling, reference: str = "") -> "ModelFacts":
+        """Returns the properties of a cohort.
+
+        Args:
+          cohort: training cohort.
+          scaling: scaling of covariates and target.
+          reference: site whose look the other sites take, "" for none. The common scale of volumes is this site's.
+
+        Raises:
+          InputError: the cohort is of volumes, and no training row is of the reference.
+        """
         return cls(
             cohort.name,
             cohort.simulated,
@@ -55,6 +70,7 @@ class ModelFacts:
             None if cohort.table is None else cohort.table.encoding,
             PREPARATION if cohort.volumes is not None else 0,
             cohort.first_levels,
+            _common_scale(cohort, reference),
         )
 
     @property
@@ -66,6 +82,21 @@ class ModelFacts:
     def on_volumes(self) -> bool:
         """Whether the inputs are volumes."""
         return len(self.input_shape) == 3
+
+    def output_scale(self, output: OutputConfig) -> CommonScale | None:
+        """Returns the scale on which harmonised volumes are written, None for the units of each scan.
+
+        Raises:
+          InputError: a common scale is asked for, and the run has none.
+        """
+        if output.scale == "as_scanned":
+            return None
+        if self.common_scale is None:
+            raise InputError(
+                f'config.output.scale = "{output.scale}": the run is of an earlier version and has no common scale, '
+                'expected "as_scanned"; train it again for a common scale'
+            )
+        return self.common_scale
 
     def check_preparation(self, folder: RunFolder) -> None:
         """Raises `InputError`, naming `folder`, if another version prepared the run's volumes."""
@@ -83,6 +114,7 @@ class ModelFacts:
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         plain["scaling"] = self.scaling.to_dict()
         plain["features"] = None if self.features is None else self.features.to_dict()
+        plain["common_scale"] = None if self.common_scale is None else dataclasses.asdict(self.common_scale)
         files.write_json(folder.model_file, plain)
 
     @classmethod
@@ -99,6 +131,7 @@ class ModelFacts:
         try:
             values["scaling"] = Scaling.from_dict(values["scaling"])
             values["features"] = values["features"] and FeatureEncoding.from_dict(values["features"])
+            values["common_scale"] = values.get("common_scale") and CommonScale(**values["common_scale"])
             values |= {name: tuple(values[name]) for name in ("input_shape", "covariate_names")}
             values["first_levels"] = {str(name): str(one) for name, one in values.get("first_levels", {}).items()}
             values |= {name: same_labels(values[name], f"{path}, {name}") for name in ("site_names", "target_classes")}
@@ -107,3 +140,16 @@ class ModelFacts:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(f"{path}: expected what eqpool wrote; it lacks or misnames {error}") from None
+
+
+def _common_scale(cohort: Cohort, reference: str) -> CommonScale | None:
+    """Returns the common scale of volumes: that of the reference's training rows, or of all training rows."""
+    if cohort.volumes is None:
+        return None
+    rows = cohort.rows("train")
+    if reference:
+        rows = rows[cohort.site_labels[rows] == reference]
+    if not rows.size:
+        found = ", ".join(np.unique(cohort.site_labels[cohort.rows("train")]).tolist())
+        raise InputError(f'config.data.reference = "{reference}": expected a site of the training rows, {found}')
+    return CommonScale.fit(cohort.volumes.tissue_mean[rows], cohort.volumes.tissue_deviation[rows], reference)

@@ -8,6 +8,7 @@ import numpy as np
 
 from eqpool.config import EvaluateConfig, RunConfig
 from eqpool.data.cohort import Cohort
+from eqpool.data.volumes.intensity_scale import CommonScale
 from eqpool.data.volumes.parallel import in_parallel
 from eqpool.evaluate.intervals import bootstrap_interval
 from eqpool.evaluate.similarity import peak_signal_to_noise, structural_similarity_inside
@@ -44,7 +45,10 @@ def harmonise_cohort(
     rows = rows_to_harmonise(cohort, harmonised, voxels)
     stream = pool_volumes(trained, prepared_rows(cohort, rows))
     by = "" if cohort.volumes is None or cohort.volumes.calibration is None else "calibrated_"
-    return write_and_measure(stream, rows, cohort, folder, trained.config, harmonised, say, by=by, voxels=voxels)
+    scale = None if harmonised == "none" else trained.scale
+    return write_and_measure(
+        stream, rows, cohort, folder, trained.config, harmonised, say, by=by, scale=scale, voxels=voxels
+    )
 
 
 def rows_to_harmonise(cohort: Cohort, harmonised: str, voxels: ScoredVoxels | None = None) -> list[int]:
@@ -64,6 +68,7 @@ def write_and_measure(
     say: Callable[[str], None],
     *,
     by: str = "",
+    scale: CommonScale | None = None,
     voxels: ScoredVoxels | None = None,
 ) -> Metrics:
     """Writes a stream of harmonised volumes and measures the held-out ones, as `harmonise_cohort` does.
@@ -77,11 +82,12 @@ def write_and_measure(
       harmonised: form of the written volumes.
       say: receives a line on the voxels that were set to 0.
       by: prefix of the form's description, such as "combat_".
+      scale: intensity scale of the written volumes; None for the units of each scan.
       voxels: gathers the scored rows.
     """
     assert cohort.volumes is not None
     volumes, test = cohort.volumes, set(cohort.rows("test").tolist())
-    writer = None if harmonised == "none" else _writer(config, cohort, folder, harmonised, by)
+    writer = None if harmonised == "none" else _writer(config, cohort, folder, harmonised, by, scale)
 
     chosen = sample_rows(cohort)
     drawn: dict[int, Pooled] = {}
@@ -107,7 +113,9 @@ def write_and_measure(
     return summarise(measured, subject, config.evaluate, config.seed)
 
 
-def _writer(config: RunConfig, cohort: Cohort, folder: RunFolder, harmonised: str, by: str) -> VolumeWriter:
+def _writer(
+    config: RunConfig, cohort: Cohort, folder: RunFolder, harmonised: str, by: str, scale: CommonScale | None
+) -> VolumeWriter:
     assert cohort.volumes is not None
     volumes = cohort.volumes
     return VolumeWriter(
@@ -120,6 +128,7 @@ def _writer(config: RunConfig, cohort: Cohort, folder: RunFolder, harmonised: st
         form=harmonised,
         by=by,
         origin=": SIMULATED images" if cohort.simulated else "",
+        scale=scale,
     )
 
 

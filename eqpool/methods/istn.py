@@ -12,6 +12,7 @@ from eqpool.config import RunConfig
 from eqpool.data.cohort import SPLITS, Cohort, Scaling
 from eqpool.data.reference_view import reference_views
 from eqpool.data.shape import DataShape
+from eqpool.data.volumes.intensity_scale import CommonScale
 from eqpool.data.volumes.preparation import PreparedScan
 from eqpool.engine.image_training import forward_on_images, train_on_images, train_on_pairs
 from eqpool.engine.pairs import REFERENCE_COLUMNS, Pairs
@@ -50,6 +51,14 @@ class Istn:
         """
         check_images(config, cohort)
         return Scaling.fit(cohort, labelled=rows_of_sides(config, cohort)["source", "train"])
+
+    def reference(self, config: RunConfig, cohort: Cohort) -> str:
+        """Returns the site whose appearance the others are given.
+
+        Raises:
+          InputError: `config.istn.reference` is no site of the cohort.
+        """
+        return cohort.site_names[reference_site(config, cohort)]
 
     def stages(self, config: RunConfig, shape: DataShape) -> tuple[Stage, ...]:
         """Returns the stages of the task model and the ISTN. Zeros stand in for the pretrained model."""
@@ -92,7 +101,7 @@ class Istn:
         metrics |= {"selection_score": float(state.best_score), "selection_score_before": _untouched(columns, pairs)}
         _write_examples(config, cohort, columns, rows, of_istn, folder)
         if cohort.volumes is not None and config.output.harmonised != "none":
-            _write_volumes(config, folder, cohort, of_istn)
+            _write_volumes(config, folder, cohort, of_istn, ModelFacts.read(folder).output_scale(config.output))
         warning = describe_collapse(session.log.records(), config.istn, metrics["selection_score_before"])
         return Outcome(only_finite(metrics), scorecard=_score(config, cohort, of_istn, folder), warning=warning)
 
@@ -239,7 +248,9 @@ def _write_examples(
     write_arrays(folder.examples_file, steps | {"reference": columns["inputs"][reference], "name": names})
 
 
-def _write_volumes(config: RunConfig, folder: RunFolder, cohort: Cohort, variables: Variables) -> None:
+def _write_volumes(
+    config: RunConfig, folder: RunFolder, cohort: Cohort, variables: Variables, scale: CommonScale | None
+) -> None:
     """Writes S2T of all scans from other sites than the reference, under `folder`/derivatives/eqpool."""
     other = np.flatnonzero((cohort.site >= 0) & (cohort.site != reference_site(config, cohort)))
     assert cohort.volumes is not None
@@ -256,6 +267,7 @@ def _write_volumes(config: RunConfig, folder: RunFolder, cohort: Cohort, variabl
         pathlib.Path(volumes.image_root),
         volumes.scan_name.tolist(),
         cohort.simulated,
+        scale,
         folder.append_to_log,
     )
 

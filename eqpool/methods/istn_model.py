@@ -87,6 +87,7 @@ class IstnModel:
                 scans.root,
                 names_in_table(table, scans.sources),
                 facts.simulated,
+                facts.output_scale(self.config.output),
                 say,
             )
         rows = [scan.row for scan in shown]

@@ -10,6 +10,7 @@ import numpy as np
 
 from eqpool.config import RunConfig
 from eqpool.data.volumes.grids import named_grid
+from eqpool.data.volumes.intensity_scale import CommonScale
 from eqpool.data.volumes.parallel import in_parallel
 from eqpool.data.volumes.preparation import PreparedScan
 from eqpool.methods.derivatives import to_z_scores
@@ -60,9 +61,10 @@ def write_harmonised(
     root: pathlib.Path,
     names: Sequence[str],
     simulated: bool,
+    scale: CommonScale | None,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[int]:
-    """Writes every scan's S2T under `output`/derivatives/eqpool, on the input's voxels and in its units.
+    """Writes every scan's S2T under `output`/derivatives/eqpool, on the input's voxels.
 
     Without an STN the result is the input plus the change of its appearance. An STN moves the anatomy itself, so S2T
     then replaces the input at the resolution of the config's grid, and the Jacobian is written beside it.
@@ -78,6 +80,7 @@ def write_harmonised(
       root: data set of the sources.
       names: (N,) names of all rows, by `eqpool.data.volumes.bids_names`.
       simulated: whether the networks were trained on simulated images, which the description then says.
+      scale: intensity scale of what is written; None for the units of each input.
       say: receives a line on the voxels set to 0 (`config.output.keep_sign`), if any.
 
     Returns:
@@ -97,6 +100,7 @@ def write_harmonised(
         form="change" if config.istn.shape == "none" else "decoded",
         by="istn_",
         origin=origin_of(simulated),
+        scale=scale,
     )
 
     def write(made: tuple[PreparedScan, Harmonised]) -> int:

@@ -67,6 +67,10 @@ class LatentMethod(abc.ABC):
         """Scales covariates and target by all training rows."""
         return Scaling.fit(cohort)
 
+    def reference(self, config: RunConfig, cohort: Cohort) -> str:
+        """Returns `config.data.reference`."""
+        return config.data.reference
+
     def columns(self, cohort: Cohort, scaling: Scaling) -> Columns:
         """Returns the columns that training reads in addition to the inputs, with one entry a row."""
         return scaling.columns(cohort)

@@ -16,6 +16,7 @@ from eqpool.data.tables.scaling import pooled_change
 from eqpool.data.volumes.bids_names import names_in_table
 from eqpool.data.volumes.grids import named_grid
 from eqpool.data.volumes.inputs import Grid, ImageFacts
+from eqpool.data.volumes.intensity_scale import CommonScale
 from eqpool.data.volumes.parallel import in_parallel
 from eqpool.data.volumes.preparation import PreparedScan
 from eqpool.errors import InputError
@@ -63,6 +64,11 @@ class LatentModel:
     def grid(self) -> Grid | None:
         """The grid of volumes; None for tables."""
         return named_grid(self.config.data.grid) if self.facts.on_volumes else None
+
+    @property
+    def scale(self) -> CommonScale | None:
+        """The intensity scale of written volumes; None for the units of each scan."""
+        return self.facts.output_scale(self.config.output)
 
     def calibrated_on(self, controls: NewScans, say: Say) -> "LatentModel":
         """Returns a copy that has the scanner effects of the controls' sites; see `TrainedModel`."""
@@ -133,6 +139,7 @@ class LatentModel:
             form=form,
             by="" if self.calibration is None else "calibrated_",
             origin=origin_of(self.facts.simulated),
+            scale=self.scale,
         )
 
     def _write_table(self, table: ParticipantsTable, output: RunFolder, form: str, say: Say) -> pd.DataFrame:

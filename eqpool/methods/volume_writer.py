@@ -8,6 +8,7 @@ import numpy as np
 from eqpool import __version__
 from eqpool.config import OutputConfig, keeps_sign
 from eqpool.data.volumes.inputs import Grid, ImageFacts
+from eqpool.data.volumes.intensity_scale import CommonScale
 from eqpool.methods.base import Say
 from eqpool.methods.derivatives import (
     Clipped,
@@ -42,6 +43,7 @@ class VolumeWriter:
         form: str,
         by: str = "",
         origin: str = "",
+        scale: CommonScale | None = None,
     ):
         """Writes the folder's dataset_description.json.
 
@@ -55,15 +57,17 @@ class VolumeWriter:
           form: "change" adds the change to the input; "decoded" replaces the input.
           by: prefix of the form's description, such as "istn_".
           origin: end of the data set's name.
+          scale: intensity scale of the written volumes; None for the units of each source.
 
         Raises:
           InputError: an output path is an input.
         """
         self._paths, self._sources, self._root, self._grid = derivative_paths(folder, names), sources, root, grid
         self._form, self._keep_sign = form, keeps_sign(output, on_volumes=True)
+        self._scale = scale
         self._clipped: list[Clipped] = []
         check_not_inputs(self._paths, sources)
-        write_description(folder, __version__, harmonised=f"{by}{form}", origin=origin)
+        write_description(folder, __version__, harmonised=f"{by}{form}", origin=origin, scale=scale)
 
     def write(
         self,
@@ -87,9 +91,10 @@ class VolumeWriter:
         """
         source = read_source(self._sources[row], facts, self._root)
         write, volume = (write_change, change) if self._form == "change" else (write_decoded, replacement)
-        self._clipped.append(write(source, volume, self._grid, self._paths[row], keep_sign=self._keep_sign))
+        path, keep_sign = self._paths[row], self._keep_sign
+        self._clipped.append(write(source, volume, self._grid, path, keep_sign=keep_sign, scale=self._scale))
         if jacobian is not None:
-            write_jacobian(source, jacobian, self._grid, self._paths[row])
+            write_jacobian(source, jacobian, self._grid, path)
 
     def report(self, say: Say) -> None:
         """Reports through `say` how many voxels were set to 0, if any were."""

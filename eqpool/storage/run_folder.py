@@ -21,6 +21,9 @@ from eqpool.storage.files import is_left_to_another, read_json, remove_parts, wr
 # Keys that change places, frequencies or parallelism, but not the results.
 _NEUTRAL_KEYS = ("cache_dir", "checkpoint_every_epochs", "devices", "tensorboard", "workers")
 
+# What runs did from before a key was there, where its default is something else.
+_BEFORE_KEYS: dict[str, Any] = {"output": {"scale": "as_scanned"}}
+
 OVERLAP_COLUMN = "mask_overlap"  # column of a run's tables: a volume's overlap with the template's brain
 NON_FINITE_ROWS = "non_finite_rows"  # number of rows with non-finite latents, the only metric of such a run
 WHO = ("participant_id", "split", "site")  # columns of every table of a run
@@ -115,12 +118,12 @@ class RunFolder:
         return RunFolder(self.path / f"fold-{number + 1}")
 
     def read_config(self) -> RunConfig:
-        """Reads and checks config.json.
+        """Reads and checks config.json. Keys that it lacks get the values of the version that wrote it.
 
         Raises:
           InputError: the file is missing, or holds keys or values that this version does not know.
         """
-        return from_config_dict(ConfigDict(read_json(self.config_file)))
+        return from_config_dict(ConfigDict(_filled(read_json(self.config_file), _BEFORE_KEYS)))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -146,23 +149,31 @@ class RunFolder:
         finally:
             lock.release()
 
-    def claim(self, config: RunConfig) -> None:
+    def claim(self, config: RunConfig) -> RunConfig:
         """Writes config.json, or checks that the existing one is the same.
 
         If nothing has been computed yet, for example after bad input, the existing config is overwritten. Keys missing
-        from it are newer than the run, and their defaults give the results of the version without them.
+        from it are newer than the run, and their defaults give the results of the version without them. The exception
+        is `output.scale`: such a run goes on as "as_scanned".
+
+        Returns:
+          The config to go on with, which is `config` except for an `output.scale` that is newer than the run.
 
         Raises:
           InputError: names every key that differs.
         """
-        now = to_dict(config)
         if not self.config_file.exists() or not self._has_computed:
-            write_json(self.config_file, now)
-            return
-        before = _filled(read_json(self.config_file), to_dict(RunConfig()))
-        differing = list(differing_keys(_without_neutral(before), _without_neutral(now)))
+            write_json(self.config_file, to_dict(config))
+            return config
+        stored = read_json(self.config_file)
+        before = _filled(stored, _BEFORE_KEYS)
+        if before != stored:
+            config = dataclasses.replace(config, output=dataclasses.replace(config.output, scale="as_scanned"))
+        before = _filled(before, to_dict(RunConfig()))
+        differing = list(differing_keys(_without_neutral(before), _without_neutral(to_dict(config))))
         if differing:
             raise InputError(f"--workdir={self.path} was made with another config: {'; '.join(differing)}")
+        return config
 
     def claim_data(self, data_hash: str, pooled: str, preparation: int = 0) -> None:
         """Writes data.json and pooled.tsv, or checks that existing results were computed from the same data.

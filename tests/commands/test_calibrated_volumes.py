@@ -22,6 +22,7 @@ from eqpool.methods.base import load_trained
 from eqpool.methods.crossfit import _hold_out
 from eqpool.storage.files import read_arrays
 from eqpool.storage.run_folder import RunFolder
+from tests.common_scale import changed, common_scale, rescaled
 from tests.conftest import tiny_config, train_quickly
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -132,9 +133,9 @@ def test_a_written_volume_is_the_input_and_both_changes(run_folder, cohort):
         change = trained.decode(encoded["pooled_latent"])[0] - trained.decode(encoded["latent"])[0]
         change = change + cohort.inputs[row] - cohort.uncalibrated[row]
         values, mask = source.get_fdata(), cohort.volumes.grid.mask
-        deviation = values[mask & (values != 0)].std()
-        expected = np.where(mask & (values != 0), np.maximum(values + deviation * change, 0), values)
-        np.testing.assert_allclose(written.get_fdata(), expected, rtol=1e-3, atol=1e-2 * deviation)
+        scale = common_scale(cohort)
+        expected = rescaled(changed(values, mask, change), mask, scale)
+        np.testing.assert_allclose(written.get_fdata(), np.maximum(expected, 0), rtol=1e-3, atol=1e-2 * scale[1])
     description = json.loads((run_folder / "derivatives/eqpool/dataset_description.json").read_text())
     assert "site calibration" in description["GeneratedBy"][0]["Description"]
 

@@ -24,6 +24,7 @@ from eqpool.methods.harmonised_volumes import harmonise_cohort
 from eqpool.methods.networks import PoolingNetworks, pooling_stages
 from eqpool.objectives.stage_one import make_stage_one
 from eqpool.storage.run_folder import RunFolder
+from tests.common_scale import changed, common_scale, rescaled, tissue_of
 from tests.conftest import tiny_config, train_quickly
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -58,10 +59,9 @@ def test_a_run_leaves_a_harmonised_volume_for_every_input(trained_volumes, cohor
         np.testing.assert_array_equal(written.affine, source.affine)
         encoded = trained.encode(cohort.inputs[row][None])
         change = trained.decode(encoded["pooled_latent"])[0] - trained.decode(encoded["latent"])[0]
-        values, mask = source.get_fdata(), cohort.volumes.grid.mask
-        deviation = values[mask & (values != 0)].std()
-        expected = np.where(mask & (values != 0), values + deviation * change, values)
-        np.testing.assert_allclose(written.get_fdata(), expected, rtol=1e-3, atol=1e-2 * deviation)
+        values, mask, scale = source.get_fdata(), cohort.volumes.grid.mask, common_scale(cohort)
+        expected = rescaled(changed(values, mask, change), mask, scale)
+        np.testing.assert_allclose(written.get_fdata(), np.maximum(expected, 0), rtol=1e-3, atol=1e-2 * scale[1])
     assert len(list(output.glob("sub-*/anat/*_desc-harmonized_T1w.nii.gz"))) == len(cohort.site)
 
 
@@ -155,9 +155,14 @@ def test_the_decode_itself_by_request(trained_volumes, newcomers, tmp_path, coho
     decoded = trained.decode(trained.encode(cohort.inputs[0][None])["pooled_latent"])[0]
     path = tmp_path / "out/derivatives/eqpool/sub-new0/anat/sub-new0_desc-harmonized_T1w.nii.gz"
     values, source = nibabel.load(path).get_fdata(), nibabel.load(cohort.volumes.image_path[0]).get_fdata()
-    tissue = source[cohort.volumes.grid.mask & (source != 0)]
-    expected = np.where(cohort.volumes.grid.mask, tissue.mean() + tissue.std() * decoded, 0)
-    np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-2 * tissue.std())
+    assert main([*arguments, "--harmonised=decoded", "--scale=as_scanned"]) == 0
+    as_scanned = nibabel.load(path).get_fdata()
+    mask = cohort.volumes.grid.mask
+    mean, deviation = tissue_of(source, mask)
+    expected = np.where(mask, mean + deviation * decoded, 0)
+    np.testing.assert_allclose(as_scanned, expected, rtol=1e-3, atol=1e-2 * deviation)
+    scale = common_scale(cohort)
+    np.testing.assert_allclose(values, rescaled(expected, mask, scale), rtol=1e-3, atol=2e-2 * scale[1])
     assert main([*arguments, "--harmonised=none"]) == 0
 
 

@@ -22,6 +22,7 @@ from eqpool.objectives.task import make_task
 from eqpool.storage import files
 from eqpool.storage.checkpoints import Checkpoints
 from eqpool.storage.run_folder import RunFolder
+from tests.common_scale import changed, common_scale, rescaled
 from tests.conftest import quickly_compiled, tiny_config
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -48,7 +49,8 @@ def istn(tmp_path_factory):
     with Checkpoints(folder / "run" / "checkpoints" / "istn") as checkpoints:
         checkpoints.save(1, state)
     files.write_json(folder / "run" / "config.json", to_dict(config))
-    ModelFacts.of(cohort, Scaling.fit(cohort)).write(RunFolder(folder / "run"))
+    reference = Istn().reference(config, cohort)
+    ModelFacts.of(cohort, Scaling.fit(cohort), reference).write(RunFolder(folder / "run"))
     files.write_json(folder / "run" / "results.json", {})
     return folder / "run", config, cohort
 
@@ -67,7 +69,8 @@ def test_new_scans_get_the_change_of_their_looks(istn, tmp_path):
     table = newcomers(cohort, tmp_path, ("site1", "site3"))
     assert main([f"--workdir={folder}", f"--participants={table}", f"--output={tmp_path / 'out'}"]) == 0
     harmonise = make_harmonise(config, Istn().load(RunFolder(folder)).variables, 3)
-    mask = cohort.volumes.grid.mask
+    mask, at_reference = cohort.volumes.grid.mask, cohort.site[cohort.rows("train")] == 2
+    scale = common_scale(cohort, cohort.rows("train")[at_reference])
     for row, site in ((0, 0), (1, 2)):
         path = tmp_path / f"out/derivatives/eqpool/sub-new{row}/anat/sub-new{row}_desc-harmonized_T1w.nii.gz"
         written, source = nibabel.load(path), nibabel.load(cohort.volumes.image_path[row])
@@ -76,9 +79,8 @@ def test_new_scans_get_the_change_of_their_looks(istn, tmp_path):
         made = harmonise(squashed, site).image
         change = np.arctanh(np.clip(made, -0.9999, 0.9999)) - np.arctanh(np.clip(squashed, -0.9999, 0.9999))
         values = source.get_fdata()
-        deviation = values[mask & (values != 0)].std()
-        expected = np.where(mask & (values != 0), values + deviation * change, values)
-        np.testing.assert_allclose(written.get_fdata(), expected, rtol=1e-3, atol=1e-2 * deviation)
+        expected = rescaled(changed(values, mask, change), mask, scale)
+        np.testing.assert_allclose(written.get_fdata(), np.maximum(expected, 0), rtol=1e-3, atol=1e-2 * scale[1])
     steps = dict(np.load(tmp_path / "out" / "images" / "examples.npz"))
     np.testing.assert_allclose(steps["image"][1], harmonise(np.array(cohort.inputs[1]), 2).image, atol=1e-6)
     assert steps["name"].tolist() == ["new0", "new1"]
