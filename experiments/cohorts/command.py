@@ -64,7 +64,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
     names = options.names.split(",")
     with threadpool_limits(limits=1):
         rows = [row for name in names for row in _cohort(load_table(options.cohorts, name), options, settings)]
-        unseen = {name: _unseen(load_table(options.cohorts, name), options) for name in names if options.unseen}
+        unseen = _unseen_sites([load_table(options.cohorts, name) for name in names], options) if options.unseen else {}
     path = results_path(options.output, experiment, "")
     earlier = read_json(path) if path.is_file() else {}
     if earlier.get("settings") == settings:
@@ -93,11 +93,18 @@ def _cohort(table: Table, options: argparse.Namespace, settings: dict[str, int])
             yield row | {"method": method, "chosen": found["chosen"], "made": _record(settings, found["commits"])}
 
 
-def _unseen(table: Table, options: argparse.Namespace) -> dict[str, Any]:
-    groups = min(options.unseen_groups, len(table.site_names))
-    lines = evaluate_unseen(table, options.runs / "cohorts", groups, options.seed, options.epochs)
-    print("\n".join(describe_unseen(lines)), flush=True)
-    return {"groups": groups, "lines": lines}
+def _unseen_sites(tables: list[Table], options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the scores of sites left out, by the name of the table. Of two sites none can be left out."""
+    found = {}
+    for one in tables:
+        if len(one.site_names) < 3:
+            print(f"{one.name}: {len(one.site_names)} sites, of which none is left out: a model needs two", flush=True)
+            continue
+        groups = min(options.unseen_groups, len(one.site_names))
+        lines = evaluate_unseen(one, options.runs / "cohorts", groups, options.seed, options.epochs)
+        print("\n".join(describe_unseen(lines)), flush=True)
+        found[one.name] = {"groups": groups, "lines": lines}
+    return found
 
 
 def _joined_rows(earlier: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
