@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--target", default="", help="column of a diagnosis or score whose effect is kept too")
     parser.add_argument(
-        "--person", default="participant_id", help="column that names people, who are never divided (participant_id)"
+        "--person",
+        default="",
+        help="column that names people, whose rows stay together (participant_id if there is one)",
     )
     parser.add_argument(
         "--method",

@@ -16,7 +16,7 @@ from eqpool.data.tables.coding import UNKNOWN
 from eqpool.data.tables.covariates import parse_specs, read_covariates
 from eqpool.data.tables.fit_on import rows_labelled
 from eqpool.data.tables.levels import code_labels
-from eqpool.data.tables.participants import ParticipantsTable, parse_target, read_table, select_features
+from eqpool.data.tables.participants import ID_COLUMN, ParticipantsTable, parse_target, read_table, select_features
 from eqpool.errors import InputError
 from eqpool.evaluate.scorecard import COMBAT, RAW, make_scorecard
 from eqpool.evaluate.scored_rows import ScoredRows
@@ -85,6 +85,8 @@ def read_columns(table: ParticipantsTable, options: argparse.Namespace) -> Colum
     specs = parse_specs(options.keep, "--keep")
     for spec in specs:
         table.require(spec.name, "--keep")
+        if [other.name for other in specs].count(spec.name) > 1:
+            raise InputError(f"--keep={options.keep}: {spec.name} twice, expected each column once")
     specs = tuple(sorted(specs, key=lambda spec: spec.categorical))  # the scorecard reads the first, a number
     kept = read_covariates(table, specs) if specs else None
     values = np.zeros((len(site), 0)) if kept is None else kept.values
@@ -121,6 +123,11 @@ def score(columns: Columns, options: argparse.Namespace) -> dict:
     strata = balanced_strata(code_labels(columns.site)[0], columns.target, columns.target_classes)
     split = assign_splits(columns.person, strata, validation_fraction=0.0, test_fraction=_HELD_OUT, seed=options.seed)
     train = np.flatnonzero(split == "train")
+    if not len(train) or len(train) == len(split):
+        count = len(np.unique(columns.person))
+        raise InputError(
+            f"{options.table}: {count} people, expected more, so that a fifth can be held out for the scores"
+        )
     filled = columns.filled(train)
     versions = {RAW: filled}
     with warnings.catch_warnings():
@@ -168,9 +175,12 @@ def _numbers(table: ParticipantsTable, features: pd.DataFrame) -> pd.DataFrame:
 
 
 def _people(table: ParticipantsTable, column: str) -> np.ndarray:
-    """Returns the (N,) names of people, each row another one's if the table has no such column or no name there."""
-    if column not in table.frame:
+    """Returns the (N,) names of people, by default those of participant_id; rows without a name are other people's."""
+    if column:
+        table.require(column, "--person")
+    elif ID_COLUMN not in table.frame:
         return np.arange(len(table.frame)).astype(str)
+    column = column or ID_COLUMN
     return np.array([name or f"row {row}" for row, name in enumerate(table.frame[column])])
 
 

@@ -4,7 +4,8 @@ Example: python -m eqpool.main --config=configs/adni.py --workdir=runs/adni --co
 
 The same command on the same work directory resumes. With --distributed the processes of several hosts train together
 (docs/cloud_tpu.md). Set any key of a config by --config.KEY=VALUE, such as --config.stage_one.epochs=20, and the method
-by --method=combat, which is short for --config.method=combat. With --config=..., --help lists every key with its value.
+by --method=combat, which is short for --config.method=combat. With --config=..., --help lists every key with its value
+and what it means.
 Exit code 0 on success, 2 with one line on stderr for bad config, bad input or a full disk, 1 if training diverges.
 """
 
@@ -14,6 +15,7 @@ import pathlib
 import re
 import shlex
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from absl import flags, logging
@@ -23,6 +25,7 @@ from eqpool.commands.given_paths import check_config_paths, check_workdir
 from eqpool.commands.shell import GOES_ON, attempt, show
 from eqpool.config import default_config
 from eqpool.config.check import from_config_dict
+from eqpool.config.descriptions import describe_keys
 from eqpool.config.recipes import config_folder, find_config
 from eqpool.errors import InputError, check_is_path, complain, to_path
 
@@ -31,7 +34,7 @@ _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Train together with the 
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Show data, parameters, memory and expected time, and train nothing.")
 _LIST = flags.DEFINE_bool("list", False, "Name the configs that came with eqpool, each in a line.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config name>.")
-_HELP = flags.DEFINE_bool("help", False, "Show this; beside --config=... every key with its value there.")
+_HELP = flags.DEFINE_bool("help", False, "Show this; beside --config=... every key with its value and what it means.")
 
 
 def main(arguments: list[str]) -> int:
@@ -147,8 +150,14 @@ def _help(config: ConfigDict | None) -> str:
     named = (_CONFIG, _WORKDIR, _DISTRIBUTED, _DRY_RUN, _LIST, _HELP)
     lines = [(__doc__ or "").strip(), "", *(f"  --{flag.name:<11} {flags.FLAGS[flag.name].help}" for flag in named)]
     if config is not None:
-        lines += ["", *(f"  --config.{key}={value!r}" for key, value in _flat(config).items())]
+        meanings = describe_keys()
+        for key, value in _flat(config).items():
+            lines += ["", f"  --config.{key}={value!r}", *_wrapped(meanings.get(key, ""))]
     return "\n".join(lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, width=100, initial_indent="      ", subsequent_indent="      ")
 
 
 def _list_configs(folder: pathlib.Path | None) -> str:

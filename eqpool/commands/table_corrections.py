@@ -92,9 +92,11 @@ def fit_correction(method: str, columns: Columns, rows: np.ndarray, reference: s
     )
     estimator.fit(
         columns.features.iloc[rows].reset_index(drop=True),
-        _labels(columns)[rows] if columns.target_name else None,
+        pd.Series(_labels(columns)[rows], name=columns.target_name) if columns.target_name else None,
         site=columns.site[rows],
-        covariates=columns.covariates[rows] if columns.covariates.shape[1] else None,
+        covariates=pd.DataFrame(columns.covariates[rows], columns=list(columns.covariate_names))
+        if columns.covariate_names
+        else None,
         fit_on=fit_on,
         subject=columns.person[rows],
     )

@@ -45,12 +45,13 @@ class DataConfig:
     participants: str = ""  # participants.tsv (or .csv): one row a scan
     root: str = ""  # folder of the images, by default the folder of participants
     outside_root: Literal["refuse", "allow"] = "refuse"  # paths in the table that leave root, such as ../ or /
-    site_column: str = "site"
+    site_column: str = "site"  # column of the scanner or site
     # Comma-separated numeric columns, or categorical columns if marked so: age,sex:categorical. Here and in nuisances,
     # described and features, put a name with a comma or a colon in double quotes: "age, years",sex:categorical
     covariates: str = "age"
     nuisances: str = ""  # comma-separated categorical columns, such as sex, that Phi should not predict either
-    target: str = "dx"
+    target: str = "dx"  # column that is predicted, such as a diagnosis
+    # Auto: text, and whole numbers of at most 10 levels, are classes
     target_type: Literal["auto", "classes", "number"] = "auto"
     described: str = ""  # comma-separated numeric columns, such as mmse: shown by site in the report, never trained on
     features: str = ""  # comma-separated columns or glob patterns. If given, the cohort is a table instead of volumes
@@ -65,7 +66,7 @@ class DataConfig:
     fit_on: str = ""
     # Named grid (mni_4mm, mni_2mm, 64) or a shape such as 32x32x32, 32x32x32@6 in mm, 32x40x32@1@-26,-20,-14 for crops
     grid: str = "mni_4mm"
-    on_bad_volume: Literal["stop", "skip"] = "stop"
+    on_bad_volume: Literal["stop", "skip"] = "stop"  # what to do with a volume that cannot be used
     align: Literal["none", "affine"] = "none"  # affine: first register each volume to the template (the extra "align")
     squash: bool = False  # volumes: tanh of the z-scores, for networks with outputs in [-1, 1]
     split: Literal["raw", "published"] = "raw"  # german, adult: split of the raw files, or the published one
@@ -75,8 +76,8 @@ class DataConfig:
     test_digits: int = _number(10_000, 10)  # morpho_mnist: each appears in both domains
     split_seed: int = 0  # part of the data, so it does not follow config.seed
     balance: Literal["site_and_target", "site"] = "site_and_target"  # strata of the splits ("site" ignores the target)
-    test_fraction: float = _number(0.2, 0.0, 0.9)
-    validation_fraction: float = _number(0.1, 0.0, 0.9)
+    test_fraction: float = _number(0.2, 0.0, 0.9)  # share of people that are held out for all scores
+    validation_fraction: float = _number(0.1, 0.0, 0.9)  # share of people on which epochs and settings are chosen
     simulated_fraction: float = _number(1.0, 0.0, 1.0)  # share of each simulated site to build (tests use little)
     workers: int = _number(0, 0)  # threads that prepare volumes, processes that draw digits, 0 for one a core
 
@@ -85,24 +86,24 @@ class DataConfig:
 class ModelConfig:
     """The networks of both stages. Volumes use a 3D ResNet, tables a fully connected encoder."""
 
-    latent_dim: int = _number(30, 2)
-    hidden_units: int = _number(64, 1)
+    latent_dim: int = _number(30, 2)  # dimension n of the latent
+    hidden_units: int = _number(64, 1)  # units of the hidden layers of fully connected networks
     channels: tuple[int, ...] = (16, 16, 32, 64)  # channels of the ResNet's stages
-    blocks: tuple[int, ...] = (2, 2, 2, 2)
-    decoder_channels: tuple[int, ...] = (64, 32, 16, 8)
+    blocks: tuple[int, ...] = (2, 2, 2, 2)  # residual blocks of each stage
+    decoder_channels: tuple[int, ...] = (64, 32, 16, 8)  # channels of the decoder of volumes, from coarse to fine
     decoder_ridge: float = _number(1.0, 0.0)  # volumes: penalty of D's linear part, fitted after training, 0 for none
-    dropout: float = _number(0.0, 0.0, 0.95)
+    dropout: float = _number(0.0, 0.0, 0.95)  # share of units dropped in the auxiliary head
     centre_latent: bool = False  # subtract the mean coordinate before the projection to the sphere, as published
     rotation_range: float = _number(3.0, 0.0, math.pi)  # radians over the covariate's training range
     rotation_ranges: str = ""  # comma-separated ranges, one for each covariate, "" for rotation_range
     spectrum: Literal["uniform", "paper"] = "uniform"  # paper: skew(1_m) as printed, without rotation_range
     tau: Literal["free", "covariate"] = "free"  # covariate: tau depends on the covariates alone, not on the site
     tau_steps: int = _number(0, 0)  # tau "covariate": steps over the training range to round tau to, 0 for continuous
-    group_map: Literal["expm", "cayley"] = "expm"
+    group_map: Literal["expm", "cayley"] = "expm"  # map from generators to rotations
     phi: Literal["sphere", "free"] = "sphere"  # sphere: b is normalised, so that the MMD cannot shrink it
     code_dim: int = _number(0, 0)  # numbers in b's code, which is mapped to the sphere, 0 for latent_dim
     code_levels: int = _number(0, 0)  # evenly spaced values of each number of the code, 0 for continuous
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of convolutions and dense layers; weights stay float32
     remat: bool = False  # recompute residual blocks in the backward pass: less memory, more time
 
 
@@ -110,14 +111,14 @@ class ModelConfig:
 class TrainingConfig:
     """Adam and epochs, common to every stage."""
 
-    epochs: int = _number(100, 0)
+    epochs: int = _number(100, 0)  # passes over the training rows
     # Rows of a step. A remainder is spread over the epoch's steps: 81 rows in batches of 16 give three steps of 14 rows
     # and three of 13. Each step has at least min(4, batch_size) rows, so with a batch size below 7 some steps may have
     # one row more.
     batch_size: int = _number(128, 2)
-    learning_rate: float = _number(1e-3, 0.0)
-    learning_rate_decay: float = _number(0.65, 0.0, 1.0)
-    decay_every_epochs: int = _number(10, 1)
+    learning_rate: float = _number(1e-3, 0.0)  # of Adam, at the first step
+    learning_rate_decay: float = _number(0.65, 0.0, 1.0)  # factor on the learning rate every decay_every_epochs
+    decay_every_epochs: int = _number(10, 1)  # epochs between two decays
     weight_decay: float = _number(0.0, 0.0)  # decoupled, as in AdamW
     checkpoint_every_epochs: int = _number(50, 1)  # a killed run loses at most these (the last epoch is always saved)
 
@@ -126,9 +127,9 @@ class TrainingConfig:
 class KernelConfig:
     """The kernel of an MMD."""
 
-    kernel: Literal["laplacian", "gaussian"] = "laplacian"
+    kernel: Literal["laplacian", "gaussian"] = "laplacian"  # kernel of the MMD
     bandwidth: str = "0.05,0.1,0.25,0.5,1.0"  # one number, several (mixture), or "median"
-    estimator: Literal["biased", "unbiased"] = "unbiased"
+    estimator: Literal["biased", "unbiased"] = "unbiased"  # unbiased leaves the pairs of a row with itself out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,8 +143,8 @@ class PoolingTrainingConfig(KernelConfig, TrainingConfig):
 class StageOneConfig(PoolingTrainingConfig):
     """Stage one: E, tau and D (Lokhande et al. 2022, Algorithm 1 and appendix A.7)."""
 
-    equivariance_weight: float = _number(1.0, 0.0)
-    reconstruction_weight: float = _number(0.02, 0.0)
+    equivariance_weight: float = _number(1.0, 0.0)  # of the equivariance loss (eq. (3))
+    reconstruction_weight: float = _number(0.02, 0.0)  # of the error of D(l)
     prediction_weight: float = _number(0.0, 0.0)  # weight of the published code's cross-entropy on the target
     mmd_weight: float = _number(0.0, 0.0)  # of tau's MMD across sites, as Phi carries any site information in tau
 
@@ -152,13 +153,14 @@ class StageOneConfig(PoolingTrainingConfig):
 class StageTwoConfig(PoolingTrainingConfig):
     """Stage two: b, h and Psi, with E and tau frozen (Lokhande et al. 2022, eqs. (5) to (7))."""
 
-    prediction_weight: float = _number(1.0, 0.0)
-    reconstruction_weight: float = _number(0.1, 0.0)
-    mmd_weight: float = _number(0.1, 0.0)
+    prediction_weight: float = _number(1.0, 0.0)  # of the loss of h(Phi) on the target
+    reconstruction_weight: float = _number(0.1, 0.0)  # of the error of Psi(Phi)
+    mmd_weight: float = _number(0.1, 0.0)  # of the MMD across sites (eq. (7))
     mmd_ramp_start: float = _number(1.0, 0.0)  # the weight is mmd_weight x min(start x growth^epoch, ceiling)
-    mmd_ramp_growth: float = _number(1.0, 0.0)
-    mmd_ramp_ceiling: float = _number(1.0, 0.0)
+    mmd_ramp_growth: float = _number(1.0, 0.0)  # see mmd_ramp_start
+    mmd_ramp_ceiling: float = _number(1.0, 0.0)  # see mmd_ramp_start
     adversary_weight: float = _number(0.0, 0.0)  # weight of an adversary on the covariate-free latent, beside the MMD
+    # Latent whose sites are compared; conditional: Phi at equal covariates
     mmd_match: Literal["phi", "covariate_free", "conditional"] = "covariate_free"
     # Compare sites only within a class of the target; the adversary is told covariates and class. A class whose
     # share differs between sites then need not be removed. Without effect for a numeric target
@@ -171,8 +173,8 @@ class StageTwoConfig(PoolingTrainingConfig):
 class BaselineConfig(PoolingTrainingConfig):
     """The one stage of the baselines naive, mmd, cai, ss and rm (Lokhande et al. 2022, section 4)."""
 
-    prediction_weight: float = _number(1.0, 0.0)
-    reconstruction_weight: float = _number(0.1, 0.0)
+    prediction_weight: float = _number(1.0, 0.0)  # of the loss on the target
+    reconstruction_weight: float = _number(0.1, 0.0)  # of the error of the decoder
     site_weight: float = _number(0.1, 0.0)  # weight of the method's site term, which naive lacks
 
 
@@ -180,7 +182,7 @@ class BaselineConfig(PoolingTrainingConfig):
 class ImageTrainingConfig(TrainingConfig):
     """Settings common to the stages of Robinson et al. 2020."""
 
-    validate_every_epochs: int = _number(5, 1)
+    validate_every_epochs: int = _number(5, 1)  # epochs between two validations
     patience: int = _number(10, 0)  # validations without a lower score after which training stops, 0 for never
     # Decay of the running mean of all weights and batch statistics, which is then validated and kept. With 0 the
     # weights of the last step are used, as published. Small batches need the mean, because their adversarial game
@@ -195,6 +197,7 @@ class TaskConfig(ImageTrainingConfig):
     It is trained on the source before the ISTN, and then together with the ISTN on the ISTN's images.
     """
 
+    # Network and target of the task
     model: Literal["morpho_classifier", "sex_classifier", "age_regressor"] = "sex_classifier"
 
 
@@ -203,8 +206,8 @@ class IstnConfig(ImageTrainingConfig):
     """The image-and-spatial transformer network (Robinson et al. 2020, section 2; docs/method.md, section 9)."""
 
     reference: str = ""  # site whose appearance the others are given, with its labels unused, "" for the last one
-    appearance: Literal["itn", "none"] = "itn"
-    shape: Literal["none", "affine", "bspline"] = "affine"
+    appearance: Literal["itn", "none"] = "itn"  # itn changes intensities, none leaves them
+    shape: Literal["none", "affine", "bspline"] = "affine"  # spatial transformer after the ITN
     direction: Literal["one_way", "two_way"] = "one_way"  # two_way: CycleGAN, for two sites
     encoder: tuple[int, ...] = (8, 16, 32, 64)  # of the ITN, as in Table 6 for brains (Table 5, digits: (16, 32, 64))
     bottleneck: tuple[int, ...] = (64, 64)  # Table 5: (128, 64)
@@ -250,14 +253,14 @@ class OutputConfig:
 class EvaluateConfig:
     """Metrics on the held-out split (docs/method.md, section 6)."""
 
-    adversary_epochs: int = _number(200, 1)
-    adversary_learning_rate: float = _number(1e-3, 0.0)
-    adversary_batch_size: int = _number(128, 2)
-    probe_seeds: int = _number(3, 1)
-    probe_folds: int = _number(5, 2)
+    adversary_epochs: int = _number(200, 1)  # epochs of the adversary that probes for the site
+    adversary_learning_rate: float = _number(1e-3, 0.0)  # of the adversary's Adam
+    adversary_batch_size: int = _number(128, 2)  # rows of a step of the adversary
+    probe_seeds: int = _number(3, 1)  # trainings of the adversary, of which the mean is scored
+    probe_folds: int = _number(5, 2)  # folds of probes within the held-out rows
     probe_permutations: int = _number(0, 0)  # of sites, for the chance level of the strongest probe on tau^-1 Phi
-    permutations: int = _number(500, 1)
-    bootstraps: int = _number(500, 1)
+    permutations: int = _number(500, 1)  # of sites, for the p-values of MMDs
+    bootstraps: int = _number(500, 1)  # draws of people for 95% intervals
     scorecard: bool = True  # score what is handed back against the raw input and ComBat
     # Of sites, for what the scorecard's strongest probe reads by chance. Each takes as long as the site rows of one
     # version, some seconds at most; tables may have more of them, and 0 leaves them out
@@ -268,8 +271,9 @@ class EvaluateConfig:
 class RunConfig:
     """A whole run, which is a pure function of this config, the data and the seed."""
 
-    name: str = "participants"
-    seed: int = _number(0, 0)
+    name: str = "participants"  # name of the run, and of its folder in runs/
+    seed: int = _number(0, 0)  # seed of weights, order of rows, bootstraps and permutations
+    # What is trained: ours, a baseline, combat, or istn
     method: str = dataclasses.field(default="ours", metadata={"choices": lambda: tuple(METHODS)})
     class_weights: Literal["equal", "balanced"] = "equal"  # in the target's loss; balanced weighs each class equally
     cache_dir: str = ""  # prepared volumes, simulated cohorts, site floors, compiled programs (default: beside workdir)
