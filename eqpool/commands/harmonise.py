@@ -5,11 +5,11 @@ Example: eqpool harmonise in.tsv --site=site --keep=age,sex:categorical --featur
 Writes the table with all its columns in their order and the features replaced, and beside it a scorecard
 (harmonised_scorecard.html and .json) that compares the raw features, ComBat and what is handed back. The scorecard is
 measured on rows that its corrections were not fitted on: a fifth of the people is held out, once. The table is then
-harmonised by a correction that is fitted on all rows. Probing rows that a correction was fitted on says nothing about
-new people.
+harmonised by a correction that is fitted on all rows. Do not probe the harmonised table for the site: in rows that a
+correction was fitted on, a classifier finds less than in new people.
 
-Missing features stay missing. Rows without a site are corrected as far as they look like a known site, or stay as they
-are (combat).
+Missing features stay missing. Rows without a site: calibrate and ours correct them as far as they look like a known
+site, and combat leaves them as they are.
 """
 
 import argparse
@@ -74,6 +74,8 @@ def _check_paths(options: argparse.Namespace) -> None:
         raise InputError("--new and --new_output: one without the other, expected both or none")
     if options.new is not None:
         check_file(options.new, f"--new={options.new}", "a table, .tsv or .csv")
+    if options.new_output is not None and options.new_output.resolve() == options.output.resolve():
+        raise InputError(f"--new_output={options.new_output}: the same file as --output, expected another name")
     read = [path.resolve() for path in (options.table, options.new) if path]
     for flag, path in (("--output", options.output), ("--new_output", options.new_output), ("--save", options.save)):
         if path is None:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from eqpool.commands.table_corrections import Columns, fit_correction
 from eqpool.config import EvaluateConfig
-from eqpool.config.names import split_entries
+from eqpool.config.names import split_names
 from eqpool.data.splits import assign_splits, balanced_strata
 from eqpool.data.tables.coding import UNKNOWN
 from eqpool.data.tables.covariates import parse_specs, read_covariates
@@ -19,7 +19,7 @@ from eqpool.data.tables.levels import code_labels
 from eqpool.data.tables.participants import ID_COLUMN, ParticipantsTable, parse_target, read_table, select_features
 from eqpool.errors import InputError
 from eqpool.evaluate.scorecard import COMBAT, RAW, make_scorecard
-from eqpool.evaluate.scored_rows import ScoredRows
+from eqpool.evaluate.scored_rows import ScoredRows, choose_rows
 from eqpool.report.score_page import write_score_page
 from eqpool.report.score_table import describe_scorecard
 from eqpool.storage.files import write_atomically, write_json
@@ -41,7 +41,6 @@ def harmonise(options: argparse.Namespace) -> None:
     print(f"{options.table}: {len(table.frame)} rows, {len(columns.sites)} sites, {columns.features.shape[1]} features")
     for note in columns.notes:
         print(f"  note: {note}")
-    card = score(columns, options)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         everyone = np.arange(len(columns.site))
@@ -52,6 +51,7 @@ def harmonise(options: argparse.Namespace) -> None:
             written[options.new_output] = _written(new_table, features, correction.apply(features, site))
     for message in dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, UserWarning)):
         print(f"  warning: {message}")
+    card = score(columns, options)
     for path, frame in written.items():
         _write_table(path, frame)
     if options.save:
@@ -98,13 +98,16 @@ def read_columns(table: ParticipantsTable, options: argparse.Namespace) -> Colum
     if options.target:
         table.require(options.target, "--target")
         target, classes = parse_target(table, options.target, "auto")
+    patterns = split_names(options.features)
+    if not patterns:
+        raise InputError(f'--features="{options.features}": empty, expected columns or patterns')
     excluded = [options.site, options.target, options.person, *(spec.name for spec in specs)]
     return Columns(
-        features=_numbers(table, select_features(table, split_entries(options.features), excluded, "--features")),
+        features=_numbers(table, select_features(table, patterns, excluded, "--features")),
         site=site,
         covariates=values,
         covariate_names=() if kept is None else kept.names,
-        first_covariate=specs[0].name if specs and not specs[0].categorical else "",
+        first_covariate=kept.names[0] if kept else "",
         target=target,
         target_classes=classes,
         target_name=options.target,
@@ -124,25 +127,31 @@ def score(columns: Columns, options: argparse.Namespace) -> dict:
     split = assign_splits(columns.person, strata, validation_fraction=0.0, test_fraction=_HELD_OUT, seed=options.seed)
     train = np.flatnonzero(split == "train")
     if not len(train) or len(train) == len(split):
-        count = len(np.unique(columns.person))
-        raise InputError(
-            f"{options.table}: {count} people, expected more, so that a fifth can be held out for the scores"
-        )
-    filled = columns.filled(train)
+        cells = f"site and class of {options.target}" if columns.target_classes else "site"
+        raise InputError(f"{options.table}: no {cells} has two people, so that none can be held out for the scores")
+    known, filled = np.isfinite(columns.features.to_numpy()), columns.filled(train)
+    mean, deviation = filled[train].mean(axis=0), filled[train].std(axis=0)
     versions = {RAW: filled}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the fit on all rows says the same
         for method in dict.fromkeys((COMBAT, options.method)):
-            correction = fit_correction(method, columns, train, options.reference, options.seed)
-            versions[_NAMES[method]] = correction.apply(columns.features, columns.site).to_numpy()
-    versions = {name: np.where(np.isfinite(values), values, filled) for name, values in versions.items()}
+            try:
+                correction = fit_correction(method, columns, train, options.reference, options.seed)
+            except InputError as error:  # all rows together can be fitted
+                raise InputError(f"scores, fitted on four fifths of the people: {error}; try another --seed") from None
+            harmonised = correction.apply(columns.features, columns.site).to_numpy()
+            # A missing value is the same in all versions: corrected, the mean would carry the site.
+            versions[_NAMES[method]] = np.where(known, harmonised, filled)
+    chosen = choose_rows(split, columns.person, options.seed)
+    scale = np.where(deviation > 0, deviation, 1)
+    versions = {name: ((values - mean) / scale)[chosen] for name, values in versions.items()}
     rows = ScoredRows(
-        site=code_labels(columns.site)[0],
-        covariates=columns.covariates,
-        target=columns.target,
+        site=code_labels(columns.site)[0][chosen],
+        covariates=columns.covariates[chosen],
+        target=columns.target[chosen],
         target_classes=columns.target_classes,
-        subject=columns.person,
-        is_training=split == "train",
+        subject=columns.person[chosen],
+        is_training=split[chosen] == "train",
         covariate_name=columns.first_covariate,
         target_name=columns.target_name,
     )
@@ -185,11 +194,14 @@ def _people(table: ParticipantsTable, column: str) -> np.ndarray:
 
 
 def _written(table: ParticipantsTable, features: pd.DataFrame, harmonised: pd.DataFrame) -> pd.DataFrame:
-    """Returns the table as text with its features replaced. A missing feature stays missing."""
+    """Returns the table as text with its features replaced. Missing and unchanged values stay as they were written."""
     frame = table.frame.copy()
     for name in features:
         values = zip(features[name], harmonised[name], strict=True)
-        frame[name] = ["" if np.isnan(before) else f"{after:.9g}" for before, after in values]
+        frame[name] = [
+            text if np.isnan(before) or before == after else f"{after:.12g}"
+            for text, (before, after) in zip(table.frame[name], values, strict=True)
+        ]
     return frame
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import warnings
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +24,7 @@ class Columns:
       features: N rows of float64 features, NaN where missing.
       site: (N,) names, "" where unknown.
       covariates, covariate_names: (N, C) float64 and their names. C may be 0.
-      first_covariate: name of the first covariate if it is a number, else "".
+      first_covariate: name of the first covariate, "" without covariates.
       target: (N,) classes, -1 where unknown, or numbers, NaN where unknown.
       target_classes: names of the classes, empty for a number or without a target.
       target_name: column of the target, "" without one.
@@ -78,17 +79,21 @@ def fit_correction(method: str, columns: Columns, rows: np.ndarray, reference: s
     Raises:
       InputError: the reference is no site of these rows, or `fit_on` leaves no row.
     """
-    if reference and reference not in columns.site[rows]:
+    if reference and reference not in columns.site:
         raise InputError(f"--reference={reference}: no such site, expected one of {', '.join(columns.sites)}")
     fit_on = None if columns.fit_on is None else columns.fit_on[rows]
-    if fit_on is not None and not fit_on.any():
-        raise InputError("--fit_on: none of the rows to learn from, expected some")
+    used = columns.site[rows] != UNKNOWN if fit_on is None else (columns.site[rows] != UNKNOWN) & fit_on
+    if not used.any():
+        raise InputError("--fit_on: none of these rows has a site, expected some to learn from")
+    if reference and reference not in columns.site[rows][used]:
+        raise InputError(f"--reference={reference}: no row of it to learn from, expected some")
     if method == "combat":
         return _CombatCorrection.fit(columns, rows, reference, fit_on)
+    target_type = "auto" if not columns.target_name else "classes" if columns.target_classes else "number"
     estimator: Any = (
-        EquivariantPooling(reference=reference or None, random_state=seed)
+        EquivariantPooling(reference=reference or None, target_type=target_type, random_state=seed)
         if method == "ours"
-        else SiteCalibrator(reference=reference or None)
+        else SiteCalibrator(reference=reference or None, target_type=target_type)
     )
     estimator.fit(
         columns.features.iloc[rows].reset_index(drop=True),
@@ -133,11 +138,15 @@ class _CombatCorrection:
             target,
             reference=reference,
             fit_on=fit_on,
+            subject=columns.person[rows],
         )
         return cls(combat, _means(columns.features.to_numpy()[rows]))
 
     def apply(self, features: pd.DataFrame, site: np.ndarray) -> pd.DataFrame:
-        values = features.to_numpy()
+        values, unknown = features.to_numpy(), int((~np.isin(site, self.combat.sites)).sum())
+        if unknown:
+            known = ", ".join(self.combat.sites)
+            warnings.warn(f"{unknown} rows stay as they are: no site of {known}", UserWarning, stacklevel=2)
         harmonised = self.combat.apply(np.where(np.isfinite(values), values, self.mean), site)
         return pd.DataFrame(harmonised, columns=features.columns)
 

@@ -19,6 +19,7 @@ from eqpool.losses.weighted_mmd import Estimator
 # Rows of a stratum in which sites are permuted, and the most ranges of a covariate. Fewer rows leave few permutations,
 # and in wider ranges the covariate differs more between sites.
 _ROWS_PER_STRATUM, _MOST_RANGES = 8, 10
+_MOST_ANCHORS = 64  # of several covariates
 _KERNEL: Kernel = "laplacian"
 _BANDWIDTH = 1.0
 _DIRECTIONS = 8  # random latents that the covariates alone turn, over which the floor of M is averaged
@@ -83,7 +84,11 @@ class _Distances:
         Covariates are equal up to a bandwidth only. `<name>_by_chance` is the mean over the permutations, which keep
         the difference of the covariates that is left.
         """
-        test = self._test(features, stratum, covariates)
+        anchors = None
+        if covariates.shape[1] > 1:  # by default one a row, of which time and memory would grow with the square
+            chosen = np.random.default_rng(0).permutation(len(covariates))[:_MOST_ANCHORS]
+            anchors = covariates[chosen]
+        test = self._test(features, stratum, covariates, anchors)
         return distance_metrics(name, test) | {f"{name}_by_chance": 100 * float(test.null_mean)}
 
     def floor(self, name: str, covariates: np.ndarray, generators: np.ndarray) -> Metrics:
@@ -102,7 +107,11 @@ class _Distances:
         return 100 * float(value)
 
     def _test(
-        self, features: np.ndarray, stratum: np.ndarray | None, covariate: np.ndarray | None = None
+        self,
+        features: np.ndarray,
+        stratum: np.ndarray | None,
+        covariate: np.ndarray | None = None,
+        anchors: np.ndarray | None = None,
     ) -> TwoSampleTest:
         return mmd_permutation_test(
             self._key,
@@ -116,6 +125,7 @@ class _Distances:
             subject=self._subject,
             stratum=stratum,
             covariate=covariate,
+            anchors=anchors,
         )
 
 

@@ -39,7 +39,7 @@ def equivariance_floor_metrics(cohort: Cohort, scaling: Scaling, generators: np.
     rows = choose_rows(cohort.split, cohort.participant_id, seed)
     is_training = cohort.split[rows] == "train"
     train, test = np.flatnonzero(is_training), np.flatnonzero(~is_training)
-    if len(test) < 2 or len(train) < _FOLDS:
+    if len(test) < 2 or len(train) < _FOLDS or len(np.unique(cohort.participant_id[rows][train])) < 2:
         return {}
     features = input_features(cohort, rows)
     values = scaling.covariates.apply(cohort.covariates[rows]).astype(np.float64)

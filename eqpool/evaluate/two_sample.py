@@ -63,8 +63,9 @@ def mmd_permutation_test(
     strata within which the covariate varies little too: sites are exchangeable only among rows of like covariates.
 
     p = (1 + number of permutations with a statistic at least as large) / (1 + num_permutations). The test is exact at
-    any sample size. Values that are equal up to rounding count as equal. Memory grows with N (tile_size + 512), never
-    with N^2. Many permutations share one pass over the kernel matrix as one matrix product.
+    any sample size. Values that are equal up to rounding count as equal. Memory grows with N times the tile size, 512,
+    or the number of anchors times sites, and with N^2 only if anchors are "batch". Many permutations share one pass
+    over the kernel matrix as one matrix product.
 
     Args:
       key: random key of the permutations.

@@ -123,7 +123,9 @@ def test_a_table_without_participants_and_without_covariates(table, tmp_path):
         (["--fit_on=sex:X"], '--fit_on = "sex:X": no row has X in sex'),
         (["--keep=age,age"], "--keep=age,age: age twice, expected each column once"),
         (["--person=nobody"], "no column nobody (--person)"),
-        (["--person=remark"], "1 people, expected more"),
+        (["--person=remark"], "no site has two people, so that none can be held out for the scores"),
+        (["--features=,"], '--features=",": empty, expected columns or patterns'),
+        (["--fit_on=site:GE", "--reference=Siemens"], "--reference=Siemens: no row of it to learn from, expected some"),
         (["--new=people.tsv"], "--new and --new_output: one without the other"),
         (["--output=people.tsv"], "an input, which is never overwritten"),
         (["--output=out.xlsx"], "expected a name that ends in .tsv or .csv"),
@@ -139,6 +141,28 @@ def test_bad_flags_are_one_line(table, tmp_path, monkeypatch, capsys, flags, mes
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert table.read_bytes() == before and not (tmp_path / "out.tsv").exists()
+
+
+def test_repeated_scans_and_unknown_sites_go_through_combat(table, tmp_path, capsys):
+    frame = pd.read_csv(table, sep="\t")
+    frame["participant_id"] = [f"sub-{row // 2:03d}" for row in range(len(frame))]  # at both sites
+    frame.loc[7, "site"] = np.nan
+    frame.to_csv(table, sep="\t", index=False, na_rep="n/a")
+    output = tmp_path / "out.tsv"
+    assert main(["harmonise", str(table), *FLAGS, "-o", str(output), "--method=combat"]) == 0
+    after = pd.read_csv(output, sep="\t")
+    assert between_sites(after) < 0.1 * between_sites(frame)
+    features = [name for name in frame if name.endswith("_thickness")]
+    np.testing.assert_array_equal(after.loc[7, features].to_numpy(float), frame.loc[7, features].to_numpy(float))
+    assert "warning: 1 rows stay as they are: no site of GE, Siemens" in capsys.readouterr().out
+
+
+def test_both_outputs_in_one_file_are_refused(table, tmp_path, capsys):
+    new = tmp_path / "new.tsv"
+    new.write_bytes(table.read_bytes())
+    paths = [f"--output={tmp_path / 'out.tsv'}", f"--new={new}", f"--new_output={tmp_path / 'out.tsv'}"]
+    assert main(["harmonise", str(table), *FLAGS, *paths]) == 2
+    assert "the same file as --output" in capsys.readouterr().err
 
 
 def test_a_site_alone_and_a_missing_age_are_refused(table, tmp_path, capsys):

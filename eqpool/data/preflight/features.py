@@ -54,7 +54,7 @@ def _missing(frame: pd.DataFrame) -> Iterator[Finding]:
             "warning",
             "missing_values",
             f"{len(some)} of {shares.size} features have missing values, up to {some[worst]:.1%} ({worst}); they are "
-            "set to the training mean",
+            "read as the training mean",
             {"share": some},
         )
 
