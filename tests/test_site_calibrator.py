@@ -195,3 +195,12 @@ def test_models_of_before_are_refused_in_one_line(tmp_path):
     ) as caught:
         SiteCalibrator.load(path)
     assert "\n" not in str(caught.value)
+
+
+def test_rows_of_one_person_are_calibrated_without_a_covariance():
+    random = np.random.default_rng(0)
+    site = np.array(["GE", "Siemens"])[np.arange(60) % 2]
+    features = random.normal(size=(60, 4)) + 2.0 * (site == "GE")[:, None]
+    calibrator = SiteCalibrator().fit(features, site=site, subject=np.full(60, "sub-1"))
+    after = calibrator.transform(features, site)
+    assert np.abs(after[site == "GE"].mean(axis=0) - after[site == "Siemens"].mean(axis=0)).max() < 0.1

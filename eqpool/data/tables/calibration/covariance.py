@@ -130,6 +130,8 @@ def choose_covariance(residuals: np.ndarray, number: np.ndarray, person: np.ndar
       number: (N,) sites, 0 to K - 1.
       person: (N,) codes of persons. A person's rows share a fold.
     """
+    if len(np.unique(person)) < 2:
+        return NO_COVARIANCE  # no row can be held out
     features = residuals.shape[1]
     priors = np.array(PRIORS_A_FEATURE[::-1]) * features
     fold = _folds(person)
