@@ -13,7 +13,7 @@ from eqpool.config import BaselineConfig, IstnConfig, ModelConfig, RunConfig, St
 from eqpool.data.cohort import Cohort
 from eqpool.data.shape import DataShape
 from eqpool.data.volumes.inputs import Grid
-from eqpool.engine import data_parallel
+from eqpool.engine import data_parallel, image_training
 from eqpool.engine import session as training
 from eqpool.engine.pairs import Pairs
 from eqpool.engine.session import Session, TrainingData
@@ -112,7 +112,7 @@ def train_volumes(session: Session, seen: Callable[[Stage], Stage]) -> TrainStat
 
 def train_task(session: Session, seen: Callable[[Stage], Stage]) -> TrainState:
     stage = make_task(session.config, DataShape(IMAGE, 1, 2, 2))
-    return training.train_on_images(session, seen(stage), with_inputs(IMAGE), TRAIN, VALIDATION)
+    return image_training.train_on_images(session, seen(stage), with_inputs(IMAGE), TRAIN, VALIDATION)
 
 
 def train_istn(session: Session, seen: Callable[[Stage], Stage]) -> TrainState:
@@ -122,7 +122,7 @@ def train_istn(session: Session, seen: Callable[[Stage], Stage]) -> TrainState:
     pretrained = make_task(session.config, DataShape(IMAGE, 1, 2, 2)).initialise(jax.random.key(0))
     stage = make_istn(session.config, DataShape(IMAGE, 1, 2, 2), pretrained)
     pairs = Pairs(TRAIN, np.arange(20), VALIDATION, VALIDATION)
-    return training.train_on_pairs(session, seen(stage), source, reference, pairs)
+    return image_training.train_on_pairs(session, seen(stage), source, reference, pairs)
 
 
 LOOPS: dict[str, tuple[Train, str]] = {

@@ -131,11 +131,11 @@ def test_a_named_cohort_is_found_in_raw_dir(tmp_path, place):
 def test_covariates_of_a_run_have_its_columns(tmp_path):
     specs = parse_specs("age,sex:categorical")
     given = table(tmp_path, ages=("20", "89+", "40"), sexes=("X", "M", "X"))
-    found = read_covariates_of(given, specs, ("age", "sex=M", "sex=W"))
+    found = read_covariates_of(given, specs, ("age", "sex=M", "sex=W"), {})
     np.testing.assert_array_equal(found, [[20, 0, 0], [89, 1, 0], [40, 0, 0]])  # X may be the run's reference
     for sexes, message in (
-        (("X", "M", "Y"), r"line 4 \(s2\), column sex: Y, expected one of M, X$"),
+        (("X", "M", "Y"), r"line 4 \(s2\), column sex: Y, expected one of X, M$"),
         (("X", "M", "n/a"), r"line 4 \(s2\), column sex: missing, expected a value in every row"),
     ):
         with pytest.raises(InputError, match=message):
-            read_covariates_of(table(tmp_path, ages=("20", "30", "40"), sexes=sexes), specs, ("age", "sex=M"))
+            read_covariates_of(table(tmp_path, ages=("20", "30", "40"), sexes=sexes), specs, ("age", "sex=M"), {})
