@@ -470,7 +470,7 @@ def test_validation_comes_every_few_epochs_and_training_stops_after_patience_of_
 
 def test_each_task_model_is_kept_at_its_lowest_loss_on_what_the_kept_istn_makes(tmp_path):
     """Computed anew from the checkpoint; rates so high that losses rise and fall."""
-    made, settings = cohort(), config(epochs=6, task_learning_rate=0.03, learning_rate=0.003)
+    made, settings = cohort(), config(epochs=12, task_learning_rate=0.1, learning_rate=0.003)
     settings = dataclasses.replace(settings, cache_dir=str(tmp_path / "cache"))
     run_on(made, settings, tmp_path / "run")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
