@@ -62,10 +62,10 @@ def harmonise(options: argparse.Namespace) -> None:
     write_score_page(page, card, options.table.name, options.method)
     print("\n".join(describe_scorecard(card)))
     print(f"written after {time.monotonic() - started:.0f} s:")
-    told = {path: "the harmonised table" for path in written} | {page: "the scorecard, in words"}
-    told |= {scores: "the scorecard, in numbers"} | ({options.save: "the correction"} if options.save else {})
-    width = max(len(str(path)) for path in told)
-    for path, what in told.items():
+    contents = {path: "the harmonised table" for path in written} | {page: "the scorecard, in words"}
+    contents |= {scores: "the scorecard, in numbers"} | ({options.save: "the correction"} if options.save else {})
+    width = max(len(str(path)) for path in contents)
+    for path, what in contents.items():
         print(f"  {path!s:<{width}}  {what}")
 
 
@@ -165,14 +165,11 @@ def _read_new(
 ) -> tuple[ParticipantsTable, pd.DataFrame, np.ndarray]:
     """Returns a further table with its features, in the order of the fitted ones, and its sites."""
     table.require(options.site, "--site")
-    for name in columns.features:
-        table.require(str(name), f"--features of {options.table}")
-    features = pd.DataFrame({name: table.frame[name] for name in columns.features})
-    return (
-        table,
-        _numbers(table, select_features(table, list(map(str, features)), [options.site], "--features")),
-        (table.names_in(options.site)),
-    )
+    names = list(map(str, columns.features))
+    for name in names:
+        table.require(name, f"--features of {options.table}")
+    features = select_features(table, names, [options.site], "--features")
+    return table, _numbers(table, features), table.names_in(options.site)
 
 
 def _numbers(table: ParticipantsTable, features: pd.DataFrame) -> pd.DataFrame:

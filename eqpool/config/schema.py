@@ -162,7 +162,7 @@ class StageTwoConfig(PoolingTrainingConfig):
     adversary_weight: float = _number(0.0, 0.0)  # weight of an adversary on the covariate-free latent, beside the MMD
     # Latent whose sites are compared; conditional: Phi at equal covariates
     mmd_match: Literal["phi", "covariate_free", "conditional"] = "covariate_free"
-    # Compare sites only within a class of the target; the adversary is told covariates and class. A class whose
+    # Compare sites only within a class of the target; the adversary receives covariates and class. A class whose
     # share differs between sites then need not be removed. Without effect for a numeric target
     within_classes: bool = False
     # Linear site effect on tau^-1 l, given covariates and target, erased in closed form before b

@@ -111,30 +111,35 @@ def _came_nearer(game: Game, untouched: float) -> bool:
 
 
 def _weaken_discriminator(config: IstnConfig) -> str:
-    if not config.gradient_penalty:
-        return "set config.istn.gradient_penalty to 3 (0 now)"
-    if not config.instance_noise:
-        return "set config.istn.instance_noise to 0.15 (0 now)"
-    return f"halve the channels of config.istn.discriminator ({', '.join(map(str, config.discriminator))} now)"
+    channels = ", ".join(map(str, config.discriminator))
+    return (
+        _turn_on(config, gradient_penalty=3, instance_noise=0.15)
+        or f"halve the channels of config.istn.discriminator ({channels} now)"
+    )
 
 
 def _strengthen_discriminator(config: IstnConfig) -> str:
-    for name in ("instance_noise", "gradient_penalty"):
-        if value := getattr(config, name):
-            return f"its discriminator cannot tell them apart: halve config.istn.{name} ({value:g} now)"
-    return f"its discriminator cannot tell them apart: double config.istn.learning_rate ({config.learning_rate:g} now)"
+    change = _halve(config, "instance_noise", "gradient_penalty") or (
+        f"double config.istn.learning_rate ({config.learning_rate:g} now)"
+    )
+    return f"its discriminator cannot tell them apart: {change}"
 
 
 def _hold_images(config: IstnConfig) -> str:
-    if not config.change_weight:
-        return "set config.istn.change_weight to 2 (0 now)"
-    if not config.gradient_penalty:
-        return "set config.istn.gradient_penalty to 3 (0 now)"
-    return f"halve config.istn.learning_rate ({config.learning_rate:g} now)"
+    return _turn_on(config, change_weight=2, gradient_penalty=3) or _halve(config, "learning_rate")
 
 
 def _free_images(config: IstnConfig) -> str:
-    for name in ("change_weight", "image_weight"):
-        if value := getattr(config, name):
-            return f"halve config.istn.{name} ({value:g} now)"
-    return f"double config.istn.epochs ({config.epochs} now)"
+    return _halve(config, "change_weight", "image_weight") or f"double config.istn.epochs ({config.epochs} now)"
+
+
+def _turn_on(config: IstnConfig, **values: float) -> str:
+    """Returns how to set the first of these settings that is 0, "" if none is."""
+    off = (name for name in values if not getattr(config, name))
+    return next((f"set config.istn.{name} to {values[name]:g} (0 now)" for name in off), "")
+
+
+def _halve(config: IstnConfig, *names: str) -> str:
+    """Returns how to halve the first of these settings that is not 0, "" if all are."""
+    on = (name for name in names if getattr(config, name))
+    return next((f"halve config.istn.{name} ({getattr(config, name):g} now)" for name in on), "")

@@ -88,10 +88,8 @@ def fit_site_model(
       ValueError: the stream lacks a row whose site is known, or repeats one.
     """
     used = np.flatnonzero(site >= 0)
-    member = (site[used, None] == np.arange(num_sites)[None]).astype(np.float64)
-    design = np.concatenate([member, terms[used]], axis=1)
     if subject is not None and len(np.unique(subject[used])) < len(used):
-        persons = PersonDesign.of(design, subject[used])
+        persons = PersonDesign.of(_site_design(terms, site, used, num_sites), subject[used])
         return _fit_with_persons(open_stream, terms, site, used, persons, num_sites, shared_ratio)
     fitted = _least_squares(open_stream, site_solver(terms, site, num_sites), used)
     constants, coefficients = fitted[:num_sites], fitted[num_sites:]
@@ -247,11 +245,16 @@ def site_solver(terms: np.ndarray, site: np.ndarray, num_sites: int) -> np.ndarr
     `fit_site_model`.
     """
     used = np.flatnonzero(site >= 0)
-    member = (site[used, None] == np.arange(num_sites)[None]).astype(np.float64)
-    design = np.concatenate([member, terms[used]], axis=1)
+    design = _site_design(terms, site, used, num_sites)
     solver = np.zeros((design.shape[1], len(site)))
     solver[:, used] = np.linalg.pinv(design)
     return solver
+
+
+def _site_design(terms: np.ndarray, site: np.ndarray, used: np.ndarray, num_sites: int) -> np.ndarray:
+    """Returns the (n, S + P) design of the rows `used`: 0-1 columns of the sites, then the terms."""
+    member = (site[used, None] == np.arange(num_sites)[None]).astype(np.float64)
+    return np.concatenate([member, terms[used]], axis=1)
 
 
 def centred_terms(covariates: np.ndarray, target: np.ndarray | None, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
