@@ -155,7 +155,7 @@ def _accuracy(cohort: Cohort, features: np.ndarray, components: int) -> float:
         features[test],
         cohort.site[test],
         cohort.participant_id[test],
-        across=Components.fit(features[train], min(components, len(train) // 2)),
+        across=Components.fit_few(features[train], components),
         components=components,
         num_folds=_FOLDS,
     )

@@ -32,6 +32,11 @@ class Components(NamedTuple):
         largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)
         return cls(mean, axes * np.sign(largest))
 
+    @classmethod
+    def fit_few(cls, rows: np.ndarray, most: int) -> "Components":
+        """Computes at most `most` components, and no more than half as many as there are rows, as `fit` does."""
+        return cls.fit(rows, min(most, len(rows) // 2))
+
     def apply(self, rows: np.ndarray) -> np.ndarray:
         """Returns (N, K) float64 coordinates of (N, F) rows, or the rows' columns less their means."""
         centred = rows - self.mean

@@ -11,10 +11,10 @@ from eqpool.evaluate.components import Components
 from eqpool.evaluate.input_features import input_features
 from eqpool.evaluate.outputs import Metrics
 from eqpool.evaluate.readout import read_covariate
+from eqpool.evaluate.scorecard import COMPONENTS
 from eqpool.evaluate.scored_rows import choose_rows
 from eqpool.geometry.planes import invariant_planes
 
-_COMPONENTS = 100  # most principal components of voxels
 _FOLDS = 5
 _LARGEST_STRETCH = 20.0
 
@@ -73,7 +73,7 @@ def predict_covariate(
       (M,) predictions.
     """
     if on_voxels:
-        reduction = Components.fit(train_features, min(_COMPONENTS, len(train_features) // 2))
+        reduction = Components.fit_few(train_features, COMPONENTS)
         return read_covariate(reduction.apply(train_features), train_values, reduction.apply(features))
     folds = GroupKFold(min(_FOLDS, len(np.unique(subject)))).split(train_features, train_values, subject)
     out_of_fold = {reader: np.empty_like(train_values) for reader in (read_covariate, _read_by_trees)}

@@ -80,7 +80,7 @@ class SiteFeatures(NamedTuple):
         inside = held_out[of_larger_sites(test_site[held_out], subject[held_out])]
         own = test[inside]
         if len(inside):
-            own = Components.fit(own, min(components, len(inside) // 2)).apply(own)
+            own = Components.fit_few(own, components).apply(own)
         return cls(across.apply(train), across.apply(test), own, inside, subject)
 
     def predict(self, train_site: np.ndarray, test_site: np.ndarray, num_folds: int) -> list[SitePrediction]:

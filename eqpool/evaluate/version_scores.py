@@ -51,7 +51,7 @@ def score_version(
       permutations: how often the sites are shuffled.
     """
     train, test = rows.train, rows.test
-    across = Components.fit(values[train], min(components, len(train) // 2))
+    across = Components.fit_few(values[train], components)
     probed = SiteFeatures.of(values[train], values[test], rows.site[test], rows.subject[test], across, components)
     scores, names = site_scores(probed.predict(rows.site[train], rows.site[test], num_folds))
     shuffled = shuffled_accuracies(rows, probed, SITE_DESIGNS, num_folds, permutations) if permutations else {}
