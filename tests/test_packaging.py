@@ -49,7 +49,8 @@ def metadata(wheel) -> email.message.Message:
 def test_the_wheel_holds_the_package_and_the_configs_and_nothing_else(wheel):
     names = set(wheel.namelist())
     package = {str(path.relative_to(ROOT)) for path in (ROOT / "eqpool").rglob("*.py")}
-    package |= {"eqpool/py.typed", "eqpool/report/page.html", "eqpool/report/page.css"}
+    pages = {path for ending in ("html", "css") for path in (ROOT / "eqpool/report").glob(f"*.{ending}")}
+    package |= {"eqpool/py.typed"} | {str(path.relative_to(ROOT)) for path in pages}
     assert {name for name in names if name.startswith("eqpool/")} == package
     configs = {name.split("/data/")[1] for name in names if ".data/data/" in name}
     assert configs == {f"share/eqpool/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
