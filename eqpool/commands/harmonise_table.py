@@ -85,10 +85,9 @@ def read_columns(table: ParticipantsTable, options: argparse.Namespace) -> Colum
     specs = parse_specs(options.keep, "--keep")
     for spec in specs:
         table.require(spec.name, "--keep")
-        if [other.name for other in specs].count(spec.name) > 1:
-            raise InputError(f"--keep={options.keep}: {spec.name} twice, expected each column once")
     specs = tuple(sorted(specs, key=lambda spec: spec.categorical))  # the scorecard reads the first, a number
-    kept = read_covariates(table, specs) if specs else None
+    _check_roles(options, [spec.name for spec in specs])
+    kept = read_covariates(table, specs, "--keep") if specs else None
     values = np.zeros((len(site), 0)) if kept is None else kept.values
     for row, column in np.argwhere(~np.isfinite(values))[:1]:
         name = kept.names[column].partition("=")[0] if kept else ""
@@ -115,6 +114,17 @@ def read_columns(table: ParticipantsTable, options: argparse.Namespace) -> Colum
         fit_on=rows_labelled(table, options.fit_on, "--fit_on") if options.fit_on else None,
         notes=(*table.label_notes(options.site), *(() if kept is None else kept.notes)),
     )
+
+
+def _check_roles(options: argparse.Namespace, kept: list[str]) -> None:
+    """Raises `InputError` if a column has two roles: to keep the effect of the site would harmonise nothing."""
+    roles = {options.site: "--site"}
+    named = [("--keep", options.keep, name) for name in kept]
+    for flag, text, name in [*named, *([("--target", options.target, options.target)] if options.target else [])]:
+        if name in roles:
+            found = "twice" if roles[name] == flag else f"named by {roles[name]} too"
+            raise InputError(f"{flag}={text}: {name} {found}, expected each column once")
+        roles[name] = flag
 
 
 def score(columns: Columns, options: argparse.Namespace) -> dict:

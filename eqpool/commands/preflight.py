@@ -1,4 +1,4 @@
-"""The pre-flight check: is this design identifiable? `python -m eqpool.preflight --participants=participants.tsv`.
+"""The pre-flight check: is this design identifiable? `eqpool preflight --participants=participants.tsv`.
 
 Reads only the table, trains nothing, and prints one line a finding, with numbers and advice. Exit code 0, with or
 without warnings. Exit code 2 with one line on stderr for bad input and for a design that is not identifiable, such as
@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = make_parser("eqpool.preflight", __doc__)
+    parser = make_parser("preflight", __doc__)
     parser.add_argument("--participants", required=True, help="participants.tsv or .csv")
     parser.add_argument("--site_column", default="site")
     parser.add_argument("--covariates", default="age", help="comma-separated; age,sex:categorical")

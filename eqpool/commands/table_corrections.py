@@ -13,6 +13,8 @@ from eqpool.data.tables.coding import UNKNOWN
 from eqpool.data.tables.targets import target_columns
 from eqpool.errors import InputError
 from eqpool.estimator import EquivariantPooling, SiteCalibrator
+from eqpool.estimator.design import examine_fit
+from eqpool.estimator.fit_rows import FitRows
 from eqpool.storage.files import write_arrays
 
 
@@ -77,7 +79,7 @@ def fit_correction(method: str, columns: Columns, rows: np.ndarray, reference: s
       seed: seed of the networks.
 
     Raises:
-      InputError: the reference is no site of these rows, or `fit_on` leaves no row.
+      InputError: the reference is no site of these rows, `fit_on` leaves no row, or the design is not identifiable.
     """
     if reference and reference not in columns.site:
         raise InputError(f"--reference={reference}: no such site, expected one of {', '.join(columns.sites)}")
@@ -85,26 +87,30 @@ def fit_correction(method: str, columns: Columns, rows: np.ndarray, reference: s
     used = columns.site[rows] != UNKNOWN if fit_on is None else (columns.site[rows] != UNKNOWN) & fit_on
     if not used.any():
         raise InputError("--fit_on: none of these rows has a site, expected some to learn from")
-    if reference and reference not in columns.site[rows][used]:
-        raise InputError(f"--reference={reference}: no row of it to learn from, expected some")
-    if method == "combat":
-        return _CombatCorrection.fit(columns, rows, reference, fit_on)
+    people = np.unique(columns.person[rows][used & (columns.site[rows] == reference)])
+    if reference and len(people) < (2 if method == "combat" else 1):
+        expected = "at least two for their variance" if method == "combat" else "some"
+        raise InputError(f"--reference={reference}: {len(people)} people of it to learn from, expected {expected}")
     target_type = "auto" if not columns.target_name else "classes" if columns.target_classes else "number"
+    features = columns.features.iloc[rows].reset_index(drop=True)
+    target = pd.Series(_labels(columns)[rows], name=columns.target_name) if columns.target_name else None
+    about: dict[str, Any] = {
+        "site": columns.site[rows],
+        "covariates": pd.DataFrame(columns.covariates[rows], columns=list(columns.covariate_names))
+        if columns.covariate_names
+        else None,
+        "fit_on": fit_on,
+        "subject": columns.person[rows],
+    }
+    if method == "combat":
+        examine_fit(features, FitRows.read(len(rows), target, target_type=target_type, **about))
+        return _CombatCorrection.fit(columns, rows, reference, fit_on)
     estimator: Any = (
         EquivariantPooling(reference=reference or None, target_type=target_type, random_state=seed)
         if method == "ours"
         else SiteCalibrator(reference=reference or None, target_type=target_type)
     )
-    estimator.fit(
-        columns.features.iloc[rows].reset_index(drop=True),
-        pd.Series(_labels(columns)[rows], name=columns.target_name) if columns.target_name else None,
-        site=columns.site[rows],
-        covariates=pd.DataFrame(columns.covariates[rows], columns=list(columns.covariate_names))
-        if columns.covariate_names
-        else None,
-        fit_on=fit_on,
-        subject=columns.person[rows],
-    )
+    estimator.fit(features, target, **about)
     return _EstimatorCorrection(estimator, estimator.harmonise if method == "ours" else estimator.transform)
 
 
@@ -143,10 +149,9 @@ class _CombatCorrection:
         return cls(combat, _means(columns.features.to_numpy()[rows]))
 
     def apply(self, features: pd.DataFrame, site: np.ndarray) -> pd.DataFrame:
-        values, unknown = features.to_numpy(), int((~np.isin(site, self.combat.sites)).sum())
-        if unknown:
-            known = ", ".join(self.combat.sites)
-            warnings.warn(f"{unknown} rows stay as they are: no site of {known}", UserWarning, stacklevel=2)
+        values = features.to_numpy()
+        for line in self.combat.notes_on(site):
+            warnings.warn(line, UserWarning, stacklevel=2)
         harmonised = self.combat.apply(np.where(np.isfinite(values), values, self.mean), site)
         return pd.DataFrame(harmonised, columns=features.columns)
 

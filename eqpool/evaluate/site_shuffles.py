@@ -7,7 +7,7 @@ import numpy as np
 from eqpool.data.splits import target_levels
 from eqpool.evaluate.permutations import permute_subjects
 from eqpool.evaluate.scored_rows import ScoredRows
-from eqpool.evaluate.site_probes import SiteFeatures, strongest
+from eqpool.evaluate.site_probes import SiteFeatures, SitePrediction, strongest
 from eqpool.storage.progress import track
 
 
@@ -29,23 +29,28 @@ def shuffled_accuracies(
       permutations: number P of permutations.
 
     Returns:
-      (P,) accuracies by the name of the score, without scores that a permutation does not have.
+      Accuracies by the name of the score, at most P each, without scores that no permutation has. A permutation that
+      lacks a design, as shuffled sites may leave too few people for folds, counts for no score: the strongest of fewer
+      probes lies lower.
     """
     train_site, test_site = rows.site[rows.train], rows.site[rows.test]
     counted = np.zeros(len(test_site), bool)
     counted[features.inside] = True  # the others are of sites with one subject, and keep theirs
     levels = target_levels(rows.target, rows.target_classes)
     people = np.unique(rows.subject, return_inverse=True)[1]
-    found: dict[str, list[float]] = {name: [] for name in designs}
+    shuffled: list[list[SitePrediction]] = []
     for key in track(jax.random.split(jax.random.key(0), permutations), "Shuffling the sites", unit="permutation"):
         train_key, test_key = jax.random.split(key)
         train_order = _order(train_key, people[rows.train], train_site >= 0, levels[rows.train])
         test_order = _order(test_key, people[rows.test], counted, levels[rows.test])
-        predictions = features.predict(train_site[train_order], test_site[test_order], num_folds)
-        for name, design in designs.items():
-            if any(design in ("", one.design) for one in predictions):
-                found[name].append(strongest(predictions, design).accuracy)
-    return {name: np.array(values) for name, values in found.items() if len(values) == permutations}
+        shuffled.append(features.predict(train_site[train_order], test_site[test_order], num_folds))
+    present = {one.design for predictions in shuffled for one in predictions}
+    whole = [predictions for predictions in shuffled if present and {one.design for one in predictions} == present]
+    return {
+        name: np.array([strongest(predictions, design).accuracy for predictions in whole])
+        for name, design in designs.items()
+        if whole and (not design or design in present)
+    }
 
 
 def _order(key: jax.Array, people: np.ndarray, counted: np.ndarray, levels: np.ndarray) -> np.ndarray:

@@ -155,15 +155,16 @@ class CombatModel:
         Volumes go to derivatives/eqpool, features to harmonised.tsv. The returned table has participant_id, the session
         if there are sessions, and the site.
         """
-        self._say_unknown(scans.table, say)
+        sites = sites_of(scans.table, self.config.data.site_column)
+        for line in self.combat.notes_on(sites):
+            say(line)
         if not self.facts.on_volumes:
             assert self.facts.features is not None  # `CombatMethod.scaling` refuses other tables
             frame = feature_frame(scans.table, self.facts.features, say)
-            sites = sites_of(scans.table, self.config.data.site_column)
             self.write_rows(pd.DataFrame(who(scans.table)), frame, sites, output, say)
             return self._written(scans.table)
         form = harmonised or self.config.output.harmonised
-        kept = self._write_volumes(scans, output, form, say)
+        kept = self._write_volumes(scans, sites, output, form, say)
         return self._written(scans.table.take(np.array(kept, np.int64)))
 
     def write_rows(
@@ -186,8 +187,7 @@ class CombatModel:
         write_harmonised_table(output, rows, frame, encoding, change, keep_sign, say)
         return change
 
-    def _write_volumes(self, scans: NewScans, output: RunFolder, form: str, say: Say) -> list[int]:
-        sites = sites_of(scans.table, self.config.data.site_column)
+    def _write_volumes(self, scans: NewScans, sites: np.ndarray, output: RunFolder, form: str, say: Say) -> list[int]:
         writer = VolumeWriter(
             output.derivatives,
             names_in_table(scans.table, scans.sources),
@@ -215,13 +215,6 @@ class CombatModel:
         workers = self.config.data.workers
         with in_parallel(work, prepared, workers=workers, progress=True, label="Harmonising", total=total) as results:
             return list(results)
-
-    def _say_unknown(self, table: ParticipantsTable, say: Say) -> None:
-        sites = sites_of(table, self.config.data.site_column)
-        count = int((~np.isin(sites, self.combat.sites)).sum())
-        if count:
-            known = ", ".join(self.combat.sites)
-            say(f"{count} rows stay as they are: their {self.config.data.site_column} is not one of {known}")
 
     def _written(self, table: ParticipantsTable) -> pd.DataFrame:
         return pd.DataFrame(who(table) | {"site": named_sites(table, self.config.data.site_column)})

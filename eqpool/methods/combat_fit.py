@@ -22,7 +22,8 @@ def fit_combat(cohort: Cohort, config: RunConfig) -> Combat:
     harmonised.
 
     Raises:
-      InputError: no training row has a known site, or none that `config.data.fit_on` selects, or none of the reference.
+      InputError: no training row has a known site, or none that `config.data.fit_on` selects, or fewer than two people
+        are of the reference.
     """
     used = cohort.learns_site_effects
     _check(cohort, used, config.data)
@@ -43,14 +44,15 @@ def fit_combat_on(
       reference: site whose look the others take, "" for `config.data.reference`.
 
     Returns:
-      The estimates, None if none of the rows is learnt from. Without a row of the reference, they have none.
+      The estimates, None if none of the rows is learnt from. With fewer than two people of the reference, they have
+      none.
     """
     used = cohort.learns_site_effects & np.isin(np.arange(len(cohort.site)), rows)
     if not used.any():
         return None
     learnt = used[rows]
     reference = reference or config.data.reference
-    reference = reference if reference in cohort.site_labels[used] else ""
+    reference = reference if _num_people(cohort, used, reference) > 1 else ""
     return _fit(lambda: iter([(rows[learnt], values[learnt])]), cohort, used, reference)
 
 
@@ -76,6 +78,12 @@ def _check(cohort: Cohort, used: np.ndarray, data: DataConfig) -> None:
     if data.reference and data.reference not in cohort.site_labels[used]:
         found = ", ".join(np.unique(cohort.site_labels[used]).tolist())
         raise InputError(f'config.data.reference = "{data.reference}": expected a site of the training rows, {found}')
+    if data.reference and _num_people(cohort, used, data.reference) < 2:
+        raise InputError(f'config.data.reference = "{data.reference}": one person to learn from, expected at least two')
+
+
+def _num_people(cohort: Cohort, used: np.ndarray, site: str) -> int:
+    return len(np.unique(cohort.participant_id[used & (cohort.site_labels == site)]))
 
 
 def _chunks(cohort: Cohort, squash: bool, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -125,7 +125,13 @@ def test_a_table_without_participants_and_without_covariates(table, tmp_path):
         (["--person=nobody"], "no column nobody (--person)"),
         (["--person=remark"], "no site has two people, so that none can be held out for the scores"),
         (["--features=,"], '--features=",": empty, expected columns or patterns'),
-        (["--fit_on=site:GE", "--reference=Siemens"], "--reference=Siemens: no row of it to learn from, expected some"),
+        (
+            ["--fit_on=site:GE", "--reference=Siemens"],
+            "--reference=Siemens: 0 people of it to learn from, expected some",
+        ),
+        (["--keep=sex"], "write sex:categorical in --keep for categories"),
+        (["--keep=age,site:categorical"], "--keep=age,site:categorical: site named by --site too, expected each"),
+        (["--keep=age", "--target=age"], "--target=age: age named by --keep too, expected each column once"),
         (["--new=people.tsv"], "--new and --new_output: one without the other"),
         (["--output=people.tsv"], "an input, which is never overwritten"),
         (["--output=out.xlsx"], "expected a name that ends in .tsv or .csv"),
@@ -154,7 +160,26 @@ def test_repeated_scans_and_unknown_sites_go_through_combat(table, tmp_path, cap
     assert between_sites(after) < 0.1 * between_sites(frame)
     features = [name for name in frame if name.endswith("_thickness")]
     np.testing.assert_array_equal(after.loc[7, features].to_numpy(float), frame.loc[7, features].to_numpy(float))
-    assert "warning: 1 rows stay as they are: no site of GE, Siemens" in capsys.readouterr().out
+    assert "warning: 1 rows stay as they are: their site is not one of GE, Siemens" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["calibrate", "combat"])
+def test_a_design_that_is_not_identifiable_is_refused_by_every_method(table, tmp_path, method, capsys):
+    frame = pd.read_csv(table, sep="\t")
+    frame.assign(dx=np.where(frame["site"] == "GE", "AD", "CN")).to_csv(table, sep="\t", index=False, na_rep="n/a")
+    flags = [*FLAGS, "--target=dx", f"--method={method}", "-o", str(tmp_path / "out.tsv")]
+    assert main(["harmonise", str(table), *flags]) == 2
+    error = capsys.readouterr().err
+    assert "dx" in error and "site" in error and error.count("\n") == 1
+
+
+def test_combat_needs_two_people_of_the_reference(table, tmp_path, capsys):
+    frame = pd.read_csv(table, sep="\t")
+    learnt = np.where((frame["site"] == "GE") & (frame.index > 0), "no", "yes")
+    frame.assign(learn=learnt).to_csv(table, sep="\t", index=False, na_rep="n/a")
+    flags = [*FLAGS, "--fit_on=learn:yes", "--reference=GE", "--method=combat", "-o", str(tmp_path / "out.tsv")]
+    assert main(["harmonise", str(table), *flags]) == 2
+    assert "--reference=GE: 1 people of it to learn from, expected at least two" in capsys.readouterr().err
 
 
 def test_both_outputs_in_one_file_are_refused(table, tmp_path, capsys):

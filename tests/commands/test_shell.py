@@ -47,7 +47,7 @@ def test_the_commands_are_found():
 def test_help_says_what_it_does_with_an_example(name, capsys):
     assert not run_command(name, "--help")
     _, description = capsys.readouterr().out.split("\n\n", 1)
-    assert f"python -m {name}" in description
+    assert f"python -m {name}" in description or f"eqpool {name.removeprefix('eqpool.')} " in description
 
 
 @pytest.mark.parametrize(

@@ -303,6 +303,27 @@ def test_shuffles_move_whole_people_and_leave_a_site_of_one_person_alone():
         assert (test_site != site[rows.test]).any()
 
 
+def test_a_shuffle_without_a_design_counts_for_no_score():
+    """The strongest of fewer probes lies lower."""
+    rows, raw, _ = made_up()
+    site = rows.site
+    across = Components.fit(raw[rows.train], 0)
+    features = SiteFeatures.of(raw[rows.train], raw[rows.test], site[rows.test], rows.subject[rows.test], across, 0)
+    calls = []
+
+    class WithoutFoldsOnce:
+        inside = features.inside
+
+        def predict(self, train_site, test_site, num_folds):
+            calls.append(features.predict(train_site, test_site, num_folds))
+            return [one for one in calls[-1] if len(calls) != 2 or one.design == "transfer"]
+
+    found = shuffled_accuracies(rows, WithoutFoldsOnce(), {"site": "", "within": "within"}, 2, 3)
+    for name, design in (("site", ""), ("within", "within")):
+        expected = [strongest(predictions, design).accuracy for predictions in (calls[0], calls[2])]
+        np.testing.assert_array_equal(found[name], expected)
+
+
 def test_bins_hold_equally_many_rows_or_one_value():
     generator = np.random.default_rng(8)
     rows = np.stack([generator.normal(size=500) ** 3, np.arange(500) < 490, np.arange(500) % 3], axis=1).astype(float)

@@ -132,7 +132,8 @@ class Combat:
             By default each has its own, as in longitudinal ComBat. That of a voxel would be noisy.
 
         Raises:
-          ValueError: no row with a known site is left, or none of the reference.
+          ValueError: no row with a known site is left, or fewer than two people of the reference, whose variance is the
+            scale.
         """
         used = np.asarray(site) != UNKNOWN
         if fit_on is not None:
@@ -141,6 +142,8 @@ class Combat:
         terms, term_mean = centred_terms(covariates, target, used)
         person = None if subject is None else np.asarray(subject)
         model = fit_site_model(open_stream, terms, index, len(names), person, shared_ratio=shared_ratio)
+        if reference and model.independent[names == reference].min() < 2:
+            raise ValueError(f"reference: fewer than two people of {reference}, expected two for a variance")
         weights = model.rows / model.rows.sum() if not reference else (names == reference).astype(np.float64)
         mean, variance = weights @ model.constants, _pooled_variance(model, weights, reference)
         deviation = np.sqrt(np.where(variance > _CONSTANT * (mean**2 + variance), variance, 0))
@@ -202,6 +205,11 @@ class Combat:
                 scaled = centre[here][:, changes] + residual[:, changes] / self.spread[index, changes]
                 harmonised[np.ix_(here, changes)] = scaled
         return harmonised
+
+    def notes_on(self, site: np.ndarray) -> list[str]:
+        """Returns a line if rows of these sites, (N,) names, stay as they are because their sites have no estimate."""
+        count = int((~np.isin(site, self.sites)).sum())
+        return [f"{count} rows stay as they are: their site is not one of {', '.join(self.sites)}"] if count else []
 
     def notes(self) -> list[str]:
         """Returns a line for a run's log if persons have several rows."""

@@ -13,6 +13,7 @@ from eqpool.data.tables.levels import code_labels, sort_labels
 from eqpool.data.tables.participants import ParticipantsTable, parse_numbers
 from eqpool.errors import InputError
 
+COVARIATES_KEY = "config.data.covariates"
 _KINDS = ("", ":continuous", ":categorical")
 
 
@@ -39,7 +40,7 @@ class Covariates(NamedTuple):
     notes: tuple[str, ...]
 
 
-def parse_specs(text: str, key: str = "config.data.covariates") -> tuple[ColumnSpec, ...]:
+def parse_specs(text: str, key: str = COVARIATES_KEY) -> tuple[ColumnSpec, ...]:
     """Parses text such as `'age, sex:categorical'`. A column is continuous by default.
 
     A name that contains a comma or a colon is written in double quotes: `'"ratio a:b","scan, type":categorical'`.
@@ -62,8 +63,13 @@ def parse_specs(text: str, key: str = "config.data.covariates") -> tuple[ColumnS
     return tuple(specs)
 
 
-def read_covariates(table: ParticipantsTable, specs: tuple[ColumnSpec, ...]) -> Covariates:
+def read_covariates(table: ParticipantsTable, specs: tuple[ColumnSpec, ...], key: str = COVARIATES_KEY) -> Covariates:
     """Reads the covariates. An age such as `89+` is read as 89, and a note reports it.
+
+    Args:
+      table: table of N rows.
+      specs: the covariates.
+      key: where the user named them, for messages.
 
     Raises:
       InputError: a continuous column has a value that is not a number, or a category has a single level.
@@ -78,7 +84,7 @@ def read_covariates(table: ParticipantsTable, specs: tuple[ColumnSpec, ...]) -> 
             _check_levels(table, spec.name, levels[spec.name])
             continue
         uncapped, capped = _without_caps(table, spec.name)
-        columns[spec.name], levels[spec.name] = _numbers(uncapped, spec.name), ()
+        columns[spec.name], levels[spec.name] = _numbers(uncapped, spec.name, key), ()
         if capped:
             notes.append(f"{capped} values of {spec.name} such as 89+ are read as the number before the plus")
     coding = CovariateCoding(levels)
@@ -108,7 +114,10 @@ def read_covariates_of(
     for spec in specs:
         table.require(spec.name, "a covariate of the run")
         if not spec.categorical:
-            columns[spec.name], levels[spec.name] = _numbers(_without_caps(table, spec.name)[0], spec.name), ()
+            columns[spec.name], levels[spec.name] = (
+                _numbers(_without_caps(table, spec.name)[0], spec.name, COVARIATES_KEY),
+                (),
+            )
             continue
         start = f"{spec.name}="
         known = (name.removeprefix(start) for name in names if name.startswith(start))
@@ -175,10 +184,10 @@ def _without_caps(table: ParticipantsTable, name: str) -> tuple[ParticipantsTabl
     return dataclasses.replace(table, frame=table.frame.assign(**{name: values})), capped
 
 
-def _numbers(table: ParticipantsTable, name: str) -> np.ndarray:
+def _numbers(table: ParticipantsTable, name: str, key: str) -> np.ndarray:
     try:
         return parse_numbers(table, name)
     except InputError as error:
         if holds_numbers(table.frame[name]):
             raise
-        raise InputError(f"{error}; write {name}:categorical in config.data.covariates for categories") from None
+        raise InputError(f"{error}; write {name}:categorical in {key} for categories") from None

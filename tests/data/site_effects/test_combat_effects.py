@@ -257,6 +257,16 @@ def test_a_known_shift_and_gain_are_removed_and_the_effect_of_age_is_kept():
     np.testing.assert_allclose(left_over[site == "A"].std(axis=0), left_over[site == "B"].std(axis=0), rtol=0.03)
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_reference_of_one_person_has_no_variance_to_give(rows):
+    """Its pooled variance would be 0, and every feature would count as constant and stay as it is."""
+    values = np.random.default_rng(5).normal(size=(20, 4))
+    site = np.array(["GE"] * rows + ["Siemens"] * (20 - rows))
+    person = np.array(["one"] * rows + [f"other {row}" for row in range(20 - rows)])
+    with pytest.raises(ValueError, match="reference: fewer than two people of GE"):
+        Combat.fit(values, site, np.zeros((20, 0)), reference="GE", subject=person)
+
+
 def test_rows_of_the_reference_stay_bit_by_bit():
     table = expected()
     combat = Combat.fit(table["inputs"], table["sites"], table["covariates"], reference="A")
