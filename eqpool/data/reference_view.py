@@ -13,7 +13,7 @@ from eqpool.data.volumes.read import prepare_image
 
 
 def reference_views(
-    cohort: Cohort, config: DataConfig, cache_dir: pathlib.Path, rows: np.ndarray, reference: str
+    cohort: Cohort, config: DataConfig, rows: np.ndarray, reference: str, cache_dir: pathlib.Path | None = None
 ) -> Iterator[np.ndarray] | None:
     """Returns an iterator over rows as the reference site would show them, or None if that is not known.
 
@@ -23,9 +23,9 @@ def reference_views(
     Args:
       cohort: the cohort.
       config: config that the cohort was loaded with.
-      cache_dir: folder of the cache that it was loaded with.
       rows: (N,) indices of rows.
       reference: name of a site of the cohort.
+      cache_dir: folder of the cache that it was loaded with, in which digits are found again.
 
     Returns:
       N float32 arrays of the shape and in the units of `cohort.inputs`: z-scores of each volume's own tissue, or their
@@ -34,6 +34,7 @@ def reference_views(
     if not cohort.simulated or cohort.name != config.dataset:
         return None
     if cohort.volumes is None:
+        assert cache_dir is not None
         return _digits(cohort, config, cache_dir, rows, reference)
     return _brains(cohort, config, rows, reference)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from eqpool.config import RunConfig
 from eqpool.data.cohort import Cohort
+from eqpool.data.reference_view import reference_views
 from eqpool.evaluate.scorecard import COMBAT, RAW, TRUTH, TruthIs, make_scorecard
 from eqpool.evaluate.scored_rows import ScoredRows, choose_rows
 from eqpool.methods.combat_fit import fit_combat_on
@@ -19,14 +20,24 @@ EQPOOL, ISTN = "eqpool", "istn"
 def score_volumes(cohort: Cohort, config: RunConfig, voxels: ScoredVoxels) -> dict[str, Any]:
     """Makes the scorecard of gathered voxels.
 
-    ComBat is fitted on the gathered voxels of the scored training rows, unless it is what is handed back.
+    ComBat is fitted on the gathered voxels of the scored training rows, unless it is what is handed back. With a
+    reference (`config.data.reference`) the truth is the same people as the reference shows them.
     """
-    versions, rows = dict(voxels.versions), voxels.rows
+    rows = voxels.rows
+    truth_is: TruthIs = "scanner_free"
+    if config.data.reference in cohort.site_names:
+        voxels.versions.pop(TRUTH, None)
+        views = reference_views(cohort, config.data, rows, config.data.reference)
+        if views is not None:
+            voxels.take_truth(views, squash=config.data.squash)
+            truth_is = "as_reference"
+    versions = dict(voxels.versions)
     if COMBAT not in versions:
         fitted = np.flatnonzero(cohort.split[rows] == "train")
         combat = fit_combat_on(cohort, config, rows[fitted], versions[RAW][fitted])
         versions |= {} if combat is None else {COMBAT: combat.apply(versions[RAW], cohort.site_labels[rows])}
-    return _score(_scored_rows(cohort, rows), config, versions, voxels.handed_back, on_voxels=True)
+    scored = _scored_rows(cohort, rows, _reference_that_stays(cohort, config, rows, versions, voxels.handed_back))
+    return _score(scored, config, versions, voxels.handed_back, on_voxels=True, truth_is=truth_is)
 
 
 def score_images(
@@ -48,7 +59,7 @@ def score_images(
     combat = fit_combat_on(cohort, config, rows[fitted], versions[RAW][fitted], name)
     if combat is not None:
         versions = dict(versions) | {COMBAT: combat.apply(versions[RAW], cohort.site_labels[rows])}
-    scored = dataclasses.replace(_scored_rows(cohort, rows), reference=reference, reference_name=name)
+    scored = _scored_rows(cohort, rows, reference)
     unit = "z-scores"
     if cohort.volumes is None:
         unknown, unit = np.full(len(rows), np.nan), "intensities from -1 to 1"
@@ -76,7 +87,8 @@ def score_table(cohort: Cohort, config: RunConfig, change: np.ndarray | None, ha
         combat = fit_combat_on(cohort, config, train, table.encoded[train])
         versions |= {} if combat is None else {COMBAT: combat.apply(raw, cohort.site_labels[rows])}
     versions = {name: np.where(table.is_number, values, raw) for name, values in versions.items()}
-    return _score(_scored_rows(cohort, rows), config, versions, handed_back, on_voxels=False)
+    scored = _scored_rows(cohort, rows, _reference_that_stays(cohort, config, rows, versions, handed_back))
+    return _score(scored, config, versions, handed_back, on_voxels=False)
 
 
 def _score(
@@ -103,7 +115,21 @@ def _score(
     )
 
 
-def _scored_rows(cohort: Cohort, rows: np.ndarray) -> ScoredRows:
+def _reference_that_stays(
+    cohort: Cohort, config: RunConfig, rows: np.ndarray, versions: Mapping[str, np.ndarray], handed_back: str
+) -> int:
+    """Returns the index of `config.data.reference` if its rows are handed back as they came, else -1.
+
+    The calibration and ComBat leave them alone, and networks may not.
+    """
+    if config.data.reference not in cohort.site_names or handed_back not in versions:
+        return -1
+    reference = cohort.site_names.index(config.data.reference)
+    here = cohort.site[rows] == reference
+    return reference if np.array_equal(versions[handed_back][here], versions[RAW][here]) else -1
+
+
+def _scored_rows(cohort: Cohort, rows: np.ndarray, reference: int) -> ScoredRows:
     return ScoredRows(
         site=cohort.site[rows],
         covariates=cohort.covariates[rows],
@@ -113,4 +139,6 @@ def _scored_rows(cohort: Cohort, rows: np.ndarray) -> ScoredRows:
         is_training=cohort.split[rows] == "train",
         covariate_name=cohort.covariate_names[0] if cohort.covariate_names else "",
         target_name=cohort.target_name,
+        reference=reference,
+        reference_name=cohort.site_names[reference] if reference >= 0 else "",
     )

@@ -179,12 +179,17 @@ def measure(cohort: Cohort, pooled: Pooled, truth: np.ndarray | None) -> Metrics
 
 
 def summarise(measured: list[Metrics], subject: np.ndarray, config: EvaluateConfig, seed: int) -> Metrics:
-    """Averages each metric over volumes, with a bootstrap interval over subjects."""
+    """Averages each metric over volumes, with a bootstrap interval over subjects, None if no volume has it.
+
+    A volume that comes back as it came, such as one of the reference site, has no finite PSNR.
+    """
     result: Metrics = {}
     for name in measured[0] if measured else ():
         values = np.array([metrics[name] for metrics in measured])
-        interval = bootstrap_interval(_mean_of(values), len(values), config.bootstraps, seed, subject)
-        result |= {name: float(values.mean()), f"{name}_interval": interval}
+        has_it = np.isfinite(values)
+        values = values[has_it]
+        interval = bootstrap_interval(_mean_of(values), len(values), config.bootstraps, seed, subject[has_it])
+        result |= {name: float(values.mean()) if len(values) else None, f"{name}_interval": interval}
     return result
 
 

@@ -239,9 +239,8 @@ def _write_examples(
     """Writes images/examples.npz: a few held-out source images, step by step, and as many of the reference."""
     source, reference = (rows[side, "test"][:EXAMPLES] for side in ("source", "reference"))
     steps = istn_steps(config, of_istn, columns["inputs"][source], columns["site"][source], len(cohort.site_names))
-    views = reference_views(
-        cohort, config.data, folder.cache(config), source, cohort.site_names[reference_site(config, cohort)]
-    )
+    name = cohort.site_names[reference_site(config, cohort)]
+    views = reference_views(cohort, config.data, source, name, folder.cache(config))
     if views is not None:
         steps["truth"] = np.stack(list(views))
     names = cohort.participant_id[source].astype(np.str_)

@@ -47,7 +47,7 @@ def score_istn(
         changes = site not in (-1, reference)  # an image of an unknown site is not written
         handed_back[place] = values(harmonise(image, site).image) if changes else raw[place]
     versions = {RAW: raw, ISTN: handed_back}
-    views = reference_views(cohort, config.data, cache_dir, rows, cohort.site_names[reference])
+    views = reference_views(cohort, config.data, rows, cohort.site_names[reference], cache_dir)
     if views is not None:
         shown = track(views, "Making the truth", unit="image", total=len(rows))
         versions[TRUTH] = np.stack([values(view) for view in shown])

@@ -2,7 +2,7 @@
 
 import pathlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from eqpool.evaluate.input_features import sub_grid
 from eqpool.evaluate.scorecard import RAW, TRUTH
 from eqpool.evaluate.scored_rows import choose_rows
 from eqpool.methods.derivatives import to_z_scores
+from eqpool.storage.progress import track
 
 CALIBRATED = "calibrated"
 
@@ -62,6 +63,11 @@ class ScoredVoxels:
                 with self._lock:
                     stored = self.versions.setdefault(name, np.empty((len(self.rows), len(self._voxels)), np.float32))
                 stored[self._place[row]] = volume.ravel()[self._voxels]
+
+    def take_truth(self, volumes: Iterable[np.ndarray], *, squash: bool) -> None:
+        """Stores the voxels of all rows' volumes, in the order of `rows`, as the truth in place of any other."""
+        shown = track(volumes, "Making the truth", unit="volume", total=len(self.rows))
+        self.versions[TRUTH] = np.stack([to_z_scores(volume, squash).ravel()[self._voxels] for volume in shown])
 
     def take_inputs(self, cohort: Cohort, *, squash: bool, workers: int) -> None:
         """Stores the voxels of the prepared volumes, calibrated if they are, and without a scanner if simulated."""

@@ -20,7 +20,7 @@ def brains(tmp_path_factory):
 
 
 def views_of(cohort, config, cache, rows, reference) -> np.ndarray:
-    return np.stack(list(reference_views(cohort, config, cache, rows, reference)))
+    return np.stack(list(reference_views(cohort, config, rows, reference, cache)))
 
 
 def test_a_brain_of_the_reference_is_as_it_is_and_another_s_is_nearer_to_its_truth(brains):
@@ -39,7 +39,7 @@ def test_what_is_not_simulated_here_has_no_view(brains):
     real = dataclasses.replace(cohort, simulated=False)
     other = dataclasses.replace(cohort, name="participants")
     for unknown in (real, other):
-        assert reference_views(unknown, config, cache, np.arange(3), "site1") is None
+        assert reference_views(unknown, config, np.arange(3), "site1", cache) is None
 
 
 def test_digits_are_drawn_as_the_cohort_has_them_in_the_other_domain(tmp_path, monkeypatch):

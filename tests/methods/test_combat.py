@@ -15,9 +15,13 @@ from eqpool.commands.run import dry_run, run
 from eqpool.config import DataConfig, RunConfig, to_dict
 from eqpool.config.check import from_config_dict
 from eqpool.data.load import load_cohort
+from eqpool.data.reference_view import reference_views
 from eqpool.data.site_effects.combat import Combat
 from eqpool.errors import InputError
+from eqpool.evaluate.input_features import sub_grid
+from eqpool.methods.combat import CombatMethod
 from eqpool.methods.combat_fit import fit_combat, fit_combat_on
+from eqpool.methods.harmonised_volumes import measure, summarise
 from eqpool.report.page import write_report
 from eqpool.storage.files import read_arrays
 from eqpool.storage.run_folder import RunFolder
@@ -237,6 +241,37 @@ def test_volumes_are_harmonised_voxel_by_voxel(volumes):
     metrics = json.loads(RunFolder(folder).results_file.read_text())["metrics"]
     assert metrics["recovery_error_change"] < metrics["recovery_error_input"] * 1.5
     assert not any("decoded" in name for name in metrics)
+
+
+def test_volumes_with_a_reference_are_scored_against_its_view_of_the_same_people(volumes, tmp_path):
+    config, _, cohort = volumes
+    name = cohort.site_names[1]
+    data = dataclasses.replace(config.data, reference=name)
+    evaluate = dataclasses.replace(config.evaluate, scorecard=True, scorecard_permutations=0)
+    config = dataclasses.replace(config, data=data, evaluate=evaluate)
+    run(config, tmp_path / "run", quiet=True)
+    card = json.loads((tmp_path / "run" / "results.json").read_text())["scorecard"]
+    assert (card["reference"], card["truth_is"]) == (name, "as_reference")
+    write_report(tmp_path / "run")
+    rows = np.flatnonzero((cohort.split == "test") & (cohort.site != 1))
+    kept = sub_grid(cohort.volumes.grid)
+    views = np.stack([view[kept] for view in reference_views(cohort, config.data, rows, name)])
+    raw = np.stack([cohort.inputs[row][kept] for row in rows])
+    expected = np.sqrt(((raw - views) ** 2).mean(axis=1)).mean()
+    np.testing.assert_allclose(card["versions"]["raw"]["error_to_truth"], expected, rtol=1e-5)
+
+
+def test_volumes_that_come_back_as_they_came_have_no_psnr(volumes):
+    config, folder, cohort = volumes
+    row = int(cohort.rows("test")[0])
+    model = CombatMethod().load(RunFolder(folder))
+    changed = model.pooled(row, cohort.inputs[row], cohort.site_names[cohort.site[row]])
+    same = model.pooled(row, cohort.inputs[row], "elsewhere")
+    measured = [measure(cohort, one, None) for one in (changed, same)]
+    both = summarise(measured, np.array(["a", "b"]), config.evaluate, 0)
+    assert both["psnr_change"] == measured[0]["psnr_change"] and both["ssim_change"] > measured[0]["ssim_change"]
+    alone = summarise(measured[1:], np.array(["b"]), config.evaluate, 0)
+    assert alone["psnr_change"] is None and alone["psnr_change_interval"] is None
 
 
 def test_volumes_of_a_participant_share_a_random_effect(volumes):

@@ -29,7 +29,7 @@ def brains(tmp_path_factory):
 def perfect(config, cohort, cache):
     """A transformer that knows how the reference would show each image; images are told apart by their voxels."""
     rows = np.arange(len(cohort.site))
-    views = reference_views(cohort, config.data, cache, rows, cohort.site_names[REFERENCE])
+    views = reference_views(cohort, config.data, rows, cohort.site_names[REFERENCE], cache)
     known = {np.asarray(cohort.inputs[row]).tobytes(): view for row, view in zip(rows, views, strict=True)}
 
     def harmonise(image: np.ndarray, site: int) -> Harmonised:
