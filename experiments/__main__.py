@@ -35,8 +35,9 @@ def main(arguments: Sequence[str]) -> int:
         )
     experiment = EXPERIMENTS[name]
     module: Module = importlib.import_module(f"experiments.{experiment.module}")  # type: ignore[assignment]
+    question = experiment.question if experiment.question.endswith("?") else f"{experiment.question}."
     parser = make_parser(
-        f"experiments {name}", f"{experiment.question}.\n\nExample: {experiment.command}\n\n{module.__doc__}"
+        f"python -m experiments {name}", f"{question}\n\nExample: {experiment.command}\n\n{module.__doc__}"
     )
     module.add_flags(parser, experiment)
     parser.add_argument("--runs", type=path_argument, default=pathlib.Path("runs"), help="where work directories go")

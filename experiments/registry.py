@@ -114,6 +114,10 @@ _ALL = (
         "--directions=one_way --rows=0", "19 minutes a run",
     ),
     Experiment(
+        "istn_universal", "istn_universal",
+        "Does a universal ISTN harmonise scans of a scanner that it never saw?", "", "not measured yet",
+    ),
+    Experiment(
         "istn_oracle", "istn_oracle", "What could a perfect harmonisation of the simulated brains recover?", "",
         "15 minutes",
     ),

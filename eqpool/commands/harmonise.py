@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = make_parser("harmonise", __doc__)
+    parser = make_parser("eqpool harmonise", __doc__)
     parser.add_argument("table", type=path_argument, help="table with a row a scan, .tsv or .csv")
     parser.add_argument("-o", "--output", type=path_argument, required=True, help="harmonised table, .tsv or .csv")
     parser.add_argument("--site", default="site", help="column of the scanners (default: site)")

@@ -12,7 +12,7 @@ from eqpool.storage.run_folder import RunFolder
 
 def main(arguments: list[str]) -> int:
     """Parses `arguments`, makes the maps and returns the exit code."""
-    parser = make_parser("maps", __doc__)
+    parser = make_parser("eqpool maps", __doc__)
     parser.add_argument("--workdir", type=path_argument, required=True, help="folder of a run on volumes")
     parser.add_argument("--folds", type=int, default=3, help="how many parts, and runs; default 3")
     options = parser.parse_args(arguments)

@@ -14,7 +14,7 @@ from eqpool.errors import InputError, complain
 
 def main(arguments: list[str]) -> int:
     """Prints a table of the measured domains and returns the exit code."""
-    parser = make_parser("eqpool.commands.measure_digits", __doc__)
+    parser = make_parser("python -m eqpool.commands.measure_digits", __doc__)
     parser.add_argument(
         "--raw_dir", default="", help="folder with MNIST's image files; default: downloaded to runs/cache"
     )

@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = make_parser("preflight", __doc__)
+    parser = make_parser("eqpool preflight", __doc__)
     parser.add_argument("--participants", required=True, help="participants.tsv or .csv")
     parser.add_argument("--site_column", default="site")
     parser.add_argument("--covariates", default="age", help="comma-separated; age,sex:categorical")

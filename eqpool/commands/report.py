@@ -12,7 +12,7 @@ from eqpool.storage.run_folder import RunFolder
 
 def main(arguments: list[str]) -> int:
     """Writes the report of a finished run and returns the exit code."""
-    parser = make_parser("report", __doc__)
+    parser = make_parser("eqpool report", __doc__)
     parser.add_argument("--workdir", type=path_argument, required=True, help="folder of a finished run")
     parser.add_argument("--compare", type=path_argument, nargs="*", default=[], help="folders of runs on the same data")
     options = parser.parse_args(arguments)

@@ -14,7 +14,7 @@ from eqpool.errors import InputError, complain
 
 def main(arguments: list[str]) -> int:
     """Parses `arguments`, writes the copy and returns the exit code."""
-    parser = make_parser("eqpool.commands.rescan", __doc__)
+    parser = make_parser("python -m eqpool.commands.rescan", __doc__)
     parser.add_argument("--participants", type=path_argument, required=True, help="participants.tsv of the real cohort")
     parser.add_argument("--output", type=path_argument, required=True, help="a new folder")
     parser.add_argument("--seed", type=int, default=0, help="who is scanned again")

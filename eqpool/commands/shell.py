@@ -34,10 +34,10 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def make_parser(module: str, description: str | None) -> argparse.ArgumentParser:
-    """Makes a parser that shows `description` unchanged, for `python -m a.b`, or for `eqpool a` without a dot."""
+def make_parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    """Makes a parser of `command`, such as `eqpool maps` or `python -m a.b`, that shows `description` unchanged."""
     return _Parser(
-        prog=f"python -m {module}" if "." in module else f"eqpool {module}",
+        prog=command,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = make_parser("transform", __doc__)
+    parser = make_parser("eqpool transform", __doc__)
     parser.add_argument("--workdir", type=path_argument, required=True, help="folder of a finished run")
     parser.add_argument("--participants", type=path_argument, required=True, help="table of the new participants")
     parser.add_argument("--output", type=path_argument, required=True, help="folder to write to; made where needed")

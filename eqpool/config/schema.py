@@ -208,7 +208,9 @@ class IstnConfig(ImageTrainingConfig):
     reference: str = ""  # site whose appearance the others are given, with its labels unused, "" for the last one
     appearance: Literal["itn", "none"] = "itn"  # itn changes intensities, none leaves them
     shape: Literal["none", "affine", "bspline"] = "affine"  # spatial transformer after the ITN
-    direction: Literal["one_way", "two_way"] = "one_way"  # two_way: CycleGAN, for two sites
+    # two_way: CycleGAN, for two sites. universal: one transformer that does not see the site, so that scans of scanners
+    # without training images go through it, with a discriminator for each site
+    direction: Literal["one_way", "two_way", "universal"] = "one_way"
     encoder: tuple[int, ...] = (8, 16, 32, 64)  # of the ITN, as in Table 6 for brains (Table 5, digits: (16, 32, 64))
     bottleneck: tuple[int, ...] = (64, 64)  # Table 5: (128, 64)
     decoder: tuple[int, ...] = (32, 16, 8)  # Table 5: (32, 16)
@@ -221,6 +223,9 @@ class IstnConfig(ImageTrainingConfig):
     fill: float = 0.0  # value outside the image: 0 for brains, -1 for digits
     image_weight: float = _number(50.0, 0.0)  # lambda, weight of identity and cycle losses (eqs. (2) and (3))
     bending_weight: float = _number(0.0, 0.0)  # weight of the deformation's bending energy
+    # Of universal: weight of the error of S2T of images as random scanners show them, to S2T of the images, or to the
+    # images themselves if they are the reference's
+    consistency_weight: float = _number(20.0, 0.0)
     change_weight: float = _number(0.0, 0.0)  # weight of |ITN(S) - S|, which limits the change of appearance (paper: 0)
     task_weight: float = _number(0.0, 0.0)  # weight of the task model's end-to-end loss on S2T
     softness: float = _number(0.03, 0.0, 0.5)  # softness of the discriminators' labels

@@ -17,6 +17,7 @@ from eqpool.methods.base import NewScans, Say
 from eqpool.methods.facts import ModelFacts
 from eqpool.methods.istn_steps import EXAMPLES, istn_steps
 from eqpool.methods.istn_volumes import make_harmonise, write_harmonised
+from eqpool.objectives.istn_networks import sees_sites
 from eqpool.storage.files import write_arrays
 from eqpool.storage.run_folder import RunFolder
 
@@ -52,7 +53,7 @@ class IstnModel:
         """Writes S2T of every scan with `eqpool.methods.istn_volumes.write_harmonised`.
 
         `output`/images/examples.npz holds the steps of the first few scans. Between two sites the ISTN does not need
-        the site of a scan. With more sites every scan needs one.
+        the site of a scan, nor does a universal one. With more sites every scan needs one.
 
         Returns:
           participant_id, session and site of the rows that were written.
@@ -66,7 +67,7 @@ class IstnModel:
         facts, table = self.facts, scans.table
         if not facts.on_volumes:
             raise InputError(f"the run was trained on {facts.dataset}, expected one on volumes")
-        sites, num_sites = _sites(table, self.config.data.site_column, facts.site_names), len(facts.site_names)
+        sites, num_sites = self._sites(table), len(facts.site_names)
         shown: list[PreparedScan] = []
 
         def noting_the_first(prepared: Iterable[PreparedScan]) -> Iterator[PreparedScan]:
@@ -98,17 +99,17 @@ class IstnModel:
         written = table.take(np.array(kept, np.int64))
         return pd.DataFrame(who(written) | {"site": named_sites(written, self.config.data.site_column)})
 
-
-def _sites(table: ParticipantsTable, column: str, known: tuple[str, ...]) -> np.ndarray:
-    """Returns each row's site index, or zeros for two sites, as the network then ignores the site."""
-    if len(known) == 2:
-        return np.zeros(len(table.frame), np.int64)
-    table.require(column, f"an ISTN of {len(known)} sites needs each scan's site")
-    names = table.names_in(column).tolist()
-    for row, name in enumerate(names):
-        if name not in known:
-            raise InputError(
-                f'{table.where(row, column)}: "{name or "n/a"}", expected one of {", ".join(known)}: an ISTN of more '
-                "than two sites has to know which one a scan is of"
-            )
-    return np.array([known.index(name) for name in names])
+    def _sites(self, table: ParticipantsTable) -> np.ndarray:
+        """Returns each row's site index, or zeros if the network does not see the site."""
+        known, column = self.facts.site_names, self.config.data.site_column
+        if not sees_sites(len(known), self.config.istn.direction):
+            return np.zeros(len(table.frame), np.int64)
+        table.require(column, f"an ISTN of {len(known)} sites needs each scan's site")
+        names = table.names_in(column).tolist()
+        for row, name in enumerate(names):
+            if name not in known:
+                raise InputError(
+                    f'{table.where(row, column)}: "{name or "n/a"}", expected one of {", ".join(known)}: an ISTN of '
+                    "more than two sites has to know which one a scan is of, unless it is universal"
+                )
+        return np.array([known.index(name) for name in names])

@@ -20,6 +20,7 @@ from eqpool.losses.mmd import mmd
 from eqpool.models.istn import IstnOutput
 from eqpool.objectives.istn_game import Game, to_reference_terms, to_source_terms, total_loss
 from eqpool.objectives.istn_networks import TASK_MODELS, make_discriminator, make_transformer, site_condition
+from eqpool.objectives.istn_universal import UniversalGame
 from eqpool.objectives.prediction import prediction_loss
 from eqpool.objectives.task import apply_task, as_images, task_network
 from eqpool.ops.numerics import safe_norm
@@ -59,12 +60,12 @@ class _Istn:
 
     def __init__(self, config: RunConfig, shape: DataShape, pretrained: Variables):
         self._config, self._shape, self._pretrained = config, shape, pretrained
-        self._two_way = config.istn.direction == "two_way"
+        self._two_way, self._universal = (config.istn.direction == name for name in ("two_way", "universal"))
         self._task = task_network(config, shape.classes)
 
     def initialise(self, key: jax.Array) -> Variables:
         images = jnp.zeros((2, *self._shape.inputs, 1))
-        condition = site_condition(jnp.zeros(2, jnp.int32), self._shape.sites)
+        condition = site_condition(jnp.zeros(2, jnp.int32), self._shape.sites, self._config.istn.direction)
         transformer, judge = make_transformer(self._config), make_discriminator(self._config)
         variables: Variables = {"params": {}, "batch_stats": {}}
 
@@ -75,16 +76,26 @@ class _Istn:
         for number, name in enumerate(("to_reference", "to_source") if self._two_way else ("to_reference",)):
             own = jax.random.fold_in(key, number)
             add(name, init_variables(transformer, own, images, train=False, condition=condition))
-            add(_JUDGES[name], init_variables(judge, jax.random.fold_in(own, 1), images, train=False))
+            add(_JUDGES[name], self._initial_judge(judge, jax.random.fold_in(own, 1), images))
         add("scratch", init_variables(self._task, jax.random.fold_in(key, 100), images, train=False))
         add("finetuned", jax.tree.map(jnp.copy, self._pretrained))  # a copy, as the state is donated
         return variables
+
+    def _initial_judge(self, judge: Any, key: jax.Array, images: jax.Array) -> Variables:
+        if not self._universal:
+            return init_variables(judge, key, images, train=False)
+        keys = jax.random.split(key, self._shape.sites)
+        return dict(jax.jit(jax.vmap(lambda key: judge.init(key, images, train=False)))(keys))
 
     def loss(self, variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
         del epoch
         source, reference = as_images(batch["inputs"]), as_images(batch["reference_inputs"])
         game = Game(self._config, self._shape, variables, key)
+        if self._universal:
+            game = UniversalGame(self._config, self._shape, variables, key, batch["site"])
         to_reference, terms = to_reference_terms(game, source, reference, batch)
+        if isinstance(game, UniversalGame):
+            terms |= game.consistency_terms(source, reference, to_reference, batch["mask"])
         if self._two_way:
             terms |= to_source_terms(game, source, reference, to_reference, batch["mask"])
         task_terms, through = game.task_losses(self._task, to_reference, batch)
@@ -124,7 +135,7 @@ def transform(
     It maps (N, *shape) volumes in [-1, 1] of sites (N,) to the appearance of the reference site.
     """
     own = of_network(variables, "to_reference")
-    condition = site_condition(site, num_sites)
+    condition = site_condition(site, num_sites, config.istn.direction)
     return make_transformer(config).apply(own, as_images(images), train=False, condition=condition)  # type: ignore
 
 

@@ -63,26 +63,32 @@ class Game:
 
     def generator_loss(self, judge: str, generated: jax.Array, mask: jax.Array) -> jax.Array:
         """Computes L_adv, which trains the generator to pass its images as real. The judge's weights are constants."""
-        logits = self._logits(jax.lax.stop_gradient(self._variables["params"][judge]), generated)
-        return adversarial_loss(logits, self._labels(len(generated), real=True), mask=mask)
+        return self._generator_loss(jax.lax.stop_gradient(self._variables["params"][judge]), generated, mask)
 
     def discriminator_loss(self, judge: str, generated: jax.Array, real: jax.Array, mask: jax.Array) -> jax.Array:
         """Computes eq. (1), which trains the judge on given images."""
-        params = self._variables["params"][judge]
+        return self._discriminator_loss(self._variables["params"][judge], generated, real, mask, mask)
+
+    def _generator_loss(self, judge: Any, generated: jax.Array, mask: jax.Array) -> jax.Array:
+        return adversarial_loss(self._logits(judge, generated), self._labels(len(generated), real=True), mask=mask)
+
+    def _discriminator_loss(
+        self, judge: Any, generated: jax.Array, real: jax.Array, generated_mask: jax.Array, real_mask: jax.Array
+    ) -> jax.Array:
         images = jnp.concatenate([jax.lax.stop_gradient(generated), real])
-        generated_logits, real_logits = jnp.split(self._logits(params, images), [len(generated)])
+        generated_logits, real_logits = jnp.split(self._logits(judge, images), [len(generated)])
         loss = discriminator_loss(
             generated_logits,
             real_logits,
             self._labels(len(generated), real=False),
             self._labels(len(real), real=True),
-            generated_mask=mask,
-            real_mask=mask,
+            generated_mask=generated_mask,
+            real_mask=real_mask,
         )
         weight = self.settings.gradient_penalty
         if not weight:
             return loss
-        return loss + weight * gradient_penalty(lambda images: self._logits(params, images), real, mask=mask)
+        return loss + weight * gradient_penalty(lambda images: self._logits(judge, images), real, mask=real_mask)
 
     def task_losses(self, task: Any, images: jax.Array, batch: Batch) -> tuple[Terms, jax.Array]:
         """Computes both task models' losses on fixed S2T images, and the end-to-end loss.
@@ -124,7 +130,8 @@ def to_reference_terms(game: Game, source: jax.Array, reference: jax.Array, batc
     settings, mask = game.settings, batch["mask"]
     masks = jnp.concatenate([mask, mask])
     both = jnp.concatenate([source, reference])
-    condition = site_condition(jnp.concatenate([batch["site"], batch["reference_site"]]), game.num_sites)
+    sites = jnp.concatenate([batch["site"], batch["reference_site"]])
+    condition = site_condition(sites, game.num_sites, settings.direction)
     output = game.transform("to_reference", both, masks, condition)
     to_reference, reference_itself = jnp.split(output.image, [len(source)])
     terms = {
@@ -168,6 +175,7 @@ def total_loss(settings: IstnConfig, terms: Terms, through: jax.Array) -> jax.Ar
         + settings.image_weight * distances
         + settings.bending_weight * (terms["bending"] + terms.get("bending_back", 0))
         + settings.change_weight * (terms["change"] + terms.get("change_back", 0))
+        + settings.consistency_weight * terms.get("consistency", 0)
         + settings.task_weight * through
         + sum(terms[name] for name in TASK_MODELS)
     )  # fmt: skip

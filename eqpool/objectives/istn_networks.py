@@ -35,6 +35,11 @@ def make_discriminator(config: RunConfig) -> Discriminator:
     return Discriminator(config.istn.discriminator, norm=config.istn.discriminator_norm, dtype=dtype)
 
 
-def site_condition(site: jax.Array, num_sites: int) -> jax.Array | None:
-    """Returns each image's site, (N, num_sites) one-hot, or None for two sites, which have only one direction."""
-    return None if num_sites == 2 else jax.nn.one_hot(site, num_sites, dtype=jnp.float32)
+def sees_sites(num_sites: int, direction: str) -> bool:
+    """Whether the transformer is given each image's site: neither between two sites nor if it is universal."""
+    return num_sites > 2 and direction != "universal"
+
+
+def site_condition(site: jax.Array, num_sites: int, direction: str) -> jax.Array | None:
+    """Returns each image's site, (N, num_sites) one-hot, or None if the transformer does not see it (`sees_sites`)."""
+    return jax.nn.one_hot(site, num_sites, dtype=jnp.float32) if sees_sites(num_sites, direction) else None

@@ -30,15 +30,23 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 @pytest.fixture(scope="module")
 def istn(tmp_path_factory):
-    """(work directory, cohort) of an ISTN of three sites that was saved before its first step."""
-    folder = tmp_path_factory.mktemp("istn")
+    return saved_istn(tmp_path_factory.mktemp("istn"))
+
+
+def saved_istn(folder: pathlib.Path, direction: str = "one_way"):
+    """(work directory, config, cohort) of an ISTN of three sites that was saved before its first step."""
     config = tiny_config(folder)
     config = dataclasses.replace(
         config,
         method="istn",
         data=dataclasses.replace(config.data, grid="16x20x16", squash=True, balance="site"),
         istn=IstnConfig(
-            encoder=(4, 4, 4, 4), bottleneck=(4,), decoder=(4, 4, 4), discriminator=(4, 4, 4, 4, 4), shape="none"
+            encoder=(4, 4, 4, 4),
+            bottleneck=(4,),
+            decoder=(4, 4, 4),
+            discriminator=(4, 4, 4, 4, 4),
+            shape="none",
+            direction=direction,
         ),
     )
     cohort = load_cohort(config.data, folder / "cache", progress=False)
@@ -114,6 +122,19 @@ def test_of_more_than_two_sites_it_has_to_know_which(istn, tmp_path, capsys):
     error = capsys.readouterr().err
     assert 'line 3 (new1), column site: "Toshiba", expected one of site1, site2, site3' in error
     assert error.count("\n") == 1
+
+
+def test_scans_of_an_unknown_scanner_go_through_a_universal_istn(tmp_path):
+    folder, _, cohort = saved_istn(tmp_path, "universal")
+    written = []
+    for name, sites in (("known", ("site1", "site2")), ("unknown", ("Toshiba", "n/a"))):
+        (tmp_path / name).mkdir()
+        table = newcomers(cohort, tmp_path / name, sites)
+        output = tmp_path / name / "out"
+        assert main([f"--workdir={folder}", f"--participants={table}", f"--output={output}"]) == 0
+        written.append([nibabel.load(path).get_fdata() for path in sorted(output.rglob("*_T1w.nii.gz"))])
+    np.testing.assert_array_equal(*written)
+    assert len(written[0]) == 2
 
 
 def test_a_bad_scan_is_left_out_by_request_and_listed(istn, tmp_path):

@@ -401,7 +401,7 @@ def test_networks_that_do_not_go_with_the_images_are_named_before_training(tmp_p
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-@pytest.mark.parametrize(("direction", "sites"), [("one_way", 2), ("two_way", 2), ("one_way", 3)])
+@pytest.mark.parametrize(("direction", "sites"), [("one_way", 2), ("two_way", 2), ("one_way", 3), ("universal", 3)])
 def test_a_run_fills_its_work_directory_and_resumes(tmp_path, direction, sites):
     settings = config(epochs=2, direction=direction, reference="dark", average_decay=0.9)
     settings = dataclasses.replace(settings, cache_dir=str(tmp_path / "cache"))
