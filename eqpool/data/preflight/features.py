@@ -53,8 +53,8 @@ def _missing(frame: pd.DataFrame) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "missing_values",
-            f"{len(some)} of {shares.size} features have missing values, up to {some[worst]:.1%} ({worst}); they are "
-            "read as the training mean",
+            f"{len(some)} of {shares.size} features have missing values, up to {some[worst]:.1%} ({worst}); a "
+            "fit reads them as the training mean",
             {"share": some},
         )
 
