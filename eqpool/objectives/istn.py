@@ -22,6 +22,7 @@ from eqpool.objectives.istn_game import Game, to_reference_terms, to_source_term
 from eqpool.objectives.istn_networks import TASK_MODELS, make_discriminator, make_transformer, site_condition
 from eqpool.objectives.prediction import prediction_loss
 from eqpool.objectives.task import apply_task, as_images, task_network
+from eqpool.ops.devices import AxisName
 from eqpool.ops.numerics import safe_norm
 
 _JUDGES = {"to_reference": "reference_judge", "to_source": "source_judge"}  # of each transformer
@@ -80,10 +81,12 @@ class _Istn:
         add("finetuned", jax.tree.map(jnp.copy, self._pretrained))  # a copy, as the state is donated
         return variables
 
-    def loss(self, variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
+    def loss(
+        self, variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array, axis_name: AxisName = None
+    ) -> LossValue:
         del epoch
         source, reference = as_images(batch["inputs"]), as_images(batch["reference_inputs"])
-        game = Game(self._config, self._shape, variables, key)
+        game = Game(self._config, self._shape, variables, key, axis_name)
         to_reference, terms = to_reference_terms(game, source, reference, batch)
         if self._two_way:
             terms |= to_source_terms(game, source, reference, to_reference, batch["mask"])
