@@ -24,7 +24,7 @@ ALLOWED = {
     "losses": {"geometry", "ops"},
     "data": {"config", "errors", "storage"},
     "models": {"config", "geometry", "ops"},
-    "engine": {"config", "data", "errors", "storage"},
+    "engine": {"config", "data", "errors", "ops", "storage"},
     "objectives": {"config", "data", "engine", "errors", "geometry", "losses", "models", "ops"},
     "evaluate": {"config", "data", "errors", "geometry", "losses", "models", "ops", "storage"},
     "methods": {"config", "data", "engine", "errors", "evaluate", "geometry", "objectives", "storage"},

@@ -216,6 +216,7 @@ class IstnConfig(ImageTrainingConfig):
     decoder: tuple[int, ...] = (32, 16, 8)  # Table 5: (32, 16)
     discriminator: tuple[int, ...] = (32, 64, 128, 256, 256)  # Table 5: (32, 64, 128, 256)
     discriminator_norm: Literal["instance", "none"] = "instance"  # as published, hides an image's own contrast
+    discriminator_dropout: float = _number(0.5, 0.0, 0.95)  # as published
     dropout: float = _number(0.5, 0.0, 0.95)  # dropout of the ITN's decoder
     residual: bool = False  # the ITN starts as the identity and learns a change, False as published
     spacing: int = _number(8, 1)  # voxels between a B-spline's control points

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from eqpool.config import PoolingTrainingConfig, TrainingConfig
+from eqpool.ops.devices import AxisName, key_of_device, mean_over
 
 Variables = dict[str, Any]  # Flax's collections: "params", and "batch_stats" for networks with batch norm
 Batch = dict[str, jax.Array]
@@ -70,7 +71,9 @@ class StageFunctions(Protocol):
         """Makes the initial variables."""
         ...
 
-    def loss(self, variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
+    def loss(
+        self, variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array, axis_name: AxisName = None
+    ) -> LossValue:
         """Computes the loss of a batch in training mode."""
         ...
 
@@ -89,7 +92,7 @@ class Stage(NamedTuple):
     Attributes:
       name: name of the stage in the log and in its checkpoint folder.
       initialise: key -> variables.
-      loss: (variables, batch, key, epoch) -> LossValue, in training mode.
+      loss: (variables, batch, key, epoch, axis_name) -> LossValue, in training mode. `axis_name` is that of `update`.
       forward: (variables, batch) -> per-row outputs, in inference mode.
       validate: (outputs, rows) -> named scalars. The epoch with the lowest "score" is kept.
       keeps_last: keeps the last epoch instead.
@@ -106,7 +109,7 @@ class Stage(NamedTuple):
 
     name: str
     initialise: Callable[[jax.Array], Variables]
-    loss: Callable[[Variables, Batch, jax.Array, jax.Array], LossValue]
+    loss: Callable[[Variables, Batch, jax.Array, jax.Array, AxisName], LossValue]
     forward: Callable[[Variables, Batch], dict[str, jax.Array]]
     validate: Callable[[dict[str, jax.Array], Batch], dict[str, jax.Array]]
     keeps_last: bool = False
@@ -186,20 +189,36 @@ def create_state(stage: Stage, optimizer: optax.GradientTransformation, key: jax
 
 
 def update(
-    stage: Stage, optimizer: optax.GradientTransformation, state: TrainState, batch: Batch, key: jax.Array
+    stage: Stage,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    batch: Batch,
+    key: jax.Array,
+    axis_name: AxisName = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Takes one gradient step on one batch.
+
+    Args:
+      stage, optimizer, state: the stage, its optimizer and its state, which is the same on every device.
+      batch: a batch, or inside `jax.pmap` and `jax.shard_map` this device's rows of it.
+      key: random key of the step, the same on every device. Devices draw from keys of their own, so that random numbers
+        such as dropout differ from those of one device. Nothing else does.
+      axis_name: mapped axis or axes over whose devices the batch is spread. None under `jax.jit`, also where the batch
+        is sharded.
 
     Returns:
       The new state and the loss terms, including "loss", their weighted sum, and "gradient_norm". A finite loss may
       have a gradient that is not finite and would spoil the checkpoint.
     """
 
+    own_key = key_of_device(key, axis_name)
+
     def total(params: Any) -> tuple[jax.Array, LossValue]:
-        value = stage.loss(state.variables | {"params": params}, batch, key, state.epoch)
+        value = stage.loss(state.variables | {"params": params}, batch, own_key, state.epoch, axis_name)
         return value.total, value
 
     gradient, value = jax.grad(total, has_aux=True)(state.variables["params"])
+    gradient = mean_over(gradient, axis_name)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.variables["params"])
     params = optax.apply_updates(state.variables["params"], updates)
     variables = state.variables | value.batch_stats | {"params": params}

@@ -3,6 +3,9 @@
 import jax
 from flax import linen as nn
 
+from eqpool.models.batch_norm import batch_norm
+from eqpool.ops.devices import AxisName
+
 
 class Adversary(nn.Module):
     """A classifier of features with three hidden layers and batch norm (Lokhande et al. 2022, appendix A.2).
@@ -18,11 +21,12 @@ class Adversary(nn.Module):
     hidden_units: int = 64
 
     @nn.compact
-    def __call__(self, features: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
-        rows = None if mask is None else (mask > 0)[:, None]
+    def __call__(
+        self, features: jax.Array, *, train: bool, mask: jax.Array | None = None, axis_name: AxisName = None
+    ) -> jax.Array:
         hidden = features
         for _ in range(3):
             hidden = nn.Dense(self.hidden_units)(hidden)
-            hidden = nn.BatchNorm(use_running_average=not train, momentum=0.9)(hidden, mask=rows)
+            hidden = batch_norm(hidden, train=train, mask=mask, axis_name=axis_name, momentum=0.9)
             hidden = nn.relu(hidden)
         return nn.Dense(self.classes)(hidden)

@@ -11,6 +11,7 @@ from eqpool.geometry import sphere
 from eqpool.models.mlp import MLP, Head
 from eqpool.models.resnet3d import Decoder3D, ResNet3D
 from eqpool.models.tau import CovariateTau, Tau
+from eqpool.ops.devices import AxisName
 
 
 class Encoder(nn.Module):
@@ -23,11 +24,13 @@ class Encoder(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, inputs: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, inputs: jax.Array, *, train: bool, mask: jax.Array | None = None, axis_name: AxisName = None
+    ) -> jax.Array:
         config, dtype = self.config, jnp.dtype(self.config.compute_dtype)
         if inputs.ndim == 4:
             trunk = ResNet3D(config.channels, config.blocks, dtype=dtype, remat=config.remat, name="trunk")
-            latent = trunk(inputs, train=train, mask=mask).astype(jnp.float32)
+            latent = trunk(inputs, train=train, mask=mask, axis_name=axis_name).astype(jnp.float32)
             if config.channels[-1] != config.latent_dim:
                 latent = nn.Dense(config.latent_dim)(latent)
         else:
@@ -49,13 +52,15 @@ class Decoder(nn.Module):
     input_shape: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, latent: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, latent: jax.Array, *, train: bool, mask: jax.Array | None = None, axis_name: AxisName = None
+    ) -> jax.Array:
         config, dtype = self.config, jnp.dtype(self.config.compute_dtype)
         if len(self.input_shape) == 3:
             x, y, z = self.input_shape
             volumes = Decoder3D((x, y, z), config.decoder_channels, dtype=dtype, name="volumes")
             mean = self.variable("constants", "mean", jnp.zeros, self.input_shape, jnp.float32)
-            return volumes(latent, train=train, mask=mask).astype(jnp.float32) + mean.value
+            return volumes(latent, train=train, mask=mask, axis_name=axis_name).astype(jnp.float32) + mean.value
         return MLP((config.hidden_units,), self.input_shape[0], dtype=dtype, name="features")(latent)
 
 
@@ -101,14 +106,16 @@ class StageOne(nn.Module):
         """Computes D(l) in inference mode, from (N, n) to float32 in the shape of the inputs."""
         return self.decoder(latent, train=False)
 
-    def __call__(self, inputs: jax.Array, *, train: bool, mask: jax.Array | None = None) -> StageOneOutput:
+    def __call__(
+        self, inputs: jax.Array, *, train: bool, mask: jax.Array | None = None, axis_name: AxisName = None
+    ) -> StageOneOutput:
         """Encodes (N, *input_shape) float32. Rows with 0 in `mask` (N,) do not count in batch norm."""
-        latent = self.encoder(inputs, train=train, mask=mask)
+        latent = self.encoder(inputs, train=train, mask=mask, axis_name=axis_name)
         return StageOneOutput(
             latent=latent,
             tau=self.tau(latent),
-            reconstruction=self.decoder(latent, train=train, mask=mask),
-            prediction=self.head(latent, train=train, mask=mask),
+            reconstruction=self.decoder(latent, train=train, mask=mask, axis_name=axis_name),
+            prediction=self.head(latent, train=train, mask=mask, axis_name=axis_name),
         )
 
 

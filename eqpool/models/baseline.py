@@ -10,6 +10,7 @@ from eqpool.models.adversary import Adversary
 from eqpool.models.autoencoder import Decoder, Encoder
 from eqpool.models.mlp import MLP
 from eqpool.ops.custom_rules import reverse_gradient
+from eqpool.ops.devices import AxisName
 
 
 class BaselineOutput(NamedTuple):
@@ -46,11 +47,17 @@ class Baseline(nn.Module):
     num_sites: int
 
     @nn.compact
-    def __call__(self, inputs: jax.Array, *, train: bool, mask: jax.Array | None = None) -> BaselineOutput:
-        latent = Encoder(self.config, name="encoder")(inputs, train=train, mask=mask)
+    def __call__(
+        self, inputs: jax.Array, *, train: bool, mask: jax.Array | None = None, axis_name: AxisName = None
+    ) -> BaselineOutput:
+        latent = Encoder(self.config, name="encoder")(inputs, train=train, mask=mask, axis_name=axis_name)
         return BaselineOutput(
             latent=latent,
             prediction=MLP((self.config.hidden_units,), self.outputs, name="h")(latent),
-            reconstruction=Decoder(self.config, self.input_shape, name="decoder")(latent, train=train, mask=mask),
-            site=Adversary(self.num_sites, name="adversary")(reverse_gradient(latent), train=train, mask=mask),
+            reconstruction=Decoder(self.config, self.input_shape, name="decoder")(
+                latent, train=train, mask=mask, axis_name=axis_name
+            ),
+            site=Adversary(self.num_sites, name="adversary")(
+                reverse_gradient(latent), train=train, mask=mask, axis_name=axis_name
+            ),
         )

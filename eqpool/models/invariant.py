@@ -14,6 +14,7 @@ from eqpool.models.adversary import Adversary
 from eqpool.models.mlp import MLP
 from eqpool.ops.arguments import check_shape
 from eqpool.ops.custom_rules import reverse_gradient, round_straight_through
+from eqpool.ops.devices import AxisName
 from eqpool.ops.numerics import einsum
 
 
@@ -97,6 +98,7 @@ class StageTwo(nn.Module):
         *,
         train: bool = False,
         mask: jax.Array | None = None,
+        axis_name: AxisName = None,
         known_to_adversary: jax.Array | None = None,
     ) -> StageTwoOutput:
         """Pools latents.
@@ -106,6 +108,7 @@ class StageTwo(nn.Module):
           tau: (N, n, n).
           train: whether the adversary's batch norm uses the batch.
           mask: (N,), rows with 0 do not count in it.
+          axis_name: mapped axis or axes over whose devices the batch is spread, for the same batch norm.
           known_to_adversary: (N, G), what the adversary knows beside the latent, such as covariates and class. The
             encoder gains nothing from removing what predicts the site only through these.
         """
@@ -124,7 +127,7 @@ class StageTwo(nn.Module):
             seen = reverse_gradient(covariate_free)
             if known_to_adversary is not None:
                 seen = jnp.concatenate([seen, known_to_adversary], axis=1)
-            site = adversary(seen, train=train, mask=mask)
+            site = adversary(seen, train=train, mask=mask, axis_name=axis_name)
         return StageTwoOutput(covariate_free, phi, prediction, reconstruction, site)
 
     def _without_site(self, turned_back: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from eqpool.models.itn import ITN
 from eqpool.models.stn import AffineSTN, BSplineSTN, Deformation
+from eqpool.ops.devices import AxisName
 
 Appearance = Literal["itn", "none"]
 Shape = Literal["none", "affine", "bspline"]
@@ -79,12 +80,13 @@ class ISTN(nn.Module):
         train: bool,
         condition: jax.Array | None = None,
         mask: jax.Array | None = None,
+        axis_name: AxisName = None,
     ) -> IstnOutput:
         """Transforms (N, *shape, C) float32 in [-1, 1].
 
         Arguments and errors are those of `ITN`. ITN and STN both receive `condition`.
         """
-        options: dict[str, Any] = {"train": train, "condition": condition, "mask": mask}
+        options: dict[str, Any] = {"train": train, "condition": condition, "mask": mask, "axis_name": axis_name}
         appearance = images if self.appearance == "none" else self.itn(images, **options)
         if self.shape == "none":
             return IstnOutput(appearance, appearance, None)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from eqpool.models.conv import Conv, lecun_fan_in
 from eqpool.models.layers import ConvBlock, UpBlock, with_condition
+from eqpool.ops.devices import AxisName
 
 
 class ITN(nn.Module):
@@ -52,6 +53,7 @@ class ITN(nn.Module):
         train: bool,
         condition: jax.Array | None = None,
         mask: jax.Array | None = None,
+        axis_name: AxisName = None,
     ) -> jax.Array:
         """Transforms a batch.
 
@@ -61,6 +63,7 @@ class ITN(nn.Module):
           condition: (N, K) floats, such as the one-hot target site, as K more input channels that are constant over
             the image. None, the published form, is K = 0.
           mask: (N,), 0 where a row is padding. Such rows do not enter the batch statistics.
+          axis_name: mapped axis or axes over whose devices the batch is spread, see `batch_norm`.
 
         Returns:
           (N, *shape, C) float32 in [-1, 1].
@@ -74,13 +77,15 @@ class ITN(nn.Module):
         skips = []
         for index, features in enumerate(self.encoder):
             block = ConvBlock(features, stride=1 if index == 0 else 2, dtype=self.dtype, name=f"encoder{index}")
-            x = block(x, train=train, mask=mask)
+            x = block(x, train=train, mask=mask, axis_name=axis_name)
             skips.append(x)
         for index, features in enumerate(self.bottleneck):
-            x = ConvBlock(features, dtype=self.dtype, name=f"bottleneck{index}")(x, train=train, mask=mask)
+            x = ConvBlock(features, dtype=self.dtype, name=f"bottleneck{index}")(
+                x, train=train, mask=mask, axis_name=axis_name
+            )
         for index, (features, skip) in enumerate(zip(self.decoder, skips[-2::-1], strict=True)):
             up = UpBlock(features, self.dropout, self.dtype, name=f"decoder{index}")
-            x = up(x, train=train, mask=mask, shape=skip.shape[1:-1]) + skip
+            x = up(x, train=train, mask=mask, axis_name=axis_name, shape=skip.shape[1:-1]) + skip
         return self._output(x, images)
 
     def _output(self, x, images):

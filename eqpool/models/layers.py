@@ -9,9 +9,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from eqpool.models.batch_norm import batch_norm
 from eqpool.models.conv import Conv, kaiming_fan_in, lecun_fan_in
 from eqpool.models.resolution import UpsampleConv
 from eqpool.ops.arguments import check_shape
+from eqpool.ops.devices import AxisName
 
 Norm = Literal["batch", "instance", "none"]
 
@@ -42,7 +44,9 @@ class ConvBlock(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, *, train: bool, mask: jax.Array | None = None, axis_name: AxisName = None
+    ) -> jax.Array:
         """Maps (N, *shape, C) to (N, *shape', features). Rows with 0 in `mask` (N,) do not enter batch statistics."""
         convolution = Conv(
             self.features,
@@ -55,7 +59,7 @@ class ConvBlock(nn.Module):
             name="conv",
         )
         rest = NormReluDropout(self.norm, self.dropout, self.dtype, name="rest")
-        return rest(convolution(x), train=train, mask=mask)
+        return rest(convolution(x), train=train, mask=mask, axis_name=axis_name)
 
 
 class UpBlock(nn.Module):
@@ -69,11 +73,15 @@ class UpBlock(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, *, train: bool, mask: jax.Array | None, shape: tuple[int, ...], axis_name: AxisName = None
+    ) -> jax.Array:
         """Doubles (N, *small, C) to (N, *shape, features), cropped at the far ends where `shape` is odd."""
         doubled = UpsampleConv(self.features, "linear", kernel_init=kaiming_fan_in, dtype=self.dtype, name="conv")(x)
         cropped = doubled[(slice(None), *(slice(size) for size in shape))]
-        return NormReluDropout("batch", self.dropout, self.dtype, name="rest")(cropped, train=train, mask=mask)
+        return NormReluDropout("batch", self.dropout, self.dtype, name="rest")(
+            cropped, train=train, mask=mask, axis_name=axis_name
+        )
 
 
 class NormReluDropout(nn.Module):
@@ -84,21 +92,23 @@ class NormReluDropout(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None, axis_name: AxisName = None) -> jax.Array:
         """Applies all three, which keeps the shape (N, *shape, C)."""
-        x = nn.relu(self._normalise(x, train, mask))
+        x = nn.relu(self._normalise(x, train, mask, axis_name))
         return drop(self.make_rng("dropout"), x, self.dropout) if train and self.dropout else x
 
-    def _normalise(self, x, train, mask):
+    def _normalise(self, x, train, mask, axis_name):
         if self.norm == "batch":
-            norm = nn.BatchNorm(
-                use_running_average=not train,
+            return batch_norm(
+                x,
+                train=train,
+                mask=mask,
+                axis_name=axis_name,
                 momentum=_BATCH_NORM_MOMENTUM,
                 epsilon=_NORM_EPSILON,
                 dtype=self.dtype,
                 name="norm",
             )
-            return norm(x, mask=None if mask is None else (mask > 0).reshape(-1, *(1,) * (x.ndim - 1)))
         if self.norm == "instance":
             # No scale and no shift, as by default in PyTorch.
             return nn.InstanceNorm(epsilon=_NORM_EPSILON, use_bias=False, use_scale=False, dtype=self.dtype)(x)

@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from eqpool.models.batch_norm import batch_norm
+from eqpool.ops.devices import AxisName
+
 
 class MLP(nn.Module):
     """Linear layers with swish between them: (N, features) to (N, outputs) float32.
@@ -41,12 +44,12 @@ class Head(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, features: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
-        rows = None if mask is None else (mask > 0)[:, None]
+    def __call__(
+        self, features: jax.Array, *, train: bool, mask: jax.Array | None = None, axis_name: AxisName = None
+    ) -> jax.Array:
         hidden = nn.Dropout(self.dropout, deterministic=not train)(features.astype(self.dtype))
         hidden = nn.Dense(self.hidden_units, use_bias=False, dtype=self.dtype)(hidden)
-        hidden = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)(
-            hidden, mask=rows
-        )
+        settings = {"momentum": 0.9, "epsilon": 1e-5, "dtype": self.dtype}
+        hidden = batch_norm(hidden, train=train, mask=mask, axis_name=axis_name, **settings)
         hidden = nn.Dropout(self.dropout, deterministic=not train)(nn.swish(hidden))
         return nn.Dense(self.outputs, use_bias=False, dtype=self.dtype)(hidden).astype(jnp.float32)

@@ -7,9 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from eqpool.models.batch_norm import batch_norm
 from eqpool.models.conv import Conv
 from eqpool.models.resolution import UpsampleConv, depth_to_space, max_pool
 from eqpool.ops.arguments import check_shape
+from eqpool.ops.devices import AxisName, hashable
 
 # The settings of the published code. Momentum m in PyTorch is 1 - m in Flax.
 _NORM_EPSILON = 1e-8
@@ -37,13 +39,16 @@ class ResNet3D(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, volume: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, volume: jax.Array, *, train: bool, mask: jax.Array | None = None, axis_name: AxisName = None
+    ) -> jax.Array:
         """Encodes a batch.
 
         Args:
           volume: (N, D, H, W) floating array.
           train: whether to normalise by the batch and update the running statistics (collection "batch_stats").
           mask: (N,) bool, False where a row is padding. Such rows do not enter the batch statistics.
+          axis_name: mapped axis or axes over whose devices the batch is spread, see `batch_norm`.
 
         Returns:
           (N, channels[-1]) float32.
@@ -56,13 +61,13 @@ class ResNet3D(nn.Module):
         x = volume[..., None].astype(self.dtype)
         x = Conv(self.channels[0], 7, 2, 3, dtype=self.dtype, name="stem")(x)
         x = max_pool(x, window=3, stride=2)
-        block_class = nn.remat(ResidualBlock, static_argnums=(2,)) if self.remat else ResidualBlock
+        block_class = nn.remat(ResidualBlock, static_argnums=(2, 4)) if self.remat else ResidualBlock
         for stage, (features, count) in enumerate(zip(self.channels, self.blocks, strict=True)):
             for index in range(count):
                 halve = stage > 0 and index == 0
                 # Explicit names, because remat must not change the paths of the parameters.
                 block = block_class(features, halve, self.dtype, name=f"stage{stage}_block{index}")
-                x = block(x, train, mask)
+                x = block(x, train, mask, hashable(axis_name))
         return jnp.mean(x, axis=(1, 2, 3), dtype=jnp.float32)
 
     def _check(self, volume, mask):
@@ -87,12 +92,14 @@ class ResidualBlock(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
-        """Maps (N, D, H, W, C) to (N, D', H', W', features). `train` and `mask` are those of `ResNet3D`."""
+    def __call__(
+        self, x: jax.Array, train: bool, mask: jax.Array | None = None, axis_name: AxisName = None
+    ) -> jax.Array:
+        """Maps (N, D, H, W, C) to (N, D', H', W', features). Other arguments are those of `ResNet3D`."""
         stride = 2 if self.halve else 1
-        branch = NormSwish(self.dtype, name="norm1")(x, train, mask)
+        branch = NormSwish(self.dtype, name="norm1")(x, train, mask, axis_name)
         branch = Conv(x.shape[-1], 3, stride, 1, use_bias=False, dtype=self.dtype, name="conv1")(branch)
-        branch = NormSwish(self.dtype, name="norm2")(branch, train, mask)
+        branch = NormSwish(self.dtype, name="norm2")(branch, train, mask, axis_name)
         branch = Conv(self.features, 3, 1, 1, use_bias=False, dtype=self.dtype, name="conv2")(branch)
         if self.halve or x.shape[-1] != self.features:
             x = Conv(self.features, 3, stride, 1, dtype=self.dtype, name="shortcut")(x)
@@ -105,10 +112,15 @@ class NormSwish(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
-        """Normalises (N, ..., C), which keeps its shape. `mask` is (N,) bool or None."""
-        norm = nn.BatchNorm(
-            use_running_average=not train,
+    def __call__(
+        self, x: jax.Array, train: bool, mask: jax.Array | None = None, axis_name: AxisName = None
+    ) -> jax.Array:
+        """Normalises (N, ..., C), which keeps its shape. Other arguments are those of `ResNet3D`."""
+        normalised = batch_norm(
+            x,
+            train=train,
+            mask=mask,
+            axis_name=axis_name,
             momentum=_NORM_MOMENTUM,
             epsilon=_NORM_EPSILON,
             dtype=self.dtype,
@@ -116,8 +128,7 @@ class NormSwish(nn.Module):
             use_fast_variance=False,
             name="norm",
         )
-        rows = None if mask is None else mask.reshape(-1, *(1,) * (x.ndim - 1))
-        return nn.swish(norm(x, mask=rows))
+        return nn.swish(normalised)
 
 
 class Decoder3D(nn.Module):
@@ -139,13 +150,15 @@ class Decoder3D(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, latent: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, latent: jax.Array, *, train: bool, mask: jax.Array | None = None, axis_name: AxisName = None
+    ) -> jax.Array:
         """Decodes a batch.
 
         Args:
           latent: (N, n) floating array.
           train: as in `ResNet3D`.
-          mask: (N,) bool, as in `ResNet3D`.
+          mask, axis_name: as in `ResNet3D`.
 
         Returns:
           (N, *shape) float32, unbounded.
@@ -155,11 +168,11 @@ class Decoder3D(nn.Module):
         """
         self._check(latent, mask)
         x = self._coarse_grid(latent)
-        x = NormSwish(self.dtype, name="coarse_norm")(x, train, mask)
+        x = NormSwish(self.dtype, name="coarse_norm")(x, train, mask, axis_name)
         for stage, features in enumerate(self.channels[1:]):
             x = UpsampleConv(features, dtype=self.dtype, name=f"stage{stage}_conv")(x)
             x = _crop(x, self._grid(len(self.channels) - 1 - stage))
-            x = NormSwish(self.dtype, name=f"stage{stage}_norm")(x, train, mask)
+            x = NormSwish(self.dtype, name=f"stage{stage}_norm")(x, train, mask, axis_name)
         x = depth_to_space(Conv(8, 3, 1, 1, dtype=self.dtype, name="voxels")(x))
         return _crop(x, self.shape)[..., 0].astype(jnp.float32)
 

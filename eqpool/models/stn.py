@@ -20,6 +20,7 @@ from eqpool.geometry.warp import (
     warp_displacement,
 )
 from eqpool.models.layers import ConvBlock, with_condition
+from eqpool.ops.devices import AxisName
 
 _WIDTHS = (8, 16, 32, 64, 64)
 
@@ -78,6 +79,7 @@ class AffineSTN(nn.Module):
         train: bool,
         condition: jax.Array | None = None,
         mask: jax.Array | None = None,
+        axis_name: AxisName = None,
     ) -> Deformation:
         """Maps (N, *shape, C) float32 to N matrices. Arguments and errors are those of `eqpool.models.itn.ITN`."""
         rank = images.ndim - 2
@@ -85,7 +87,7 @@ class AffineSTN(nn.Module):
         caps = (self.max_translation, self.max_rotation, self.max_log_scale, self.max_shear)
         sizes = (rank, angles, rank, angles)
         trunk = Trunk(sum(sizes), self.widths, self.dtype, name="trunk")
-        bounded = jnp.tanh(trunk(images, train=train, condition=condition, mask=mask))
+        bounded = jnp.tanh(trunk(images, train=train, condition=condition, mask=mask, axis_name=axis_name))
         parts = jnp.split(bounded, [sum(sizes[:end]) for end in range(1, len(sizes))], axis=-1)
         return Deformation(affine_matrix(*(cap * part for cap, part in zip(caps, parts, strict=True))), None)
 
@@ -112,12 +114,13 @@ class BSplineSTN(nn.Module):
         train: bool,
         condition: jax.Array | None = None,
         mask: jax.Array | None = None,
+        axis_name: AxisName = None,
     ) -> Deformation:
         """Maps (N, *shape, C) float32 to N fields. Arguments and errors are those of `eqpool.models.itn.ITN`."""
         shape = images.shape[1:-1]
         control_shape = bspline_control_shape(shape, self.spacing)
         trunk = Trunk(math.prod(control_shape) * len(shape), self.widths, self.dtype, name="trunk")
-        bounded = jnp.tanh(trunk(images, train=train, condition=condition, mask=mask))
+        bounded = jnp.tanh(trunk(images, train=train, condition=condition, mask=mask, axis_name=axis_name))
         cap = self.max_displacement * jnp.asarray(shape, jnp.float32)
         control_points = bounded.reshape(-1, *control_shape, len(shape)) * cap
         return Deformation(None, bspline_displacement(control_points, shape, spacing=self.spacing))
@@ -140,13 +143,19 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, *, train: bool, condition: jax.Array | None = None, mask: jax.Array | None = None
+        self,
+        images: jax.Array,
+        *,
+        train: bool,
+        condition: jax.Array | None = None,
+        mask: jax.Array | None = None,
+        axis_name: AxisName = None,
     ) -> jax.Array:
         """Maps (N, *shape, C) to (N, outputs) float32."""
         x = with_condition(images, condition).astype(self.dtype)
         for index, features in enumerate(self.widths):
             block = ConvBlock(features, stride=1 if index == 0 else 2, dtype=self.dtype, name=f"layer{index}")
-            x = block(x, train=train, mask=mask)
+            x = block(x, train=train, mask=mask, axis_name=axis_name)
         # Flattened instead of pooled, because the deformation depends on positions in the image.
         flat = x.reshape(x.shape[0], -1).astype(jnp.float32)
         return nn.Dense(self.outputs, kernel_init=nn.initializers.zeros, name="parameters")(flat)

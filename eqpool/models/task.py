@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from eqpool.models.conv import Conv, kaiming_fan_in
 from eqpool.models.layers import ConvBlock, LogitConv, check_images
 from eqpool.models.resolution import max_pool
+from eqpool.ops.devices import AxisName
 
 TaskModelName = Literal["morpho_classifier", "sex_classifier", "age_regressor"]
 
@@ -47,13 +48,16 @@ class ConvClassifier(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, *, train: bool, mask: jax.Array | None = None, axis_name: AxisName = None
+    ) -> jax.Array:
         """Classifies a batch.
 
         Args:
           images: (N, *shape, C) float32, with shape (H, W) or (D, H, W) of any size.
           train: whether to normalise by the batch, update the running statistics and apply dropout.
           mask: (N,), 0 where a row is padding. Such rows do not enter the batch statistics.
+          axis_name: mapped axis or axes over whose devices the batch is spread, see `batch_norm`.
 
         Returns:
           (N, num_classes) float32 logits.
@@ -74,7 +78,7 @@ class ConvClassifier(nn.Module):
                 dtype=self.dtype,
                 name=f"layer{index}",
             )
-            x = block(x, train=train, mask=mask)
+            x = block(x, train=train, mask=mask, axis_name=axis_name)
         shape = self.kernel_size, self.last_stride, self.last_padding
         return LogitConv(self.num_classes, *shape, dtype=self.dtype, name="logits")(x)
 
@@ -127,8 +131,10 @@ class AgeRegressor(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
-        """Maps (N, *shape, C) float32 to (N,) float32. `train` and `mask` have no effect.
+    def __call__(
+        self, images: jax.Array, *, train: bool, mask: jax.Array | None = None, axis_name: AxisName = None
+    ) -> jax.Array:
+        """Maps (N, *shape, C) float32 to (N,) float32. The other arguments have no effect.
 
         The parameters fit images of one shape only.
 

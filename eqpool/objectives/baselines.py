@@ -22,10 +22,11 @@ from eqpool.models.baseline import Baseline, BaselineOutput
 from eqpool.objectives.prediction import prediction_loss
 from eqpool.objectives.site_terms import kernel_options
 from eqpool.objectives.stage_one import squared_error_per_row
+from eqpool.ops.devices import AxisName
 from eqpool.ops.rows import masked_mean
 
 DECILES = 10
-Term = Callable[[BaselineOutput, Batch], jax.Array]
+Term = Callable[[BaselineOutput, Batch, AxisName], jax.Array]
 
 
 def covariate_deciles(cohort: Cohort) -> np.ndarray:
@@ -90,12 +91,19 @@ class _BaselineStage:
         self._model = Baseline(config.model, shape.inputs, shape.outputs, shape.sites)
         self._site_term, self._is_game = _site_term(config, shape.sites)
 
-    def loss(self, variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
+    def loss(
+        self, variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array, axis_name: AxisName = None
+    ) -> LossValue:
         del key, epoch
         output, updated = self._model.apply(
-            variables, batch["inputs"], train=True, mask=batch["mask"], mutable=["batch_stats"]
+            variables,
+            batch["inputs"],
+            train=True,
+            mask=batch["mask"],
+            axis_name=axis_name,
+            mutable=["batch_stats"],
         )
-        terms = self._terms_of(output, batch)
+        terms = self._terms_of(output, batch, axis_name)
         return LossValue(self._combine(**terms), terms, dict(updated))
 
     def forward(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
@@ -110,7 +118,7 @@ class _BaselineStage:
         terms = {
             "prediction": prediction_loss(self._config, outputs["prediction"], rows, self._shape.classes),
             "reconstruction": jnp.mean(outputs["reconstruction_error"]),
-            "site": self._site_term(output, rows | {"mask": everyone}),
+            "site": self._site_term(output, rows | {"mask": everyone}, None),
         }
         scored = terms | {"site": jnp.zeros(())} if self._is_game else terms
         return terms | {"score": self._combine(**scored)}
@@ -118,11 +126,13 @@ class _BaselineStage:
     def initialise(self, key: jax.Array) -> Variables:
         return init_variables(self._model, key, jnp.zeros((2, *self._shape.inputs), jnp.float32), train=False)
 
-    def _terms_of(self, output: BaselineOutput, batch: Batch) -> dict[str, jax.Array]:
+    def _terms_of(self, output: BaselineOutput, batch: Batch, axis_name: AxisName) -> dict[str, jax.Array]:
+        mask, classes = batch["mask"], self._shape.classes
+        error = squared_error_per_row(output.reconstruction, batch["inputs"])
         return {
-            "prediction": prediction_loss(self._config, output.prediction, batch, self._shape.classes, batch["mask"]),
-            "reconstruction": masked_mean(squared_error_per_row(output.reconstruction, batch["inputs"]), batch["mask"]),
-            "site": self._site_term(output, batch),
+            "prediction": prediction_loss(self._config, output.prediction, batch, classes, mask, axis_name),
+            "reconstruction": masked_mean(error, mask, axis_name=axis_name),
+            "site": self._site_term(output, batch, axis_name),
         }
 
     def _combine(self, prediction: jax.Array, reconstruction: jax.Array, site: jax.Array) -> jax.Array:
@@ -138,17 +148,27 @@ def _site_term(config: RunConfig, num_sites: int) -> tuple[Term, bool]:
     settings = config.baseline
     kernel = kernel_options(settings, num_sites)
     terms: dict[str, Term] = {
-        "naive": lambda output, rows: jnp.zeros(()),
-        "mmd": lambda output, rows: mmd(output.latent, rows["site"], mask=rows["mask"], **kernel),
+        "naive": lambda output, rows, axis: jnp.zeros(()),
+        "mmd": lambda output, rows, axis: mmd(output.latent, rows["site"], mask=rows["mask"], axis_name=axis, **kernel),
         # The gradient is reversed between encoder and adversary, which makes this one loss the minimax game.
-        "cai": lambda output, rows: task_loss(
-            output.site, rows["site"], num_classes=num_sites, mask=rows["mask"] * (rows["site"] >= 0)
+        "cai": lambda output, rows, axis: task_loss(
+            output.site,
+            rows["site"],
+            num_classes=num_sites,
+            mask=rows["mask"] * (rows["site"] >= 0),
+            axis_name=axis,
         ),
-        "ss": lambda output, rows: grouped_mmd(
-            output.latent, rows["site"], rows["decile"], num_groups=DECILES, mask=rows["mask"], **kernel
+        "ss": lambda output, rows, axis: grouped_mmd(
+            output.latent,
+            rows["site"],
+            rows["decile"],
+            num_groups=DECILES,
+            mask=rows["mask"],
+            axis_name=axis,
+            **kernel,
         ),
-        "rm": lambda output, rows: matched_distance(
-            output.latent, rows["site"], rows["match"], num_sites=num_sites, mask=rows["mask"]
+        "rm": lambda output, rows, axis: matched_distance(
+            output.latent, rows["site"], rows["match"], num_sites=num_sites, mask=rows["mask"], axis_name=axis
         ),
     }
     games = {"cai"}

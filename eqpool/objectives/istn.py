@@ -23,6 +23,7 @@ from eqpool.objectives.istn_networks import TASK_MODELS, make_discriminator, mak
 from eqpool.objectives.istn_universal import UniversalGame
 from eqpool.objectives.prediction import prediction_loss
 from eqpool.objectives.task import apply_task, as_images, task_network
+from eqpool.ops.devices import AxisName
 from eqpool.ops.numerics import safe_norm
 
 _JUDGES = {"to_reference": "reference_judge", "to_source": "source_judge"}  # of each transformer
@@ -87,12 +88,14 @@ class _Istn:
         keys = jax.random.split(key, self._shape.sites)
         return dict(jax.jit(jax.vmap(lambda key: judge.init(key, images, train=False)))(keys))
 
-    def loss(self, variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
+    def loss(
+        self, variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array, axis_name: AxisName = None
+    ) -> LossValue:
         del epoch
         source, reference = as_images(batch["inputs"]), as_images(batch["reference_inputs"])
-        game = Game(self._config, self._shape, variables, key)
+        game = Game(self._config, self._shape, variables, key, axis_name)
         if self._universal:
-            game = UniversalGame(self._config, self._shape, variables, key, batch["site"])
+            game = UniversalGame(self._config, self._shape, variables, key, batch["site"], axis_name)
         to_reference, terms = to_reference_terms(game, source, reference, batch)
         if isinstance(game, UniversalGame):
             terms |= game.consistency_terms(source, reference, to_reference, batch["mask"])

@@ -20,6 +20,7 @@ from eqpool.models.istn import IstnOutput
 from eqpool.objectives.istn_networks import TASK_MODELS, make_discriminator, make_transformer, site_condition
 from eqpool.objectives.prediction import prediction_loss
 from eqpool.objectives.task import apply_task
+from eqpool.ops.devices import AxisName
 from eqpool.ops.rows import masked_mean
 
 Terms = dict[str, jax.Array]
@@ -28,8 +29,15 @@ Terms = dict[str, jax.Array]
 class Game:
     """One batch's pass through the networks, which collects batch statistics and draws soft labels."""
 
-    def __init__(self, config: RunConfig, shape: DataShape, variables: Variables, key: jax.Array):
-        self.settings, self.num_sites = config.istn, shape.sites
+    def __init__(
+        self,
+        config: RunConfig,
+        shape: DataShape,
+        variables: Variables,
+        key: jax.Array,
+        axis_name: AxisName = None,
+    ):
+        self.settings, self.num_sites, self.axis_name = config.istn, shape.sites, axis_name
         self._config, self._num_classes, self._variables, self._key = config, shape.classes, variables, key
         self._transformer, self._judge = make_transformer(config), make_discriminator(config)
         self.batch_stats = dict(variables["batch_stats"])
@@ -54,6 +62,7 @@ class Game:
             train=True,
             condition=condition,
             mask=mask,
+            axis_name=self.axis_name,
             rngs={"dropout": self._next_key()},
             mutable=["batch_stats"],
         )
@@ -70,7 +79,8 @@ class Game:
         return self._discriminator_loss(self._variables["params"][judge], generated, real, mask, mask)
 
     def _generator_loss(self, judge: Any, generated: jax.Array, mask: jax.Array) -> jax.Array:
-        return adversarial_loss(self._logits(judge, generated), self._labels(len(generated), real=True), mask=mask)
+        logits, labels = self._logits(judge, generated), self._labels(len(generated), real=True)
+        return adversarial_loss(logits, labels, mask=mask, axis_name=self.axis_name)
 
     def _discriminator_loss(
         self, judge: Any, generated: jax.Array, real: jax.Array, generated_mask: jax.Array, real_mask: jax.Array
@@ -84,11 +94,14 @@ class Game:
             self._labels(len(real), real=True),
             generated_mask=generated_mask,
             real_mask=real_mask,
+            axis_name=self.axis_name,
         )
         weight = self.settings.gradient_penalty
         if not weight:
             return loss
-        return loss + weight * gradient_penalty(lambda images: self._logits(judge, images), real, mask=real_mask)
+        return loss + weight * gradient_penalty(
+            lambda images: self._logits(judge, images), real, mask=real_mask, axis_name=self.axis_name
+        )
 
     def task_losses(self, task: Any, images: jax.Array, batch: Batch) -> tuple[Terms, jax.Array]:
         """Computes both task models' losses on fixed S2T images, and the end-to-end loss.
@@ -99,17 +112,38 @@ class Game:
         losses, mask = {}, batch["mask"]
         for name in TASK_MODELS:
             own = {"params": self._variables["params"][name], "batch_stats": self.batch_stats.get(name, {})}
-            options = {"train": True, "mask": mask, "rngs": {"dropout": self._next_key()}, "mutable": ["batch_stats"]}
-            prediction, updated = apply_task(task, own, jax.lax.stop_gradient(images), **options)
+            prediction, updated = apply_task(
+                task,
+                own,
+                jax.lax.stop_gradient(images),
+                train=True,
+                mask=mask,
+                axis_name=self.axis_name,
+                rngs={"dropout": self._next_key()},
+                mutable=["batch_stats"],
+            )
             if name in self.batch_stats:  # the age regressor has no batch statistics
                 self.batch_stats[name] = updated["batch_stats"]
-            losses[name] = prediction_loss(self._config, prediction, batch, self._num_classes, mask)
+            losses[name] = self._task_loss(prediction, batch)
         through = jnp.zeros(())
         if self.settings.task_weight:
             held = jax.lax.stop_gradient(of_network(self._variables, "finetuned"))
             prediction = apply_task(task, held, images, train=False)
-            through = prediction_loss(self._config, prediction, batch, self._num_classes, mask)
+            through = self._task_loss(prediction, batch)
         return losses, through
+
+    def _task_loss(self, prediction: jax.Array, batch: Batch) -> jax.Array:
+        return prediction_loss(self._config, prediction, batch, self._num_classes, batch["mask"], self.axis_name)
+
+    def image_distance(self, first: jax.Array, second: jax.Array, mask: jax.Array) -> jax.Array:
+        """Computes the l1 distance of images over the rows of all devices."""
+        return image_distance(first, second, mask=mask, axis_name=self.axis_name)
+
+    def bending(self, output: IstnOutput, shape: tuple[int, ...], mask: jax.Array) -> jax.Array:
+        """Computes the mean bending energy of the deformations over the rows of all devices, 0 without an STN."""
+        if output.deformation is None:
+            return jnp.zeros(())
+        return masked_mean(bending_energy(output.deformation.displacement(shape)), mask, axis_name=self.axis_name)
 
     def _logits(self, params: Any, images: jax.Array) -> jax.Array:
         if self.settings.instance_noise:
@@ -136,13 +170,13 @@ def to_reference_terms(game: Game, source: jax.Array, reference: jax.Array, batc
     to_reference, reference_itself = jnp.split(output.image, [len(source)])
     terms = {
         "generator": game.generator_loss("reference_judge", to_reference, mask),
-        "identity": image_distance(reference_itself, reference, mask=mask),
+        "identity": game.image_distance(reference_itself, reference, mask),
         "discriminator": game.discriminator_loss("reference_judge", to_reference, reference, mask),
         "bending": jnp.zeros(()),
-        "change": image_distance(output.appearance[: len(source)], source, mask=mask),
+        "change": game.image_distance(output.appearance[: len(source)], source, mask),
     }
     if settings.bending_weight:
-        terms["bending"] = _bending(output, source.shape[1:-1], masks)
+        terms["bending"] = game.bending(output, source.shape[1:-1], masks)
     return to_reference, terms
 
 
@@ -156,13 +190,13 @@ def to_source_terms(
     again = game.transform("to_reference", to_source, mask, averaged=False).image
     bending = {}
     if game.settings.bending_weight:
-        bending["bending_back"] = _bending(output, source.shape[1:-1], jnp.concatenate([mask, mask, mask]))
+        bending["bending_back"] = game.bending(output, source.shape[1:-1], jnp.concatenate([mask, mask, mask]))
     return bending | {
         "generator_back": game.generator_loss("source_judge", to_source, mask),
-        "identity_back": image_distance(source_itself, source, mask=mask),
+        "identity_back": game.image_distance(source_itself, source, mask),
         "discriminator_back": game.discriminator_loss("source_judge", to_source, source, mask),
-        "change_back": image_distance(output.appearance[: len(reference)], reference, mask=mask),
-        "cycle": image_distance(cycled, source, mask=mask) + image_distance(again, reference, mask=mask),
+        "change_back": game.image_distance(output.appearance[: len(reference)], reference, mask),
+        "cycle": game.image_distance(cycled, source, mask) + game.image_distance(again, reference, mask),
     }
 
 
@@ -179,9 +213,3 @@ def total_loss(settings: IstnConfig, terms: Terms, through: jax.Array) -> jax.Ar
         + settings.task_weight * through
         + sum(terms[name] for name in TASK_MODELS)
     )  # fmt: skip
-
-
-def _bending(output: IstnOutput, shape: tuple[int, ...], mask: jax.Array) -> jax.Array:
-    if output.deformation is None:
-        return jnp.zeros(())
-    return masked_mean(bending_energy(output.deformation.displacement(shape)), mask)

@@ -31,8 +31,13 @@ def make_transformer(config: RunConfig) -> ISTN:
 
 def make_discriminator(config: RunConfig) -> Discriminator:
     """Makes the discriminator that `config.istn` describes."""
-    dtype = jnp.dtype(config.model.compute_dtype)
-    return Discriminator(config.istn.discriminator, norm=config.istn.discriminator_norm, dtype=dtype)
+    settings = config.istn
+    return Discriminator(
+        settings.discriminator,
+        dropout=settings.discriminator_dropout,
+        norm=settings.discriminator_norm,
+        dtype=jnp.dtype(config.model.compute_dtype),
+    )
 
 
 def sees_sites(num_sites: int, direction: str) -> bool:

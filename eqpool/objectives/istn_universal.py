@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from eqpool.config import RunConfig
 from eqpool.data.shape import DataShape
 from eqpool.engine.state import Variables
-from eqpool.losses.adversarial import image_distance
 from eqpool.objectives.istn_game import Game, Terms
 from eqpool.objectives.random_scanner import random_scanner
+from eqpool.ops.devices import AxisName, sum_over
 
 
 class UniversalGame(Game):
@@ -24,9 +24,17 @@ class UniversalGame(Game):
     judges' parameters have a leading axis, one entry a site, of which that of the reference is never trained.
     """
 
-    def __init__(self, config: RunConfig, shape: DataShape, variables: Variables, key: jax.Array, site: jax.Array):
+    def __init__(
+        self,
+        config: RunConfig,
+        shape: DataShape,
+        variables: Variables,
+        key: jax.Array,
+        site: jax.Array,
+        axis_name: AxisName = None,
+    ):
         """Starts the pass of a batch whose source images are of the sites `site` (N,)."""
-        super().__init__(config, shape, variables, key)
+        super().__init__(config, shape, variables, key, axis_name)
         self._site, self._squashed = site, config.data.squash
 
     def generator_loss(self, judge: str, generated: jax.Array, mask: jax.Array) -> jax.Array:
@@ -59,10 +67,11 @@ class UniversalGame(Game):
         masks = jnp.concatenate([mask, mask])
         made = self.transform("to_reference", shown, masks, averaged=False).image
         wanted = jnp.concatenate([jax.lax.stop_gradient(to_reference), reference])
-        return {"consistency": image_distance(made, wanted, mask=masks)}
+        return {"consistency": self.image_distance(made, wanted, masks)}
 
     def _over_sites(self, loss: Callable[[Any, jax.Array], jax.Array], judges: Any, mask: jax.Array) -> jax.Array:
         """Sums loss(judge, its rows (N,)) over the sites, each with its share of the batch's rows."""
         own = (self._site[None] == jnp.arange(self.num_sites)[:, None]).astype(mask.dtype)
-        shares = own @ mask / jnp.maximum(jnp.sum(mask), 1)
+        rows, everyone = sum_over((own @ mask, jnp.sum(mask)), self.axis_name)
+        shares = rows / jnp.maximum(everyone, 1)
         return shares @ jax.vmap(loss)(judges, own)

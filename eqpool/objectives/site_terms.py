@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from eqpool.config import KernelConfig, parse_bandwidth
 from eqpool.engine.state import Batch
 from eqpool.losses.mmd import mmd
+from eqpool.ops.devices import AxisName
 
 VALIDATION_CHUNK = 1024  # rows of one MMD, with a cost that grows with their square
 
@@ -23,14 +24,14 @@ def kernel_options(config: KernelConfig, num_sites: int) -> dict[str, Any]:
     }
 
 
-def tau_mmd(config: KernelConfig, tau: jax.Array, rows: Batch, num_sites: int) -> jax.Array:
-    """Computes the MMD across sites of k columns of rotations (N, n, k).
+def tau_mmd(config: KernelConfig, tau: jax.Array, rows: Batch, num_sites: int, axis_name: AxisName = None) -> jax.Array:
+    """Computes the MMD across sites of k columns of rotations (N, n, k), over the devices of `axis_name`.
 
     The distance is |tau_i - tau_j|_F / sqrt(k), the length of a chord in radians.
     """
     count, _, columns = tau.shape
     flat = tau.reshape(count, -1) / jnp.sqrt(float(columns))
-    return mmd(flat, rows["site"], mask=rows["mask"], **kernel_options(config, num_sites))
+    return mmd(flat, rows["site"], mask=rows["mask"], axis_name=axis_name, **kernel_options(config, num_sites))
 
 
 def labels_of(rows: Batch) -> Batch:

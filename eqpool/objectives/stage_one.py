@@ -15,6 +15,7 @@ from eqpool.losses.equivariance import equivariance_error, equivariance_loss
 from eqpool.models.autoencoder import StageOne
 from eqpool.objectives.prediction import prediction_loss
 from eqpool.objectives.site_terms import labels_of, mean_over_chunks, sum_over_labels, tau_mmd
+from eqpool.ops.devices import AxisName
 from eqpool.ops.rows import masked_mean
 
 
@@ -46,17 +47,28 @@ class _StageOne:
         self._model = _networks(config, shape)
         self._generators = covariate_generators(config.model, shape.covariates)
 
-    def loss(self, variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
+    def loss(
+        self, variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array, axis_name: AxisName = None
+    ) -> LossValue:
         del epoch
         mask = batch["mask"]
         output, updated = self._model.apply(
-            variables, batch["inputs"], train=True, mask=mask, rngs={"dropout": key}, mutable=["batch_stats"]
+            variables,
+            batch["inputs"],
+            train=True,
+            mask=mask,
+            axis_name=axis_name,
+            rngs={"dropout": key},
+            mutable=["batch_stats"],
         )
+        error = squared_error_per_row(output.reconstruction, batch["inputs"])
         terms = {
-            "equivariance": self._equivariance_term(output.tau, batch["covariate"], mask),
-            "reconstruction": masked_mean(squared_error_per_row(output.reconstruction, batch["inputs"]), mask),
-            "prediction": prediction_loss(self._config, output.prediction, batch, self._shape.classes, mask),
-            "site": self._site_term(batch | {"tau": output.tau}) if self._weights.mmd_weight else jnp.zeros(()),
+            "equivariance": self._equivariance_term(output.tau, batch["covariate"], mask, axis_name),
+            "reconstruction": masked_mean(error, mask, axis_name=axis_name),
+            "prediction": prediction_loss(self._config, output.prediction, batch, self._shape.classes, mask, axis_name),
+            "site": self._site_term(batch | {"tau": output.tau}, axis_name)
+            if self._weights.mmd_weight
+            else jnp.zeros(()),
         }
         return LossValue(self._combine(**terms), terms, dict(updated))
 
@@ -97,19 +109,26 @@ class _StageOne:
             + self._weights.mmd_weight * site
         )
 
-    def _site_term(self, rows: Batch) -> jax.Array:
+    def _site_term(self, rows: Batch, axis_name: AxisName = None) -> jax.Array:
         # One column determines a tau that depends on the covariates alone, and costs 1/n of the whole.
         columns = 1 if self._config.model.tau == "covariate" else self._config.model.latent_dim
         return sum_over_labels(
-            lambda rows, count: tau_mmd(self._weights, rows["tau"][:, :, :columns], rows, count),
+            lambda rows, count: tau_mmd(self._weights, rows["tau"][:, :, :columns], rows, count, axis_name),
             rows,
             self._shape.sites,
             self._shape.nuisances,
         )
 
-    def _equivariance_term(self, tau: jax.Array, covariate: jax.Array, mask: jax.Array | None) -> jax.Array:
+    def _equivariance_term(
+        self, tau: jax.Array, covariate: jax.Array, mask: jax.Array | None, axis_name: AxisName = None
+    ) -> jax.Array:
         return equivariance_loss(
-            tau, covariate, generator=self._generators, group_map=self._config.model.group_map, mask=mask
+            tau,
+            covariate,
+            generator=self._generators,
+            group_map=self._config.model.group_map,
+            mask=mask,
+            axis_name=axis_name,
         )
 
 

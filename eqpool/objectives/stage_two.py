@@ -17,6 +17,7 @@ from eqpool.models.invariant import StageTwo
 from eqpool.models.mlp import MLP
 from eqpool.objectives.prediction import prediction_loss
 from eqpool.objectives.site_terms import kernel_options, labels_of, mean_over_chunks, sum_over_labels
+from eqpool.ops.devices import AxisName
 from eqpool.ops.rows import masked_mean
 
 
@@ -54,7 +55,9 @@ class _StageTwo:
         )
         self._last_ramp = mmd_ramp(self._weights, max(self._weights.epochs - 1, 0))
 
-    def loss(self, variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
+    def loss(
+        self, variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array, axis_name: AxisName = None
+    ) -> LossValue:
         del key
         mask = batch["mask"]
         output, updated = self._model.apply(
@@ -63,18 +66,21 @@ class _StageTwo:
             batch["tau"],
             train=True,
             mask=mask,
+            axis_name=axis_name,
             known_to_adversary=self._known_to_adversary(batch),
             mutable=["batch_stats"],
         )
         error = jnp.sum(jnp.square(output.reconstruction - batch["latent"]), axis=-1)
         known_site = mask * (batch["site"] >= 0)
         terms = {
-            "prediction": prediction_loss(self._config, output.prediction, batch, self._shape.classes, mask),
-            "reconstruction": masked_mean(error, mask),
-            "site": self._invariance(batch | {"phi": output.phi, "covariate_free": output.covariate_free}),
+            "prediction": prediction_loss(self._config, output.prediction, batch, self._shape.classes, mask, axis_name),
+            "reconstruction": masked_mean(error, mask, axis_name=axis_name),
+            "site": self._invariance(batch | {"phi": output.phi, "covariate_free": output.covariate_free}, axis_name),
             "adversary": jnp.zeros(())
             if output.site is None
-            else task_loss(output.site, batch["site"], num_classes=self._shape.sites, mask=known_site),
+            else task_loss(
+                output.site, batch["site"], num_classes=self._shape.sites, mask=known_site, axis_name=axis_name
+            ),
         }
         return LossValue(self._combine(**terms, ramp=mmd_ramp(self._weights, epoch)), terms, dict(updated))
 
@@ -135,10 +141,10 @@ class _StageTwo:
         classes = jax.nn.one_hot(rows["target"], self._shape.classes) * rows["target_known"][:, None]
         return jnp.concatenate([rows["covariate"], classes], axis=1)
 
-    def _invariance(self, rows: Batch) -> jax.Array:
+    def _invariance(self, rows: Batch, axis_name: AxisName = None) -> jax.Array:
         return sum_over_labels(
             lambda rows, count: site_term(
-                self._weights, rows["phi"], rows["covariate_free"], rows, count, self._shape.classes
+                self._weights, rows["phi"], rows["covariate_free"], rows, count, self._shape.classes, axis_name
             ),
             rows,
             self._shape.sites,
@@ -158,7 +164,13 @@ def make_psi(config: RunConfig) -> Callable[[Variables, jax.Array], jax.Array]:
 
 
 def site_term(
-    config: StageTwoConfig, phi: jax.Array, covariate_free: jax.Array, rows: Batch, num_sites: int, num_classes: int
+    config: StageTwoConfig,
+    phi: jax.Array,
+    covariate_free: jax.Array,
+    rows: Batch,
+    num_sites: int,
+    num_classes: int,
+    axis_name: AxisName = None,
 ) -> jax.Array:
     """Computes the kernel MMD across sites that `mmd_match` names (docs/method.md, section 4).
 
@@ -166,7 +178,7 @@ def site_term(
     covariate. `conditional` compares Phi between sites only at equal covariates (eq. (1)). With `within_classes` rows
     are compared only with those of their class, and rows of an unknown class with each other.
     """
-    options = kernel_options(config, num_sites) | {"mask": rows["mask"]}
+    options = kernel_options(config, num_sites) | {"mask": rows["mask"], "axis_name": axis_name}
     if config.within_classes and num_classes:
         known = rows["target_known"] > 0
         options |= {"stratum": jnp.where(known, rows["target"], num_classes), "num_strata": num_classes + 1}

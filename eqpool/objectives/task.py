@@ -10,6 +10,7 @@ from eqpool.data.shape import DataShape
 from eqpool.engine.state import Batch, LossValue, Stage, Variables, init_variables
 from eqpool.models.task import make_task_model
 from eqpool.objectives.prediction import prediction_loss
+from eqpool.ops.devices import AxisName
 
 
 def as_images(volumes: jax.Array) -> jax.Array:
@@ -40,11 +41,14 @@ def make_task(config: RunConfig, shape: DataShape) -> Stage:
     """
     model = task_network(config, shape.classes)
 
-    def loss(variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array) -> LossValue:
+    def loss(
+        variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array, axis_name: AxisName = None
+    ) -> LossValue:
         del epoch
-        options = {"train": True, "mask": batch["mask"], "rngs": {"dropout": key}, "mutable": ["batch_stats"]}
-        prediction, updated = apply_task(model, variables, as_images(batch["inputs"]), **options)
-        value = prediction_loss(config, prediction, batch, shape.classes, batch["mask"])
+        mask = batch["mask"]
+        options = {"mask": mask, "axis_name": axis_name, "rngs": {"dropout": key}, "mutable": ["batch_stats"]}
+        prediction, updated = apply_task(model, variables, as_images(batch["inputs"]), train=True, **options)
+        value = prediction_loss(config, prediction, batch, shape.classes, mask, axis_name)
         return LossValue(value, {"prediction": value}, dict(updated))
 
     def forward(variables: Variables, batch: Batch) -> dict[str, jax.Array]:

@@ -1,4 +1,4 @@
-"""Sums, means and rows over the devices of a mapped axis (shard_map, pmap or vmap with an axis name)."""
+"""Sums, means, rows and random keys over the devices of a mapped axis (shard_map, pmap or vmap with an axis name)."""
 
 from collections.abc import Hashable, Sequence
 from typing import TypeVar
@@ -24,6 +24,14 @@ def largest_over(x: Array, axis_name: AxisName) -> Array:
     """Returns the largest `x` of the devices of `axis_name`, or `x` itself without an axis, as a constant."""
     x = jax.lax.stop_gradient(x)
     return x if axis_name is None else jax.lax.pmax(x, axis_name)
+
+
+def key_of_device(key: Array, axis_name: AxisName) -> Array:
+    """Returns a random key of this device's own, or `key` itself without an axis.
+
+    Devices that share a key would draw the same dropout masks for different rows.
+    """
+    return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
 
 def hashable(axis_name: AxisName) -> AxisName:

@@ -23,7 +23,7 @@ SETTINGS = StageOneConfig(epochs=6, batch_size=8, learning_rate=0.05)
 def toy_stage() -> Stage:
     """Linear regression with a masked mean."""
 
-    def loss(variables, batch, key, epoch):
+    def loss(variables, batch, key, epoch, axis_name):
         error = jnp.square(batch["x"] @ variables["params"]["w"] - batch["y"])
         total = jnp.sum(error * batch["mask"]) / batch["mask"].sum()
         return LossValue(total, {"error": total}, {})
@@ -152,8 +152,8 @@ def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(tmp_path):
     """The loss is finite at the last step of the epoch, and what would be saved is not."""
     stage = toy_stage()
 
-    def loss(variables, batch, key, epoch):
-        value = stage.loss(variables, batch, key, epoch)
+    def loss(variables, batch, key, epoch, axis_name):
+        value = stage.loss(variables, batch, key, epoch, axis_name)
         spoilt = jnp.where(batch["x"].max() > 50, jnp.sqrt(0 * variables["params"]["w"][0]), 0.0)
         return value._replace(total=value.total + spoilt)
 

@@ -138,9 +138,9 @@ LOOPS: dict[str, tuple[Train, str]] = {
 def recording(stage: Stage, counts: list[int]) -> Stage:
     """The stage, which notes of each step how many rows count."""
 
-    def loss(variables, batch, key, epoch):
+    def loss(variables, batch, key, epoch, axis_name):
         jax.debug.callback(lambda rows: counts.append(int(rows)), batch["mask"].sum())
-        return stage.loss(variables, batch, key, epoch)
+        return stage.loss(variables, batch, key, epoch, axis_name)
 
     return stage._replace(loss=loss)
 
@@ -221,7 +221,7 @@ def normalised(norm) -> Stage:
     def initialise(key):
         return dict(norm.init(key, jnp.zeros((2, FEATURES)), train=True, mask=None))
 
-    def loss(variables, batch, key, epoch):
+    def loss(variables, batch, key, epoch, axis_name):
         output, updated = norm.apply(
             variables, batch["inputs"], train=True, mask=batch["mask"] > 0, mutable=["batch_stats"]
         )

@@ -88,7 +88,7 @@ def test_a_follower_is_exchanged_for_a_lower_loss_alone(kept, now, better):
 def test_the_running_mean_of_the_weights_is_what_is_kept(decay):
     """Against a loop in float64: each step forgets at most a share of the mean, the first steps more of it."""
 
-    def loss(variables, batch, key, epoch):
+    def loss(variables, batch, key, epoch, axis_name):
         del key, epoch
         stats = {"seen": variables["batch_stats"]["seen"] + batch["x"].sum()}
         return LossValue(jnp.sum((variables["params"]["w"] - batch["x"]) ** 2), {}, {"batch_stats": stats})

@@ -29,7 +29,7 @@ class Toy(LatentMethod):
             mask = rows["target_known"] * rows.get("mask", 1)
             return task_loss(outputs["prediction"], rows["target"], num_classes=shape.classes, mask=mask)
 
-        def loss(variables, batch, key, epoch):
+        def loss(variables, batch, key, epoch, axis_name):
             value = score(forward(variables, batch), batch)
             return LossValue(value, {"prediction": value}, {})
 
