@@ -176,6 +176,11 @@ class BaselineConfig(PoolingTrainingConfig):
     prediction_weight: float = _number(1.0, 0.0)  # of the loss on the target
     reconstruction_weight: float = _number(0.1, 0.0)  # of the error of the decoder
     site_weight: float = _number(0.1, 0.0)  # weight of the method's site term, which naive lacks
+    # Rows of earlier batches with which mmd, ss, rm and the adversary of cai compare a batch, 0 for none. Their latents
+    # are constants
+    queue_rows: int = _number(512, 0)
+    adversary_steps: int = _number(5, 1)  # cai: steps of the adversary in each step of the encoder
+    adversary_learning_rate: float = _number(1e-3, 0.0)  # cai: of the adversary's own Adam
 
 
 @dataclasses.dataclass(frozen=True)
