@@ -25,4 +25,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.name = "adcp"
     config.data.dataset = "adcp"
     use_volume_pooling(config, variant, paper_batch_size=32)
+    if not variant:
+        config.baseline.update(epochs=64, decay_every_epochs=18)  # 384 steps of its 81 rows, as both stages together
     return config

@@ -35,7 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.stage_two.update(
         epochs=60, batch_size=1024, learning_rate=3e-3, mmd_weight=5.0, mmd_match="phi", bandwidth="0.3,1.0"
     )
-    config.baseline.update(epochs=60, batch_size=512, learning_rate=2e-3)
+    config.baseline.update(epochs=90, batch_size=512, learning_rate=2e-3, decay_every_epochs=15)
     config.evaluate.update(
         adversary_learning_rate=1e-2, adversary_batch_size=1024, adversary_epochs=100, probe_seeds=1, probe_folds=2
     )

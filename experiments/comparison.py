@@ -1,15 +1,16 @@
 """Compares methods on one cohort over several seeds or splits, as in Table 2 of Lokhande et al. 2022.
 
-Every run has a work directory of its own. The setting of each method is chosen on the validation rows of the first
-seed or split by the paper's rule: the most invariant setting (by the strongest site probe) among those within five
-points of the best validation accuracy. Test rows are never used to choose a setting. With volumes, a validation row of
-the first split may be a test row of a later split. This holds for every method alike.
+Every run has a work directory of its own. The setting of each method is chosen by cross-validation inside the training
+rows (`experiments.selection`): the best balanced accuracy of the target among the settings from which the strongest
+probe reads the site hardly better than from covariates and target alone, or than by chance. With volumes it is chosen
+anew in each split, so that no choice has seen a test row. The seeds of a table share their rows and one choice. All
+methods read the same inputs.
 """
 
 import argparse
 import hashlib
-import math
 import pathlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,12 +21,14 @@ from experiments.flags import add_folder, add_jobs, add_set, count, parse_settin
 from experiments.provenance import written_by
 from experiments.registry import Experiment
 from experiments.runner import Setting, Task, folder_name, run_all
+from experiments.selection import MARGIN, Candidate, FoldJob, Scores, choose, score_all
 from experiments.tables import Measured, beside_the_config, in_words, table, with_median
 
+Cell = tuple[str, str]  # part of the table, method
 RunTasks = Callable[[Sequence[Task], int, str], list[dict[str, Any]]]  # as `run_all`
+ScoreJobs = Callable[[Sequence[FoldJob], int, str], list[list[Scores]]]  # as `score_all`
 _SEEDS, SPLITS = (685, 648, 535), 5
-WINDOW = 5.0  # points of validation accuracy
-_SELECTED_BY = ("selection_accuracy", "selection_probe")
+_FOLDS, _FOLDS_OF_VOLUMES = 5, 2  # inside the training rows, to choose a setting
 
 
 class Part(NamedTuple):
@@ -54,12 +57,19 @@ def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
         add_folder(parser, "--raw_dir", "folder with UCI's raw files, instead of downloading them")
         add_folder(parser, "--published_dir", "folder with the published npz; without it, raw alone")
     parser.add_argument("--methods", type=some_of(METHODS), default=",".join(spec.methods), help="comma-separated")
+    folds = _FOLDS_OF_VOLUMES if spec.volumes else _FOLDS
+    parser.add_argument("--folds", type=count, default=folds, help="folds of the training rows that choose a setting")
     add_set(parser)
     add_jobs(parser, jobs=1 if spec.volumes else None)
 
 
-def run(experiment: Experiment, options: argparse.Namespace, run_tasks: RunTasks = run_all) -> Measured:
-    """Runs every setting on the first seed or split, and the chosen ones on the others, by `run_tasks`.
+def run(
+    experiment: Experiment,
+    options: argparse.Namespace,
+    run_tasks: RunTasks = run_all,
+    score_jobs: ScoreJobs = score_all,
+) -> Measured:
+    """Chooses the settings by the scores of `score_jobs`, and runs them on all seeds or splits by `run_tasks`.
 
     Raises:
       InputError: bad data, or a table with a column "split", which every run would share.
@@ -69,11 +79,12 @@ def run(experiment: Experiment, options: argparse.Namespace, run_tasks: RunTasks
     if spec.volumes:
         check_splits(options.participants, options.splits)
         repeats = range(options.splits)
-    rows = compute(experiment, spec, options, repeats, run_tasks)
+    rows = compute(experiment, spec, options, repeats, run_tasks, score_jobs)
     variant = ""
     if spec.volumes:
         variant = ("_own" if options.participants else "") + ("_paper" if options.paper else "")
-    content = {"set": options.set, "repeats": {_repeated(spec): list(repeats)}, "rows": rows}
+    chosen_by = {"folds": options.folds, "margin": MARGIN}
+    content = {"set": options.set, "repeats": {_repeated(spec): list(repeats)}, "chosen_by": chosen_by, "rows": rows}
     return Measured(content, [result for row in rows for result in row["results"]], variant)
 
 
@@ -90,7 +101,9 @@ def _parts_of(name: str, spec: Comparison, options: argparse.Namespace) -> list[
         ]
     participants = str(options.participants or "")
     changed = _digest((participants, sorted(options.set))) if participants or options.set else ""
-    own = {"output.harmonised": "none"} | ({"data.participants": participants} if participants else {})
+    inputs = "none" if options.paper else "auto"  # the same for all methods; the paper has no calibration
+    own = {"output.harmonised": "none", "data.site_calibration": inputs}
+    own |= {"data.participants": participants} if participants else {}
     return [Part("", options.runs / name / f"{'paper' if options.paper else 'small'}{changed}", own | shared)]
 
 
@@ -118,59 +131,69 @@ def compute(
     options: argparse.Namespace,
     repeats: Sequence[int],
     run_tasks: RunTasks = run_all,
+    score_jobs: ScoreJobs = score_all,
 ) -> list[dict[str, Any]]:
-    """Returns a row per part and method, with the settings tried, the chosen one and its results over the repeats."""
+    """Returns a row per part and method, with the settings tried, those chosen and their results over the repeats."""
     parts = {part.name: part for part in _parts_of(experiment.name, spec, options)}
     cells = [(name, method) for name in parts for method in options.methods]
     variant = "paper" if spec.volumes and options.paper else ""
 
-    def task(cell: tuple[str, str], repeat: int, setting: Setting) -> Task:
-        part, method = parts[cell[0]], cell[1]
-        own = part.setting | {"method": method, _repeated(spec): repeat} | setting
-        return Task(spec.config, variant, own, part.folder / method / folder_name(setting) / str(repeat))
+    def task(cell: Cell, repeat: int, setting: Setting) -> Task:
+        part = parts[cell[0]]
+        own = part.setting | {_repeated(spec): repeat} | spec.always(cell[1]) | setting
+        return Task(spec.config, variant, own, part.folder / cell[1] / folder_name(setting) / str(repeat))
 
-    tried = [(cell, setting) for cell in cells for setting in spec.settings(cell[1])]
-    first = run_tasks([task(cell, repeats[0], setting) for cell, setting in tried], options.jobs, experiment.name)
-    of_cell: dict[tuple[str, str], list[tuple[Setting, dict[str, Any]]]] = {cell: [] for cell in cells}
-    for (cell, setting), results in zip(tried, first, strict=True):
-        of_cell[cell].append((setting, results))
-    chosen = {cell: select(settings) for cell, settings in of_cell.items()}
-    rest = [(cell, repeat) for cell in cells for repeat in repeats[1:]]
-    others = run_tasks([task(cell, repeat, chosen[cell][0]) for cell, repeat in rest], options.jobs, experiment.name)
+    # The rows of a table are divided once for all seeds, so that one choice serves them all.
+    chosen_on = list(repeats) if spec.volumes else [repeats[0]]
+    tried = _score_settings(spec, cells, chosen_on, task, options, score_jobs)
+    chosen = {
+        (cell, repeat): choose(tried[cell, repeat if spec.volumes else repeats[0]]).setting
+        for cell in cells
+        for repeat in repeats
+    }
+    tasks = [task(cell, repeat, setting) for (cell, repeat), setting in chosen.items()]
+    results = dict(zip(chosen, run_tasks(tasks, options.jobs, experiment.name), strict=True))
     return [
         {
             "split": cell[0],
             "method": cell[1],
-            "setting": chosen[cell][0],
-            "tried": [_tried(*one) for one in of_cell[cell]],
-            "results": [chosen[cell][1], *(r for (of, _), r in zip(rest, others, strict=True) if of == cell)],
+            "settings": [chosen[cell, repeat] for repeat in repeats],
+            "tried": {str(repeat): [one.to_dict() for one in tried[cell, repeat]] for repeat in chosen_on},
+            "results": [results[cell, repeat] for repeat in repeats],
         }
         for cell in cells
     ]
 
 
-def _tried(setting: Setting, results: dict[str, Any]) -> dict[str, Any]:
-    return {"setting": setting} | {key: results["metrics"].get(key) for key in _SELECTED_BY}
-
-
-def select(tried: list[tuple[Setting, dict[str, Any]]]) -> tuple[Setting, dict[str, Any]]:
-    """Returns the most invariant setting among those within five points of the best validation accuracy.
-
-    If all validation rows come from one site, invariance is not measured, and the first of these settings is chosen.
-
-    Raises:
-      InputError: the target is a number, so there is no accuracy.
-    """
-    if any("selection_accuracy" not in results["metrics"] for _, results in tried):
-        raise InputError("config.data.target: a number, expected classes: settings are chosen by their accuracy")
-    best = max(results["metrics"]["selection_accuracy"] for _, results in tried)
-    within = [one for one in tried if one[1]["metrics"]["selection_accuracy"] >= best - WINDOW]
-
-    def probe_of(results: dict[str, Any]) -> float:
-        probe = results["metrics"].get("selection_probe")
-        return math.inf if probe is None else probe
-
-    return min(within, key=lambda one: probe_of(one[1]))
+def _score_settings(
+    spec: Comparison,
+    cells: Sequence[Cell],
+    chosen_on: Sequence[int],
+    task: Callable[[Cell, int, Setting], Task],
+    options: argparse.Namespace,
+    score_jobs: ScoreJobs,
+) -> dict[tuple[Cell, int], list[Candidate]]:
+    """Scores the settings of every cell on every repeat with a choice of its own, unless there is one setting alone."""
+    of_cell = {cell: spec.settings(cell[1]) for cell in cells}
+    jobs = {
+        (cell, repeat, fold): FoldJob(tuple(task(cell, repeat, one) for one in settings), fold, options.folds)
+        for cell, settings in of_cell.items()
+        for repeat in chosen_on
+        for fold in range(options.folds)
+        if len(settings) > 1
+    }
+    scores = dict(zip(jobs, score_jobs(list(jobs.values()), options.jobs, spec.config), strict=True))
+    return {
+        (cell, repeat): [
+            Candidate.of(
+                setting,
+                [scores[cell, repeat, fold][place] for fold in range(options.folds) if (cell, repeat, fold) in scores],
+            )
+            for place, setting in enumerate(settings)
+        ]
+        for cell, settings in of_cell.items()
+        for repeat in chosen_on
+    }
 
 
 def markdown(experiment: Experiment, content: dict[str, Any]) -> str:
@@ -188,6 +211,11 @@ def _lines(experiment: Experiment, spec: Comparison, content: dict[str, Any]) ->
     yield f"Mean (standard deviation) [median] over {number} {'splits' if spec.volumes else 'seeds'}."
     if any(spec.paper.values()):
         yield "The paper's cells are as printed, on its own data: delta_eq, Adv, M, ACC where nothing else is said."
+    if chosen_by := content.get("chosen_by"):
+        yield (
+            f"Settings are chosen inside the training rows, by {chosen_by['folds']} folds: the best balanced accuracy "
+            f"among those whose strongest probe exceeds max(site floor, chance) by at most {chosen_by['margin']}."
+        )
     yield from beside_the_config(content.get("set", []))
     header = ["method", *(column.label for column in spec.columns), "setting", "paper"]
     for split in dict.fromkeys(row.get("split", "") for row in rows):
@@ -200,7 +228,13 @@ def _lines(experiment: Experiment, spec: Comparison, content: dict[str, Any]) ->
 
 def _cells(spec: Comparison, row: dict[str, Any]) -> list[str]:
     values = [with_median(_values(row, key), digits) for _, key, digits in spec.columns]
-    return [row["method"], *values, in_words(row["setting"]), spec.paper.get(row["method"], "")]
+    return [row["method"], *values, _chosen(row), spec.paper.get(row["method"], "")]
+
+
+def _chosen(row: dict[str, Any]) -> str:
+    """Returns the chosen settings with their numbers of repeats. Older files hold one setting of all repeats."""
+    counts = Counter(in_words(setting) for setting in row.get("settings", [row.get("setting", {})]))
+    return "; ".join(f"{text} ({times})" if len(counts) > 1 else text for text, times in counts.most_common())
 
 
 def _values(row: dict[str, Any], key: str) -> list[float | None]:

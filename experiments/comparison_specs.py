@@ -3,7 +3,8 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-METHODS = ("naive", "mmd", "cai", "ss", "rm", "ours")
+_COMBAT = "combat_naive"  # the naive encoder on inputs that ComBat corrected
+METHODS = ("naive", _COMBAT, "mmd", "cai", "ss", "rm", "ours")
 _SITE_WEIGHTS = (0.1, 1.0, 10.0)
 
 
@@ -40,12 +41,16 @@ class Comparison:
     own: str = ""
 
     def settings(self, method: str) -> list[dict[str, Any]]:
-        """Returns the candidate settings of a method, as dotted config keys. The method naive has only one."""
-        if method == "naive":
+        """Returns the candidate settings of a method, as dotted config keys. A naive encoder has only one."""
+        if method in ("naive", _COMBAT):
             return [{}]
         if method == "ours":
             return [{"stage_two.mmd_weight": weight} for weight in self.mmd_weights]
         return [{"baseline.site_weight": weight} for weight in _SITE_WEIGHTS]
+
+    def always(self, method: str) -> dict[str, Any]:
+        """Returns the dotted config keys of every run of a method of the table."""
+        return {"method": "naive", "data.site_calibration": "combat"} if method == _COMBAT else {"method": method}
 
 
 _SHARED = (

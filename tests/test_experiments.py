@@ -34,7 +34,6 @@ from experiments import (
     runner,
 )
 from experiments.__main__ import main, without_paths
-from experiments.comparison import WINDOW, select
 from experiments.flags import parse_settings
 from experiments.registry import EXPERIMENTS, HERE, experiment_of
 from experiments.runner import Task, before_stage_two, config_of, folder_name, run_all, stored, take_stage_one
@@ -42,20 +41,6 @@ from experiments.tables import blocks, index, joined, put_table, without_blocks
 from tests.volume_inputs import volume_inputs
 
 RESULTS = sorted((HERE / "results").glob("*.json"))
-
-
-def tried(accuracy: float, probe: float | None):
-    return {"setting": accuracy}, {"metrics": {"selection_accuracy": accuracy, "selection_probe": probe}}
-
-
-def test_the_most_invariant_within_five_points_is_chosen():
-    best, invariant, careless = tried(85.0, 0.8), tried(85.0 - WINDOW, 0.6), tried(85.0 - WINDOW - 0.1, 0.5)
-    assert select([best, careless, invariant]) is invariant
-    assert select([best, careless]) is best
-    unknown = [tried(85.0, None), tried(84.0, None)]
-    assert select(unknown) is unknown[0]
-    with pytest.raises(InputError, match="config.data.target: a number, expected classes"):
-        select([({}, {"metrics": {"mae": 3.0}})])
 
 
 def test_folder_names_tell_the_setting():
@@ -296,7 +281,7 @@ def test_the_table_of_recovery_says_simulated_and_what_was_asked():
     assert "| error to the scanner-free volume, z-scores | 0.5 | 0.5 |" in text
 
 
-def test_imaging_chooses_on_the_first_split_and_tabulates_all(tmp_path):
+def test_imaging_chooses_in_each_split_and_tabulates_all(tmp_path):
     asked = []
 
     def run_all(tasks, jobs, label):
@@ -306,26 +291,45 @@ def test_imaging_chooses_on_the_first_split_and_tabulates_all(tmp_path):
     def made(task):
         weight = task.setting.get("stage_two.mmd_weight", 0.0)
         metrics = {
-            "selection_accuracy": 80.0,
-            "selection_probe": abs(weight - 20),
-            "mmd": 3.0 + task.setting["data.split_seed"],
+            "mmd": 3.0 + weight + task.setting["data.split_seed"],
         }
         return {"metrics": metrics, "versions": {"jax": "1"}, "device": "1 x cpu", "simulated": True}
 
+    jobs = []
+
+    def score(given, processes, label):
+        """The best weight is another one in each split."""
+        jobs.extend(given)
+        return [[scored(task) for task in job.tasks] for job in given]
+
+    def scored(task):
+        best = (5.0, 20.0, 20.0)[task.setting["data.split_seed"]]
+        accuracy = 80.0 - abs(task.setting["stage_two.mmd_weight"] - best)
+        return {"balanced_accuracy": accuracy, "probe": 0.3, "floor": 0.3, "chance": 0.3}
+
     options = argparse.Namespace(
         paper=False, methods=["naive", "ours"], splits=3, set=["stage_one.epochs=2"], jobs=1, runs=tmp_path,
-        participants=None,
+        participants=None, folds=2,
     )  # fmt: skip
     experiment = EXPERIMENTS["small_support"]
-    measured = comparison.run(experiment, options, run_all)
+    measured = comparison.run(experiment, options, run_all, score)
     table = measured.content["rows"]
-    assert [row["setting"] for row in table] == [{}, {"stage_two.mmd_weight": 20.0}]
+    assert [[one.get("stage_two.mmd_weight") for one in row["settings"]] for row in table] == [
+        [None, None, None],
+        [5.0, 20.0, 20.0],
+    ]
+    assert len(jobs) == 3 * 2 and all(len(job.tasks) == 3 for job in jobs)
+    assert {task.setting["data.site_calibration"] for task in asked} == {"auto"}  # of naive and of ours
     assert [len(row["results"]) for row in table] == [3, 3]
     assert all(task.setting["data.dataset"] == "adni_small_support" for task in asked)
     assert all(task.setting["stage_one.epochs"] == "2" for task in asked)
-    assert len({task.folder for task in asked}) == len(asked) == 1 + 3 + 2 + 2
-    assert [one["selection_probe"] for one in table[1]["tried"]] == [15.0, 0.0, 60.0] and len(measured.runs) == 6
+    assert len({task.folder for task in asked}) == len(asked) == 3 + 3
+    tried = table[1]["tried"]["2"]
+    assert [one["balanced_accuracy"] for one in tried] == [[65.0, 65.0], [80.0, 80.0], [20.0, 20.0]]
+    assert len(measured.runs) == 6
     text = comparison.markdown(experiment, measured.content)
+    assert "inside the training rows, by 2 folds" in text
+    assert "stage_two.mmd_weight 20.0 (2); stage_two.mmd_weight 5.0 (1)" in text
     assert "SIMULATED" in text and "| 4.00 (1.00) [4.00] |" in text and text.rstrip().endswith("M 16 |")
 
 
@@ -334,22 +338,26 @@ def test_tables_are_compared_on_both_splits_over_seeds(tmp_path):
 
     def run_all(tasks, jobs, label):
         asked.extend(tasks)
-        results = {"metrics": {"selection_accuracy": 70.0}, "versions": {"jax": "1"}, "device": "1 x cpu"}
+        results = {"metrics": {}, "versions": {"jax": "1"}, "device": "1 x cpu"}
         return [results | {"counts": {"dropped_without_partner": 3}} for _ in tasks]
 
     options = argparse.Namespace(
-        methods=["naive"], set=[], jobs=1, runs=tmp_path, raw_dir=pathlib.Path("uci"), published_dir=tmp_path / "npz"
-    )
-    measured = comparison.run(EXPERIMENTS["table2_german"], options, run_all)
-    assert [row["split"] for row in measured.content["rows"]] == ["raw", "published"]
-    assert [task.setting["seed"] for task in asked] == [685, 685, 648, 535, 648, 535]
+        methods=["naive", "combat_naive"], set=[], jobs=1, runs=tmp_path, raw_dir=pathlib.Path("uci"),
+        published_dir=tmp_path / "npz", folds=5,
+    )  # fmt: skip
+    measured = comparison.run(EXPERIMENTS["table2_german"], options, run_all, lambda jobs, *_: jobs)
+    assert [row["split"] for row in measured.content["rows"]] == ["raw", "raw", "published", "published"]
+    assert [task.setting["seed"] for task in asked] == 4 * [685, 648, 535]
+    naive, corrected = (task.setting for task in asked[:4:3])
+    assert naive["method"] == corrected["method"] == "naive"
+    assert "data.site_calibration" not in naive and corrected["data.site_calibration"] == "combat"
     folders = {task.setting["data.split"]: task.setting["data.raw_dir"] for task in asked}
     assert folders == {"raw": "uci", "published": str(tmp_path / "npz")}
     text = comparison.markdown(EXPERIMENTS["table2_german"], measured.content)
     assert "Split: raw." in text and "Split: published." in text and "| 3 | default | 4.6 (0.7)" in text
     options.published_dir = None
-    raw_alone = comparison.run(EXPERIMENTS["table2_german"], options, run_all)
-    assert [row["split"] for row in raw_alone.content["rows"]] == ["raw"]
+    raw_alone = comparison.run(EXPERIMENTS["table2_german"], options, run_all, lambda jobs, *_: jobs)
+    assert [row["split"] for row in raw_alone.content["rows"]] == ["raw", "raw"]
 
 
 def test_several_splits_of_a_table_with_its_own_are_refused(tmp_path):

@@ -57,8 +57,11 @@ class DataConfig:
     features: str = ""  # comma-separated columns or glob patterns. If given, the cohort is a table instead of volumes
     # Correction of each site before training (docs/own_data.md): location; location_scale; covariance, which for tables
     # adds the sites' covariances; auto, which for tables adds them as far as held-out training rows support it, and for
-    # volumes is location_scale. by_method: auto for ours, none for the other methods
-    site_calibration: Literal["none", "location", "location_scale", "covariance", "auto", "by_method"] = "none"
+    # volumes is location_scale; combat, for volumes, german and adult: ComBat fitted with covariates and target kept.
+    # by_method: auto for ours, none for the other methods
+    site_calibration: Literal["none", "location", "location_scale", "covariance", "auto", "combat", "by_method"] = (
+        "none"
+    )
     reference: str = ""  # site whose features the calibration leaves alone, and whose look the others take, "" for none
     # Rows that the calibration learns from, as column:label, such as dx:CN. It is applied to all rows. Rows of one
     # participant_id, at several times or scanners, are one person's: they share a random effect in every estimate of
@@ -176,6 +179,11 @@ class BaselineConfig(PoolingTrainingConfig):
     prediction_weight: float = _number(1.0, 0.0)  # of the loss on the target
     reconstruction_weight: float = _number(0.1, 0.0)  # of the error of the decoder
     site_weight: float = _number(0.1, 0.0)  # weight of the method's site term, which naive lacks
+    # Rows of earlier batches with which mmd, ss, rm and the adversary of cai compare a batch, 0 for none. Their latents
+    # are constants
+    queue_rows: int = _number(512, 0)
+    adversary_steps: int = _number(5, 1)  # cai: steps of the adversary in each step of the encoder
+    adversary_learning_rate: float = _number(1e-3, 0.0)  # cai: of the adversary's own Adam
 
 
 @dataclasses.dataclass(frozen=True)

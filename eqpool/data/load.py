@@ -9,6 +9,7 @@ from eqpool.data.sources.morpho_mnist import load_morpho_mnist
 from eqpool.data.sources.participants_folder import load_participants
 from eqpool.data.sources.published import load_published
 from eqpool.data.sources.simulated import COGNITIVE_SCORE, SPECIFICATIONS, build_simulated_cohort
+from eqpool.data.sources.table_calibration import with_combat
 from eqpool.data.sources.uci import load_uci
 from eqpool.data.volumes.grids import named_grid
 from eqpool.errors import InputError, to_path
@@ -58,8 +59,10 @@ def _own(config: DataConfig) -> DataConfig:
 
 def _load_public(config: DataConfig, cache_dir: pathlib.Path) -> Cohort:
     if config.split == "published":
-        return load_published(config.dataset, config.raw_dir)
-    return load_uci(config.dataset, config.raw_dir, cache_dir, config.split_seed)
+        cohort = load_published(config.dataset, config.raw_dir)
+    else:
+        cohort = load_uci(config.dataset, config.raw_dir, cache_dir, config.split_seed)
+    return with_combat(cohort) if config.site_calibration == "combat" else cohort
 
 
 def _load_digits(config: DataConfig, cache_dir: pathlib.Path, progress: bool) -> Cohort:

@@ -144,7 +144,7 @@ def train_on_volumes(session: Session, stage: Stage, data: TrainingData) -> Trai
     settings, initialise = stage.settings, stage.initialise
     steps = count_steps(stage, train, settings.batch_size)
     optimizer = stage.make_optimizer(steps)
-    step = make_stream_step(stage, optimizer)
+    step = make_stream_step(stage, optimizer, session.mesh)
     forward = make_stream_forward(stage)
     validate = jax.jit(stage.validate)
     finish = jax.jit(functools.partial(finish_epoch, stage), donate_argnums=0)

@@ -56,7 +56,8 @@ class LossValue(NamedTuple):
     Attributes:
       total: () the number to minimise.
       terms: unweighted value of each term, for the log.
-      batch_stats: updated batch statistics, or an empty dict.
+      batch_stats: updated batch statistics and other variables that the step changes without a gradient, or an empty
+        dict.
     """
 
     total: jax.Array

@@ -17,11 +17,15 @@ from eqpool.engine.state import Batch, Stage, TrainState, update
 HostBatch = dict[str, np.ndarray]
 
 
-def make_stream_step(stage: Stage, optimizer: optax.GradientTransformation) -> jax.stages.Wrapped:
-    """Makes the jitted step: (state, batch, stage key) -> (state, loss terms). The state is donated."""
+def make_stream_step(stage: Stage, optimizer: optax.GradientTransformation, mesh: Mesh) -> jax.stages.Wrapped:
+    """Makes the jitted step: (state, batch, stage key) -> (state, loss terms). The state is donated.
+
+    The state stays replicated over the mesh, also where a stage keeps rows of its batches in it.
+    """
 
     def step(state: TrainState, batch: Batch, key: jax.Array):
         state, terms = update(stage, optimizer, state, batch, jax.random.fold_in(key, state.step))
+        state = jax.lax.with_sharding_constraint(state, data_parallel.replicated(mesh))
         return state, terms | {"rows": batch["mask"].sum()}
 
     return jax.jit(step, donate_argnums=0)

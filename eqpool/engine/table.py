@@ -67,7 +67,9 @@ def make_table_epoch(
         terms = {name: jnp.sum(values * counts) / counts.sum() for name, values in each.items()}
         outputs = forward_table(stage, state.judged, validation, batch_size, mesh)
         scores = stage.validate(outputs, validation)
-        return finish_epoch(stage, state, scores), terms, scores, StepTerms(each, order.rows, order.mask)
+        state = finish_epoch(stage, state, scores)
+        state = jax.lax.with_sharding_constraint(state, data_parallel.replicated(mesh))  # also rows that a stage keeps
+        return state, terms, scores, StepTerms(each, order.rows, order.mask)
 
     return jax.jit(epoch, donate_argnums=0)
 

@@ -24,8 +24,9 @@ class Baseline(LatentMethod):
         return (make_baseline(config, shape),)
 
     def columns(self, cohort: Cohort, scaling: Scaling) -> Columns:
-        """Returns the columns of every method, and the groups within which SS and RM match rows."""
-        return scaling.columns(cohort) | {"decile": covariate_deciles(cohort), "match": match_groups(cohort)}
+        """Returns the columns of every method, the groups within which SS and RM match rows, and the rows' numbers."""
+        groups = {"decile": covariate_deciles(cohort), "match": match_groups(cohort)}
+        return scaling.columns(cohort) | groups | {"scan": np.arange(len(cohort.site), dtype=np.int32)}
 
     def training_rows(self, config: RunConfig, cohort: Cohort) -> np.ndarray:
         """Returns the training rows, for SS and RM without rows that have no partner at another site."""

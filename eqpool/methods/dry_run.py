@@ -36,7 +36,7 @@ def measure(planned: PlannedStage, mesh: Mesh) -> Cost:
     padded = {name: (data_parallel.padded_size(len(one), mesh), *one.shape[1:]) for name, one in planned.batch.items()}
     zeros = {name: np.zeros(shape, planned.batch[name].dtype) for name, shape in padded.items()}
     batch = data_parallel.put_by_row(zeros, mesh)
-    step = make_stream_step(planned.stage, optimizer).lower(state, batch, key).compile()
+    step = make_stream_step(planned.stage, optimizer, mesh).lower(state, batch, key).compile()
     memory = step.memory_analysis()
     seconds = []
     for _ in range(1 + _TIMED_STEPS):

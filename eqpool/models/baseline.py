@@ -1,4 +1,4 @@
-"""The networks of the baselines: the encoder and decoder of stage one, a predictor, and the adversary of CAI."""
+"""The networks of the baselines: the encoder and decoder of stage one, and a predictor."""
 
 from typing import NamedTuple
 
@@ -6,10 +6,8 @@ import jax
 from flax import linen as nn
 
 from eqpool.config import ModelConfig
-from eqpool.models.adversary import Adversary
 from eqpool.models.autoencoder import Decoder, Encoder
 from eqpool.models.mlp import MLP
-from eqpool.ops.custom_rules import reverse_gradient
 from eqpool.ops.devices import AxisName
 
 
@@ -20,31 +18,25 @@ class BaselineOutput(NamedTuple):
       latent: (N, n) float32 on the unit sphere, which serves as the baseline's Phi.
       prediction: (N, outputs) float32 logits, or one number for regression.
       reconstruction: float32 in the shape of the inputs.
-      site: (N, sites) float32 logits of the adversary.
     """
 
     latent: jax.Array
     prediction: jax.Array
     reconstruction: jax.Array
-    site: jax.Array
 
 
 class Baseline(nn.Module):
-    """The encoder, decoder and predictor of every baseline of Lokhande et al. 2022, with an adversary.
-
-    The adversary is trained in CAI only.
+    """The encoder, decoder and predictor of every baseline of Lokhande et al. 2022.
 
     Attributes:
       config: sizes of the networks.
       input_shape: shape of one input, (F,) or (x, y, z).
       outputs: number of classes, or 1 for regression.
-      num_sites: number of sites that the adversary predicts.
     """
 
     config: ModelConfig
     input_shape: tuple[int, ...]
     outputs: int
-    num_sites: int
 
     @nn.compact
     def __call__(
@@ -56,8 +48,5 @@ class Baseline(nn.Module):
             prediction=MLP((self.config.hidden_units,), self.outputs, name="h")(latent),
             reconstruction=Decoder(self.config, self.input_shape, name="decoder")(
                 latent, train=train, mask=mask, axis_name=axis_name
-            ),
-            site=Adversary(self.num_sites, name="adversary")(
-                reverse_gradient(latent), train=train, mask=mask, axis_name=axis_name
             ),
         )

@@ -17,16 +17,18 @@ from eqpool.engine.state import Batch, LossValue, Stage, Variables, init_variabl
 from eqpool.errors import InputError
 from eqpool.losses.matching import grouped_mmd, matched_distance
 from eqpool.losses.mmd import mmd
-from eqpool.losses.task import task_loss
-from eqpool.models.baseline import Baseline, BaselineOutput
+from eqpool.models.baseline import Baseline
+from eqpool.objectives.latent_queue import LABELS, empty_queue, joined, pushed, whole_gradient
 from eqpool.objectives.prediction import prediction_loss
+from eqpool.objectives.site_game import SiteGame
 from eqpool.objectives.site_terms import kernel_options
 from eqpool.objectives.stage_one import squared_error_per_row
-from eqpool.ops.devices import AxisName
+from eqpool.ops.devices import AxisName, gather_rows, largest_over, mean_over
 from eqpool.ops.rows import masked_mean
 
 DECILES = 10
-Term = Callable[[BaselineOutput, Batch, AxisName], jax.Array]
+QUEUE, ADVERSARY = "queue", "adversary"  # collections of variables that a step changes beside the networks
+Term = Callable[[Batch], jax.Array]
 
 
 def covariate_deciles(cohort: Cohort) -> np.ndarray:
@@ -76,9 +78,14 @@ def rows_with_partner(cohort: Cohort, method: str) -> np.ndarray:
 def make_baseline(config: RunConfig, shape: DataShape) -> Stage:
     """Assembles the stage of the baseline that `config.method` names.
 
-    Batches hold `inputs` (N, *shape.inputs), `site`, `decile`, `match`, `target`, `target_known` and `mask` (N,). The
-    loss is prediction + reconstruction (mean squared error over entries) + site term. The validation score is the same
-    sum. CAI's score leaves out the site term, which is a minimax game and has no meaningful value.
+    Batches hold `inputs` (N, *shape.inputs), `site`, `decile`, `match`, `scan`, `target`, `target_known` and `mask`
+    (N,). The loss is prediction + reconstruction (mean squared error over entries) + site term. The site terms of mmd,
+    ss and rm compare the rows of a batch with each other and with the last `config.baseline.queue_rows` rows before
+    them (`eqpool.objectives.latent_queue`). The adversary of cai learns from the same rows
+    (`eqpool.objectives.site_game`), and its loss is subtracted.
+
+    The validation score is the same sum over all validation rows, without a queue. For cai the site term of the score
+    is what the adversary tells of the site, see `SiteGame.information`.
     """
     return Stage.of("baseline", _BaselineStage(config, shape), config.baseline, 3)
 
@@ -88,52 +95,78 @@ class _BaselineStage:
 
     def __init__(self, config: RunConfig, shape: DataShape):
         self._config, self._shape, self._weights = config, shape, config.baseline
-        self._model = Baseline(config.model, shape.inputs, shape.outputs, shape.sites)
-        self._site_term, self._is_game = _site_term(config, shape.sites)
+        self._model = Baseline(config.model, shape.inputs, shape.outputs)
+        self._site_term = _site_term(config, shape.sites)
+        is_game, dimension = config.method == "cai", config.model.latent_dim
+        self._game = SiteGame(config.baseline, shape.sites, dimension) if is_game else None
+        self._queue_rows = config.baseline.queue_rows if config.method != "naive" else 0
 
     def loss(
         self, variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array, axis_name: AxisName = None
     ) -> LossValue:
         del key, epoch
         output, updated = self._model.apply(
-            variables,
+            _networks(variables),
             batch["inputs"],
             train=True,
             mask=batch["mask"],
             axis_name=axis_name,
             mutable=["batch_stats"],
         )
-        terms = self._terms_of(output, batch, axis_name)
-        return LossValue(self._combine(**terms), terms, dict(updated))
+        site, kept = self._site_of_step(variables, batch | {"latent": output.latent}, axis_name)
+        mask, classes = batch["mask"], self._shape.classes
+        error = squared_error_per_row(output.reconstruction, batch["inputs"])
+        terms = {
+            "prediction": prediction_loss(self._config, output.prediction, batch, classes, mask, axis_name),
+            "reconstruction": masked_mean(error, mask, axis_name=axis_name),
+            "site": site,
+        }
+        weighed = terms | {"site": -site} if self._game else terms
+        return LossValue(self._combine(**weighed), terms, dict(updated) | kept)
 
     def forward(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
-        output: Any = self._model.apply(variables, batch["inputs"], train=False)
+        output: Any = self._model.apply(_networks(variables), batch["inputs"], train=False)
         error = squared_error_per_row(output.reconstruction, batch["inputs"])
-        outputs = {"latent": output.latent, "prediction": output.prediction, "site": output.site}
-        return outputs | {"reconstruction_error": error}
+        outputs = {"latent": output.latent, "prediction": output.prediction, "reconstruction_error": error}
+        return outputs | ({"site": self._game.logits(variables[ADVERSARY], output.latent)} if self._game else {})
 
     def validate(self, outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
-        everyone = jnp.ones(outputs["latent"].shape[0], jnp.float32)
-        output = BaselineOutput(outputs["latent"], outputs["prediction"], jnp.zeros(()), outputs["site"])
+        rows = rows | {"latent": outputs["latent"], "mask": jnp.ones(outputs["latent"].shape[0], jnp.float32)}
+        site = self._game.loss(outputs["site"], rows) if self._game else self._site_term(rows)
         terms = {
             "prediction": prediction_loss(self._config, outputs["prediction"], rows, self._shape.classes),
             "reconstruction": jnp.mean(outputs["reconstruction_error"]),
-            "site": self._site_term(output, rows | {"mask": everyone}, None),
+            "site": site,
         }
-        scored = terms | {"site": jnp.zeros(())} if self._is_game else terms
+        scored = terms | {"site": self._game.information(site, rows)} if self._game else terms
         return terms | {"score": self._combine(**scored)}
 
     def initialise(self, key: jax.Array) -> Variables:
-        return init_variables(self._model, key, jnp.zeros((2, *self._shape.inputs), jnp.float32), train=False)
+        inputs = jnp.zeros((2, *self._shape.inputs), jnp.float32)
+        variables = init_variables(self._model, key, inputs, train=False)
+        if self._queue_rows:
+            variables |= {QUEUE: empty_queue(self._queue_rows, self._config.model.latent_dim)}
+        if self._game:
+            variables |= {ADVERSARY: self._game.initialise(jax.random.fold_in(key, 1))}
+        return variables
 
-    def _terms_of(self, output: BaselineOutput, batch: Batch, axis_name: AxisName) -> dict[str, jax.Array]:
-        mask, classes = batch["mask"], self._shape.classes
-        error = squared_error_per_row(output.reconstruction, batch["inputs"])
-        return {
-            "prediction": prediction_loss(self._config, output.prediction, batch, classes, mask, axis_name),
-            "reconstruction": masked_mean(error, mask, axis_name=axis_name),
-            "site": self._site_term(output, batch, axis_name),
-        }
+    def _site_of_step(self, variables: Variables, rows: Batch, axis_name: AxisName) -> tuple[jax.Array, Variables]:
+        """Returns the site term of a training step, and the variables that it changes.
+
+        Each device compares the rows of all devices, so that the queue and the adversary stay the same on all of them.
+        """
+        rows = gather_rows({name: rows[name] for name in ("latent", "mask", *LABELS)}, axis_name)
+        held = {name: largest_over(column, axis_name) for name, column in rows.items()}  # known to be the same on all
+        compared, learnt, kept = rows, held, {}
+        if self._queue_rows:
+            compared, learnt = (joined(variables[QUEUE], some) for some in (rows, held))
+            kept[QUEUE] = pushed(variables[QUEUE], held)
+        if self._game:
+            kept[ADVERSARY] = self._game.train(variables[ADVERSARY], learnt)
+            site = self._game.encoder_loss(kept[ADVERSARY], compared, len(rows["mask"]))
+        else:
+            site = whole_gradient(self._site_term(compared), compared, rows)
+        return mean_over(site, axis_name), kept
 
     def _combine(self, prediction: jax.Array, reconstruction: jax.Array, site: jax.Array) -> jax.Array:
         return (
@@ -143,33 +176,21 @@ class _BaselineStage:
         )
 
 
-def _site_term(config: RunConfig, num_sites: int) -> tuple[Term, bool]:
-    """Returns the site term that `config.method` names, and whether it is a game, which cannot serve as a score."""
-    settings = config.baseline
-    kernel = kernel_options(settings, num_sites)
+def _networks(variables: Variables) -> Variables:
+    """Returns the variables without those of `_site_of_step`."""
+    return {name: tree for name, tree in variables.items() if name not in (QUEUE, ADVERSARY)}
+
+
+def _site_term(config: RunConfig, num_sites: int) -> Term:
+    """Returns the site term of rows (N, ...) that `config.method` names; 0 for naive, and for cai, which is a game."""
+    kernel = kernel_options(config.baseline, num_sites)
     terms: dict[str, Term] = {
-        "naive": lambda output, rows, axis: jnp.zeros(()),
-        "mmd": lambda output, rows, axis: mmd(output.latent, rows["site"], mask=rows["mask"], axis_name=axis, **kernel),
-        # The gradient is reversed between encoder and adversary, which makes this one loss the minimax game.
-        "cai": lambda output, rows, axis: task_loss(
-            output.site,
-            rows["site"],
-            num_classes=num_sites,
-            mask=rows["mask"] * (rows["site"] >= 0),
-            axis_name=axis,
+        "mmd": lambda rows: mmd(rows["latent"], rows["site"], mask=rows["mask"], **kernel),
+        "ss": lambda rows: grouped_mmd(
+            rows["latent"], rows["site"], rows["decile"], num_groups=DECILES, mask=rows["mask"], **kernel
         ),
-        "ss": lambda output, rows, axis: grouped_mmd(
-            output.latent,
-            rows["site"],
-            rows["decile"],
-            num_groups=DECILES,
-            mask=rows["mask"],
-            axis_name=axis,
-            **kernel,
-        ),
-        "rm": lambda output, rows, axis: matched_distance(
-            output.latent, rows["site"], rows["match"], num_sites=num_sites, mask=rows["mask"], axis_name=axis
+        "rm": lambda rows: matched_distance(
+            rows["latent"], rows["site"], rows["match"], num_sites=num_sites, mask=rows["mask"]
         ),
     }
-    games = {"cai"}
-    return terms[config.method], config.method in games
+    return terms.get(config.method, lambda rows: jnp.zeros(()))

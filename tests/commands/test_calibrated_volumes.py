@@ -15,6 +15,7 @@ from eqpool.commands.transform import main
 from eqpool.config import DataConfig, RunConfig
 from eqpool.data.fingerprint import data_hash
 from eqpool.data.load import load_cohort
+from eqpool.data.site_effects.combat import Combat
 from eqpool.data.site_effects.voxelwise import VoxelCalibration
 from eqpool.data.sources.volume_calibration import calibrate_volumes, volume_calibration_notes
 from eqpool.errors import InputError
@@ -284,3 +285,18 @@ def test_a_table_takes_controls_too(tmp_path):
     train = pd.read_csv(path, sep="\t")[["f1", "f2", "f3"]].mean().mean()
     off = [abs(table[["f1", "f2", "f3"]].mean().mean() - train) for table in (plain, made)]
     assert off[1] < off[0]
+
+
+def test_combat_as_a_calibration_is_combat_about_the_mean_training_volume(run_folder):
+    """In one matrix of all voxels of the mask, beside covariates and target."""
+    corrected = load(config_in(run_folder.parent, site_calibration="combat"))
+    mask, prepared = corrected.volumes.grid.mask, corrected.uncalibrated
+    voxels = np.stack([prepared[row][mask] for row in range(len(prepared))]).astype(np.float64)
+    train, names = corrected.rows("train"), corrected.site_labels
+    kept = corrected.covariates[train], corrected.target_columns[train]
+    expected = Combat.fit(voxels[train], names[train], *kept, shared_ratio=True).apply(voxels, names)
+    for row in (0, 5, 17):
+        np.testing.assert_allclose(corrected.inputs[row][mask], expected[row], atol=2e-3)
+    assert np.abs(expected - voxels).max() > 0.05
+    stored = VoxelCalibration.from_arrays(corrected.volumes.calibration.to_arrays())
+    np.testing.assert_allclose(stored.apply(prepared[5], names[5])[mask], expected[5], atol=2e-3)

@@ -68,6 +68,7 @@ def columns() -> dict[str, np.ndarray]:
     count, generator = ROWS + HELD_OUT, np.random.default_rng(0)
     labels = {name: generator.integers(0, 2, count).astype(np.int32) for name in ("site", "target", "decile", "match")}
     return labels | {
+        "scan": np.arange(count, dtype=np.int32),
         "inputs": generator.normal(size=(count, FEATURES)).astype(np.float32),
         "covariate": generator.random((count, 1)).astype(np.float32),
         "target_known": np.ones(count, np.float32),
@@ -198,7 +199,7 @@ def test_the_adversary_has_full_batches_alone(batch_size, monkeypatch):
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("volumes", "task", "istn")]
 
 
-@pytest.mark.parametrize("name", ["naive", *SLOW])
+@pytest.mark.parametrize("name", ["mmd", "cai", *SLOW])
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(name, tmp_path):
     """Cut after the second of four epochs, in each of the loops."""
     train, method = LOOPS[name]

@@ -94,7 +94,7 @@ def one_step(stage, batch, mesh):
     settings = config().stage_one
     optimizer = make_optimizer(settings, 1)
     state = data_parallel.put_replicated(create_state(stage, optimizer, jax.random.key(3)), mesh)
-    step = make_stream_step(stage, optimizer)
+    step = make_stream_step(stage, optimizer, mesh)
     return step(state, data_parallel.put_by_row(batch, mesh), jax.random.key(4))
 
 

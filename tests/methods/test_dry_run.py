@@ -68,7 +68,7 @@ def test_every_step_lowers_for_a_tpu(path, variant, method):
     for planned in method_named(config.method).plan(config, cohort_like(config)):
         key, optimizer = jax.eval_shape(lambda: jax.random.key(0)), planned.stage.make_optimizer(planned.steps)
         state = jax.eval_shape(lambda key: create_state(planned.stage, optimizer, key), key)  # noqa: B023
-        step = make_stream_step(planned.stage, optimizer)
+        step = make_stream_step(planned.stage, optimizer, data_parallel.make_mesh(1))
         text = jax.export.export(step, platforms=["tpu"])(state, planned.batch, key).mlir_module()
         assert not re.search(r"f64|callback", text), f"{planned.stage.name}: float64 or a host callback"
         custom = set(re.findall(r"custom_call @(\w+)", text))

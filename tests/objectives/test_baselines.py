@@ -37,6 +37,7 @@ def rows(count: int, seed: int = 0) -> dict[str, np.ndarray]:
     decile = generator.integers(0, 10, count)
     columns = {"site": site, "target": target, "decile": decile, "match": decile + 10 * target}
     ones = {name: np.ones(count, np.float32) for name in ("target_known", "mask")}
+    columns["scan"] = np.arange(count)
     return {"inputs": inputs} | {name: value.astype(np.int32) for name, value in columns.items()} | ones
 
 
@@ -49,7 +50,7 @@ def test_eight_devices_make_the_step_of_one(method):
 
     def one_step(mesh):
         state = data_parallel.put_replicated(create_state(stage, optimizer, jax.random.key(0)), mesh)
-        return make_stream_step(stage, optimizer)(state, data_parallel.put_by_row(batch, mesh), jax.random.key(1))
+        return make_stream_step(stage, optimizer, mesh)(state, data_parallel.put_by_row(batch, mesh), jax.random.key(1))
 
     (one, terms_one), (eight, terms_eight) = one_step(data_parallel.make_mesh(1)), one_step(data_parallel.make_mesh(8))
     for term in terms_one:

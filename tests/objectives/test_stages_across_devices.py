@@ -35,6 +35,8 @@ VOLUME, IMAGE, FEATURES, LATENT = (9, 9, 9), (12, 12), (5,), 4
 # float32 has 1.2e-7. Sums over devices are added in another order, and batch norm divides the difference by the spread
 # of a channel, which is small in some.
 RELATIVE, ABSOLUTE = 1e-4, 2e-5
+# CAI's adversary has Adam. What a batch norm takes out again has a gradient of rounding errors alone.
+UNDONE_BY_BATCH_NORM = ("['bias']", "['mean']", "optimizer_state")
 
 
 def model(**settings) -> ModelConfig:
@@ -112,12 +114,13 @@ def batches(name: str) -> dict[str, jax.Array]:
         "nuisance": random.integers(0, 2, (*size, 1)),
         "decile": random.integers(0, 3, size),
         "match": random.integers(0, 3, size),
+        "scan": np.stack([random.permutation(2 * ROWS)[:ROWS] for _ in range(STEPS)]),
         "target": target,
         "target_known": random.integers(0, 4, size) > 0,
         "mask": np.broadcast_to(np.isin(np.arange(ROWS), [0, 4, 5, 9, 10, 11, 20], invert=True), size),
     }
     floats = {name: jnp.asarray(column, jnp.float32) for name, column in columns.items()}
-    whole = ("site", "reference_site", "nuisance", "decile", "match", *(() if image else ("target",)))
+    whole = ("site", "reference_site", "nuisance", "decile", "match", "scan", *(() if image else ("target",)))
     return floats | {name: jnp.asarray(columns[name], jnp.int32) for name in whole}
 
 
@@ -146,7 +149,10 @@ def check_equal(found, expected, before: TrainState) -> None:
     moved = [np.abs(values - start).max() for (_, values), start in zip(paths, old, strict=True)]
     assert max(moved) > 100 * ABSOLUTE  # training changes what is compared
     for (path, values), own in zip(paths, jax.tree.leaves(state.variables), strict=True):
-        np.testing.assert_allclose(own, values, rtol=RELATIVE, atol=ABSOLUTE, err_msg=jax.tree_util.keystr(path))
+        name = jax.tree_util.keystr(path)
+        if "adversary" in name and any(part in name for part in UNDONE_BY_BATCH_NORM):
+            continue
+        np.testing.assert_allclose(own, values, rtol=RELATIVE, atol=ABSOLUTE, err_msg=name)
 
 
 @pytest.mark.parametrize("name", list(STAGES))

@@ -1,11 +1,13 @@
 """Fits the site calibration that a config asks for on a cohort's training volumes, and puts it before the inputs."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from eqpool.config import DataConfig
 from eqpool.data.cohort import Cohort
+from eqpool.data.site_effects.combat import Combat
 from eqpool.data.site_effects.moments import by_person
 from eqpool.data.site_effects.voxel_chunks import voxel_chunks
 from eqpool.data.site_effects.voxelwise import VoxelCalibration
@@ -13,7 +15,7 @@ from eqpool.data.tables.coding import UNKNOWN
 from eqpool.data.volumes.calibrated import CalibratedVolumes
 from eqpool.errors import InputError
 
-VOLUME_CALIBRATIONS = ("none", "location", "location_scale", "auto")  # auto is location_scale
+VOLUME_CALIBRATIONS = ("none", "location", "location_scale", "auto", "combat")  # auto is location_scale
 
 
 def check_volume_calibration(config: DataConfig) -> None:
@@ -97,15 +99,33 @@ def _fit(cohort: Cohort, config: DataConfig) -> VoxelCalibration:
         found = ", ".join(sorted(set(names[used].tolist())))
         raise InputError(f'config.data.reference = "{config.reference}": expected a site of the training rows, {found}')
     prepared, rows = cohort.uncalibrated, by_person(np.flatnonzero(used), cohort.participant_id)
-    return VoxelCalibration.fit_stream(
+    learnt_from: Any = (
         lambda: voxel_chunks(prepared.__getitem__, rows, grid.mask),
         np.where(used, names, UNKNOWN),
         cohort.covariates,
         cohort.target_columns,
+    )
+    common: Any = {"reference": config.reference, "subject": cohort.participant_id}
+    calibration = VoxelCalibration.fit_stream(
+        *learnt_from,
         mask=grid.mask,
         voxel_mm=np.sqrt((grid.affine[:3, :3] ** 2).sum(axis=0)),
         zero=-float(np.median(volumes.tissue_mean[used] / volumes.tissue_deviation[used])),
-        scales=config.site_calibration != "location",
-        reference=config.reference,
-        subject=cohort.participant_id,
+        scales=config.site_calibration not in ("location", "combat"),
+        **common,
+    )
+    if config.site_calibration != "combat":
+        return calibration
+    return _with_effects_of(calibration, Combat.fit_stream(*learnt_from, shared_ratio=True, **common))
+
+
+def _with_effects_of(calibration: VoxelCalibration, combat: Combat) -> VoxelCalibration:
+    """Returns a calibration that corrects a volume as ComBat does about the mean training volume."""
+    return dataclasses.replace(
+        calibration,
+        coefficients=combat.coefficients,
+        mean=combat.mean,
+        variance=combat.deviation**2,
+        location=combat.deviation * combat.location,
+        log_scale=np.log(combat.spread),
     )

@@ -7,8 +7,11 @@ import pytest
 
 from eqpool.config import default_config
 from eqpool.config.check import from_config_dict
+from eqpool.data.cohort import Cohort
 from eqpool.data.load import load_cohort
+from eqpool.data.sources.table_calibration import with_combat
 from eqpool.data.tables.calibration import SiteCalibration
+from eqpool.data.tables.inputs import TableInputs
 from eqpool.errors import InputError
 from tests.data.tables.test_participants import config, write
 
@@ -139,3 +142,30 @@ def test_a_method_calibrates_by_itself_or_not(method, chosen):
     assert from_config_dict(given).data.site_calibration == chosen
     given.data.site_calibration = "location"  # asked for
     assert from_config_dict(given).data.site_calibration == "location"
+
+
+def test_combat_of_a_public_table_learns_from_training_rows_and_needs_no_target_of_others():
+    random, count = np.random.default_rng(0), 400
+    site, target = np.arange(count, dtype=np.int32) % 2, (np.arange(count, dtype=np.int32) // 2) % 2
+    age = random.uniform(20, 80, count)
+    noise = random.normal(size=(count, 6))
+    inputs = 0.2 * target[:, None] + age[:, None] / 200 + (1 + site)[:, None] * noise + 3 * site[:, None]
+    made = Cohort(
+        name="made up", simulated=True, participant_id=np.arange(count).astype(str), inputs=inputs.astype(np.float32),
+        site=site, site_names=("A", "B"), covariates=age[:, None], covariate_names=("age",), target=target,
+        target_name="y", target_classes=("no", "yes"), split=np.where(np.arange(count) < 300, "train", "test"),
+        table=TableInputs(tuple("abcdef"), inputs.astype(np.float32)),
+    )  # fmt: skip
+    corrected = with_combat(made)
+    test = made.rows("test")
+    means = [corrected.inputs[test][site[test] == one].mean() for one in (0, 1)]
+    deviations = [corrected.inputs[test][site[test] == one].std() for one in (0, 1)]
+    assert abs(means[0] - means[1]) < 0.2 and abs(deviations[0] / deviations[1] - 1) < 0.1
+    np.testing.assert_array_equal(corrected.uncalibrated, made.inputs)
+    others = dataclasses.replace(made, target=np.where(made.split == "test", 1 - target, target).astype(np.int32))
+    np.testing.assert_array_equal(with_combat(others).inputs, corrected.inputs)
+
+
+def test_combat_of_a_participants_table_is_a_method_of_its_own(tmp_path):
+    with pytest.raises(InputError, match='site_calibration = "combat": expected another value .* config.method = comb'):
+        cohort_of(tmp_path, rows(), site_calibration="combat")
