@@ -26,8 +26,8 @@ class StageTwoOutput(NamedTuple):
       phi: Phi, (N, n) float32.
       prediction: h(Phi), (N, outputs) float32 logits, or one number for regression.
       reconstruction: Psi(Phi), (N, n) float32, to be compared with l.
-      site: (N, sites) float32 logits of the adversary from tau^-1 Phi, with its gradient to b reversed. None without an
-        adversary.
+      site: (N, sites) float32 logits of the adversary from tau^-1 Phi, with its gradient to b reversed. None in
+        inference and without an adversary.
     """
 
     covariate_free: jax.Array
@@ -122,7 +122,7 @@ class StageTwo(nn.Module):
         prediction = MLP((self.hidden_units,), self.outputs, name="h")(phi)
         reconstruction = MLP((self.hidden_units,), dimension, name="psi")(phi)
         site = None
-        if self.num_sites:
+        if self.num_sites and (train or self.is_initializing()):  # new scans lack what it knows
             adversary = Adversary(self.num_sites, name="adversary")
             seen = reverse_gradient(covariate_free)
             if known_to_adversary is not None:

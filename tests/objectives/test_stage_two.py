@@ -65,4 +65,6 @@ def test_the_adversary_is_told_covariates_and_class():
         batch |= {"tau": jnp.broadcast_to(jnp.eye(base.model.latent_dim), (400,) + (base.model.latent_dim,) * 2)}
         value = stage.loss(variables, batch, jax.random.key(1), jnp.zeros(()))
         assert np.isfinite(value.total) and value.terms["adversary"] > 0
+        new_scans = {name: batch[name] for name in ("latent", "tau")}  # without covariates and class
+        assert np.isfinite(stage.forward(variables, new_scans)["phi"]).all()
     assert grown == [0, 3]  # a covariate and two classes

@@ -131,11 +131,15 @@ def train(stage: Stage, state: TrainState, rows: dict[str, jax.Array], axis_name
     )
 
 
+def first_state(stage: Stage) -> TrainState:
+    return create_state(stage, OPTIMIZER, jax.random.key(0))
+
+
 @cache
 def problem(name: str):
     """The stage, its first state, its batches, and what one device makes of them."""
     stage, rows = STAGES[name](), batches(name)
-    state = create_state(stage, OPTIMIZER, jax.random.key(0))
+    state = first_state(stage)
     return stage, state, rows, jax.jit(partial(train, stage))(state, rows)
 
 

@@ -15,10 +15,10 @@ above which R^2 reaches 0.09 by chance alone. This takes 44 people.
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from scipy.stats import norm
 
 from eqpool.data.cohort import Cohort
 from eqpool.data.preflight.finding import Finding
@@ -26,7 +26,7 @@ from eqpool.data.preflight.finding import Finding
 HELD_OUT = "held_out_people"  # the check with warnings at the top of log and report
 _WIDEST = 0.15  # half the interval of a balanced accuracy
 _WIDEST_CORRELATION = 0.3
-_Z = float(norm.ppf(0.975))
+_Z = statistics.NormalDist().inv_cdf(0.975)
 
 
 @dataclasses.dataclass(frozen=True)

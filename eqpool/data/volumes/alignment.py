@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import nibabel
 import numpy as np
-from nilearn.datasets import load_mni152_template
 
 from eqpool.data.volumes.field_of_view import advice_for_crop
 from eqpool.data.volumes.grids import named_grid
@@ -155,6 +154,8 @@ def _non_negative(brain: np.ndarray) -> np.ndarray:
 @functools.lru_cache(maxsize=1)
 def _template() -> tuple[np.ndarray, np.ndarray]:
     """Returns the template's brain and its affine."""
+    from nilearn.datasets import load_mni152_template  # takes a second to import
+
     grid = named_grid(_GRID)
     brain = resample(load_mni152_template(resolution=2), grid.affine, grid.shape)
     return np.where(grid.mask, brain, 0).astype(np.float64), grid.affine

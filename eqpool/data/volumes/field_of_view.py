@@ -5,7 +5,6 @@ import functools
 import nibabel
 import numpy as np
 from nibabel.affines import apply_affine
-from nilearn.datasets import load_mni152_brain_mask
 
 from eqpool.data.volumes.grids import LARGEST_SIDE, LARGEST_VOXEL_MM, SMALLEST_SIDE
 
@@ -33,6 +32,8 @@ def is_part_of_brain(image: nibabel.Nifti1Image) -> bool:
 @functools.lru_cache(maxsize=1)
 def brain_extent_mm() -> np.ndarray:
     """Returns the extent of the template's brain along x, y and z, (3,) in millimetres."""
+    from nilearn.datasets import load_mni152_brain_mask  # takes a second to import
+
     return np.ptp(content_box_mm(load_mni152_brain_mask(resolution=2)), axis=0)
 
 

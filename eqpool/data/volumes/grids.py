@@ -6,9 +6,6 @@ from typing import Any
 
 import nibabel
 import numpy as np
-from nilearn.datasets import load_mni152_brain_mask
-from nilearn.image import resample_img
-from nilearn.image.resampling import BoundingBoxError
 
 from eqpool.data.volumes.inputs import Grid
 from eqpool.errors import InputError
@@ -39,7 +36,7 @@ def named_grid(text: str) -> Grid:
         the grid lies beside the brain.
     """
     if text == "mni_4mm":
-        mask = load_mni152_brain_mask(resolution=4)
+        mask = _brain_mask(resolution_mm=4)
         return _grid(text, mask.shape, mask.affine, mask.get_fdata() > 0.5)
     if text == "mni_2mm":
         affine = np.diag([2.0, 2.0, 2.0, 1.0])
@@ -86,7 +83,7 @@ def _covering_affine(
 
     The brain's extent is its bounding box with a margin of 4 mm.
     """
-    mask = load_mni152_brain_mask(resolution=2)
+    mask = _brain_mask(resolution_mm=2)
     inside = np.argwhere(mask.get_fdata() > 0.5)
     corners = nibabel.affines.apply_affine(mask.affine, np.stack([inside.min(axis=0), inside.max(axis=0)]))
     extent_mm = corners[1] - corners[0] + 2 * _MARGIN_MM
@@ -98,13 +95,22 @@ def _covering_affine(
 
 
 def _grid_over_brain(name: str, shape: tuple[int, int, int], affine: np.ndarray) -> Grid:
-    mask = load_mni152_brain_mask(resolution=2)
+    from nilearn.image import resample_img
+    from nilearn.image.resampling import BoundingBoxError
+
+    mask = _brain_mask(resolution_mm=2)
     options = {"interpolation": "nearest", "copy_header": True}  # a voxel is brain if its centre is
     try:
         inside = resample_img(mask, target_affine=affine, target_shape=shape, **options).get_fdata() > 0.5
     except BoundingBoxError:
         inside = np.zeros(shape, bool)
     return _grid(name, shape, affine, inside)
+
+
+def _brain_mask(*, resolution_mm: int) -> Any:
+    from nilearn.datasets import load_mni152_brain_mask  # takes a second to import, and tables have no grid
+
+    return load_mni152_brain_mask(resolution=resolution_mm)
 
 
 def _grid(name: str, shape: tuple[int, ...], affine: np.ndarray, mask: np.ndarray) -> Grid:

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from eqpool.errors import InputError
@@ -34,6 +33,8 @@ class RecordedVolumes:
         Raises:
           InputError: if the folder is damaged, or later if a record is.
         """
+        import tensorflow_datasets as tfds  # takes half a second to import, and tables have no records
+
         self._folder, self._order = folder, order
         try:
             self._source = tfds.builder_from_directory(folder / VERSION).as_data_source(split=SPLIT)
@@ -97,6 +98,8 @@ def link_dataset(
     folder: pathlib.Path, shards: Sequence[pathlib.Path], counts: Sequence[int], shape: tuple[int, ...]
 ) -> None:
     """Fills `folder` with a data set of shards that hold `counts` records each. Shards are copied if links fail."""
+    import tensorflow_datasets as tfds
+
     folder = folder / VERSION
     folder.mkdir()
     template = tfds.core.ShardedFileTemplate(
@@ -115,7 +118,9 @@ def link_dataset(
     )
 
 
-def _features(shape: tuple[int, ...]) -> tfds.features.FeaturesDict:
+def _features(shape: tuple[int, ...]) -> Any:
+    import tensorflow_datasets as tfds
+
     tensor = tfds.features.Tensor(shape=shape, dtype=np.float32, encoding=tfds.features.Encoding.BYTES)
     return tfds.features.FeaturesDict({"volume": tensor})
 

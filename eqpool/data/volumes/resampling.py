@@ -25,8 +25,6 @@ import warnings
 
 import nibabel
 import numpy as np
-from nilearn.image import resample_img
-from nilearn.image.resampling import BoundingBoxError
 from scipy import ndimage
 
 from eqpool.data.volumes.inputs import Grid
@@ -77,6 +75,9 @@ def resample(image: nibabel.Nifti1Image, affine: np.ndarray, shape: tuple[int, .
 
     The image is smoothed first along each axis on which it is finer than the new voxels (`match_resolution`).
     """
+    from nilearn.image import resample_img  # takes a second to import
+    from nilearn.image.resampling import BoundingBoxError
+
     try:
         resampled = resample_img(
             match_resolution(image, affine),
