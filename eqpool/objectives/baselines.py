@@ -27,6 +27,8 @@ from eqpool.ops.devices import AxisName, gather_rows, largest_over, mean_over
 from eqpool.ops.rows import masked_mean
 
 DECILES = 10
+_GAMES = ("cai",)
+_COMPARING_SITES = ("mmd", "ss", "rm", *_GAMES)
 QUEUE, ADVERSARY = "queue", "adversary"  # collections of variables that a step changes beside the networks
 Term = Callable[[Batch], jax.Array]
 
@@ -97,9 +99,9 @@ class _BaselineStage:
         self._config, self._shape, self._weights = config, shape, config.baseline
         self._model = Baseline(config.model, shape.inputs, shape.outputs)
         self._site_term = _site_term(config, shape.sites)
-        is_game, dimension = config.method == "cai", config.model.latent_dim
+        is_game, dimension = config.method in _GAMES, config.model.latent_dim
         self._game = SiteGame(config.baseline, shape.sites, dimension) if is_game else None
-        self._queue_rows = config.baseline.queue_rows if config.method != "naive" else 0
+        self._queue_rows = config.baseline.queue_rows if config.method in _COMPARING_SITES else 0
 
     def loss(
         self, variables: Variables, batch: Batch, key: jax.Array, epoch: jax.Array, axis_name: AxisName = None

@@ -10,11 +10,13 @@ import pytest
 from eqpool.config import BaselineConfig, ModelConfig, RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.shape import DataShape
+from eqpool.data.volumes.batches import batch_sizes
 from eqpool.engine import data_parallel
 from eqpool.engine.state import create_state, make_optimizer, update
 from eqpool.engine.stream import make_stream_step
 from eqpool.errors import InputError
 from eqpool.objectives.baselines import covariate_deciles, make_baseline, match_groups, rows_with_partner
+from experiments.runner import Task, config_of
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -139,3 +141,14 @@ def test_deciles_hold_a_tenth_of_the_training_rows_each():
     assert len(np.unique(match_groups(made))) == 20
     held_out = dataclasses.replace(made, split=np.array(["train"] * 500 + ["test"] * 500))
     assert np.bincount(covariate_deciles(held_out)[:500]).tolist() == [50] * 10
+
+
+@pytest.mark.parametrize(("name", "count"), [("adni", 315), ("adcp", 81), ("adult", 26_048), ("fcon1000", 700)])
+def test_a_baseline_takes_as_many_steps_as_both_stages_of_ours(name, count, tmp_path):
+    """With the training rows of the data set that a config is for."""
+    made = config_of(Task(name, "", {}, tmp_path))
+    stages = (made.stage_one, made.stage_two, made.baseline)
+    one, two, baseline = (stage.epochs * len(batch_sizes(count, stage.batch_size)) for stage in stages)
+    assert abs(baseline / (one + two) - 1) < 0.07
+    if name in ("adni", "adcp"):
+        assert made.baseline.keep_epoch == made.stage_two.keep_epoch == "last"
