@@ -144,6 +144,9 @@ class StageOneConfig(PoolingTrainingConfig):
     """Stage one: E, tau and D (Lokhande et al. 2022, Algorithm 1 and appendix A.7)."""
 
     equivariance_weight: float = _number(1.0, 0.0)  # of the equivariance loss (eq. (3))
+    # printed: eq. (3), least where tau's angle is age regressed to the mean. unbiased: relative to how far tau rotates,
+    # least where tau's angle is age on average
+    equivariance_form: Literal["printed", "unbiased"] = "printed"
     reconstruction_weight: float = _number(0.02, 0.0)  # of the error of D(l)
     prediction_weight: float = _number(0.0, 0.0)  # weight of the published code's cross-entropy on the target
     mmd_weight: float = _number(0.0, 0.0)  # of tau's MMD across sites, as Phi carries any site information in tau
