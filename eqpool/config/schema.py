@@ -170,6 +170,9 @@ class StageTwoConfig(PoolingTrainingConfig):
     within_classes: bool = False
     # Linear site effect on tau^-1 l, given covariates and target, erased in closed form before b
     erase_site: Literal["none", "conditional"] = "none"
+    # Factor on tau's angles, one for each covariate, from 1 to 5: tau is read from images, which regresses ages to the
+    # mean. validation: the factor with the least equivariance error on the validation rows (1 with fewer than 10)
+    stretch_tau: Literal["none", "validation"] = "none"
 
 
 @dataclasses.dataclass(frozen=True)
