@@ -60,8 +60,9 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
     rows = [_row(experiment, options, text) for text in options.set or [""]]
     variant = f"_{options.config}"
     path = results_path(options.output, experiment, variant)
-    rows = joined(path, {"folds": _FOLDS}, rows, ["setting", "method", "split"])
-    return Measured({"folds": _FOLDS, "rows": rows}, [made for row in rows for made in row["made"]], variant)
+    facts = {"folds": _FOLDS, "probes": list(_PROBES)}
+    rows = joined(path, facts, rows, ["setting", "method", "split"])
+    return Measured(facts | {"rows": rows}, [made for row in rows for made in row["made"]], variant)
 
 
 def _row(experiment: Experiment, options: argparse.Namespace, text: str) -> dict[str, Any]:
