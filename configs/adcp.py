@@ -9,7 +9,7 @@ Score:    five splits of 23 held-out subjects, mmd_weight 5 (experiment table2_a
           (naive 78.3, by 84 steps in place of 384), site predicted from tau^-1 Phi
           with balanced accuracy 0.52 (0.09) (shuffled sites: 0.43), from
           Phi 0.67 (0.09) (site floor 0.67, naive 0.77). tau is not distinguishable from noise: equivariance error
-          2.7 (2.6).
+          2.7 (2.6). These numbers are from before tau was stretched (stage_two.stretch_tau).
 Variant:  configs/adcp.py:paper carries the paper's protocol: 91x109x91 at 2 mm, 150 epochs, batch 32 (accelerator).
 """
 

@@ -9,7 +9,7 @@ Score:    seed 0, 90 held-out subjects: AD/CN accuracy 84 % [77, 91] (naive 81, 
           scanner predicted from tau^-1 Phi with balanced accuracy 0.39 [0.31, 0.47] (shuffled sites: 0.40), from Phi
           0.51 [0.40, 0.61] (site floor 0.56), from l 0.88; age from Phi with MAE 5.2 years; harmonised volumes: SSIM
           0.96, PSNR 36 dB against the input. tau is not distinguishable from one that never turns: equivariance
-          error 1.03 [0.68, 1.38].
+          error 1.03 [0.68, 1.38]. These numbers are from before tau was stretched (stage_two.stretch_tau).
 Variant:  configs/adni.py:paper carries the paper's protocol: 91x109x91 at 2 mm, 150 epochs, batch 256 (accelerator).
 """
 

@@ -507,9 +507,14 @@ def test_folds_are_read_again_and_say_which_commit_computed_them(tmp_path):
 
 def test_the_table_of_folds_has_a_row_a_setting():
     row = {"setting": "", "method": "ours", "split": "raw", "seeds": [0], "accuracy": [70.0, 74.0]}
-    content = {"folds": 5, "rows": [row | {"site_auc": {"logistic": 0.5, "trees": 0.625}}]}
-    text = folds.markdown(EXPERIMENTS["folds"], content)
-    assert "| ours | default | raw | 0 | 72.0 (1.4) | 0.500 | 0.625 |" in text
+    row |= {"phi_site_balanced_accuracy": {"logistic": 0.5, "trees": 0.625}, "equivariance_error": [0.5, 0.75]}
+    row |= {"phi_site_auc": {"logistic": 0.25, "trees": 0.5}, "floor_site_auc": {"logistic": 0.125, "trees": 0.25}}
+    row |= {"floor_site_balanced_accuracy": {"logistic": 0.75, "trees": 1.0}}
+    naive = {key: value for key, value in row.items() if key != "equivariance_error"} | {"method": "naive"}
+    text = folds.markdown(EXPERIMENTS["folds"], {"folds": 5, "rows": [row, naive]})
+    shared = "72.0 (1.4) | 0.500 / 0.625 | 0.250 / 0.500 | 0.750 / 1.000 | 0.125 / 0.250 |"
+    assert f"| ours | default | raw | 0 | {shared} 0.62 (0.09) |" in text
+    assert f"| naive | default | raw | 0 | {shared}  |" in text
 
 
 def test_the_table_of_identity_sets_the_papers_numbers_beside_ours():

@@ -52,6 +52,11 @@ def _check_together(config: RunConfig) -> None:
         raise InputError(f"config.data.test_fraction + config.data.validation_fraction = {held_out}: expected below 1")
     _check_code(config.model)
     _check_istn(config)
+    if config.stage_two.stretch_tau != "none" and config.model.spectrum != "uniform":
+        raise InputError(
+            f'config.stage_two.stretch_tau = "{config.stage_two.stretch_tau}": expected "none" unless '
+            'config.model.spectrum = "uniform", whose planes rotate at one speed'
+        )
     if not config.model.rotation_ranges and config.model.rotation_range <= 0:
         raise InputError(f"config.model.rotation_range = {config.model.rotation_range}: expected above 0")
     if 0 < config.evaluate.probe_permutations < 19:

@@ -27,6 +27,7 @@ def use_published_form(config: ConfigDict, *, ramp_growth: float, ramp_ceiling: 
         mmd_weight=0.02,
         mmd_match="phi",
         keep_epoch="best",
+        stretch_tau="none",
         mmd_ramp_start=0.1,
         mmd_ramp_growth=ramp_growth,
         mmd_ramp_ceiling=ramp_ceiling,
@@ -88,6 +89,7 @@ def use_volume_pooling(config: ConfigDict, variant: str, paper_batch_size: int) 
         mmd_weight=20.0,
         reconstruction_weight=3.0,
         keep_epoch="last",
+        stretch_tau="validation",  # a few hundred volumes determine age in part, and the encoder overfits them
     )
     # Of ADNI's 315 training rows: 580 steps, as both stages together, and the last epoch as in stage two.
     config.baseline.update(epochs=29, batch_size=16, learning_rate=2e-3, decay_every_epochs=8, keep_epoch="last")

@@ -147,6 +147,9 @@ class StageOneConfig(PoolingTrainingConfig):
     """Stage one: E, tau and D (Lokhande et al. 2022, Algorithm 1 and appendix A.7)."""
 
     equivariance_weight: float = _number(1.0, 0.0)  # of the equivariance loss (eq. (3))
+    # printed: eq. (3), least where tau's angle is age regressed to the mean. unbiased: relative to how far tau rotates,
+    # least where tau's angle is age on average
+    equivariance_form: Literal["printed", "unbiased"] = "printed"
     reconstruction_weight: float = _number(0.02, 0.0)  # of the error of D(l)
     prediction_weight: float = _number(0.0, 0.0)  # weight of the published code's cross-entropy on the target
     mmd_weight: float = _number(0.0, 0.0)  # of tau's MMD across sites, as Phi carries any site information in tau
@@ -170,6 +173,9 @@ class StageTwoConfig(PoolingTrainingConfig):
     within_classes: bool = False
     # Linear site effect on tau^-1 l, given covariates and target, erased in closed form before b
     erase_site: Literal["none", "conditional"] = "none"
+    # Factor on tau's angles, one for each covariate, from 1 to 5: tau is read from images, which regresses ages to the
+    # mean. validation: the factor with the least equivariance error on the validation rows (1 with fewer than 10)
+    stretch_tau: Literal["none", "validation"] = "none"
 
 
 @dataclasses.dataclass(frozen=True)

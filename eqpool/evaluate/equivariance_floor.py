@@ -87,21 +87,36 @@ def predict_covariate(
 def stretched_error(predicted: np.ndarray, covariates: np.ndarray, generators: np.ndarray) -> float:
     """Computes the least equivariance error of a tau that turns by predicted covariates, each times a factor.
 
+    The factors are those of `best_stretch` on these rows, because a regression's predictions vary less than what it
+    predicts.
+
+    Returns:
+      The error, NaN if the predictions or the covariates do not vary.
+    """
+    return best_stretch(predicted, covariates, generators, (1 / _LARGEST_STRETCH, _LARGEST_STRETCH))[0]
+
+
+def best_stretch(
+    predicted: np.ndarray, covariates: np.ndarray, generators: np.ndarray, bounds: tuple[float, float]
+) -> tuple[float, np.ndarray]:
+    """Finds the factors on predicted covariates with the least equivariance error of a tau that turns by them.
+
     With tau_i = expm(-sum_c a_c p_ic B_c) u the mean over pairs of |G_ij tau_i - tau_j|^2 is a sum over planes of
     2 (1 - |mean_i exp(i w (c_i - a p_i))|^2), with w the plane's speed, and the same with c = 0 for the denominator.
-    The factors a are chosen on these rows, because a regression's predictions vary less than what it predicts.
 
     Args:
       predicted: (N, C), predictions of the scaled covariates.
       covariates: (N, C), scaled covariates.
       generators: (C, n, n), generators of the covariates.
+      bounds: least and largest factor.
 
     Returns:
-      The error, NaN if the predictions or the covariates do not vary.
+      The error and the factors a, (C,). The error is NaN and the factors are 1 if the predictions or the covariates do
+      not vary.
     """
     speeds = invariant_planes(generators).speeds
     if np.ptp(predicted, axis=0).max(initial=0) == 0 or np.ptp(covariates, axis=0).max(initial=0) == 0:
-        return float("nan")
+        return float("nan"), np.ones(predicted.shape[1])
 
     def spread(values: np.ndarray) -> float:
         return float(np.sum(1 - np.abs(np.mean(np.exp(1j * values @ speeds), axis=0)) ** 2))
@@ -110,9 +125,13 @@ def stretched_error(predicted: np.ndarray, covariates: np.ndarray, generators: n
         turned = predicted * np.exp(logarithms)
         return spread(covariates - turned) / spread(turned)
 
-    bound = (-np.log(_LARGEST_STRETCH), np.log(_LARGEST_STRETCH))
-    starts = (np.full(predicted.shape[1], start) for start in (0.0, 1.0))
-    return float(min(minimize(error, start, bounds=[bound] * len(start), method="Powell").fun for start in starts))
+    bound = (np.log(bounds[0]), np.log(bounds[1]))
+    starts = (np.full(predicted.shape[1], min(start, bound[1])) for start in (0.0, 1.0))
+    found = min(
+        (minimize(error, start, bounds=[bound] * len(start), method="Powell") for start in starts),
+        key=lambda result: result.fun,
+    )
+    return float(found.fun), np.exp(np.atleast_1d(found.x))
 
 
 def _read_by_trees(train_features: np.ndarray, train_values: np.ndarray, features: np.ndarray) -> np.ndarray:

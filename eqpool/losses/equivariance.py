@@ -12,17 +12,17 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from eqpool.geometry import so
-from eqpool.geometry.planes import InvariantPlanes, as_host_generator, invariant_planes
-from eqpool.ops.arguments import check_shape
-from eqpool.ops.devices import AxisName, gather_rows, sum_over
+from eqpool.geometry.planes import InvariantPlanes
+from eqpool.losses.plane_sums import checked_rotations, loss_of_rows, prepared_rows
+from eqpool.ops.devices import AxisName
 from eqpool.ops.numerics import as_float, einsum, matmul
-from eqpool.ops.rows import flat_rows, row_weight, sum_over_row_tiles, zero_masked_rows
+from eqpool.ops.rows import row_weight, zero_masked_rows
 
-# Rows of an N x N intermediate that the Cayley form has in memory at the same time.
-_TILE_SIZE = 1024
 # The least mean squared rotation that counts as turning, as a share of the one that the covariates require. And the
 # number of roundings of an entry of tau, the result of several matrix products, that count as no rotation.
 _LEAST_SHARE_TURNED, _ROUNDINGS = 0.01, 32
+# Speeds below this share of the largest are rounding of a plane that does not rotate.
+_SAME_SPEED = 1e-6
 
 
 def equivariance_loss(
@@ -61,29 +61,63 @@ def equivariance_loss(
       ValueError: shapes that do not go together, a generator that is traced, not skew or does not commute, or an
         unknown `group_map`.
     """
-    so.group_map_named(group_map)
-    generator = as_host_generator(generator)
-    tau, covariate = _checked(tau, covariate, generator.shape)
-    planes = invariant_planes(generator)
-    weight = row_weight(mask, tau.shape[0], dtype=tau.dtype)
-    covariate = zero_masked_rows(covariate, weight)
-    tau = zero_masked_rows(tau, weight)
-    count = sum_over(jnp.sum(weight), axis_name)
+    tau, covariate, weight, planes = prepared_rows(tau, covariate, generator, group_map, mask)
+    return loss_of_rows(tau, covariate, weight, planes, group_map, axis_name)
 
-    phases, matrices = _phases(covariate, planes)
-    # Rotations flattened to rows, so that each product is one fast product of two matrices.
-    rows = flat_rows(tau)
-    sums = sum_over(matmul((phases * weight[:, None]).T, rows), axis_name).reshape(-1, *tau.shape[1:])
-    mean = einsum("fik,fkj->ij", matrices, sums) / jnp.maximum(count, 1)  # of u
-    turned_back = einsum("fki,kj->fij", matrices, mean)
-    residual = (rows - matmul(phases, turned_back.reshape(phases.shape[1], -1))) * weight[:, None]
-    # A single row has a rounding residual, which must not be divided by count - 1 = 0 nor count as a loss.
-    scale = jnp.where(count > 1, 4 / jnp.maximum(count - 1, 1), 0)
-    loss = scale * sum_over(jnp.sum(jnp.square(residual)), axis_name)
-    if group_map == "cayley":
-        excess = _cayley_excess(tau, residual.reshape(tau.shape), covariate, weight, planes, axis_name)
-        loss = loss + 2 * excess / jnp.maximum(count * (count - 1), 1)
-    return loss
+
+def unbiased_equivariance_loss(
+    tau: ArrayLike,
+    covariate: ArrayLike,
+    *,
+    generator: ArrayLike,
+    group_map: so.GroupMap = "expm",
+    mask: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    """Computes the equivariance loss relative to how far tau rotates, sum_c A_c L_c(c) / L_c(0).
+
+    tau is computed from an image, which determines age only in part. With R^2 the share of the covariate's variance
+    that the best reading p of the image explains, `equivariance_loss` is least where tau rotates by p. Its rotations
+    then vary by R^2 of the required variance, and a regression of tau's angle on age has the slope R^2. This form is
+    least where tau rotates by p / R^2, whose slope is 1: rows of one age rotate by that age on average. For small
+    rotations the ratio is then 1 - R^2, and (1 - R^2) / R^2 at the minimum of the other.
+
+    L_c is the loss in the planes that covariate c rotates, and L_c(0) the same for equal covariates, G = I. A_c is L_c
+    of rotations that are all equal, so that the value is that of `equivariance_loss` where tau rotates as far as the
+    covariates require. L_c(0) counts as at least a hundredth of A_c, below which the loss is a hundred times the other
+    one. Directions that no covariate rotates enter as in `equivariance_loss`. The form is that of Lokhande et al. 2022,
+    eq. (3), divided by its value without rotation. It is not in the paper.
+
+    Arguments, result and errors are those of `equivariance_loss`.
+
+    Raises:
+      ValueError: also where two generators rotate the same plane, whose rotation belongs to no single covariate.
+    """
+    tau, covariate, weight, planes = prepared_rows(tau, covariate, generator, group_map, mask)
+    owned = np.abs(planes.speeds) > _SAME_SPEED * np.max(np.abs(planes.speeds), initial=np.finfo(np.float64).tiny)
+    if np.any(owned.sum(axis=0) > 1):
+        raise ValueError("generator: two matrices rotate the same plane, expected planes of one covariate each")
+    first, second, fixed = np.split(planes.basis, (planes.num_planes, 2 * planes.num_planes), axis=1)
+
+    def loss(rows: Array, speeds: np.ndarray, covariate: Array, group_map: so.GroupMap = "expm") -> Array:
+        own = InvariantPlanes(np.eye(rows.shape[1]), speeds)
+        return loss_of_rows(rows, covariate, weight, own, group_map, axis_name)
+
+    def rows_in(directions: np.ndarray, rotations: Array) -> Array:
+        return einsum("ik,bij->bkj", jnp.asarray(directions, tau.dtype), rotations)
+
+    total = jnp.zeros((), tau.dtype)
+    for index, members in enumerate(owned):
+        one, speeds = covariate[:, index : index + 1], planes.speeds[index : index + 1, members]
+        directions = np.concatenate([first[:, members], second[:, members]], axis=1)
+        rows = rows_in(directions, tau)
+        equal = jnp.broadcast_to(jnp.asarray(directions.T, tau.dtype), rows.shape)
+        required = loss(equal, speeds, one, group_map)
+        rotated = jnp.maximum(loss(rows, speeds, jnp.zeros_like(one)), _LEAST_SHARE_TURNED * required)
+        total = total + required * loss(rows, speeds, one, group_map) / jnp.where(rotated > 0, rotated, 1)
+    if fixed.shape[1]:
+        total = total + loss(rows_in(fixed, tau), np.zeros((1, 0)), jnp.zeros_like(covariate[:, :1]))
+    return total
 
 
 def equivariance_error(
@@ -135,7 +169,7 @@ def equivariance_loss_pairwise(
     The generator may be traced, several generators need not commute, and there is no `axis_name`.
     """
     so.group_map_named(group_map)
-    tau, covariate = _checked(tau, covariate, jnp.shape(generator), keep_axis=False)
+    tau, covariate = checked_rotations(tau, covariate, jnp.shape(generator), keep_axis=False)
     weight = row_weight(mask, tau.shape[0], dtype=tau.dtype)
     tau, covariate = zero_masked_rows(tau, weight), zero_masked_rows(covariate, weight)
 
@@ -149,109 +183,3 @@ def equivariance_loss_pairwise(
     terms = jax.vmap(over_j, in_axes=(0, 0, None, None))(tau, covariate, tau, covariate)
     pairs = weight[:, None] * weight[None] * (1 - jnp.eye(tau.shape[0], dtype=tau.dtype))
     return jnp.sum(terms * pairs) / jnp.maximum(jnp.sum(pairs), 1)
-
-
-def _checked(
-    tau: ArrayLike, covariate: ArrayLike, generator_shape: tuple[int, ...], *, keep_axis: bool = True
-) -> tuple[Array, Array]:
-    """Returns `tau` and `covariate` in one dtype, the latter as (N, C) if `keep_axis`.
-
-    Raises:
-      ValueError: shapes that do not go together.
-    """
-    tau = as_float(tau)
-    check_shape("tau", tau, ("N", "n", "n"))
-    if generator_shape[-2:] != tau.shape[1:]:
-        raise ValueError(f"generator has shape {generator_shape}, expected (..., n, n) with n = {tau.shape[1]} of tau")
-    covariate = as_float(covariate).astype(tau.dtype)
-    because = ": (N,) for a generator (n, n), (N, C) for (C, n, n)"
-    check_shape("covariate", covariate, (tau.shape[0], *generator_shape[:-2]), because)
-    return tau, covariate[:, None] if covariate.ndim == 1 and keep_axis else covariate
-
-
-def _phases(covariate: Array, planes: InvariantPlanes) -> tuple[Array, Array]:
-    """Returns factors (N, F) and matrices (F, n, n) whose products sum over F to expm(c_i B).
-
-    The factors are the cosine and sine of the angle at each speed, and 1 for the directions that do not rotate. F is 2
-    for the uniform generator and even n.
-    """
-    first, second, fixed = np.split(planes.basis, (planes.num_planes, 2 * planes.num_planes), axis=1)
-    factors, matrices = [], []
-    for members in _planes_by_speed(planes):
-        angle = matmul(covariate, jnp.asarray(planes.speeds[:, members].mean(axis=1), covariate.dtype))
-        e, f = first[:, members], second[:, members]
-        factors += [jnp.cos(angle), jnp.sin(angle)]
-        matrices += [e @ e.T + f @ f.T, f @ e.T - e @ f.T]
-    if fixed.shape[1] or not matrices:
-        factors.append(jnp.ones_like(covariate[:, 0]))
-        matrices.append(fixed @ fixed.T)
-    return jnp.stack(factors, axis=1), jnp.asarray(np.stack(matrices), covariate.dtype)
-
-
-def _turn(tau: Array, covariate: Array, planes: InvariantPlanes) -> Array:
-    """Computes u_i = expm(c_i B) tau_i, (N, n, n), with its rows in the order of `planes.basis`."""
-    rows = einsum("ik,bij->bkj", jnp.asarray(planes.basis, tau.dtype), tau)
-    angle = einsum("bc,cp->bp", covariate, jnp.asarray(planes.speeds, tau.dtype))[..., None]
-    first, second, fixed = _split(rows, planes.num_planes)
-    cosine, sine = jnp.cos(angle), jnp.sin(angle)
-    return jnp.concatenate([cosine * first - sine * second, sine * first + cosine * second, fixed], axis=1)
-
-
-def _split(rows: Array, count: int) -> tuple[Array, Array, Array]:
-    return rows[:, :count], rows[:, count : 2 * count], rows[:, 2 * count :]
-
-
-def _planes_by_speed(planes: InvariantPlanes) -> list[np.ndarray]:
-    """Groups the indices of planes that rotate at the same speed: one group per covariate for a uniform spectrum."""
-    relative = planes.speeds / max(np.max(np.abs(planes.speeds), initial=0), np.finfo(np.float64).tiny)
-    _, group = np.unique(np.round(relative, 6), axis=1, return_inverse=True)
-    return [np.flatnonzero(group == index) for index in range(np.max(group, initial=-1) + 1)]
-
-
-def _cayley_excess(
-    tau: Array, residual: Array, covariate: Array, weight: Array, planes: InvariantPlanes, axis_name: AxisName
-) -> Array:
-    """Computes the sum over ordered pairs of |E_ij u_i - u_j|^2 - |u_i - u_j|^2.
-
-    E_ij holds the phases by which the two group maps differ. u_i is `tau` rotated by R_i, and u_i - mean u is
-    `residual` rotated by R_i.
-
-    In a plane, in complex numbers, E u_i - u_j = (e^(i delta) - 1) u_i + (v_i - v_j) with v = u - mean u. Each term of
-    the square is small where the loss is small, so no digits cancel. The products over i and j are one Gram matrix for
-    all planes of one speed. Each device computes its own rows against the columns of all devices.
-    """
-    turned, centred = _turn(tau, covariate, planes), _turn(residual, covariate, planes)
-    columns_centred, columns_covariate, columns_weight = gather_rows((centred, covariate, weight), axis_name)
-    excess = jnp.zeros((), turned.dtype)
-    for members in _planes_by_speed(planes):
-        speed = jnp.asarray(planes.speeds[:, members].mean(axis=1), turned.dtype)
-
-        def flat(rows: Array, members: np.ndarray = members) -> tuple[Array, Array]:
-            first, second, _ = _split(rows, planes.num_planes)
-            return flat_rows(first[:, members]), flat_rows(second[:, members])
-
-        columns = (flat(columns_centred), matmul(columns_covariate, speed), columns_weight)
-        rows = (flat(turned), flat(centred), matmul(covariate, speed), weight)
-        partial_sum = partial(_excess_of_planes, columns=columns)
-        excess = excess + sum_over_row_tiles(partial_sum, rows, tile_size=_TILE_SIZE)
-    return sum_over(excess, axis_name)
-
-
-def _excess_of_planes(rows: tuple, columns: tuple) -> Array:
-    """Computes the part of `_cayley_excess` in planes of one speed, for a block of rows i and all columns j."""
-    (first, second), (centred_first, centred_second), angle, weight = rows
-    (column_first, column_second), column_angle, column_weight = columns
-    turn = angle[:, None] - column_angle[None]
-    delta = 2 * jnp.arctan(turn / 2) - turn
-    gap = 4 * jnp.square(jnp.sin(delta / 2))  # |e^(i delta) - 1|^2
-
-    # Real and imaginary part of <u_i, v_i - v_j>, with the second factor conjugated.
-    real = jnp.sum(first * centred_first + second * centred_second, axis=1)[:, None] - (
-        matmul(first, column_first.T) + matmul(second, column_second.T)
-    )
-    imaginary = jnp.sum(second * centred_first - first * centred_second, axis=1)[:, None] - (
-        matmul(second, column_first.T) - matmul(first, column_second.T)
-    )
-    squared_norm = jnp.sum(jnp.square(first) + jnp.square(second), axis=1)[:, None]
-    terms = gap * (squared_norm - real) - 2 * jnp.sin(delta) * imaginary
-    return einsum("i,ij,j->", weight, terms, column_weight)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,9 +19,11 @@ from eqpool.engine.state import Stage, Variables
 from eqpool.errors import InputError
 from eqpool.evaluate.outputs import Embeddings
 from eqpool.geometry.sphere import normalize
+from eqpool.geometry.stretch import stretch_rotations
 from eqpool.methods.base import Outputs
-from eqpool.objectives.stage_one import make_decoder, make_stage_one
-from eqpool.objectives.stage_two import erasure_constants, make_psi, make_stage_two
+from eqpool.methods.stretch import fit_stretch
+from eqpool.objectives.stage_one import covariate_generators, make_decoder, make_stage_one
+from eqpool.objectives.stage_two import erasure_constants, make_psi, make_stage_two, stretch_constants
 
 CHUNK = 4096  # rows with rotations (n x n each) in memory at once
 
@@ -82,12 +85,12 @@ def train_networks(session: Session, shape: DataShape, data: TrainingData) -> tu
     stage_one, stage_two = pooling_stages(session.config, shape)
     first, encoded = train_stage(session, stage_one, data)
     latents = data.columns | {"latent": encoded["latent"], "tau": encoded["tau"]}
-    constants = _erasure(session.config, shape, latents, data.train)
+    constants = _constants(session.config, shape, latents, data)
     second = train_on_table(session, stage_two, latents, data.train, data.validation, constants).best_variables
     pooled = forward_on_table(session, stage_two, second, latents)
     embeddings = Embeddings(
         latent=encoded["latent"],
-        tau=encoded["tau"],
+        tau=pooled.get("tau", encoded["tau"]),
         phi=pooled["phi"],
         covariate_free=pooled["covariate_free"],
         prediction=pooled["prediction"],
@@ -95,8 +98,25 @@ def train_networks(session: Session, shape: DataShape, data: TrainingData) -> tu
     return PoolingNetworks(session.config, shape, first, second), embeddings
 
 
+def _constants(config: RunConfig, shape: DataShape, columns: Columns, data: TrainingData) -> Variables:
+    """Fits what stage two does to tau and to tau^-1 l before b, in this order, and returns its constants.
+
+    Raises:
+      InputError: see `_erasure`.
+    """
+    constants: dict[str, Any] = {}
+    if config.stage_two.stretch_tau != "none":
+        generators = covariate_generators(config.model, shape.covariates)
+        stretch = fit_stretch(columns["tau"], columns["covariate"], data.train, data.validation, generators)
+        constants |= stretch_constants(*stretch)
+        tau = stretch_rotations(columns["tau"], *stretch, generator=generators)
+        columns = columns | {"tau": np.asarray(tau)}
+    constants |= _erasure(config, shape, columns, data.train)
+    return {"constants": constants} if constants else {}
+
+
 def _erasure(config: RunConfig, shape: DataShape, columns: Columns, train: np.ndarray) -> Variables:
-    """Fits the erasure of the site from tau^-1 l on the training rows and returns it as stage two's constants.
+    """Fits the erasure of the site from tau^-1 l on the training rows and returns it as constants of stage two.
 
     Raises:
       InputError: erasing a direction for each site but one would leave nothing.

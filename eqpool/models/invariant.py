@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eqpool.geometry import sphere
+from eqpool.geometry import so, sphere
+from eqpool.geometry.stretch import stretch_rotations
 from eqpool.models.adversary import Adversary
 from eqpool.models.mlp import MLP
 from eqpool.ops.arguments import check_shape
@@ -28,6 +29,7 @@ class StageTwoOutput(NamedTuple):
       reconstruction: Psi(Phi), (N, n) float32, to be compared with l.
       site: (N, sites) float32 logits of the adversary from tau^-1 Phi, with its gradient to b reversed. None in
         inference and without an adversary.
+      tau: the rotations that were used, (N, n, n) float32, stretched if the stage stretches them.
     """
 
     covariate_free: jax.Array
@@ -35,6 +37,7 @@ class StageTwoOutput(NamedTuple):
     prediction: jax.Array
     reconstruction: jax.Array
     site: jax.Array | None
+    tau: jax.Array
 
 
 class Invariant(nn.Module):
@@ -81,6 +84,8 @@ class StageTwo(nn.Module):
       num_sites: number of sites that the adversary predicts, 0 for no adversary.
       hidden_units: units of each network's hidden layers.
       on_sphere, code_dim, code_levels: settings of b, see `Invariant`.
+      rotation_ranges: rotation ranges of the covariates' generators, along which tau is stretched. Their spectrum is
+        "uniform".
     """
 
     outputs: int
@@ -89,6 +94,7 @@ class StageTwo(nn.Module):
     on_sphere: bool = True
     code_dim: int = 0
     code_levels: int = 0
+    rotation_ranges: tuple[float, ...] = ()
 
     @nn.compact
     def __call__(
@@ -115,6 +121,7 @@ class StageTwo(nn.Module):
         check_shape("latent", latent, ("N", "n"))
         dimension = latent.shape[-1]
         check_shape("tau", tau, (len(latent), dimension, dimension), f" for latent {latent.shape}")
+        tau = self._stretched(tau)
         turned_back = self._without_site(einsum("nij,ni->nj", tau, latent))  # tau^-1 = tau^T, so no inverse is needed
         invariant = Invariant(self.hidden_units, self.on_sphere, self.code_dim, self.code_levels, name="b")
         covariate_free = invariant(turned_back)
@@ -128,7 +135,15 @@ class StageTwo(nn.Module):
             if known_to_adversary is not None:
                 seen = jnp.concatenate([seen, known_to_adversary], axis=1)
             site = adversary(seen, train=train, mask=mask, axis_name=axis_name)
-        return StageTwoOutput(covariate_free, phi, prediction, reconstruction, site)
+        return StageTwoOutput(covariate_free, phi, prediction, reconstruction, site, tau)
+
+    def _stretched(self, tau: jax.Array) -> jax.Array:
+        """Stretches tau by the factors in the collection "constants", or returns it unchanged if there are none."""
+        if not self.has_variable("constants", "stretch"):
+            return tau
+        stretch: dict[str, jax.Array] = self.get_variable("constants", "stretch")
+        generators = so.generator(tau.shape[-1], rotation_range=self.rotation_ranges)
+        return stretch_rotations(tau, stretch["frame"], stretch["factor"], generator=generators)
 
     def _without_site(self, turned_back: jax.Array) -> jax.Array:
         """Applies the erasure in the collection "constants" to tau^-1 l (N, n), or the identity if there is none.

@@ -11,7 +11,7 @@ from eqpool.config import ModelConfig, RunConfig, rotation_ranges
 from eqpool.data.shape import DataShape
 from eqpool.engine.state import Batch, LossValue, Stage, Variables, init_variables
 from eqpool.geometry import so
-from eqpool.losses.equivariance import equivariance_error, equivariance_loss
+from eqpool.losses.equivariance import equivariance_error, equivariance_loss, unbiased_equivariance_loss
 from eqpool.models.autoencoder import StageOne
 from eqpool.objectives.prediction import prediction_loss
 from eqpool.objectives.site_terms import labels_of, mean_over_chunks, sum_over_labels, tau_mmd
@@ -31,6 +31,8 @@ def make_stage_one(config: RunConfig, shape: DataShape) -> Stage:
     Batches hold `inputs` (N, *shape.inputs), `covariate` (N, C) in [0, 1], `site`, `target` and `target_known` (N,),
     `mask` (N,), 0 for padding, and `nuisance` (N, Q) for Q nuisances, further labels that should not be predictable
     from tau.
+
+    `equivariance_form` selects the equivariance loss of eq. (3) or its unbiased form.
 
     The loss is equivariance + reconstruction + prediction + the MMD of tau across sites if it has a weight.
     Reconstruction is the mean squared error over an input's entries, so that its weight does not depend on the input's
@@ -122,7 +124,8 @@ class _StageOne:
     def _equivariance_term(
         self, tau: jax.Array, covariate: jax.Array, mask: jax.Array | None, axis_name: AxisName = None
     ) -> jax.Array:
-        return equivariance_loss(
+        losses = {"printed": equivariance_loss, "unbiased": unbiased_equivariance_loss}
+        return losses[self._weights.equivariance_form](
             tau,
             covariate,
             generator=self._generators,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eqpool.config import RunConfig, StageTwoConfig
+from eqpool.config import RunConfig, StageTwoConfig, rotation_ranges
 from eqpool.data.shape import DataShape
 from eqpool.data.site_effects.erasure import no_erasure
 from eqpool.engine.state import Batch, LossValue, Stage, Variables, init_variables
@@ -45,6 +45,7 @@ class _StageTwo:
 
     def __init__(self, config: RunConfig, shape: DataShape):
         self._config, self._shape, self._weights = config, shape, config.stage_two
+        self._stretches = config.stage_two.stretch_tau != "none"
         self._model = StageTwo(
             outputs=shape.outputs,
             num_sites=shape.sites if self._weights.adversary_weight else 0,
@@ -52,6 +53,7 @@ class _StageTwo:
             on_sphere=config.model.phi == "sphere",
             code_dim=config.model.code_dim,
             code_levels=config.model.code_levels,
+            rotation_ranges=rotation_ranges(config.model, shape.covariates) if self._stretches else (),
         )
         self._last_ramp = mmd_ramp(self._weights, max(self._weights.epochs - 1, 0))
 
@@ -87,13 +89,14 @@ class _StageTwo:
     def forward(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
         output: Any = self._model.apply(variables, batch["latent"], batch["tau"])
         error = jnp.sum(jnp.square(output.reconstruction - batch["latent"]), axis=-1)
-        return {
+        outputs = {
             "phi": output.phi,
             "covariate_free": output.covariate_free,
             "prediction": output.prediction,
             "reconstruction": output.reconstruction,
             "reconstruction_error": error,
         }
+        return outputs | {"tau": output.tau} if self._stretches else outputs
 
     def validate(self, outputs: dict[str, jax.Array], rows: Batch) -> dict[str, jax.Array]:
         matched = {name: outputs[name] for name in ("phi", "covariate_free")}
@@ -121,8 +124,12 @@ class _StageTwo:
             jnp.zeros((2, dimension, dimension)),
             known_to_adversary=self._known_to_adversary(labels),
         )
-        erases = self._weights.erase_site != "none"
-        return variables | erasure_constants(*no_erasure(dimension)) if erases else variables
+        constants: dict[str, Any] = {}
+        if self._weights.erase_site != "none":
+            constants |= erasure_constants(*no_erasure(dimension))
+        if self._stretches:
+            constants |= stretch_constants(np.eye(dimension), np.ones(self._shape.covariates))
+        return variables | {"constants": constants} if constants else variables
 
     def _combine(
         self, prediction: jax.Array, reconstruction: jax.Array, site: jax.Array, adversary: jax.Array, ramp: jax.Array
@@ -153,8 +160,13 @@ class _StageTwo:
 
 
 def erasure_constants(mean: np.ndarray, projection: np.ndarray) -> Variables:
-    """Returns the collection of constants by which `StageTwo` erases the site from tau^-1 l."""
-    return {"constants": {"erasure": {"mean": jnp.float32(mean), "projection": jnp.float32(projection)}}}
+    """Returns the constants by which `StageTwo` erases the site from tau^-1 l."""
+    return {"erasure": {"mean": jnp.float32(mean), "projection": jnp.float32(projection)}}
+
+
+def stretch_constants(frame: np.ndarray, factor: np.ndarray) -> Variables:
+    """Returns the constants by which `StageTwo` stretches tau, see `eqpool.geometry.stretch`."""
+    return {"stretch": {"frame": jnp.float32(frame), "factor": jnp.float32(factor)}}
 
 
 def make_psi(config: RunConfig) -> Callable[[Variables, jax.Array], jax.Array]:

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from eqpool import conditional_mmd, equivariance_loss, mmd
 from eqpool.geometry import so
+from eqpool.losses.equivariance import unbiased_equivariance_loss
 from eqpool.losses.matching import grouped_mmd, matched_distance
 from eqpool.losses.task import task_loss
 
@@ -28,6 +29,9 @@ LOSSES = {
         group_map="cayley",
         mask=rows["mask"],
         **axis,
+    ),
+    "equivariance, unbiased": lambda outputs, rows, **axis: unbiased_equivariance_loss(
+        so.cayley(so.skew(outputs)), rows["covariate"], generator=GENERATORS, mask=rows["mask"], **axis
     ),
     "mmd, median and unbiased": lambda outputs, rows, **axis: mmd(
         outputs, rows["site"], num_sites=4, bandwidth="median", estimator="unbiased", mask=rows["mask"], **axis
@@ -169,7 +173,7 @@ def test_whole_train_steps_under_every_kind_of_parallelism():
 
 
 def test_row_tiles_inside_shard_map(monkeypatch):
-    monkeypatch.setattr("eqpool.losses.equivariance._TILE_SIZE", 2)
+    monkeypatch.setattr("eqpool.losses.plane_sums._TILE_SIZE", 2)
     step = jax.shard_map(
         partial(mapped_step, "equivariance, cayley"), mesh=mesh(), in_specs=(P(), P("data")), out_specs=P()
     )
