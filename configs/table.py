@@ -5,7 +5,7 @@ Command:  eqpool run --config=configs/table.py --config.data.participants=my_stu
 Needs:    a .tsv or .csv with a row a scan and the columns participant_id, site, age, dx and features by the pattern
           *_thickness. Columns of other names: --config.data.features (names or patterns, comma-separated),
           --config.data.site_column, --config.data.covariates (such as age,sex:categorical) and --config.data.target.
-Time:     the cohorts of the experiment cohorts, of about 600 to 1100 rows, take a few minutes each on two CPU cores.
+Time:     3 minutes of CPU time for 491 rows of 70 features (IXI, sex as the target).
 Instead:  `eqpool harmonise` corrects a table in one command, without networks and without a config.
 Variant:  configs/table.py:paper carries the weights and kernel of the published code of Lokhande et al. 2022, a free
           tau and no site calibration.

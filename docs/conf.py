@@ -14,6 +14,7 @@ myst_heading_anchors = 2
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # docstrings give shapes, which types do not
 html_theme = "furo"
+smartquotes = False  # "" is a value here
 html_title = "eqpool"
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]

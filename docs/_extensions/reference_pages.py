@@ -49,13 +49,18 @@ def _items(group: Any, fields: Any, prefix: str) -> Iterator[nodes.definition_li
     types, meanings = get_type_hints(group), describe_keys()
     for field in fields:
         key = f"{prefix}{field.name}"
-        term = nodes.term("", "", nodes.literal("", key), nodes.Text(f" = {_written(field.default)}"))
+        term = nodes.term("", "", nodes.literal("", key), nodes.Text(" = "), nodes.literal("", _written(field.default)))
         meaning = meanings[key]
-        said = [meaning[:1].upper() + meaning[1:], _allowed(types[field.name], field)]
+        said = [_sentence(meaning), _allowed(types[field.name], field)]
         text = ". ".join(part.rstrip(".") for part in said if part)
         yield nodes.definition_list_item(
             "", term, nodes.definition("", nodes.paragraph("", f"{text}." if text else ""))
         )
+
+
+def _sentence(text: str) -> str:
+    """Capitalises the first letter, unless the first word is a value or a file's name."""
+    return text[:1].upper() + text[1:] if text.split(" ")[0].isalpha() else text
 
 
 def _written(default: object) -> str:
