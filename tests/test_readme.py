@@ -23,7 +23,8 @@ def row(start: str) -> str:
 
 
 def test_the_front_page_is_read_in_a_few_minutes():
-    assert len(README.split()) <= 700
+    words = [word for word in README.split() if any(letter.isalnum() for letter in word)]
+    assert len(words) <= 700
 
 
 @pytest.mark.usefixtures("quick_compile")
