@@ -41,7 +41,7 @@ class DataConfig:
     """The data to pool. An empty string means "not given"."""
 
     dataset: Dataset = "participants"  # adni*, adcp and brain_* are simulated unless participants is given
-    raw_dir: str = ""  # local folder with the raw public files, instead of downloading (COHORTS have no download)
+    raw_dir: str = ""  # local folder with the raw files; fcon1000, abide1 and ixi_thickness have no download
     participants: str = ""  # participants.tsv (or .csv): one row a scan
     root: str = ""  # folder of the images, by default the folder of participants
     outside_root: Literal["refuse", "allow"] = "refuse"  # paths in the table that leave root, such as ../ or /
