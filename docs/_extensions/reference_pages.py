@@ -86,7 +86,7 @@ class CommandLine(Directive):
         for name in COMMANDS:
             section = nodes.section(ids=[nodes.make_id(f"eqpool-{name}")], names=[name])
             section += nodes.title("", "", nodes.literal("", f"eqpool {name}"))
-            section += nodes.literal_block("", _help(name), language="text")
+            section += nodes.literal_block("", _help(name), language="text", classes=["help"])
             sections.append(section)
         return sections
 
