@@ -10,7 +10,9 @@ import sys
 
 import pytest
 
+from eqpool.commands.program import COMMANDS
 from eqpool.config import default_config
+from eqpool.config.descriptions import describe_keys
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -69,8 +71,32 @@ def test_the_defaults_that_the_page_of_equations_names():
         assert config_value(config, key) == value, key
 
 
-def test_the_guide_builds_without_a_warning(tmp_path):
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(DOCS), str(tmp_path)]
+@pytest.fixture(scope="module")
+def guide(tmp_path_factory):
+    """The folder of the built guide."""
+    folder = tmp_path_factory.mktemp("guide")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(DOCS), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert all((tmp_path / f"{page.stem}.html").is_file() for page in PAGES)
+    return folder
+
+
+def test_the_guide_builds_without_a_warning(guide):
+    assert all((guide / f"{page.stem}.html").is_file() for page in PAGES)
+
+
+def test_the_guide_needs_no_network(guide):
+    for page in guide.glob("*.html"):
+        loaded = re.findall(r'<(?:script|img|link rel="stylesheet")[^>]* (?:src|href)="([^"]+)"', page.read_text())
+        assert loaded and not [path for path in loaded if "//" in path], page.name
+    formulas = (guide / "equations.html").read_text()
+    assert formulas.count("<math") > 30 and "\\operatorname" not in formulas
+
+
+def test_the_guide_has_every_key_and_every_command(guide):
+    page = (guide / "config.html").read_text()
+    keys = re.findall(r'<dt><code[^>]*><span class="pre">([a-z_.]+)</span></code>', page)
+    assert sorted(keys) == sorted(describe_keys())
+    page = (guide / "command_line.html").read_text()
+    assert all(f'<span class="pre">{name}</span>' in page for name in COMMANDS)
+    assert "--keep KEEP" in page and "--workdir" in page

@@ -64,8 +64,8 @@ def test_the_wheel_says_version_licence_and_what_it_needs(metadata):
     asked = metadata.get_all("Requires-Dist")
     needed = {re.split(r"[^\w-]", line)[0].lower() for line in asked if "extra ==" not in line}
     assert needed == {re.split(r"[^\w-]", line)[0].lower() for line in PROJECT["dependencies"]}
-    assert not needed & {"torch", "tensorflow", "neurocombat", "sphinx", "pytest", "tensorboardx", "dipy"}
-    assert {"align", "combat", "cuda", "dev", "docs", "tensorboard", "torch-benchmarks", "tpu"} <= set(
+    assert not needed & {"torch", "tensorflow", "neurocombat", "sphinx", "pytest", "tensorboardx"}
+    assert {"combat", "cuda", "dev", "docs", "tensorboard", "torch-benchmarks", "tpu"} <= set(
         metadata.get_all("Provides-Extra")
     )
 
@@ -93,7 +93,7 @@ def test_an_editable_install_is_found_from_the_parent_folder_of_a_clone_called_e
 
 def test_every_import_of_the_package_is_a_dependency_or_a_known_extra():
     names = {"sklearn": "scikit-learn", "skimage": "scikit-image", "absl": "absl-py", "orbax": "orbax-checkpoint"}
-    extras = {"dipy", "tensorboardx"}  # imported where they are used, with a line that says what to install
+    extras = {"tensorboardx"}  # imported where they are used, with a line that says what to install
     known = {re.split(r"[^\w-]", line)[0].lower() for line in PROJECT["dependencies"]} | extras
     for path in (ROOT / "eqpool").rglob("*.py"):
         for package in imported_packages(path) - sys.stdlib_module_names - {"eqpool"}:

@@ -119,7 +119,8 @@ def _scans(
     @contextlib.contextmanager
     def prepare() -> Iterator[Iterator[PreparedScan]]:
         data = config.data
-        preparation = Preparation(named_grid(data.grid), data.squash, data.align, _alignments(cache))
+        align = data.align if data.align != "auto" else "affine" if facts.is_aligned else "none"
+        preparation = Preparation(named_grid(data.grid), data.squash, align, _alignments(cache))
         labels, leave_out = table.labels, left_out.__setitem__
         with preparing(sources, preparation, labels, on_bad_volume, data.workers, say, leave_out) as scans:
             yield _noting_overlap(scans, overlaps)

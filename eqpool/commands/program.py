@@ -18,7 +18,7 @@ class _Command(NamedTuple):
     summary: str
 
 
-_COMMANDS = {
+COMMANDS = {
     "harmonise": _Command("harmonise", "remove the scanners' effects from the columns of a table"),
     "run": _Command("main", "train, evaluate and harmonise by a config: volumes, tables or images"),
     "transform": _Command("transform", "apply a finished run to new participants"),
@@ -38,15 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name == "--version":
         show(f"eqpool {__version__}")
         return 0
-    if name not in _COMMANDS:
-        nearest = difflib.get_close_matches(name, _COMMANDS, n=1)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"expected {', '.join(_COMMANDS)}"
+    if name not in COMMANDS:
+        nearest = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"expected {', '.join(COMMANDS)}"
         return complain(f"{name}: no such command; {hint} (see eqpool --help)")
-    return importlib.import_module(f"eqpool.commands.{_COMMANDS[name].module}").main(rest)
+    return importlib.import_module(f"eqpool.commands.{COMMANDS[name].module}").main(rest)
 
 
 def _overview() -> str:
-    lines = [f"  {name:<11} {command.summary}" for name, command in _COMMANDS.items()]
+    lines = [f"  {name:<11} {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "eqpool pools neuroimaging data of several scanners.",

@@ -41,7 +41,7 @@ class DataConfig:
     """The data to pool. An empty string means "not given"."""
 
     dataset: Dataset = "participants"  # adni*, adcp and brain_* are simulated unless participants is given
-    raw_dir: str = ""  # local folder with the raw public files, instead of downloading (COHORTS have no download)
+    raw_dir: str = ""  # local folder with the raw files; fcon1000, abide1 and ixi_thickness have no download
     participants: str = ""  # participants.tsv (or .csv): one row a scan
     root: str = ""  # folder of the images, by default the folder of participants
     outside_root: Literal["refuse", "allow"] = "refuse"  # paths in the table that leave root, such as ../ or /
@@ -70,7 +70,9 @@ class DataConfig:
     # Named grid (mni_4mm, mni_2mm, 64) or a shape such as 32x32x32, 32x32x32@6 in mm, 32x40x32@1@-26,-20,-14 for crops
     grid: str = "mni_4mm"
     on_bad_volume: Literal["stop", "skip"] = "stop"  # what to do with a volume that cannot be used
-    align: Literal["none", "affine"] = "none"  # affine: first register each volume to the template (the extra "align")
+    # Registration of each volume to the template before all else: affine; none; auto, which is affine if more than a
+    # tenth of the volumes overlap the template's brain mask by a Dice below 0.85
+    align: Literal["none", "affine", "auto"] = "none"
     squash: bool = False  # volumes: tanh of the z-scores, for networks with outputs in [-1, 1]
     split: Literal["raw", "published"] = "raw"  # german, adult: split of the raw files, or the published one
     source_domain: Domain = "thin"  # morpho_mnist: domain with known labels

@@ -31,6 +31,7 @@ class ModelFacts:
       preparation: `eqpool.data.volumes.read.VERSION` at which the volumes were prepared; 0 without volumes, or for runs
         that predate its record.
       common_scale: common intensity scale of harmonised volumes; None without volumes, or for runs that predate it.
+      is_aligned: whether the volumes were registered to the template.
     """
 
     dataset: str
@@ -45,6 +46,7 @@ class ModelFacts:
     preparation: int = 0
     first_levels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     common_scale: CommonScale | None = None
+    is_aligned: bool = False
 
     @classmethod
     def of(cls, cohort: Cohort, scaling: Scaling, reference: str = "") -> "ModelFacts":
@@ -71,6 +73,7 @@ class ModelFacts:
             PREPARATION if cohort.volumes is not None else 0,
             cohort.first_levels,
             _common_scale(cohort, reference),
+            cohort.volumes is not None and cohort.volumes.alignment is not None,
         )
 
     @property

@@ -107,7 +107,8 @@ def study_name(work: WorkFolder) -> str:
 def _top(results: dict[str, Any], findings: Sequence[dict[str, Any]]) -> list[str]:
     """Returns the warnings at the top of the page.
 
-    They say that latents are not finite, that training went wrong, and that too few subjects are held out.
+    They say that latents are not finite, that training went wrong, that too few subjects are held out, and that the
+    volumes do not lie on the template.
     """
     broken, of_training = results["metrics"].get(NON_FINITE_ROWS), results.get("training_warning", "")
     not_finite = f"The latents of {broken} rows are not finite: no pooling result can be read from this run"

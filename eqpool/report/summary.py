@@ -10,11 +10,12 @@ import numpy as np
 from eqpool.data.cohort import SPLITS, Cohort
 from eqpool.data.preflight.finding import Finding
 from eqpool.data.preflight.held_out import HELD_OUT
+from eqpool.data.volumes.overlap import MISALIGNED
 from eqpool.report.score_table import describe_scorecard
 from eqpool.report.verdicts import read_metrics
 from eqpool.storage.run_folder import RunFolder
 
-_ON_TOP = (HELD_OUT,)  # checks whose warnings come first, because they limit every result below them
+_ON_TOP = (HELD_OUT, MISALIGNED)  # checks whose warnings come first, because they limit every result below them
 
 
 def _describe_cohort(cohort: Cohort) -> str:

@@ -205,7 +205,10 @@ def test_a_bad_volume_is_left_out_by_request_and_listed(trained_volumes, newcome
     assert list(left_out["participant_id"]) == ["new1"] and "1.nii.gz: not a readable image" in left_out["reason"][0]
 
 
-def test_what_registration_found_is_kept_in_the_cache_of_the_run(trained_volumes, newcomers, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("align", "facts"), [("affine", {}), ("auto", {"is_aligned": True})])
+def test_what_registration_found_is_kept_in_the_cache_of_the_run(
+    trained_volumes, newcomers, tmp_path, monkeypatch, align, facts
+):
     found: list[object] = []
     monkeypatch.setattr(
         "eqpool.data.volumes.alignment.align_to_template", lambda image: found.append(image) or np.eye(4)
@@ -213,7 +216,8 @@ def test_what_registration_found_is_kept_in_the_cache_of_the_run(trained_volumes
     run = tmp_path / "run"
     shutil.copytree(trained_volumes, run, ignore=shutil.ignore_patterns("derivatives"))
     config = json.loads((run / "config.json").read_text()) | {"cache_dir": str(tmp_path / "cache")}
-    (run / "config.json").write_text(json.dumps(config | {"data": config["data"] | {"align": "affine"}}))
+    (run / "config.json").write_text(json.dumps(config | {"data": config["data"] | {"align": align}}))
+    (run / "model.json").write_text(json.dumps(json.loads((run / "model.json").read_text()) | facts))
     for output in ("first", "second"):
         transform(run, newcomers, tmp_path / output, harmonised="none")
         assert len(found) == 3

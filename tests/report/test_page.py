@@ -122,6 +122,16 @@ def test_few_held_out_people_are_the_first_thing_that_is_said(text):
     assert warning < text.index("In short") and text.count("ew people are held out") == 1
 
 
+def test_a_misaligned_cohort_is_said_before_every_result_and_a_stray_volume_below(workdir, tmp_path):
+    message = "33 of 40 volumes overlap the template's brain mask by a Dice below 0.85"
+    for check, on_top in (("misaligned_cohort", True), ("mask_overlap", False)):
+        finding = {"severity": "warning", "check": check, "message": message}
+        page = changed(workdir, tmp_path / check, preflight=[finding])
+        assert page.count("33 of 40 volumes") == 1
+        assert (page.index("33 of 40 volumes") < page.index("In short")) is on_top
+        assert ("<strong>Warning.</strong> 33 of 40" in page) is on_top
+
+
 def test_the_scorecard_is_the_first_thing_in_short(workdir, text, tmp_path):
     """And a run of a version without one has a report all the same."""
     assert '<div class="scorecard">' not in text and "What is handed back" not in text

@@ -1,4 +1,4 @@
-"""Registers brains to the template by an affine map. Needs the extra "align".
+"""Registers brains to the template by an affine map.
 
 dipy does the registration, by mutual information over a Gaussian pyramid, first rigid and then affine. dipy is
 maintained, supports NIfTI affines and is an 11 MB wheel. SimpleITK's wheel is 53 MB, and ANTs' is larger still.
@@ -27,16 +27,6 @@ _PYRAMID = {"level_iters": [100, 50], "sigmas": [2.0, 0.0], "factors": [2, 1]}
 _BINS = 32
 
 Register = Callable[[nibabel.Nifti1Image], np.ndarray]  # as `align_to_template`
-
-
-def check_available() -> None:
-    """Raises `InputError` if the extra "align" is not installed."""
-    try:
-        import dipy.align.imaffine  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            f'config.data.align = "affine": needs the package dipy ({error}); pip install "eqpool[align]"'
-        ) from None
 
 
 def find_alignment(
@@ -102,7 +92,6 @@ def align_to_template(image: nibabel.Nifti1Image) -> np.ndarray:
     Returns:
       The map, or all NaN if the registration finds no invertible map.
     """
-    check_available()
     from dipy.align.imaffine import (
         AffineInvalidValuesError,
         AffineInversionError,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eqpool.data.volumes.alignment import VERSION as ALIGNMENT_VERSION
-from eqpool.data.volumes.alignment import Register, check_available, find_alignment
+from eqpool.data.volumes.alignment import Register, find_alignment
 from eqpool.data.volumes.image_checks import BadVolumeError
 from eqpool.data.volumes.image_files import read_volume
 from eqpool.data.volumes.inputs import Grid, ImageFacts
@@ -29,7 +29,8 @@ class Preparation:
     Attributes:
       grid: voxel grid.
       squash: whether to take the tanh of the z-scores.
-      align: "affine" to register each volume to the template first, or "none".
+      align: "affine" to register each volume to the template first, "none", or for `prepare_volumes` "auto", which
+        stands for one of the two.
       alignments: folder that keeps the maps of the registration for use with any grid, or None to keep none.
       register: computes the map of an image, None for `eqpool.data.volumes.alignment.align_to_template`.
     """
@@ -39,11 +40,6 @@ class Preparation:
     align: str = "none"
     alignments: pathlib.Path | None = None
     register: Register | None = None
-
-    def check_available(self) -> None:
-        """Raises `InputError` if the registration needs a package that is not installed."""
-        if self.align != "none" and self.register is None:
-            check_available()
 
     def apply(self, path: pathlib.Path) -> tuple[np.ndarray, dict[str, Any]]:
         """Reads one file and prepares its volume.

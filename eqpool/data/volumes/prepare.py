@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eqpool.data.preflight.finding import Finding
+from eqpool.data.volumes.align_choice import choose_alignment
 from eqpool.data.volumes.image_checks import BadVolumeError
 from eqpool.data.volumes.overlap import check_overlap
 from eqpool.data.volumes.parallel import in_parallel
@@ -29,7 +30,7 @@ class PreparedVolumes:
     Attributes:
       inputs: (K, *grid.shape) float32, read from the cache row by row.
       kept: (K,) int64, indices of these volumes among the given paths, in order.
-      notes: lines on the volumes that were left out.
+      notes: lines on the volumes that were left out, and on what `align` "auto" decided.
       findings: warnings about volumes that do not lie on the template.
       overlap: (K,) float64, Dice coefficient of each image's non-zero voxels and the template's brain mask.
       tissue_mean, tissue_deviation: (K,) float64, mean and deviation by which each volume was z-scored, in the image's
@@ -74,6 +75,8 @@ def prepare_volumes(
     paths, sizes and modification times of its files, the preparation and this code's version. An interrupted call
     resumes at the shard where it stopped. If a file is new or changes, only its own shard is prepared again.
 
+    Under `align` "auto" the volumes are prepared as they are, and once more if `choose_alignment` decides to align.
+
     Args:
       paths: N image files.
       preparation: settings of the preparation.
@@ -87,18 +90,18 @@ def prepare_volumes(
       BadVolumeError: if a volume is bad and `on_bad_volume` is "stop".
       InputError: if no volume is left, the cache cannot be written, or its content is damaged.
     """
-    preparation.check_available()
     paths = [pathlib.Path(path) for path in paths]
     labels = labels or [""] * len(paths)
     folder = pathlib.Path(cache_dir) / "volumes"
     preparation = dataclasses.replace(preparation, alignments=alignments_folder(cache_dir))
-    shards = _shards(paths, preparation, folder / "shards")
-    # Under "stop" a shard with a bad volume is not kept, since the file may be repaired before the next call.
+    notes: tuple[str, ...] = ()
+    if preparation.align == "auto":
+        as_they_are = dataclasses.replace(preparation, align="none")
+        _, facts = _prepared(paths, labels, as_they_are, folder, False, workers, progress)
+        preparation, note = choose_alignment(preparation, list(facts.values()))
+        notes = (note,)
     stop = on_bad_volume == "stop"
-    if _missing(shards):
-        with one_process(folder / f"shards-{_name_of(shards)}"):  # two runs on one cohort prepare it once
-            _write_shards(_missing(shards), paths, labels, preparation, stop, workers, progress)
-    facts = {index: fact for shard in shards for index, fact in zip(shard.members, _read_facts(shard), strict=True)}
+    shards, facts = _prepared(paths, labels, preparation, folder, stop, workers, progress)
     bad = {index: labelled(labels[index], fact["bad"]) for index, fact in sorted(facts.items()) if fact["bad"]}
     if bad and stop:
         raise BadVolumeError(next(iter(bad.values())))
@@ -113,13 +116,34 @@ def prepare_volumes(
     return PreparedVolumes(
         _dataset(folder, shards, kept, set(bad), preparation.grid.shape),
         kept,
-        tuple(f"left out: {reason}" for reason in bad.values()),
+        (*notes, *(f"left out: {reason}" for reason in bad.values())),
         tuple(check_overlap(named, preparation.align, "pooled.tsv, column mask_overlap, has it of every volume")),
         overlap,
         mean,
         deviation,
         None if preparation.align == "none" else np.array([facts[index]["alignment"] for index in kept], np.float64),
     )
+
+
+def _prepared(
+    paths: Sequence[pathlib.Path],
+    labels: Sequence[str],
+    preparation: Preparation,
+    folder: pathlib.Path,
+    stop: bool,
+    workers: int,
+    progress: bool,
+) -> tuple[list[_Shard], dict[int, dict[str, Any]]]:
+    """Returns the shards of the paths, written if they were missing, and the facts of every path by its index.
+
+    Under `stop` a shard with a bad volume is not kept, since the file may be repaired before the next call.
+    """
+    shards = _shards(paths, preparation, folder / "shards")
+    if _missing(shards):
+        with one_process(folder / f"shards-{_name_of(shards)}"):  # two runs on one cohort prepare it once
+            _write_shards(_missing(shards), paths, labels, preparation, stop, workers, progress)
+    facts = {index: fact for shard in shards for index, fact in zip(shard.members, _read_facts(shard), strict=True)}
+    return shards, facts
 
 
 def _shards(paths: Sequence[pathlib.Path], preparation: Preparation, pool: pathlib.Path) -> list[_Shard]:

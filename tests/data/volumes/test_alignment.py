@@ -1,7 +1,5 @@
 """Registration to the template: a known map is found again, and real brains end up where the template is."""
 
-import sys
-
 import nibabel
 import numpy as np
 import pytest
@@ -9,7 +7,7 @@ from nibabel.affines import apply_affine
 from nilearn.datasets import load_mni152_template
 from scipy.spatial.transform import Rotation
 
-from eqpool.data.volumes.alignment import align_to_template, check_available, find_alignment
+from eqpool.data.volumes.alignment import align_to_template, find_alignment
 from eqpool.data.volumes.grids import named_grid
 from eqpool.data.volumes.image_checks import BadVolumeError
 from eqpool.data.volumes.image_files import read_volume
@@ -20,6 +18,7 @@ from eqpool.data.volumes.read import prepare_image, prepare_volume
 from eqpool.data.volumes.resampling import lay_on_grid, resample
 from eqpool.errors import InputError
 from eqpool.methods.derivatives import read_source, write_change
+from eqpool.report.summary import describe_findings, describe_top
 
 GRID = named_grid("mni_4mm")
 
@@ -41,7 +40,6 @@ def z_scored(brain: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("intensities", [lambda brain: brain, z_scored])
 def test_a_known_map_is_alignment_of(intensities):
-    pytest.importorskip("dipy", reason="needs the extra align")
     known = np.eye(4)
     known[:3, :3] = Rotation.from_euler("xyz", [8, -5, 6], degrees=True).as_matrix() * [1.1, 0.95, 1.05]
     known[:3, 3] = [9, -14, 11]
@@ -53,7 +51,6 @@ def test_a_known_map_is_alignment_of(intensities):
 
 
 def test_real_brains_come_to_lie_on_the_template(shared_data, tmp_path):
-    pytest.importorskip("dipy", reason="needs the extra align")
     path = sorted((shared_data / "cohorts" / "ixi_brain_2mm").glob("sub-*/anat/*_T1w.nii.gz"))[1]
     before, after = (
         prepare_volumes([path], Preparation(GRID, align=align), tmp_path, progress=False)
@@ -157,7 +154,69 @@ def test_a_change_goes_back_through_the_alignment(tmp_path):
     np.testing.assert_allclose(nibabel.load(tmp_path / "out.nii.gz").get_fdata(), expected, atol=1e-4)
 
 
-def test_without_the_extra_it_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "dipy.align.imaffine", None)
-    with pytest.raises(InputError, match=r'config\.data\.align = "affine": needs the package dipy .*eqpool\[align\]'):
-        check_available()
+def save_brains(folder, shifted: int, whole: int = 10) -> list:
+    """The template's brain `whole` times, with noise, the first `shifted` of them 20 mm off."""
+    paths = []
+    for number in range(whole):
+        noise = np.random.default_rng(number).uniform(0.9, 1.1, GRID.shape)
+        affine = shift(20 if number < shifted else 0) @ GRID.affine
+        paths.append(folder / f"{number}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image((template_brain() * noise).astype(np.float32), affine), paths[-1])
+    return paths
+
+
+def back(image):
+    """In place of the registration, which takes seconds: it takes back what `save_brains` did."""
+    return np.linalg.inv(image.affine @ np.linalg.inv(GRID.affine))
+
+
+@pytest.mark.parametrize(("shifted", "aligned"), [(0, False), (1, False), (2, True)])
+def test_auto_registers_every_volume_of_a_cohort_of_which_more_than_a_tenth_miss_the_template(
+    tmp_path, shifted, aligned
+):
+    paths = save_brains(tmp_path, shifted)
+    auto = Preparation(GRID, align="auto", register=back)
+    prepared = prepare_volumes(paths, auto, tmp_path / "cache", progress=False)
+    plain = prepare_volumes(
+        paths, Preparation(GRID, align="affine" if aligned else "none", register=back), tmp_path / "other"
+    )
+    assert (prepared.alignment is not None) is aligned
+    np.testing.assert_array_equal(np.array([*prepared.inputs]), np.array([*plain.inputs]))
+    assert [finding.check for finding in prepared.findings] == ["mask_overlap"] * (shifted == 1)
+    (note,) = prepared.notes
+    assert f"since {shifted} of 10 volumes overlap" in note and ("every volume is registered" in note) is aligned
+
+
+def test_auto_counts_a_volume_that_is_refused_for_where_it_lies(tmp_path):
+    """Ten centimetres off, most of a head lies outside of the template's mask."""
+    paths = save_brains(tmp_path, 0)
+    for path in paths[:2]:
+        image = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(image.get_fdata(dtype=np.float32), shift(100) @ GRID.affine), path)
+    with pytest.raises(BadVolumeError, match="is it in MNI space"):
+        prepare_volumes(paths, Preparation(GRID), tmp_path / "cache", progress=False)
+    prepared = prepare_volumes(paths, Preparation(GRID, align="auto", register=back), tmp_path / "cache")
+    assert len(prepared.kept) == 10 and prepared.overlap.min() > 0.95 and not prepared.findings
+
+
+def test_auto_stops_at_a_damaged_volume_and_leaves_it_out_on_request(tmp_path):
+    paths = save_brains(tmp_path, 0)
+    paths[3].write_bytes(b"none")
+    auto = Preparation(GRID, align="auto", register=back)
+    with pytest.raises(BadVolumeError, match=r"3\.nii\.gz: not a readable image"):
+        prepare_volumes(paths, auto, tmp_path / "cache", progress=False)
+    prepared = prepare_volumes(paths, auto, tmp_path / "cache", "skip", progress=False)
+    assert len(prepared.kept) == 9 and prepared.alignment is None
+    assert (
+        prepared.notes[0].startswith("data.align = auto: no volume is registered") and "3.nii.gz" in prepared.notes[1]
+    )
+
+
+def test_a_misaligned_cohort_is_a_warning_on_top_and_a_stray_volume_a_line_below(tmp_path):
+    findings = {
+        shifted: prepare_volumes(save_brains(tmp_path, shifted), Preparation(GRID), tmp_path / "cache").findings
+        for shifted in (1, 2)
+    }
+    assert describe_top(findings[1]) == "" and "warning: mask_overlap: 1 of 10" in describe_findings(findings[1])
+    assert describe_top(findings[2]).startswith("WARNING: 2 of 10 volumes overlap the template's brain mask by a Dice")
+    assert "2 of 10" not in describe_findings(findings[2])

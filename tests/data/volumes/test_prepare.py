@@ -28,7 +28,7 @@ from eqpool.data.volumes.read import prepare_volume
 from eqpool.data.volumes.resampling import lay_on_grid
 from eqpool.errors import InputError
 from eqpool.methods.run_tables import pooled_table
-from eqpool.report.summary import describe_findings
+from eqpool.report.summary import describe_top
 from eqpool.storage.files import read_json
 
 GRID = named_grid("24x28x24")
@@ -353,13 +353,13 @@ def test_every_volumes_overlap_is_in_the_pooled_table_and_the_worst_are_named_by
     table = pooled_table(cohort)
     np.testing.assert_allclose(table["mask_overlap"], expected, atol=5e-5)
     assert (table["mask_overlap"] < 0.85).sum() == 7
-    (found,) = (finding for finding in examine(cohort) if finding.check == "mask_overlap")
+    (found,) = (finding for finding in examine(cohort) if finding.check == "misaligned_cohort")
     said = found.message
     assert found.severity == "warning" and found.numbers == {"volumes": 23, "below": 7, "parts_of_brains": 0}
     assert said.startswith("7 of 23 volumes overlap") and "pooled.tsv, column mask_overlap" in said
     assert f"line 3 (sub-00, ses-2) {expected[1]:.2f}, " in said and "line 11 (sub-04, ses-2) " in said
     assert said.count("participants.tsv, line") == 5 and "config.data.align = affine" in said
-    assert f"warning: mask_overlap: {said}" in describe_findings(examine(cohort))
+    assert f"WARNING: {said}" in describe_top(examine(cohort))
     left_out = "participants.tsv, line 8 (sub-03, ses-1): "
     assert any(left_out in note for note in cohort.notes)
 
