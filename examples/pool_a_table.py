@@ -88,9 +88,9 @@ for axes, (name, when, values) in zip(
 ):
     scatter_sites(axes, np.stack([age[test], values[test, region]], axis=1), site[test], SCANNERS)
     accuracy, read = scores[name]
-    axes.set(title=f"{when}\nscanner predicted in {accuracy:.0%}, R$^2$ of age {read:.2f}", xlabel="age, years")
+    axes.set(title=f"{when}\nscanner predicted for {accuracy:.0%}, R$^2$ of age {read:.2f}", xlabel="age, years")
 panels[0].set_ylabel(f"thickness of region {region}, mm")
-said = f"SIMULATED DATA, held-out people. By chance the scanner is predicted in 25%, from age alone in {floor:.0%}."
+said = f"SIMULATED DATA, held-out people. By chance the scanner is predicted for 25%, from age alone for {floor:.0%}."
 figure.suptitle(said, x=0.01, ha="left", fontsize=9)
 legend_below(figure, panels[0], SCANNERS)
 figure.savefig("pool_a_table.png", dpi=150)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from eqpool.data.tables.participants import read_participants
 from eqpool.errors import InputError
 from experiments.comparison_specs import METHODS, SPECS, Comparison
-from experiments.flags import add_folder, add_jobs, add_set, count, parse_settings, some_of
+from experiments.flags import add_folder, add_jobs, add_set, count, count_of_parts, parse_settings, some_of
 from experiments.provenance import written_by
 from experiments.registry import Experiment
 from experiments.runner import Setting, Task, folder_name, run_all
@@ -58,7 +58,9 @@ def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
         add_folder(parser, "--published_dir", "folder with the published npz; without it, raw alone")
     parser.add_argument("--methods", type=some_of(METHODS), default=",".join(spec.methods), help="comma-separated")
     folds = _FOLDS_OF_VOLUMES if spec.volumes else _FOLDS
-    parser.add_argument("--folds", type=count, default=folds, help="folds of the training rows that choose a setting")
+    parser.add_argument(
+        "--folds", type=count_of_parts, default=folds, help="folds of the training rows that choose a setting"
+    )
     add_set(parser)
     add_jobs(parser, jobs=1 if spec.volumes else None)
 

@@ -33,6 +33,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def count_of_parts(text: str) -> int:
+    """Parses a whole number of at least 2, such as a number of folds."""
+    if count(text) < 2:
+        raise argparse.ArgumentTypeError(f'"{text}", expected a whole number of at least 2')
+    return int(text)
+
+
 def whole_numbers(text: str) -> list[int]:
     """Parses comma-separated whole numbers of at least 0."""
     if not all(part.isdecimal() for part in text.split(",")):

@@ -20,7 +20,7 @@ from eqpool.config import DataConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.load import load_cohort
 from eqpool.evaluate.intervals import balanced_accuracy, bootstrap_interval
-from experiments.flags import count
+from experiments.flags import count_of_parts
 from experiments.provenance import written_by
 from experiments.registry import Experiment
 from experiments.runner import Task, run_all
@@ -72,7 +72,7 @@ def scanner_from_voxels(cohort: Cohort, seed: int = 0) -> dict[str, Any]:
 def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
     """Adds the experiment's own flags."""
     parser.add_argument("--config", default="adni", choices=("adni", "adcp"), help="which simulated cohort")
-    parser.add_argument("--folds", type=count, default=3, help="of the maps")
+    parser.add_argument("--folds", type=count_of_parts, default=3, help="of the maps")
     parser.add_argument("--fraction", type=float, default=1.0, help="share of each site that is simulated")
 
 

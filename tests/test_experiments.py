@@ -415,6 +415,7 @@ def test_a_key_that_does_not_go_is_named(text, message):
         ("folds", ["--config=germ"], "invalid choice: 'germ'"),
         ("folds", ["--config=german", "--seeds=a"], 'argument --seeds: "a", expected whole numbers'),
         ("recovery", ["--folds=0"], "expected a whole number of at least 1"),
+        ("table2_german", ["--folds=1"], '"1", expected a whole number of at least 2'),
         ("table2_germen", [], "table2_germen: no such experiment; did you mean table2_german?"),
     ],
 )
