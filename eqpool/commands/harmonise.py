@@ -16,7 +16,7 @@ import argparse
 import pathlib
 
 from eqpool.commands.given_paths import check_file, check_folder
-from eqpool.commands.shell import attempt, make_parser, path_argument
+from eqpool.commands.shell import attempt, make_parser, path_argument, whole_number
 from eqpool.errors import InputError
 
 METHODS = ("calibrate", "combat", "ours")
@@ -63,6 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--new", type=path_argument, help="a further table, harmonised by the same correction")
     parser.add_argument("--new_output", type=path_argument, help="where --new is written")
     parser.add_argument("--save", type=path_argument, help="write the correction to this .npz")
+    parser.add_argument(
+        "--permutations",
+        type=whole_number,
+        default=20,
+        help="how often the probes of the scorecard read shuffled sites, which shows what they find by chance "
+        "(default: 20; 0 leaves it out, which is faster)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the held-out rows and of the networks")
     return parser
 

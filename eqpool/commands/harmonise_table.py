@@ -166,7 +166,12 @@ def score(columns: Columns, options: argparse.Namespace) -> dict:
         target_name=columns.target_name,
     )
     return make_scorecard(
-        rows, versions, handed_back=_NAMES[options.method], on_voxels=False, config=EvaluateConfig(), seed=options.seed
+        rows,
+        versions,
+        handed_back=_NAMES[options.method],
+        on_voxels=False,
+        config=EvaluateConfig(scorecard_permutations=options.permutations),
+        seed=options.seed,
     )
 
 

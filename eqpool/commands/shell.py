@@ -52,6 +52,13 @@ def path_argument(text: str) -> pathlib.Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def whole_number(text: str) -> int:
+    """Converts a parser's argument to a whole number of at least 0, for its `type`."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'"{text}", expected a whole number of at least 0')
+    return int(text)
+
+
 def attempt(work: Callable[[], object], folder: pathlib.Path, again: str) -> int:
     """Runs a command's work and returns its exit code. If it ends early, one line on stderr gives the reason.
 

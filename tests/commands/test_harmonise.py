@@ -14,7 +14,7 @@ from eqpool.commands.program import main
 from eqpool.data.site_effects.combat import Combat
 from eqpool.estimator import SiteCalibrator
 
-FLAGS = ["--keep=sex:categorical,age", "--features=*_thickness"]
+FLAGS = ["--keep=sex:categorical,age", "--features=*_thickness", "--permutations=0"]
 
 
 def people(count: int = 120, seed: int = 0) -> pd.DataFrame:
@@ -104,10 +104,19 @@ def test_the_rows_of_the_reference_stay_as_they_are(table, tmp_path):
     assert between_sites(after) < 0.1 * between_sites(before)
 
 
+def test_the_level_by_chance_is_measured_as_often_as_asked(table, tmp_path):
+    for permutations in (0, 2):
+        flags = [*FLAGS[:2], f"--permutations={permutations}", "-o", str(tmp_path / "out.tsv")]
+        assert main(["harmonise", str(table), *flags]) == 0
+        card = json.loads((tmp_path / "out_scorecard.json").read_text())
+        assert card["permutations"] == permutations
+        assert ("site_shuffled" in card["versions"]["eqpool"]) == bool(permutations)
+
+
 def test_a_table_without_participants_and_without_covariates(table, tmp_path):
     plain = tmp_path / "plain.csv"
     pd.read_csv(table, sep="\t").drop(columns=["participant_id", "sex", "age"]).to_csv(plain, index=False)
-    assert main(["harmonise", str(plain), "--features=*_thickness", "-o", str(tmp_path / "out.csv")]) == 0
+    assert main(["harmonise", str(plain), "--features=*_thickness", FLAGS[2], "-o", str(tmp_path / "out.csv")]) == 0
     assert "age" not in json.loads((tmp_path / "out_scorecard.json").read_text())["covariate"]
 
 
@@ -129,6 +138,7 @@ def test_a_table_without_participants_and_without_covariates(table, tmp_path):
             ["--fit_on=site:GE", "--reference=Siemens"],
             "--reference=Siemens: 0 people of it to learn from, expected some",
         ),
+        (["--permutations=some"], 'argument --permutations: "some", expected a whole number of at least 0'),
         (["--keep=sex"], "write sex:categorical in --keep for categories"),
         (["--keep=age,site:categorical"], "--keep=age,site:categorical: site named by --site too, expected each"),
         (["--keep=age", "--target=age"], "--target=age: age named by --keep too, expected each column once"),

@@ -84,10 +84,14 @@ def stage_and_variables(settings: RunConfig, sites: int = 2):
     return stage, stage.initialise(jax.random.key(1))
 
 
-def gradient_of(settings: RunConfig, rows: dict[str, jax.Array], sites: int = 2):
-    stage, variables = stage_and_variables(settings, sites)
-    total = lambda params: stage.loss(variables | {"params": params}, rows, jax.random.key(2), jnp.int32(0)).total  # noqa: E731
-    return jax.jit(jax.grad(total))(variables["params"])
+def gradients_of(settings: RunConfig, *batches: dict[str, jax.Array]):
+    stage, variables = stage_and_variables(settings)
+
+    def total(params, rows):
+        return stage.loss(variables | {"params": params}, rows, jax.random.key(2), jnp.int32(0)).total
+
+    gradient = jax.jit(jax.grad(total))
+    return [gradient(variables["params"], rows) for rows in batches]
 
 
 def size(tree) -> float:
@@ -98,7 +102,7 @@ def test_source_labels_teach_the_task_models_alone_unless_end_to_end():
     rows = batch()
     other = rows | {"target": (rows["target"] + 1) % 3}
     for weight, reaches in ((0.0, False), (1.0, True)):
-        a, b = (gradient_of(config(task_weight=weight), labels) for labels in (rows, other))
+        a, b = gradients_of(config(task_weight=weight), rows, other)
         changed = {name: size(jax.tree.map(jnp.subtract, a[name], b[name])) > 1e-6 for name in a}
         assert changed == {name: name in TASK_MODELS or (reaches and name == "to_reference") for name in a}
 
@@ -158,7 +162,7 @@ def test_the_loss_is_the_papers_sum(direction):
         direction=direction, image_weight=7.0, shape="bspline", spacing=6, bending_weight=2.0, change_weight=3.0
     )
     stage, variables = stage_and_variables(settings)
-    value = stage.loss(variables, batch(), jax.random.key(2), jnp.int32(0))
+    value = jax.jit(stage.loss)(variables, batch(), jax.random.key(2), jnp.int32(0))
     terms = {name: float(term) for name, term in value.terms.items()}
     expected = terms["generator"] + terms["discriminator"] + terms["scratch"] + terms["finetuned"]
     expected += 7.0 * terms["identity"] / 2 + 2.0 * terms["bending"] + 3.0 * terms["change"]
@@ -248,7 +252,9 @@ def test_as_many_of_the_reference_count_as_of_the_source():
     alone = {name: column[:4] for name, column in last.items()}
     for ragged, single in zip(
         *(
-            jax.tree.leaves(stage.loss(variables, one, jax.random.key(2), jnp.int32(0)).batch_stats["batch_stats"])
+            jax.tree.leaves(
+                jax.jit(stage.loss)(variables, one, jax.random.key(2), jnp.int32(0)).batch_stats["batch_stats"]
+            )
             for one in (last, alone)
         ),
         strict=True,
