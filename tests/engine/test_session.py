@@ -281,8 +281,8 @@ def a_few_rows(*arguments, **options):
     return cohort.take(np.arange(0, len(cohort.site), max(1, len(cohort.site) // 1500)))
 
 
-# fcon1000 and abide1 differ from ixi_thickness in their columns, and in twenty sites to probe. volumes and table are adni
-# and ixi_thickness for a user's own data.
+# fcon1000 and abide1 differ from ixi_thickness in their columns, and in twenty sites to probe. volumes and table are
+# adni and ixi_thickness for a user's own data.
 ALIKE = ("fcon1000", "abide1", "volumes", "table")
 POOLING = [path for path in CONFIGS if load(path).method != "istn" and path.stem not in ALIKE]
 
