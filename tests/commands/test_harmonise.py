@@ -104,6 +104,12 @@ def test_the_rows_of_the_reference_stay_as_they_are(table, tmp_path):
     assert between_sites(after) < 0.1 * between_sites(before)
 
 
+def test_permutations_are_counted(table, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["harmonise", str(table), "--features=*", "-o", "out.tsv", "--permutations=-1"])
+    assert '--permutations: "-1", expected a whole number of at least 0' in capsys.readouterr().err
+
+
 def test_the_level_by_chance_is_measured_as_often_as_asked(table, tmp_path):
     for permutations in (0, 2):
         flags = [*FLAGS[:2], f"--permutations={permutations}", "-o", str(tmp_path / "out.tsv")]
@@ -138,7 +144,6 @@ def test_a_table_without_participants_and_without_covariates(table, tmp_path):
             ["--fit_on=site:GE", "--reference=Siemens"],
             "--reference=Siemens: 0 people of it to learn from, expected some",
         ),
-        (["--permutations=some"], 'argument --permutations: "some", expected a whole number of at least 0'),
         (["--keep=sex"], "write sex:categorical in --keep for categories"),
         (["--keep=age,site:categorical"], "--keep=age,site:categorical: site named by --site too, expected each"),
         (["--keep=age", "--target=age"], "--target=age: age named by --keep too, expected each column once"),
