@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from eqpool.commands.new_scans import transform
 from eqpool.commands.run import dry_run, run
-from eqpool.config import DataConfig, RunConfig, to_dict
+from eqpool.config import DataConfig, EvaluateConfig, RunConfig, to_dict
 from eqpool.config.check import from_config_dict
 from eqpool.data.load import load_cohort
 from eqpool.data.reference_view import reference_views
@@ -48,7 +48,8 @@ def write_table(path, rows=ROWS, extra_site="", seed=0):
 def config_of(folder, **data):
     data = {"features": ",".join(FEATURES), "target": "dx", **data}
     made = DataConfig(participants=str(write_table(folder / "participants.tsv")), **data)
-    return RunConfig(method="combat", cache_dir=str(folder / "cache"), data=made)
+    quick = EvaluateConfig(scorecard_permutations=0, bootstraps=20)
+    return RunConfig(method="combat", cache_dir=str(folder / "cache"), data=made, evaluate=quick)
 
 
 def read(path):

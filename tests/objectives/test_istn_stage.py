@@ -188,7 +188,7 @@ def test_bending_holds_both_ways():
         def total(params, stage=stage, variables=variables):
             return stage.loss(variables | {"params": params}, batch(), jax.random.key(2), jnp.int32(0)).total
 
-        held[weight] = jax.grad(total)(params)
+        held[weight] = jax.jit(jax.grad(total))(params)
     for name in ("to_reference", "to_source"):
         assert size(held[1e5][name]["stn"]) > 2 * size(held[0.0][name]["stn"]), name
 
@@ -197,9 +197,10 @@ def test_rare_classes_count_as_much_where_asked_for():
     rows = batch() | {"target": jnp.array([0, 0, 0, 0, 1, 2], jnp.int32)}
     plain = config(shape="none")
     balanced = dataclasses.replace(plain, class_weights="balanced")
+    (first_stage, variables), (second_stage, _) = (stage_and_variables(one) for one in (plain, balanced))
     first, second = (
-        stage_and_variables(one)[0].loss(stage_and_variables(one)[1], rows, jax.random.key(2), jnp.int32(0)).terms
-        for one in (plain, balanced)
+        jax.jit(stage.loss)(variables, rows, jax.random.key(2), jnp.int32(0)).terms
+        for stage in (first_stage, second_stage)
     )
     for name in TASK_MODELS:
         assert abs(first[name] - second[name]) > 1e-3
@@ -226,7 +227,9 @@ def test_padding_of_either_side_changes_nothing():
     padded = {name: jnp.concatenate([column, filler[name]]) for name, column in batch().items()}
     padded["mask"] = padded["mask"].at[6:].set(0)
     # Dropout and soft labels draw by shape, so the terms without either are compared.
-    short, long = (stage.loss(variables, rows, jax.random.key(2), jnp.int32(0)).terms for rows in (batch(), padded))
+    short, long = (
+        jax.jit(stage.loss)(variables, rows, jax.random.key(2), jnp.int32(0)).terms for rows in (batch(), padded)
+    )
     np.testing.assert_allclose(short["identity"], long["identity"], rtol=1e-5)
     settings = config(shape="bspline", spacing=6, bending_weight=1.0)
     stage, variables = stage_and_variables(settings)
@@ -234,7 +237,9 @@ def test_padding_of_either_side_changes_nothing():
     variables["params"] = jax.tree.map(
         lambda weight: weight + 0.1 * random.normal(size=weight.shape), variables["params"]
     )
-    short, long = (stage.loss(variables, rows, jax.random.key(2), jnp.int32(0)).terms for rows in (batch(), padded))
+    short, long = (
+        jax.jit(stage.loss)(variables, rows, jax.random.key(2), jnp.int32(0)).terms for rows in (batch(), padded)
+    )
     np.testing.assert_allclose(short["bending"], long["bending"], rtol=1e-4)
     assert short["bending"] > 0
 
@@ -266,7 +271,7 @@ def test_the_way_back_leaves_the_running_averages_to_images_as_later_ones_will_b
     averages = []
     for direction in ("one_way", "two_way"):
         stage, variables = stage_and_variables(config(shape="affine", direction=direction))
-        found = stage.loss(variables, batch(), jax.random.key(2), jnp.int32(0))
+        found = jax.jit(stage.loss)(variables, batch(), jax.random.key(2), jnp.int32(0))
         averages.append(jax.tree.leaves(found.batch_stats["batch_stats"]["to_reference"]))
         before = jax.tree.leaves(variables["batch_stats"]["to_reference"])
         assert any(np.abs(new - old).max() > 1e-3 for new, old in zip(averages[-1], before, strict=True))
