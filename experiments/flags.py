@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable, Iterable
 
-from eqpool.commands.shell import path_argument
+from eqpool.commands.shell import path_argument, whole_number
 from eqpool.errors import InputError
 
 
@@ -28,16 +28,12 @@ def add_folder(parser: argparse.ArgumentParser, flag: str, help: str, required: 
 
 def count(text: str) -> int:
     """Parses a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'"{text}", expected a whole number of at least 1')
-    return int(text)
+    return whole_number(text, 1)
 
 
 def count_of_parts(text: str) -> int:
     """Parses a whole number of at least 2, such as a number of folds."""
-    if count(text) < 2:
-        raise argparse.ArgumentTypeError(f'"{text}", expected a whole number of at least 2')
-    return int(text)
+    return whole_number(str(count(text)), 2)
 
 
 def whole_numbers(text: str) -> list[int]:

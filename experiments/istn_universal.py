@@ -2,7 +2,7 @@
 
 A cohort of six simulated scanners is made, with one distribution of ages. One scanner is left out of training. The
 universal ISTN (`istn.direction=universal`) learns from the others, and gives the scans of the one left out the look of
-the reference without being told their site. Its error to the same brain as the reference scanner sees it is compared
+the reference without seeing their site. Its error to the same brain as the reference scanner sees it is compared
 with that of the scans as they are, of ComBat that saw ten of them, and of an ISTN of two sites that was trained on half
 of them. All are scored on the other half.
 """

@@ -52,10 +52,10 @@ def path_argument(text: str) -> pathlib.Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def whole_number(text: str) -> int:
-    """Converts a parser's argument to a whole number of at least 0, for its `type`."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f'"{text}", expected a whole number of at least 0')
+def whole_number(text: str, least: int = 0) -> int:
+    """Converts a parser's argument to a whole number of at least `least`, for its `type`."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f'"{text}", expected a whole number of at least {least}')
     return int(text)
 
 

@@ -87,7 +87,7 @@ def make_baseline(config: RunConfig, shape: DataShape) -> Stage:
     (`eqpool.objectives.site_game`), and its loss is subtracted.
 
     The validation score is the same sum over all validation rows, without a queue. For cai the site term of the score
-    is what the adversary tells of the site, see `SiteGame.information`.
+    is how much of the site the adversary explains, see `SiteGame.information`.
     """
     return Stage.of("baseline", _BaselineStage(config, shape), config.baseline, 3)
 

@@ -93,9 +93,8 @@ class _Istn:
     ) -> LossValue:
         del epoch
         source, reference = as_images(batch["inputs"]), as_images(batch["reference_inputs"])
-        game = Game(self._config, self._shape, variables, key, axis_name)
-        if self._universal:
-            game = UniversalGame(self._config, self._shape, variables, key, batch["site"], axis_name)
+        arguments = (self._config, self._shape, variables, key, axis_name)
+        game = UniversalGame(*arguments, site=batch["site"]) if self._universal else Game(*arguments)
         to_reference, terms = to_reference_terms(game, source, reference, batch)
         if isinstance(game, UniversalGame):
             terms |= game.consistency_terms(source, reference, to_reference, batch["mask"])

@@ -9,12 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eqpool.config import RunConfig
-from eqpool.data.shape import DataShape
-from eqpool.engine.state import Variables
 from eqpool.objectives.istn_game import Game, Terms
 from eqpool.objectives.random_scanner import random_scanner
-from eqpool.ops.devices import AxisName, sum_over
+from eqpool.ops.devices import sum_over
 
 
 class UniversalGame(Game):
@@ -24,18 +21,10 @@ class UniversalGame(Game):
     judges' parameters have a leading axis, one entry a site, of which that of the reference is never trained.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        shape: DataShape,
-        variables: Variables,
-        key: jax.Array,
-        site: jax.Array,
-        axis_name: AxisName = None,
-    ):
-        """Starts the pass of a batch whose source images are of the sites `site` (N,)."""
-        super().__init__(config, shape, variables, key, axis_name)
-        self._site, self._squashed = site, config.data.squash
+    def __init__(self, *arguments: Any, site: jax.Array):
+        """Starts the pass of a batch whose source images are of the sites `site` (N,). Other arguments are `Game`'s."""
+        super().__init__(*arguments)
+        self._site = site
 
     def generator_loss(self, judge: str, generated: jax.Array, mask: jax.Array) -> jax.Array:
         """Computes L_adv of each image by its site's judge."""
@@ -63,7 +52,9 @@ class UniversalGame(Game):
         """
         if not self.settings.consistency_weight:
             return {}
-        shown = random_scanner(self._next_key(), jnp.concatenate([source, reference]), squashed=self._squashed)
+        shown = random_scanner(
+            self._next_key(), jnp.concatenate([source, reference]), squashed=self._config.data.squash
+        )
         masks = jnp.concatenate([mask, mask])
         made = self.transform("to_reference", shown, masks, averaged=False).image
         wanted = jnp.concatenate([jax.lax.stop_gradient(to_reference), reference])

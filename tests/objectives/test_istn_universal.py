@@ -61,7 +61,7 @@ def test_one_site_and_its_judge_play_the_game_of_one_way():
     judge = jax.tree.map(lambda leaf: leaf[1], variables["params"]["reference_judge"])
     alone = variables | {"params": variables["params"] | {"reference_judge": judge}}
     one_way = Game(config("one_way"), shape, alone, key)
-    universal = UniversalGame(settings, shape, variables, key, jnp.full(ROWS, 1))
+    universal = UniversalGame(settings, shape, variables, key, site=jnp.full(ROWS, 1))
     generated, real = images(2), images(4)
     for loss, given in (("generator_loss", (generated, mask)), ("discriminator_loss", (generated, real, mask))):
         expected = getattr(one_way, loss)("reference_judge", *given)
@@ -77,7 +77,7 @@ def test_a_judge_learns_from_its_sites_images_and_weighs_them_by_their_share():
     def gradient(generated):
         def loss(judges):
             own = variables | {"params": variables["params"] | {"reference_judge": judges}}
-            game = UniversalGame(settings, shape, own, jax.random.key(3), site)
+            game = UniversalGame(settings, shape, own, jax.random.key(3), site=site)
             return game.discriminator_loss("reference_judge", generated, real, mask)
 
         return jax.grad(loss)(variables["params"]["reference_judge"])
