@@ -3,29 +3,35 @@
 Effects are learnt from the training rows of each split and applied to its held-out rows. Their root-mean-square error
 to the truth inside the brain mask, in z-scores, is averaged. "ComBat" is `eqpool.data.site_effects.combat` at every
 voxel. "site not given" predicts the site of each held-out row. The last rows leave out each site in turn and
-calibrate it from some of its controls.
+calibrate it from some of its controls. What is predictable from each version is the scorecard of a run
+(`eqpool.methods.handed_back`).
 """
 
 import argparse
 import dataclasses
-import pathlib
 from typing import Any
 
 import numpy as np
 
-from eqpool.config import DataConfig, RunConfig
+from eqpool.config import DataConfig, EvaluateConfig, RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.load import load_cohort
 from eqpool.data.site_effects.combat import Combat
 from eqpool.data.site_effects.voxelwise import VoxelCalibration
 from eqpool.data.sources.volume_calibration import calibrate_volumes
-from eqpool.methods.scored_voxels import scanner_free_brain
+from eqpool.methods.handed_back import score_volumes
+from eqpool.methods.scored_voxels import CALIBRATED, ScoredVoxels, scanner_free_brain
 from experiments.flags import some_of, whole_numbers
 from experiments.provenance import made_here, written_by
 from experiments.registry import Experiment
 from experiments.tables import Measured, mean_and_deviation, table
 
 _COHORTS, _CONTROLS = ("adni", "adcp"), (5, 10, 20)
+_PREDICTED = {
+    "site": "site, balanced accuracy",
+    "covariate_mae": "age, MAE in years",
+    "target_balanced_accuracy": "diagnosis, balanced accuracy",
+}
 
 
 def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
@@ -36,11 +42,16 @@ def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
 
 def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
     """Scores every cohort and split."""
-    scores: dict[str, list[dict[str, float]]] = {}
+    scores: dict[str, list[dict[str, float]]] = {name: [] for name in options.cohorts}
+    predicted: dict[str, list[dict[str, dict[str, float]]]] = {name: [] for name in options.cohorts}
     for name in options.cohorts:
-        scores[name] = [score_split(name, split, options.runs / "cache") for split in options.splits]
-    config = RunConfig(data=DataConfig(dataset=options.cohorts[0]))
-    return Measured({"splits": options.splits, "scores": scores}, [made_here(config, 0)])
+        for split in options.splits:
+            config = DataConfig(dataset=name, split_seed=split, site_calibration="location_scale")
+            cohort = load_cohort(config, options.runs / "cache")
+            scores[name].append(score_split(cohort, config))
+            predicted[name].append(predict_split(cohort, config))
+    content = {"splits": options.splits, "scores": scores, "predicted": predicted}
+    return Measured(content, [made_here(RunConfig(data=DataConfig(dataset=options.cohorts[0])), 0)])
 
 
 def markdown(experiment: Experiment, content: dict[str, Any]) -> str:
@@ -58,14 +69,45 @@ def markdown(experiment: Experiment, content: dict[str, Any]) -> str:
             f"Means (standard deviations) over {len(content['splits'])} splits.",
             "",
             *table(["version", *scores], rows),
+            "",
+            "What is predictable from the held-out rows' principal components, by the strongest of several probes:",
+            "",
+            *table(
+                ["version", *(f"{name}, {text}" for name in scores for text in _PREDICTED.values())], _cells(content)
+            ),
         ]
     )
 
 
-def score_split(name: str, split: int, cache: pathlib.Path) -> dict[str, float]:
+def _cells(content: dict[str, Any]) -> list[list[str]]:
+    """Returns a row of cells for each version: raw, ComBat, calibrated and the truth."""
+    predicted = content["predicted"]
+    versions = next(iter(predicted.values()))[0]
+    return [
+        [
+            version,
+            *(
+                mean_and_deviation([split[version].get(key) for split in splits], 3)
+                for splits in predicted.values()
+                for key in _PREDICTED
+            ),
+        ]
+        for version in versions
+    ]
+
+
+def predict_split(cohort: Cohort, config: DataConfig) -> dict[str, dict[str, float]]:
+    """Returns what is predictable from each version of the held-out rows, by the scorecard of a run."""
+    run = RunConfig(data=config, evaluate=EvaluateConfig(scorecard_permutations=0))
+    voxels = ScoredVoxels(cohort, run.seed, CALIBRATED)
+    voxels.take_inputs(cohort, squash=config.squash, workers=2)
+    versions = score_volumes(cohort, run, voxels)["versions"]
+    return {name: {key: one[key] for key in _PREDICTED if key in one} for name, one in versions.items()}
+
+
+def score_split(cohort: Cohort, config: DataConfig) -> dict[str, float]:
     """Returns the score of each version of the held-out rows of one split."""
-    config = DataConfig(dataset=name, split_seed=split)  # type: ignore[arg-type]
-    cohort = load_cohort(config, cache)
+    cohort = dataclasses.replace(cohort, inputs=cohort.uncalibrated)
     assert cohort.volumes is not None
     mask, test, names = cohort.volumes.grid.mask, cohort.rows("test"), cohort.site_labels
     truth = np.stack([scanner_free_brain(cohort, row) for row in test.tolist()])

@@ -8,6 +8,7 @@ import numpy as np
 
 from eqpool.data.site_effects.discriminant import SiteDiscriminant, orthonormal, random_mixtures
 from eqpool.data.site_effects.moments import OpenStream, site_solver
+from eqpool.data.site_effects.noise_contrasts import noise_weights
 from eqpool.data.site_effects.shading import Shading
 
 
@@ -20,6 +21,7 @@ class FirstPass:
       centre: (V,) mean of the rows with a known site.
       mixtures: (D, V) random mixtures of the rows about `centre`.
       effects: (P, V) least-squares effects of the terms, beside a constant for each site.
+      noise: (S, K, V) contrasts of each site's rows, which vary as one row does about the fit (`noise_weights`).
     """
 
     mean: np.ndarray
@@ -27,6 +29,7 @@ class FirstPass:
     centre: np.ndarray
     mixtures: np.ndarray
     effects: np.ndarray
+    noise: np.ndarray
 
     @classmethod
     def of(cls, open_stream: OpenStream, terms: np.ndarray, site: np.ndarray, reference: int) -> "FirstPass":
@@ -41,9 +44,10 @@ class FirstPass:
         used = np.flatnonzero(site >= 0)
         mixing = random_mixtures(len(used))
         num_sites = int(site.max()) + 1
-        weights = np.zeros((len(mixing) + terms.shape[1], len(site)))
-        weights[: len(mixing), used] = mixing - mixing.mean(axis=1, keepdims=True)
-        weights[len(mixing) :] = site_solver(terms, site, num_sites)[num_sites:]
+        mixing_all = np.zeros((len(mixing), len(site)))
+        mixing_all[:, used] = mixing - mixing.mean(axis=1, keepdims=True)
+        solver, contrasts = site_solver(terms, site, num_sites)[num_sites:], noise_weights(terms, site, num_sites)
+        weights = np.concatenate([mixing_all, solver, contrasts.reshape(-1, len(site))])
         total: Any = 0.0
         own: Any = 0.0
         squares: Any = 0.0
@@ -62,8 +66,9 @@ class FirstPass:
             weighted = weighted + weights[:, rows] @ shifted
         count = len(used) if reference < 0 else int(np.sum(site == reference))
         variance = np.maximum(squares / count - (own / count) ** 2, 0)
-        mixtures, effects = weighted[: len(mixing)], weighted[len(mixing) :]
-        return cls(origin + own / count, variance, origin + total / len(used), mixtures, effects)
+        mixtures, effects, noise = np.split(weighted, np.cumsum([len(mixing), len(solver)]))
+        noise = noise.reshape(*contrasts.shape[:2], -1)
+        return cls(origin + own / count, variance, origin + total / len(used), mixtures, effects, noise)
 
 
 class WatchedStream:

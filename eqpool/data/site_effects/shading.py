@@ -54,7 +54,11 @@ class Shading:
 
     def remove(self, values: np.ndarray) -> np.ndarray:
         """Returns (N, V) volumes less most of their own shading."""
-        return values - SHARE * ((values - self.centre) @ self.solver.T) @ self.basis.T
+        return self.remove_from_difference(values - self.centre) + self.centre
+
+    def remove_from_difference(self, values: np.ndarray) -> np.ndarray:
+        """Returns (..., V) differences of volumes less what `remove` takes from them."""
+        return values - SHARE * (values @ self.solver.T) @ self.basis.T
 
     def remove_quickly(self, values: np.ndarray) -> np.ndarray:
         """Returns a (V,) volume less most of its own shading, in float32 as the networks read it."""

@@ -20,7 +20,7 @@ from eqpool.data.site_effects.voxel_estimates import (
     FEW_SMOOTHING_MM,
     FEWEST_CONTROLS_FOR_SCALE,
     SCALE_PRIOR_ROWS,
-    SMOOTHING_MM,
+    Smoothers,
     estimate_effects,
     mean_of_people,
     shrunk_mean,
@@ -112,9 +112,9 @@ class VoxelCalibration:
         shading = Shading.fit(seen.mean, seen.variance, points, zero, kept=seen.effects) if scales else None
         watched = WatchedStream(open_stream, index, seen.centre, orthonormal(seen.mixtures), shading)
         model = fit_site_model(watched.open, terms, index, len(names), subject, shared_ratio=True)
-        smoother = BrainSmoother(mask, SMOOTHING_MM / np.asarray(voxel_mm))
-        chosen = names == reference if reference else np.ones(len(names), bool)
-        mean, variance, location, log_scale = estimate_effects(model, chosen, smoother, scales)
+        noise = seen.noise if shading is None else shading.remove_from_difference(seen.noise)
+        chosen, smoothers = names == reference if reference else np.ones(len(names), bool), Smoothers.of(mask, voxel_mm)
+        mean, variance, location, log_scale = estimate_effects(model, chosen, noise, smoothers, scales)
         if reference:
             location[chosen], log_scale[chosen] = 0, 0
         return cls(
