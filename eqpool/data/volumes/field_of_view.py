@@ -16,9 +16,10 @@ _DENSE_BOX = 0.4  # share of non-zero voxels in a box, below which a grid over t
 def content_box_mm(image: nibabel.Nifti1Image) -> np.ndarray:
     """Returns the corners, (2, 3) in millimetres, of the box around an image's non-zero voxels, with voxel edges."""
     filled = np.asarray(image.dataobj) != 0
+    columns = filled.any(axis=2)  # the volume is read twice, and not once for each axis
     ends = []
-    for axis in range(3):
-        there = np.flatnonzero(filled.any(axis=tuple({0, 1, 2} - {axis})))
+    for along in (columns.any(axis=1), columns.any(axis=0), filled.any(axis=0).any(axis=0)):
+        there = np.flatnonzero(along)
         ends.append((there[0] - 0.5, there[-1] + 0.5) if there.size else (-0.5, -0.5))
     corners = apply_affine(image.affine, np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3))
     return np.stack([corners.min(axis=0), corners.max(axis=0)])

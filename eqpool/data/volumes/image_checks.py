@@ -164,18 +164,22 @@ def checked_values(array: np.ndarray, path: pathlib.Path) -> np.ndarray:
     Raises:
       BadVolumeError: if voxels are infinite, too many voxels of the head are NaN, or all voxels are 0.
     """
+    if not np.isfinite(array).all():
+        array = _without_missing(array, path)
+    if not (array != 0).any():
+        raise BadVolumeError(f"{path}: every voxel is 0, expected an image")
+    return array
+
+
+def _without_missing(array: np.ndarray, path: pathlib.Path) -> np.ndarray:
     infinite = int(np.isinf(array).sum())
     if infinite:
         raise BadVolumeError(
             f"{path}: {infinite} of {array.size} voxels are infinite or beyond single precision, expected numbers"
         )
     missing = np.isnan(array)
-    if missing.any():
-        _check_missing(missing, array, path)
-        array = np.where(missing, np.float32(0), array)
-    if not array.any():
-        raise BadVolumeError(f"{path}: every voxel is 0, expected an image")
-    return array
+    _check_missing(missing, array, path)
+    return np.where(missing, np.float32(0), array)
 
 
 def _check_missing(missing: np.ndarray, array: np.ndarray, path: pathlib.Path) -> None:

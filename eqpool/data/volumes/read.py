@@ -90,8 +90,9 @@ def prepare_image(
     """
     volume = lay_on_grid(image, grid, alignment)
     tissue = measure_tissue(volume, grid, path, image=image, aligned=alignment is not None)
-    scaled = np.where(grid.mask, (volume - tissue.mean) / tissue.deviation, 0)
-    scaled = (np.tanh(scaled) if squash else scaled).astype(np.float32)
+    inside = (volume[grid.mask] - tissue.mean) / tissue.deviation
+    scaled = np.zeros(grid.shape, np.float32)
+    scaled[grid.mask] = np.tanh(inside) if squash else inside
     return Prepared(scaled, tissue, is_part_of_brain(image))
 
 
@@ -110,8 +111,10 @@ def measure_tissue(
     Raises:
       BadVolumeError: if the volume misses the template's brain, or is constant inside it.
     """
-    tissue = grid.mask & (volume != 0)
-    coverage = float(tissue.sum() / grid.mask.sum())
+    inside = volume[grid.mask]
+    values = inside[inside != 0].astype(np.float64)
+    brain = np.count_nonzero(grid.mask)
+    coverage = float(values.size / brain)
     if coverage < LEAST_COVERAGE:
         if aligned:
             hint = "is it a skull-stripped brain? (its alignment to the template failed)"
@@ -121,8 +124,7 @@ def measure_tissue(
             f"{path}: covers {coverage:.0%} of the template's brain mask ({grid.name}), expected at least "
             f"{LEAST_COVERAGE:.0%}; {advice_for_crop(image) or hint}"
         )
-    values = volume[tissue].astype(np.float64)
     mean, deviation = float(values.mean()), float(values.std())
     if deviation <= 1e-6 * max(abs(mean), 1e-30):
         raise BadVolumeError(f"{path}: constant ({mean:g}) inside the brain mask, expected an image")
-    return Tissue(mean, deviation, float(2 * tissue.sum() / (np.count_nonzero(volume) + grid.mask.sum())))
+    return Tissue(mean, deviation, float(2 * values.size / (np.count_nonzero(volume != 0) + brain)))
