@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from eqpool.data.tables.participants import read_participants
 from eqpool.errors import InputError
 from experiments.comparison_specs import METHODS, SPECS, Comparison
-from experiments.flags import add_folder, add_jobs, add_set, count, count_of_parts, parse_settings, some_of
+from experiments.flags import add_folder, add_jobs, add_set, count, count_of_folds, parse_settings, some_of
 from experiments.provenance import written_by
 from experiments.registry import Experiment
 from experiments.runner import Setting, Task, folder_name, run_all
@@ -59,7 +59,10 @@ def add_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
     parser.add_argument("--methods", type=some_of(METHODS), default=",".join(spec.methods), help="comma-separated")
     folds = _FOLDS_OF_VOLUMES if spec.volumes else _FOLDS
     parser.add_argument(
-        "--folds", type=count_of_parts, default=folds, help="folds of the training rows that choose a setting"
+        "--folds",
+        type=count_of_folds,
+        default=folds,
+        help="folds of the training rows that choose a setting; 0: the middle one of each method, without a choice",
     )
     add_set(parser)
     add_jobs(parser, jobs=1 if spec.volumes else None)
@@ -177,6 +180,8 @@ def _score_settings(
 ) -> dict[tuple[Cell, int], list[Candidate]]:
     """Scores the settings of every cell on every repeat with a choice of its own, unless there is one setting alone."""
     of_cell = {cell: spec.settings(cell[1]) for cell in cells}
+    if not options.folds:
+        of_cell = {cell: [settings[len(settings) // 2]] for cell, settings in of_cell.items()}
     jobs = {
         (cell, repeat, fold): FoldJob(tuple(task(cell, repeat, one) for one in settings), fold, options.folds)
         for cell, settings in of_cell.items()
@@ -213,7 +218,10 @@ def _lines(experiment: Experiment, spec: Comparison, content: dict[str, Any]) ->
     yield f"Mean (standard deviation) [median] over {number} {'splits' if spec.volumes else 'seeds'}."
     if any(spec.paper.values()):
         yield "The paper's cells are as printed, on its own data: delta_eq, Adv, M, ACC where nothing else is said."
-    if chosen_by := content.get("chosen_by"):
+    chosen_by = content.get("chosen_by")
+    if chosen_by and not chosen_by["folds"]:
+        yield "Each method has the middle one of its settings. None was chosen by its scores."
+    elif chosen_by:
         yield (
             f"Settings are chosen inside the training rows, by {chosen_by['folds']} folds: the best balanced accuracy "
             f"among those whose strongest probe exceeds max(site floor, chance) by at most {chosen_by['margin']}."

@@ -36,6 +36,11 @@ def count_of_parts(text: str) -> int:
     return whole_number(str(count(text)), 2)
 
 
+def count_of_folds(text: str) -> int:
+    """Parses a number of folds: a whole number of at least 2, or 0 for none."""
+    return 0 if text == "0" else count_of_parts(text)
+
+
 def whole_numbers(text: str) -> list[int]:
     """Parses comma-separated whole numbers of at least 0."""
     if not all(part.isdecimal() for part in text.split(",")):

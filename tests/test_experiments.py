@@ -331,6 +331,10 @@ def test_imaging_chooses_in_each_split_and_tabulates_all(tmp_path):
     assert "inside the training rows, by 2 folds" in text
     assert "stage_two.mmd_weight 20.0 (2); stage_two.mmd_weight 5.0 (1)" in text
     assert "SIMULATED" in text and "| 4.00 (1.00) [4.00] |" in text and text.rstrip().endswith("M 16 |")
+    jobs.clear()
+    unchosen = comparison.run(experiment, argparse.Namespace(**vars(options) | {"folds": 0}), run_all, score)
+    assert not jobs and unchosen.content["rows"][1]["settings"] == [{"stage_two.mmd_weight": 20.0}] * 3
+    assert "the middle one of its settings" in comparison.markdown(experiment, unchosen.content)
 
 
 def test_tables_are_compared_on_both_splits_over_seeds(tmp_path):
