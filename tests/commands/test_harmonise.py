@@ -175,7 +175,7 @@ def test_repeated_scans_and_unknown_sites_go_through_combat(table, tmp_path, cap
     assert between_sites(after) < 0.1 * between_sites(frame)
     features = [name for name in frame if name.endswith("_thickness")]
     np.testing.assert_array_equal(after.loc[7, features].to_numpy(float), frame.loc[7, features].to_numpy(float))
-    assert "warning: 1 rows stay as they are: their site is not one of GE, Siemens" in capsys.readouterr().out
+    assert "warning: 1 row stays as it is: its site is not one of GE, Siemens" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("method", ["calibrate", "combat"])

@@ -209,7 +209,8 @@ class Combat:
     def notes_on(self, site: np.ndarray) -> list[str]:
         """Returns a line if rows of these sites, (N,) names, stay as they are because their sites have no estimate."""
         count = int((~np.isin(site, self.sites)).sum())
-        return [f"{count} rows stay as they are: their site is not one of {', '.join(self.sites)}"] if count else []
+        said = "1 row stays as it is: its site" if count == 1 else f"{count} rows stay as they are: their site"
+        return [f"{said} is not one of {', '.join(self.sites)}"] if count else []
 
     def notes(self) -> list[str]:
         """Returns a line for a run's log if persons have several rows."""
