@@ -73,6 +73,10 @@ _ALL = (
         "3 minutes on one core",
     ),
     Experiment(
+        "calibrated_maps", "calibrated_maps",
+        "Do maps of the diagnosis find more truly affected voxels after the site calibration?", "", "not measured yet",
+    ),
+    Experiment(
         "rescanned_volumes", "rescanned_volumes",
         "How close does the site calibration bring real brains of a simulated scanner to their own scans?",
         "--participants=RESCANNED/participants.tsv --originals=IXI/participants.tsv", "not measured yet",

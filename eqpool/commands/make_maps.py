@@ -46,7 +46,7 @@ FORMS = {
     "after_decoded": (0.0, 0.0, 1.0, 0.0),
 }
 Facts = dict[str, Any]
-Truth = tuple[np.ndarray, np.ndarray]  # result of `_truth`
+Truth = tuple[np.ndarray, np.ndarray]  # result of `judged_voxels`
 
 
 def make_maps(folder: pathlib.Path, folds: int) -> Facts:
@@ -79,7 +79,7 @@ def _make_maps(config: RunConfig, folder: RunFolder, folds: int) -> Facts:
     if few:
         print(f"WARNING: the maps will mean little: {few}")
     decodes = cross_fitted_decodes(config, cohort, RunFolder(folder.folds / str(folds)), folds)
-    truth = _truth(cohort) if cohort.simulated else None
+    truth = judged_voxels(cohort) if cohort.simulated else None
 
     def report(form: str) -> Facts:
         facts = map_form(cohort, decodes, form, folder.maps)
@@ -138,7 +138,7 @@ def map_form(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path) 
     site if only one site has targets.
     """
     assert cohort.volumes is not None
-    rows, contrast, nuisance = _t_design(cohort, decodes.fold)
+    rows, contrast, nuisance = t_design(cohort, decodes.fold)
     t = t_map(form_tiles(decodes, form, rows), contrast, nuisance)
     found = {name: significant(t.p, name, _THRESHOLD) for name in ("bonferroni", "fdr")}  # type: ignore[arg-type]
     name = f"{form}_t_{files.file_name_part(_contrast_name(cohort))}"
@@ -189,7 +189,7 @@ def _recovery(cohort: Cohort, decodes: Decodes, form: str, folder: pathlib.Path,
     return facts | {"recovery_error": float(np.mean(errors))}
 
 
-def _truth(cohort: Cohort) -> Truth:
+def judged_voxels(cohort: Cohort) -> Truth:
     """Returns the voxels of the brain by which a map is judged (V,), and which of those voxels are truly affected.
 
     The simulated disease thins all cortex slightly. A map is judged by strongly affected voxels (disease_mask) and by
@@ -207,7 +207,7 @@ def _truth(cohort: Cohort) -> Truth:
 
 def _gain(cohort: Cohort, decodes: Decodes, truth: Truth) -> Facts:
     """Computes how many more truly affected voxels are found after pooling, with its interval over people."""
-    rows, contrast, nuisance = _t_design(cohort, decodes.fold)
+    rows, contrast, nuisance = t_design(cohort, decodes.fold)
     judged, affected = truth
     before, after = (partial(form_tiles, decodes, form, rows, judged) for form in ("before", "after"))
     return detection_gain(before, after, contrast, nuisance, affected, cohort.participant_id[rows])
@@ -230,7 +230,7 @@ def _check_data(folder: RunFolder, cohort: Cohort) -> None:
 
 def check_contrast(cohort: Cohort, fold: np.ndarray) -> None:
     """Raises `InputError` if the target's t-map is not defined given covariates and folds (N,)."""
-    rows, contrast, nuisance = _t_design(cohort, fold)
+    rows, contrast, nuisance = t_design(cohort, fold)
     if not is_estimable(contrast[:, None], nuisance):
         raise InputError(
             f"{cohort.target_name}: constant, or determined by {', '.join(cohort.covariate_names)}, in the {len(rows)} "
@@ -240,11 +240,11 @@ def check_contrast(cohort: Cohort, fold: np.ndarray) -> None:
 
 def count_degrees_of_freedom(cohort: Cohort, fold: np.ndarray) -> int:
     """Computes the degrees of freedom of the target's t-map given covariates and folds (N,)."""
-    rows, contrast, nuisance = _t_design(cohort, fold)
+    rows, contrast, nuisance = t_design(cohort, fold)
     return len(rows) - int(np.linalg.matrix_rank(np.column_stack([np.ones(len(rows)), contrast, nuisance])))
 
 
-def _t_design(cohort: Cohort, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def t_design(cohort: Cohort, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns a t-map's design: first scans with a known target (R,), their contrast (R,) and the nuisance (R, C)."""
     rows = first_scans(cohort, np.flatnonzero(cohort.target_known))
     return rows, _contrast(cohort)[rows], np.hstack([cohort.covariates[rows], indicators(fold[rows])])

@@ -13,12 +13,12 @@ import statsmodels.api as sm
 from eqpool.commands.make_maps import (
     FORMS,
     _gain,
-    _truth,
     check_contrast,
     count_degrees_of_freedom,
     describe_maps,
     first_scans,
     form_tiles,
+    judged_voxels,
     make_maps,
     map_form,
 )
@@ -142,7 +142,7 @@ def test_the_gain_is_that_of_the_judged_voxels_at_once(mapped, monkeypatch):
         mask[judged] > 0.5, cohort.participant_id[rows],
     )  # fmt: skip
     monkeypatch.setattr("eqpool.commands.make_maps.tile_width", lambda count: 100)
-    for found in (facts, _gain(cohort, decodes, _truth(cohort))):
+    for found in (facts, _gain(cohort, decodes, judged_voxels(cohort))):
         for name, value in expected.items():
             assert found[name] == pytest.approx(value, abs=1e-12)
 
