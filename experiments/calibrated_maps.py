@@ -100,7 +100,7 @@ def markdown(experiment: Experiment, content: dict[str, Any]) -> str:
         for form, facts in forms.items()
     ]
     first = next(iter(next(iter(content["maps"].values())).values()))
-    head = ["cohort", "volumes", "affected voxels found", "more than in the input", "AUC of |t|"]
+    head = ["cohort", "volumes", "affected voxels found", "more than in the input", "AUC"]
     return "\n".join(
         [
             f"SIMULATED data. {written_by(experiment.name, content)}",

@@ -44,7 +44,7 @@ ROWS = (
     ("specificity_fdr", "of the unaffected left alone, FDR"),
     ("sensitivity_bonferroni", "of the truly affected, Bonferroni"),
     ("sensitivity_at_matched_rate", "of the truly affected, with 5 % of the unaffected"),
-    ("auc", "AUC of |t| for the truth"),
+    ("auc", "AUC of the map for the truth"),
 )
 
 

@@ -74,7 +74,7 @@ _ALL = (
     ),
     Experiment(
         "calibrated_maps", "calibrated_maps",
-        "Do maps of the diagnosis find more truly affected voxels after the site calibration?", "", "not measured yet",
+        "Do maps of the diagnosis find more truly affected voxels after the site calibration?", "--bootstraps=60", "3 minutes",
     ),
     Experiment(
         "rescanned_volumes", "rescanned_volumes",
