@@ -9,6 +9,7 @@ from jax import lax
 from eqpool.models import conv_planes
 from eqpool.models.conv import Conv, conv, kaiming_fan_in, lecun_fan_in
 from eqpool.models.conv_kernel_gradient import kernel_gradient_by_plane
+from eqpool.models.conv_phases import phases_forward, phases_kernel_gradient
 from eqpool.models.resolution import max_pool
 
 # shape with channels, features, kernel, strides, padding
@@ -76,6 +77,32 @@ def test_kernel_gradient_plane_by_plane(shape, features, taps, strides, padding)
         np.testing.assert_allclose(actual, pullback(cotangent)[0], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("shape", "features", "taps", "strides", "padding"),
+    [
+        ((2, 9, 8, 7, 1), 3, (7, 7, 7), 2, 3),
+        ((2, 8, 9, 10, 2), 3, (5, 6, 5), 2, 0),
+        ((1, 9, 10, 11, 3), 4, (3, 4, 2), (1, 3, 2), (2, 1, 0)),
+    ],
+)
+def test_phase_by_phase(shape, features, taps, strides, padding):
+    with jax.enable_x64(True):
+        x = normal(0, *shape, dtype=np.float64)
+        kernel = normal(1, *taps, shape[-1], features, dtype=np.float64)
+        expected, pullback = jax.vjp(lambda k: native(x, k, strides, padding), kernel)
+        cotangent = normal(2, *expected.shape, dtype=np.float64)
+        strides, padding = ((one,) * 3 if isinstance(one, int) else one for one in (strides, padding))
+        form = {"strides": strides, "pads": [(pad, pad) for pad in padding]}
+        actual, gradient = jax.jit(
+            lambda x, cotangent: (
+                phases_forward(x, kernel, **form),
+                phases_kernel_gradient(x, kernel, cotangent, **form),
+            )
+        )(x, cotangent)
+        np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(gradient, pullback(cotangent)[0], rtol=1e-12, atol=1e-12)
+
+
 # Large enough for the kernel's gradient to go by plane, at stride 1 and 2.
 @pytest.mark.parametrize(("shape", "strides"), [((1, 32, 33, 32, 16), 1), ((1, 64, 64, 64, 16), 2)])
 def test_large_volumes(shape, strides):
@@ -122,7 +149,8 @@ def test_bfloat16_is_rounded_once():
 
 
 def training_graph(x, kernel):
-    return jax.grad(lambda k: jnp.sum(max_pool(conv(x, k, 2, 3))))(kernel)
+    second = jnp.ones((3, 3, 3, kernel.shape[-1], 8))
+    return jax.grad(lambda k: jnp.sum(max_pool(conv(conv(x, k, 2, 3), second, 1, 1))))(kernel)
 
 
 @pytest.mark.parametrize(("platform", "rank"), [("tpu", 5), ("cuda", 5), ("cpu", 4)])
