@@ -16,8 +16,8 @@ from eqpool.models.conv_phases import phases_forward, phases_kernel_gradient
 # (110 against 330 ms for the stem at 91x109x91, batch 4, two cores). With more channels the copy costs more than it
 # saves.
 _MOST_CHANNELS_TO_FOLD = 4
-# With as few channels, strides above 1 and at least this many taps an axis, forward pass and kernel gradient
-# go phase by phase. For the stem on one core of an Intel Xeon with AVX-512, 134 + 168 against 176 + 248 ms at 91x109x91,
+# With as few channels, strides above 1 and this many taps an axis, the forward pass and the kernel's gradient go phase
+# by phase. For the stem on one core of an Intel Xeon with AVX-512, 134 + 168 against 176 + 248 ms at 91x109x91,
 # batch 4, and 80 + 130 against 131 + 161 ms at 50x59x48, batch 16.
 _FEWEST_TAPS_BY_PHASE = 5
 # Up to this many output channels, at stride 1, the taps are folded into features instead, and one 2D convolution does
