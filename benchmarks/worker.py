@@ -26,6 +26,10 @@ def main(side: str, module: str, function: str, sizes: str) -> None:
         import torch
 
         torch.set_num_threads(len(os.sched_getaffinity(0)))
+    else:
+        from eqpool.commands.memory import keep_freed_memory
+
+        keep_freed_memory()  # as our commands do
     baseline = _resident_bytes()
     started = time.perf_counter()
     work = factory(**json.loads(sizes))

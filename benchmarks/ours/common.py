@@ -38,7 +38,8 @@ def training(loss: Callable[..., tuple[jax.Array, Any]], variables: Any, batch: 
     """
     optimizer = optax.adam(learning_rate)
 
-    def step(variables: Any, moments: Any, key: jax.Array):
+    # The batch is an argument, because XLA computes what depends on constants alone while it compiles.
+    def step(variables: Any, moments: Any, key: jax.Array, batch: Any):
         rest = {name: tree for name, tree in variables.items() if name != "params"}
         (value, updated), gradient = jax.value_and_grad(
             lambda params: loss(rest | {"params": params}, batch, key), has_aux=True
@@ -49,9 +50,10 @@ def training(loss: Callable[..., tuple[jax.Array, Any]], variables: Any, batch: 
 
     compiled = jax.jit(step, donate_argnums=(0, 1))
     state = [variables, optimizer.init(variables["params"]), jax.random.key(0)]
+    batch = jax.tree.map(jnp.asarray, batch)
 
     def run() -> float:
-        *state[:], value = compiled(*state)
+        *state[:], value = compiled(*state, batch)
         jax.block_until_ready(state[0])
         return float(value)
 

@@ -22,6 +22,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from eqpool.commands.given_paths import check_config_paths, check_workdir
+from eqpool.commands.memory import keep_freed_memory
 from eqpool.commands.shell import GOES_ON, attempt, show
 from eqpool.config import default_config
 from eqpool.config.check import from_config_dict
@@ -53,6 +54,7 @@ def main(arguments: list[str]) -> int:
         check_is_path(f"--workdir={_WORKDIR.value}")
         check_workdir(workdir, f"--workdir={workdir}")
         check_config_paths(config)
+        keep_freed_memory()
         # Imported here because --help, config errors and missing paths should not wait for the training stack.
         from eqpool.commands.run import dry_run, run
         from eqpool.engine.data_parallel import join_processes

@@ -1,34 +1,40 @@
 """3D convolution for a CPU, composed of 2D convolutions of planes. See `eqpool.models.conv` for the reason.
 
-All times are from two cores of an AMD EPYC with jax 0.10.2.
+All times are from jax 0.10.2, and from two cores of an AMD EPYC where nothing else is said.
 """
 
-import itertools
 import math
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from eqpool.models.conv_kernel_gradient import kernel_gradient_by_plane
+from eqpool.models.conv_phases import phases_forward, phases_kernel_gradient
+
 # Up to this many input channels, one 2D convolution with the depth taps folded into channels is faster than one per tap
 # (110 against 330 ms for the stem at 91x109x91, batch 4, two cores). With more channels the copy costs more than it
 # saves.
 _MOST_CHANNELS_TO_FOLD = 4
-# Up to this many output channels, at stride 1, the taps are folded into features instead. For 8 -> 1 channels at 64^3,
-# batch 2, the forward pass and both gradients take 34 + 22 + 28 against 71 + 76 + 84 ms. For 16 -> 8 channels folding
-# is slower.
-_MOST_FEATURES_TO_FOLD = 2
-# From this many numbers in the input, and up to 27 taps, the kernel's gradient of a strided convolution is computed
-# plane by plane. For 64^3 x 32 to 64 channels, batch 2, it takes 270 against 560 ms of processor time. For
-# 32^3 x 64 to 128 channels both ways take the same time.
-_FEWEST_NUMBERS_BY_PLANE, _MOST_TAPS_BY_PLANE = 2**22, 27
+# With as few channels, strides above 1 and this many taps an axis, the forward pass and the kernel's gradient go phase
+# by phase. For the stem on one core of an Intel Xeon with AVX-512, 134 + 168 against 176 + 248 ms at 91x109x91,
+# batch 4, and 80 + 130 against 131 + 161 ms at 50x59x48, batch 16.
+_FEWEST_TAPS_BY_PHASE = 5
+# Up to this many output channels, at stride 1, the taps are folded into features instead, and one 2D convolution does
+# the work of three. On one core of an Intel Xeon with AVX-512, forward: 8 -> 8 channels at 25x30x24, batch 16, 23
+# against 67 ms; 16 -> 16 at 22x27x22, batch 4, 7 against 13 ms. For 16 -> 64 both take the same time.
+_MOST_FEATURES_TO_FOLD = 32
+# From this many numbers in the input, and up to 27 taps, the kernel's gradient is computed plane by plane. On the same
+# core: 16 -> 64 channels at 32^3, batch 2, 53 against 132 ms; 16 -> 16 at 22x27x22, batch 4, 21 against 33 ms; for
+# 12x14x11, batch 16, both take the same time, and the plain form compiles in half the time. At stride 2 it pays later.
+_FEWEST_NUMBERS_BY_PLANE, _FEWEST_NUMBERS_STRIDED, _MOST_TAPS_BY_PLANE = 2**19, 2**22, 27
 
 _DIMENSIONS_2D = ("NHWC", "HWIO", "NHWC")
 
 
 def planes_forward(x, kernel, *, strides, pads):
     """Computes the convolution in float32 at least, with three numbers in `strides` and three pairs in `pads`."""
-    planes_conv = _best_form(kernel, strides)
+    planes_conv = phases_forward if _goes_by_phase(kernel, strides) else _best_form(kernel, strides)
     return planes_conv(_single(x), _single(kernel), strides=strides, pads=pads).astype(x.dtype)
 
 
@@ -43,53 +49,33 @@ def planes_backward(x, kernel, cotangent, *, strides, pads):
     return gradient_x.astype(x.dtype), gradient_kernel.astype(kernel.dtype)
 
 
-def _gradient_in_x(x, kernel, cotangent, **shape):
-    _, pullback = jax.vjp(lambda operand: _best_form(kernel, shape["strides"])(operand, kernel, **shape), x)
+def _gradient_in_x(x, kernel, cotangent, *, strides, pads):
+    turned_pads = _turned_pads(kernel, pads)
+    if set(strides) == {1} and min(map(min, turned_pads)) >= 0:
+        # A convolution of the cotangent with the kernel turned around, in the form that is best for it.
+        turned = jnp.flip(kernel, (0, 1, 2)).swapaxes(3, 4)
+        return _best_form(turned, strides)(cotangent, turned, strides=strides, pads=turned_pads)
+    form = _best_form(kernel, strides)
+    _, pullback = jax.vjp(lambda operand: form(operand, kernel, strides=strides, pads=pads), x)
     return pullback(cotangent)[0]
+
+
+def _turned_pads(kernel, pads):
+    return tuple((taps - 1 - low, taps - 1 - high) for taps, (low, high) in zip(kernel.shape[:3], pads, strict=True))
 
 
 def _gradient_in_kernel(x, kernel, cotangent, **shape):
+    if _goes_by_phase(kernel, shape["strides"]):
+        return phases_kernel_gradient(x, kernel, cotangent, **shape)
+    if _goes_by_plane(x, kernel, shape["strides"]):
+        return kernel_gradient_by_plane(x, kernel, cotangent, **shape)
+    # Folding taps makes the kernel's gradient slower (249 against 96 ms for 8 -> 8 channels), except for few features
+    # (28 against 84 ms for 8 -> 1 channels at 64^3, batch 2, two cores).
     form = _best_form(kernel, shape["strides"])
-    if form is _sum_over_depth_taps and _goes_by_plane(x, kernel, shape["strides"]):
-        return _gradient_in_kernel_by_plane(x, kernel, cotangent, **shape)
-    # Folding taps into channels makes the kernel's gradient slower (230 against 170 ms for the stem).
-    form = _sum_over_depth_taps if form is _depth_taps_as_channels else form
+    if form is not _depth_taps_as_features or kernel.shape[4] > 2:
+        form = _sum_over_depth_taps
     _, pullback = jax.vjp(lambda operand: form(x, operand, **shape), kernel)
     return pullback(cotangent)[0]
-
-
-def _gradient_in_kernel_by_plane(x, kernel, cotangent, *, strides, pads):
-    """Computes the kernel's gradient as a sum over output planes of (voxels under each tap)^T (cotangent).
-
-    Each plane takes one matrix product. For a convolution XLA first transposes the whole volume, once per depth tap. At
-    stride 2 the voxels under the taps are few enough to be copied instead, and those of one plane stay in the cache. At
-    stride 1 there is no gain.
-    """
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    planes, cotangents = jnp.moveaxis(x, 1, 0), jnp.moveaxis(cotangent, 1, 0)
-    depth, *taps, channels, features = kernel.shape
-
-    def add_plane(total, index_and_cotangent):
-        index, cotangent = index_and_cotangent
-        under = lax.dynamic_slice_in_dim(planes, index * strides[0], depth, axis=0)
-        patches = [_under_taps(plane, taps, strides[1:], cotangent.shape[1:3]) for plane in under]
-        voxels = jnp.concatenate(patches, axis=-1).reshape(-1, depth * math.prod(taps) * channels)
-        return total + voxels.T @ cotangent.reshape(-1, features), None
-
-    nothing = jnp.zeros((depth * math.prod(taps) * channels, features), x.dtype)
-    total, _ = lax.scan(add_plane, nothing, (jnp.arange(len(cotangents)), cotangents))
-    return total.reshape(kernel.shape)
-
-
-def _under_taps(plane, taps, strides, size):
-    """Gathers the input voxels under the taps of each output voxel: (N, H, W, C) to (N, *size, k_H k_W C)."""
-    batch, _, _, channels = plane.shape
-    limits = [stride * (count - 1) + 1 for stride, count in zip(strides, size, strict=True)]
-    shifted = [
-        lax.slice(plane, (0, h, w, 0), (batch, h + limits[0], w + limits[1], channels), (1, *strides, 1))
-        for h, w in itertools.product(*map(range, taps))
-    ]
-    return jnp.concatenate(shifted, axis=-1)
 
 
 def _best_form(kernel, strides):
@@ -101,9 +87,20 @@ def _best_form(kernel, strides):
     return _sum_over_depth_taps
 
 
+def _goes_by_phase(kernel, strides):
+    return (
+        kernel.shape[3] <= _MOST_CHANNELS_TO_FOLD
+        and min(strides) > 1
+        and min(kernel.shape[:3]) >= _FEWEST_TAPS_BY_PHASE
+    )
+
+
 def _goes_by_plane(x, kernel, strides):
-    few_taps = math.prod(kernel.shape[:3]) <= _MOST_TAPS_BY_PLANE
-    return min(strides) > 1 and few_taps and x.size >= _FEWEST_NUMBERS_BY_PLANE
+    channels, features = kernel.shape[3:]
+    if math.prod(kernel.shape[:3]) > _MOST_TAPS_BY_PLANE or min(channels, features) <= _MOST_CHANNELS_TO_FOLD:
+        return False
+    fewest = _FEWEST_NUMBERS_BY_PLANE if set(strides) == {1} else _FEWEST_NUMBERS_STRIDED
+    return x.size >= fewest and (set(strides) == {1} or min(strides) > 1)
 
 
 def _sum_over_depth_taps(x, kernel, *, strides, pads):

@@ -8,6 +8,8 @@ from jax import lax
 
 from eqpool.models import conv_planes
 from eqpool.models.conv import Conv, conv, kaiming_fan_in, lecun_fan_in
+from eqpool.models.conv_kernel_gradient import kernel_gradient_by_plane
+from eqpool.models.conv_phases import phases_forward, phases_kernel_gradient
 from eqpool.models.resolution import max_pool
 
 # shape with channels, features, kernel, strides, padding
@@ -51,15 +53,66 @@ def test_value_and_gradients_are_those_of_the_native_convolution(shape, features
 
 @pytest.mark.parametrize(
     ("shape", "features", "taps", "strides", "padding"),
-    [((2, 6, 7, 8, 6), 4, (3, 3, 3), 2, 1), ((1, 8, 6, 9, 5), 3, (2, 3, 1), (2, 3, 2), (1, 0, 2))],
+    [
+        ((2, 6, 7, 8, 6), 4, (3, 3, 3), 1, 1),
+        ((1, 5, 4, 6, 5), 9, (3, 2, 1), 1, (1, 0, 2)),
+        ((2, 5, 4, 6, 2), 7, (1, 3, 2), 1, (0, 2, 1)),
+        ((2, 6, 7, 8, 6), 4, (3, 3, 3), 2, 1),
+        ((1, 8, 6, 9, 5), 3, (2, 3, 1), (2, 3, 2), (1, 0, 2)),
+    ],
 )
-def test_kernel_gradient_plane_by_plane(monkeypatch, shape, features, taps, strides, padding):
-    small, big = np.zeros(shape), np.broadcast_to(0.0, (2, 64, 64, 64, 32))
-    kernel = np.zeros((*taps, shape[-1], features))
-    assert conv_planes._goes_by_plane(big, kernel, (2, 2, 2)) and not conv_planes._goes_by_plane(big, kernel, (2, 1, 2))
-    assert not conv_planes._goes_by_plane(small, kernel, (2, 2, 2))
-    monkeypatch.setattr(conv_planes, "_goes_by_plane", lambda *arguments: True)
-    check_against_native(shape, features, taps, strides, padding)
+def test_kernel_gradient_plane_by_plane(shape, features, taps, strides, padding):
+    with jax.enable_x64(True):
+        x, kernel = (
+            normal(seed, *size, dtype=np.float64) for seed, size in ((0, shape), (1, (*taps, shape[-1], features)))
+        )
+        expected, pullback = jax.vjp(lambda k: native(x, k, strides, padding), kernel)
+        cotangent = normal(2, *expected.shape, dtype=np.float64)
+        strides, padding = ((one,) * 3 if isinstance(one, int) else one for one in (strides, padding))
+        actual = jax.jit(
+            lambda x, cotangent: kernel_gradient_by_plane(
+                x, kernel, cotangent, strides=strides, pads=[(pad, pad) for pad in padding]
+            )
+        )(x, cotangent)
+        np.testing.assert_allclose(actual, pullback(cotangent)[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("shape", "features", "taps", "strides", "padding"),
+    [
+        ((2, 9, 8, 7, 1), 3, (7, 7, 7), 2, 3),
+        ((2, 8, 9, 10, 2), 3, (5, 6, 5), 2, 0),
+        ((1, 9, 10, 11, 3), 4, (3, 4, 2), (1, 3, 2), (2, 1, 0)),
+    ],
+)
+def test_phase_by_phase(shape, features, taps, strides, padding):
+    with jax.enable_x64(True):
+        x = normal(0, *shape, dtype=np.float64)
+        kernel = normal(1, *taps, shape[-1], features, dtype=np.float64)
+        expected, pullback = jax.vjp(lambda k: native(x, k, strides, padding), kernel)
+        cotangent = normal(2, *expected.shape, dtype=np.float64)
+        strides, padding = ((one,) * 3 if isinstance(one, int) else one for one in (strides, padding))
+        form = {"strides": strides, "pads": [(pad, pad) for pad in padding]}
+        actual, gradient = jax.jit(
+            lambda x, cotangent: (
+                phases_forward(x, kernel, **form),
+                phases_kernel_gradient(x, kernel, cotangent, **form),
+            )
+        )(x, cotangent)
+        np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(gradient, pullback(cotangent)[0], rtol=1e-12, atol=1e-12)
+
+
+# Large enough for the kernel's gradient to go by plane, at stride 1 and 2.
+@pytest.mark.parametrize(("shape", "strides"), [((1, 32, 33, 32, 16), 1), ((1, 64, 64, 64, 16), 2)])
+def test_large_volumes(shape, strides):
+    x, kernel = normal(0, *shape), normal(1, 3, 3, 3, 16, 8)
+    assert conv_planes._goes_by_plane(x, kernel, (strides,) * 3)
+    expected, native_pullback = jax.vjp(lambda k: native(x, k, strides, 1), kernel)
+    _, pullback = jax.vjp(jax.jit(lambda k: conv(x, k, strides, 1)), kernel)
+    cotangent = normal(2, *expected.shape)
+    theirs = native_pullback(cotangent)[0]
+    np.testing.assert_allclose(pullback(cotangent)[0], theirs, rtol=1e-4, atol=1e-5 * float(jnp.abs(theirs).max()))
 
 
 def check_against_native(shape, features, taps, strides, padding):
@@ -96,7 +149,8 @@ def test_bfloat16_is_rounded_once():
 
 
 def training_graph(x, kernel):
-    return jax.grad(lambda k: jnp.sum(max_pool(conv(x, k, 2, 3))))(kernel)
+    second = jnp.ones((3, 3, 3, kernel.shape[-1], 8))
+    return jax.grad(lambda k: jnp.sum(max_pool(conv(conv(x, k, 2, 3), second, 1, 1))))(kernel)
 
 
 @pytest.mark.parametrize(("platform", "rank"), [("tpu", 5), ("cuda", 5), ("cpu", 4)])
