@@ -29,6 +29,7 @@ from eqpool.report.figure_parts import (
     remark_on_spreads,
 )
 from eqpool.report.lettering import Figure
+from eqpool.report.score_figure import describe_scorecard_figure, draw_scorecard
 from eqpool.report.sites import draw_probes
 from eqpool.report.workfolder import WorkFolder
 
@@ -38,7 +39,7 @@ class FigureKind(NamedTuple):
 
     Attributes:
       name: stem of its file names in figures/.
-      section: section of the report: pooled, removed, kept, images or training.
+      section: section of the report: scorecard, pooled, removed, kept, images or training.
       exists: function that returns True if a run's files allow this figure.
       draw: function that draws the figure.
       caption: text below the figure.
@@ -63,6 +64,15 @@ def _has_covariate(work: WorkFolder) -> bool:
 
 
 FIGURES = (
+    FigureKind(
+        "scorecard",
+        "scorecard",
+        lambda work: work.results.get("scorecard") is not None,
+        lambda work: draw_scorecard(work.results["scorecard"]),
+        "The held-out rows in each version, with 95% intervals. The version with a star is handed back. The floor is "
+        "what age, diagnosis and the like alone tell of the site.",
+        lambda work: describe_scorecard_figure(work.results["scorecard"]),
+    ),
     FigureKind(
         "covariate_by_site",
         "pooled",
@@ -169,7 +179,8 @@ FIGURES = (
         "images",
         lambda work: work.samples is not None,
         draw_sample_images,
-        "Held-out scans by scanner and covariate: the input, the input plus the change, and the change.",
+        "Held-out scans by scanner and covariate: the input, the harmonised scan, and the change between them. The "
+        "change should be smooth and show no anatomy.",
         lambda work: "Axial slices of held-out scans of every site: input, harmonised, and the difference.",
     ),
     FigureKind(
