@@ -29,7 +29,7 @@ from eqpool.report.figure_parts import (
     remark_on_spreads,
 )
 from eqpool.report.lettering import Figure
-from eqpool.report.score_figure import describe_scorecard_figure, draw_scorecard
+from eqpool.report.score_figure import CAPTION, describe_scorecard_figure, draw_scorecard
 from eqpool.report.sites import draw_probes
 from eqpool.report.workfolder import WorkFolder
 
@@ -69,8 +69,7 @@ FIGURES = (
         "scorecard",
         lambda work: work.results.get("scorecard") is not None,
         lambda work: draw_scorecard(work.results["scorecard"]),
-        "The held-out rows in each version, with 95% intervals. The version with a star is handed back. The floor is "
-        "what age, diagnosis and the like alone tell of the site.",
+        CAPTION,
         lambda work: describe_scorecard_figure(work.results["scorecard"]),
     ),
     FigureKind(

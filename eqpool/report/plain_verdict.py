@@ -85,7 +85,7 @@ def _site(card: Card) -> str:
 
 
 def _beside(card: Card) -> str:
-    """Returns what the accuracy is held against, in brackets: ComBat, chance, and covariate and target alone."""
+    """Returns what the accuracy is held against, in brackets: ComBat, chance, and the floor."""
     combat = card["versions"].get(_COMBAT, {}).get("site")
     chance, floor = (card["levels"].get(name) for name in ("site_chance", "site_floor"))
     said = []
@@ -95,9 +95,8 @@ def _beside(card: Card) -> str:
         said.append(f"ComBat: {percent(combat)}{clearly}")
     if is_defined(chance):
         said.append(f"chance: {percent(chance)}")
-    people = [name for name in (card["covariate"], card["target"]) if name]
-    if is_defined(floor) and people:
-        said.append(f"from {listed(people)} alone: {percent(floor)}")
+    if is_defined(floor):
+        said.append(f"floor: {percent(floor)}")
     return f" ({'; '.join(said)})" if said else ""
 
 
@@ -147,7 +146,9 @@ def _kept(card: Card) -> str:
 def _unchanged(card: Card, change_scale: float | None) -> str:
     if change_scale != 0:
         return ""
-    left = "the calibration of sites alone" if "calibrated" in card["versions"] else "the raw input, unchanged"
+    versions = card["versions"]
+    calibrated = "calibrated" in versions or versions[card["handed_back"]].get("site") != versions[_RAW].get("site")
+    left = "the calibration of sites alone" if calibrated else "the raw input, unchanged"
     return f"The networks' change was scaled to nothing: what is handed back is {left}."
 
 

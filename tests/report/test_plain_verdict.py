@@ -17,8 +17,7 @@ TERMS = glossary(latents=True, images=True, istn=False)
 def test_a_better_result_beside_combat_and_chance():
     site, kept = plain_verdict(card(BETTER, OPEN))
     assert site == (
-        "Site classification accuracy fell from 90% to 62% on 80 held-out rows (ComBat: 60%; chance: 50%; from age and "
-        "dx alone: 60%)."
+        "Site classification accuracy fell from 90% to 62% on 80 held-out rows (ComBat: 60%; chance: 50%; floor: 60%)."
     )
     assert kept == (
         "Age (mean error within sites 5 before, 5.1 now) is predicted as well as before, as far as 80 rows can show. "
