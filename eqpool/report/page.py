@@ -38,7 +38,7 @@ _HEADLINES = (
 )
 _VERDICTS = {"good": "as hoped", "bad": "not as hoped", "open": "not decided", "plain": ""}
 _MARKS = {"good": "✓", "bad": "✗", "open": "?", "plain": ""}
-_NARROW = ("scorecard", "sample_images")  # figures that are drawn for a narrow page
+_WIDE = ("_maps", "_bonferroni")  # figures with a line of slices of the brain
 _SEVERITIES = ("refusal", "warning", "info")
 
 
@@ -148,7 +148,7 @@ def _pictures(drawn: Sequence[Drawn], section: str) -> list[dict[str, Any]]:
             "caption": one.caption,
             "alt": one.alt,
             "absent": one.absent,
-            "narrow": one.kind.name in _NARROW,
+            "narrow": not one.kind.name.endswith(_WIDE),
         }
         for one in drawn
         if one.kind.section == section

@@ -1,5 +1,7 @@
 """Figures of subjects: embeddings by age group, and slices of their scans before and after pooling."""
 
+from typing import Any
+
 import numpy as np
 
 from eqpool.report.lettering import Figure, drawn_name, drawn_names
@@ -26,13 +28,15 @@ def draw_groups(points: dict[str, np.ndarray], values: np.ndarray, covariate: st
       covariate: name of the covariate.
     """
     group, labels = covariate_groups(values)
-    figure = Figure(figsize=(4.2 * len(points), 4.2), layout="constrained")
+    figure = Figure(figsize=(2.5 * max(len(points), 2), 2.9), layout="constrained")
     for axes, (title, places) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True):
         for number, label in enumerate(labels):
             colour = _AGE_COLOURS[number * (len(_AGE_COLOURS) - 1) // max(len(labels) - 1, 1)]
-            axes.scatter(*places[group == number].T, color=colour, s=18, linewidths=0.2, edgecolor="k", label=label)
+            axes.scatter(*places[group == number].T, color=colour, s=10, linewidths=0.2, edgecolor="k", label=label)
         axes.set(title=title, xticks=[], yticks=[])
-    axes.legend(title=drawn_name(covariate), frameon=False, fontsize="small", loc="best")
+    handles, labels = axes.get_legend_handles_labels()
+    options: dict[str, Any] = {"loc": "outside lower center", "frameon": False, "fontsize": "small", "ncols": 4}
+    figure.legend(handles, labels, title=drawn_name(covariate), **options)
     return figure
 
 

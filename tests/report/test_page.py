@@ -80,7 +80,7 @@ def test_the_page_stands_alone_and_every_image_is_described(text):
 
 
 def test_every_figure_is_a_png_and_an_svg_too(text, workdir):
-    names = set(re.findall(r'<figure id="(\w+)">', text))
+    names = set(re.findall(r'<figure id="(\w+)"', text))
     assert {"covariate_by_site", "site_probes", "training_curves"} <= names  # others take more held-out rows
     for name in names:
         assert (workdir / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
