@@ -72,14 +72,14 @@ def _site(card: Card) -> str:
     if not is_defined(before) or not is_defined(after):
         return ""
     on, beside = f"on {card['rows']['test']} held-out {rows_named(card)}", _beside(card)
+    few = f" With so few {rows_named(card)} no change is called clear." if _few(card) else ""
     if before == after:
-        return f"Site classification accuracy stayed at {percent(after)} {on}{beside}."
+        return f"Site classification accuracy stayed at {percent(after)} {on}{beside}.{few}"
     verdict = _difference(card, _RAW, "site", higher_is_better=False)
     if verdict in ("good", "bad"):
         verb = "fell" if verdict == "good" else "rose"
         still = " The site can still be predicted." if is_site_left(card) else ""
         return f"Site classification accuracy {verb} from {percent(before)} to {percent(after)} {on}{beside}.{still}"
-    few = f" With so few {rows_named(card)} no change is called clear." if _few(card) else ""
     now = f"it was {percent(before)} and is now {percent(after)}"
     return f"Site classification accuracy did not clearly change {on}: {now}{beside}.{few}"
 
