@@ -22,6 +22,7 @@ from eqpool.evaluate.scorecard import COMBAT, RAW, make_scorecard
 from eqpool.evaluate.scored_rows import ScoredRows, choose_rows
 from eqpool.report.score_page import write_score_page
 from eqpool.report.score_table import describe_scorecard
+from eqpool.report.summary import describe_paths, describe_verdict
 from eqpool.storage.files import write_atomically, write_json
 
 _HELD_OUT = 0.2
@@ -59,14 +60,13 @@ def harmonise(options: argparse.Namespace) -> None:
     scores = options.output.with_name(f"{options.output.stem}_scorecard.json")
     write_json(scores, card)
     page = scores.with_suffix(".html")
-    write_score_page(page, card, options.table.name, options.method)
+    write_score_page(page, card, options.table.name, options.method, correction.change_scale)
     print("\n".join(describe_scorecard(card)))
-    print(f"written after {time.monotonic() - started:.0f} s:")
-    contents = {path: "the harmonised table" for path in written} | {page: "the scorecard, in words"}
+    contents = {path: "the harmonised table" for path in written} | {page: "the scorecard, as a page"}
     contents |= {scores: "the scorecard, in numbers"} | ({options.save: "the correction"} if options.save else {})
-    width = max(len(str(path)) for path in contents)
-    for path, what in contents.items():
-        print(f"  {path!s:<{width}}  {what}")
+    print(describe_paths(contents, f"written after {time.monotonic() - started:.0f} s:"))
+    print("\n".join(describe_verdict(card, correction.change_scale)))
+    print(f"report: {page}")
 
 
 def read_columns(table: ParticipantsTable, options: argparse.Namespace) -> Columns:

@@ -1,6 +1,6 @@
 """Trains and evaluates one run, and writes its work directory.
 
-Example: python -m eqpool.main --config=configs/adni.py --workdir=runs/adni --config.seed=1
+Example: eqpool run --config=configs/adni.py --workdir=runs/adni --config.seed=1
 
 The same command on the same work directory resumes. With --distributed the processes of several hosts train together
 (docs/cloud_tpu.md). Set any key of a config by --config.KEY=VALUE, such as --config.stage_one.epochs=20, and the method

@@ -26,6 +26,6 @@ def main(arguments: list[str]) -> int:
         if run.is_finished:
             from eqpool.report.page import write_report
 
-            print(write_report(options.workdir))
+            print(f"maps: {run.maps}\nreport: {write_report(options.workdir)}")
 
     return attempt(work, options.workdir, GOES_ON)

@@ -21,8 +21,15 @@ def main(arguments: list[str]) -> int:
         check_run(RunFolder(options.workdir))
         for other in map(RunFolder, options.compare):
             check_run(other, other.results_file, flag="--compare")
-        from eqpool.report.page import write_report  # after the paths, as it imports matplotlib and nilearn
+        # After the paths, as these import matplotlib and nilearn.
+        from eqpool.report.page import write_report
+        from eqpool.report.summary import describe_verdict
+        from eqpool.storage.files import read_json
 
-        print(write_report(options.workdir, options.compare))
+        page = write_report(options.workdir, options.compare)
+        results = read_json(RunFolder(options.workdir).results_file)
+        if results.get("scorecard"):
+            print("\n".join(describe_verdict(results["scorecard"], results["metrics"].get("change_scale"))))
+        print(f"report: {page}")
 
     return attempt(work, options.workdir, "draws every figure again")

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from eqpool.commands.terminal import orderly_terminal
 from eqpool.errors import DISK_ERRORS, InputError, Stopped, check_is_path, complain, to_path
+from eqpool.storage.progress import closing_bars
 
 GOES_ON = "goes on from the last checkpoint"  # what the same command does after a stop during training
 
@@ -70,8 +72,14 @@ def attempt(work: Callable[[], object], folder: pathlib.Path, again: str) -> int
       folder: output folder, for errors that name no file.
       again: behaviour of the same command after control-C, such as "goes on from the last checkpoint".
     """
+    with orderly_terminal():
+        return _attempt(work, folder, again)
+
+
+def _attempt(work: Callable[[], object], folder: pathlib.Path, again: str) -> int:
     try:
-        work()
+        with closing_bars():
+            work()
     except InputError as error:
         return complain(error)
     except OSError as error:

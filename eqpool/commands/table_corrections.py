@@ -61,6 +61,10 @@ class Columns:
 class Correction(Protocol):
     """A fitted correction of a table."""
 
+    @property
+    def change_scale(self) -> float | None:
+        """Returns the factor on the networks' change, None without networks."""
+
     def apply(self, features: pd.DataFrame, site: np.ndarray) -> pd.DataFrame:
         """Returns harmonised features of rows of these sites, (N,) names, "" where unknown."""
 
@@ -119,6 +123,10 @@ class _EstimatorCorrection:
     estimator: Any
     harmonise: Any
 
+    @property
+    def change_scale(self) -> float | None:
+        return getattr(self.estimator, "change_scale_", None)
+
     def apply(self, features: pd.DataFrame, site: np.ndarray) -> pd.DataFrame:
         return self.harmonise(features.reset_index(drop=True), site)
 
@@ -130,6 +138,7 @@ class _EstimatorCorrection:
 class _CombatCorrection:
     combat: Combat
     mean: np.ndarray
+    change_scale: None = None
 
     @classmethod
     def fit(cls, columns: Columns, rows: np.ndarray, reference: str, fit_on: np.ndarray | None) -> "_CombatCorrection":

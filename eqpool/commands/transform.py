@@ -54,6 +54,9 @@ def main(arguments: list[str]) -> int:
         )
         print(f"{options.participants}: {len(written)} rows transformed by {options.workdir}")
         print(describe_files(options.output))
+        report = RunFolder(options.workdir).report_file
+        if report.is_file():
+            print(f"report of the run: {report}")
 
     return attempt(work, options.output, "writes every file again")
 

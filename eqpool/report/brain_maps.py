@@ -100,13 +100,17 @@ def _draw(
             cut_coords=CUTS_MM,
             figure=figure,
             axes=(_LABEL_WIDTH, bottom, _BAR_LEFT - _LABEL_WIDTH, height),
-            annotate=line == 0,  # left and right, and the slice position in millimetres
+            annotate=False,
             black_bg=False,
             threshold=_SMALLEST,
             colorbar=False,
         )
         if np.any(overlay.dataobj):  # skip the overlay if no voxel passes
             slices.add_overlay(overlay, threshold=_SMALLEST, cmap=colours, vmin=scale.vmin, vmax=scale.vmax)
+        if line == 0:
+            slices.annotate(left_right=True, positions=False, size=10)
+            for cut_mm, cut in slices.axes.items():  # above the slices, where the position covers no brain
+                cut.ax.set_title(f"z = {cut_mm:g} mm", fontsize=9)
         figure.text(0.01, bottom + height / 2, labels[form], va="center", fontsize=9)
     bar = figure.add_axes((_BAR_LEFT + 0.01, 0.15, 0.013, 0.7))
     figure.colorbar(ScalarMappable(scale, colours), cax=bar, label=title)

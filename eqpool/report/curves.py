@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from eqpool.evaluate.collapse import CHANCE_LOSS, least_discriminator_loss
 from eqpool.report.lettering import Figure
-from eqpool.report.style import SITE_COLOURS
+from eqpool.report.style import SITE_COLOURS, WIDTH_INCHES
 
 # Validation losses of an ISTN's retrained models. Each model has its own kept epoch (`eqpool.engine.state.Stage`).
 FOLLOWERS = {
@@ -60,7 +60,7 @@ def draw_training_curves(
     lines = [(stage, _PANELS) for stage in stages]
     for panels in (_GAME, FOLLOWERS):
         lines += [(stage, panels) for stage, rows in stages.items() if _has_values(rows, panels)]
-    figure = Figure(figsize=(7.6, 2.5 * max(len(lines), 1)), layout="constrained")
+    figure = Figure(figsize=(WIDTH_INCHES, 1.9 * max(len(lines), 1)), layout="constrained")
     grid = figure.subplots(max(len(lines), 1), 2, squeeze=False)
     for line, (stage, panels) in zip(grid, lines, strict=False):
         rows, kept = stages[stage], kept_epochs(stages[stage], stage in keeps_last)

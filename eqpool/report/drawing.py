@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
 
+from matplotlib import rc_context
+
 from eqpool.errors import DISK_ERRORS, InputError, complain
 from eqpool.report.figures import FIGURES, FigureKind
 from eqpool.report.lettering import Figure
@@ -104,7 +106,8 @@ def _write(work: WorkFolder, kind: FigureKind) -> tuple[Drawn | None, frozenset[
     absent = kind.too_little(work)
     if absent:
         return Drawn(kind, None, absent=absent), frozenset()
-    figure = kind.draw(work)
+    with rc_context({"font.size": 9, "axes.titlesize": "medium"}):
+        figure = kind.draw(work)
     if work.results["simulated"]:
         figure.suptitle("SIMULATED DATA", x=0.995, ha="right", fontsize=9, color=SIMULATED, weight="bold")
     path = work.folder.figures / f"{kind.name}.png"

@@ -54,7 +54,10 @@ def describe_probes(work: WorkFolder) -> str:
 def draw_latents(work: WorkFolder) -> Figure:
     """Draws a t-SNE of held-out l and Phi."""
     rows = np.random.default_rng(0).permutation(work.rows("test"))[:MOST_POINTS]
-    points = {"latent l, before": embed(work.vectors("l")[rows]), "Phi, after": embed(work.vectors("phi")[rows])}
+    points = {
+        "before pooling (l)": embed(work.vectors("l")[rows]),
+        "after pooling (Phi)": embed(work.vectors("phi")[rows]),
+    }
     return draw_embeddings(points, work.sites[rows], work.site_names, work.covariate_values[rows], work.covariate)
 
 
@@ -63,7 +66,7 @@ def draw_tau(work: WorkFolder) -> Figure:
     assert work.tau is not None
     rows = work.tau["rows"]
     points = {
-        "latent l": embed(work.vectors("l")[rows]),
+        "latent before pooling": embed(work.vectors("l")[rows]),
         "tau": embed(work.tau["tau"].reshape(len(rows), -1)),
     }
     baselines = [other for other in work.compared if other.tau is None and other.embeddings is not None]
@@ -73,7 +76,7 @@ def draw_tau(work: WorkFolder) -> Figure:
 
 def draw_trend(work: WorkFolder) -> Figure:
     """Draws the covariate that is read from l and from Phi."""
-    vectors = {"latent l, before": work.vectors("l"), "Phi, after": work.vectors("phi")}
+    vectors = {"before pooling (l)": work.vectors("l"), "after pooling (Phi)": work.vectors("phi")}
     return draw_covariate_trend(
         vectors,
         work.covariate_values,
@@ -89,7 +92,7 @@ def describe_trend(work: WorkFolder) -> str:
     """Describes that figure, with the R^2 from Phi."""
     key = f"kept_{work.covariate}_r_squared"
     said = f"; R squared from Phi {format_metric(work.metrics, key)}" if work.metrics.get(key) is not None else ""
-    return f"Scatter of the {work.covariate} that is read from l and from Phi against the true one{said}."
+    return f"Scatter of the {work.covariate} that is predicted from l and from Phi against the true one{said}."
 
 
 def draw_sample_images(work: WorkFolder) -> Figure:
@@ -151,8 +154,7 @@ def remark_on_followers(work: WorkFolder) -> str:
     if not set(FOLLOWERS) <= set(work.log.columns):
         return ""
     return (
-        "The ISTN's ring says which transformers were kept: those whose images were nearest to the reference's. A "
-        "discriminator that tells all images apart teaches the generator nothing. The models that are retrained on S2T "
-        "have rings of their own: each was kept at its lowest loss on what the kept transformers make, from that epoch "
-        "on."
+        "The ISTN's ring marks the networks that were kept: those whose images were nearest to the reference's. A "
+        "discriminator that distinguishes all images teaches the generator nothing. The models that are retrained on "
+        "S2T have rings of their own. Each was kept at its lowest loss on images of the kept ISTN, from that epoch on."
     )

@@ -29,6 +29,7 @@ from eqpool.report.figure_parts import (
     remark_on_spreads,
 )
 from eqpool.report.lettering import Figure
+from eqpool.report.score_figure import CAPTION, describe_scorecard_figure, draw_scorecard
 from eqpool.report.sites import draw_probes
 from eqpool.report.workfolder import WorkFolder
 
@@ -38,7 +39,7 @@ class FigureKind(NamedTuple):
 
     Attributes:
       name: stem of its file names in figures/.
-      section: section of the report: pooled, removed, kept, images or training.
+      section: section of the report: scorecard, pooled, removed, kept, images or training.
       exists: function that returns True if a run's files allow this figure.
       draw: function that draws the figure.
       caption: text below the figure.
@@ -64,12 +65,20 @@ def _has_covariate(work: WorkFolder) -> bool:
 
 FIGURES = (
     FigureKind(
+        "scorecard",
+        "scorecard",
+        lambda work: work.results.get("scorecard") is not None,
+        lambda work: draw_scorecard(work.results["scorecard"]),
+        CAPTION,
+        lambda work: describe_scorecard_figure(work.results["scorecard"]),
+    ),
+    FigureKind(
         "covariate_by_site",
         "pooled",
         lambda work: work.pooled is not None and len(work.spreads.columns) > 0,
         draw_spreads,
-        "Who was pooled: density of what config.data.described names, of covariates and of a numeric target at each "
-        "site. Where sites do not overlap in a covariate, only the model's assumptions separate it from the scanner.",
+        "Who was pooled: the density at each site, with a mark for every row. Where sites do not overlap in a "
+        "covariate, only the model's assumptions separate it from the scanner.",
         describe_spreads,
         remark_on_spreads,
     ),
@@ -78,9 +87,8 @@ FIGURES = (
         "removed",
         lambda work: work.metrics.get("strongest_probe") is not None,
         lambda work: draw_probes(work.metrics),
-        "Balanced accuracy of the strongest of several probes that predict the site, with 95% intervals. Phi keeps the "
-        "covariate on purpose: compare it with the site floor, the accuracy from covariates and target, and compare "
-        "tau^-1 Phi with chance.",
+        "How well the strongest of several classifiers predicts the site from the latent, with 95% intervals. Phi "
+        "keeps the covariate on purpose, so compare it with the floor. Compare tau^-1 Phi with chance.",
         describe_probes,
     ),
     FigureKind(
@@ -88,8 +96,8 @@ FIGURES = (
         "removed",
         _has_covariate,
         draw_latents,
-        "Held-out rows before and after pooling (t-SNE). Sites should mix, the covariate's trend should stay. "
-        "Distances between far points mean nothing.",
+        "Held-out rows before and after pooling (t-SNE). The sites should mix, and the trend with the covariate should "
+        "stay. Distances between far points mean nothing.",
         lambda work: f"Scatter plots of held-out rows before and after pooling, by site and by {work.covariate}.",
         too_little=enough_to_embed,
     ),
@@ -98,7 +106,7 @@ FIGURES = (
         "removed",
         partial(has_shares, "site"),
         partial(draw_shares, "site", "covariates and target"),
-        "Where the scanner shows: partial R^2 of the site beyond covariates and target, on one colour scale; pooling "
+        "Where the scanner shows: partial R² of the site beyond covariates and target, on one colour scale. Pooling "
         "should darken it.",
         partial(describe_shares, "site"),
         too_little=enough_for_maps,
@@ -108,8 +116,8 @@ FIGURES = (
         "kept",
         lambda work: work.embeddings is not None and has_shares(work.covariate, work),
         lambda work: draw_shares(work.covariate, "site, target and other covariates", work),
-        "Where the covariate shows: its partial R^2 beyond site, target and other covariates, on one colour scale. "
-        "Pooling should leave it as it was, where it takes the site's away.",
+        "Where the covariate shows: its partial R² beyond site, target and other covariates, on one colour scale. "
+        "Pooling should leave it as it was.",
         lambda work: describe_shares(work.covariate, work),
         too_little=enough_for_maps,
     ),
@@ -118,8 +126,8 @@ FIGURES = (
         "kept",
         _has_covariate,
         draw_trend,
-        "The covariate that a ridge regression reads from held-out rows, before and after pooling, against the true "
-        "one; the line is perfect.",
+        "The covariate that a ridge regression predicts from the latent of held-out rows, before and after pooling. On "
+        "the dashed line the prediction is right.",
         describe_trend,
         too_little=enough_for_trend,
     ),
@@ -128,8 +136,8 @@ FIGURES = (
         "kept",
         lambda work: work.tau is not None,
         draw_tau,
-        "Held-out rows by group of the covariate (t-SNE): tau should order them, whatever the scanner, more than the "
-        "latent of a baseline, where one is compared.",
+        "Held-out rows by group of the covariate (t-SNE). Tau should put them in order, whatever the scanner. The "
+        "latent of a compared baseline should do so less.",
         lambda work: f"Scatter plots of l, of tau and of compared baselines' latents, by group of {work.covariate}.",
         too_little=enough_to_embed,
     ),
@@ -138,9 +146,9 @@ FIGURES = (
         "kept",
         lambda work: work.maps is not None,
         partial(draw_target_maps, "bonferroni"),
-        "Where the target shows, as in the paper: voxels that pass Bonferroni, on decodes by networks that never saw "
-        "the volume. A pure decode spreads the information of its latent over every voxel: its places are those of the "
-        "latent and not of disease.",
+        "Where the target shows: t at the voxels that pass Bonferroni's correction, as in the paper. The networks that "
+        "decoded a volume never saw it in training. A decode spreads its latent over every voxel, so its places are "
+        "not those of disease.",
         partial(describe_target_maps, "bonferroni"),
         too_little=enough_for_maps,
     ),
@@ -149,8 +157,8 @@ FIGURES = (
         "kept",
         lambda work: work.maps is not None,
         partial(draw_target_maps, "fdr"),
-        "The same t at the more voxels that pass FDR, in the same colours: Bonferroni bounds the chance of a single "
-        "false voxel, FDR the expected share of false ones among those shown.",
+        "The same t at the voxels that pass FDR, in the same colours. Bonferroni bounds the chance of a single false "
+        "voxel. FDR bounds the expected share of false ones among those shown, and so more voxels pass.",
         partial(describe_target_maps, "fdr"),
         too_little=enough_for_maps,
     ),
@@ -159,7 +167,7 @@ FIGURES = (
         "kept",
         lambda work: has_shares(work.target, work),
         lambda work: draw_shares(work.target, "site and covariates", work),
-        "How much of each voxel the target explains, whatever its sign and significance: partial R^2 beyond site and "
+        "How much of each voxel's variance the target explains, significant or not: partial R² beyond site and "
         "covariates, on one colour scale.",
         lambda work: describe_shares(work.target, work),
         too_little=enough_for_maps,
@@ -169,7 +177,8 @@ FIGURES = (
         "images",
         lambda work: work.samples is not None,
         draw_sample_images,
-        "Held-out scans by scanner and covariate: the input, the input plus the change, and the change.",
+        "Held-out scans by scanner and covariate: the input, the harmonised scan, and the change between them. The "
+        "change should be smooth and show no anatomy.",
         lambda work: "Axial slices of held-out scans of every site: input, harmonised, and the difference.",
     ),
     FigureKind(
@@ -177,9 +186,9 @@ FIGURES = (
         "images",
         lambda work: work.examples is not None,
         draw_example_images,
-        "Held-out subjects on the way to the reference site, one row a step, then what changed and, where shape moves, "
-        "its deformation (log2 Jacobian: 1 where it was shrunk to half its volume); last, other people's images of the "
-        "reference.",
+        "Held-out people on the way to the look of the reference site, one line for each step. Below stand the changes "
+        "and, where the shape moves, its deformation (a log2 Jacobian of 1 means shrunk to half the volume). The last "
+        "line shows other people at the reference site.",
         lambda work: "Images of held-out subjects before and after, and what changed, one column each.",
     ),
     FigureKind(
@@ -187,8 +196,8 @@ FIGURES = (
         "training",
         lambda work: len(work.log) > 0,
         lambda work: draw_training_curves(work.log, work.keeps_last, istn_levels(work.metrics, work.config)),
-        "Training loss and validation score. The ring is the epoch that was kept: that of the lowest score, or the "
-        "last where the stage's keep_epoch says so. A dashed line marks it in the other panels.",
+        "Training loss and validation score. The ring marks the epoch that was kept: the one with the lowest score, or "
+        "the last if the stage's keep_epoch says so. A dashed line marks it in the other panels.",
         describe_curves,
         remark_on_followers,
     ),

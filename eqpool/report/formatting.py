@@ -18,6 +18,7 @@ _REASONS = (
     (r".*r_squared", _ONE_VALUE),
     (r"(source_|before_|scratch_|finetuned_)?((balanced_)?accuracy|mae)", _NO_TARGET),
     (r"mmd(_covariate_free)?", "it takes held-out rows of two sites, with finite latents"),
+    ("mmd_conditional", "too few held-out rows of different sites have similar covariates"),
 )
 
 

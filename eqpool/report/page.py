@@ -11,6 +11,8 @@ from eqpool.config.methods import makes_images
 from eqpool.report.comparison import compare_runs
 from eqpool.report.drawing import Drawn, write_figures
 from eqpool.report.figures import FIGURES, FigureKind
+from eqpool.report.glossary import Glossary, glossary
+from eqpool.report.plain_verdict import plain_verdict
 from eqpool.report.score_table import judge_scorecard, score_table
 from eqpool.report.summary import is_on_top
 from eqpool.report.templates import template
@@ -36,6 +38,7 @@ _HEADLINES = (
 )
 _VERDICTS = {"good": "as hoped", "bad": "not as hoped", "open": "not decided", "plain": ""}
 _MARKS = {"good": "✓", "bad": "✗", "open": "?", "plain": ""}
+_WIDE = ("_maps", "_bonferroni")  # figures with a line of slices of the brain
 _SEVERITIES = ("refusal", "warning", "info")
 
 
@@ -76,12 +79,16 @@ def _render(work: WorkFolder, drawn: Sequence[Drawn], comparison: dict[str, Any]
         makes_images=makes_images(work.results["method"]),
         config=json.dumps(work.config, indent=2),
         card=card,
+        rows_named="rows" if work.samples is None and not makes_images(work.results["method"]) else "scans",
+        verdict=[] if card is None else plain_verdict(card, work.metrics.get("change_scale")),
+        glossary=_glossary(work),
         scores=None if card is None else score_table(card),
         judgement=[] if card is None else judge_scorecard(card),
         headlines=_headlines(readings, work.facts.get("covariate_names", ["age"])),
         readings={section: [r for r in readings if r.section == section] for section in ("removed", "kept", "images")},
         pictures={
-            section: _pictures(drawn, section) for section in ("pooled", "removed", "kept", "images", "training")
+            section: _pictures(drawn, section)
+            for section in ("scorecard", "pooled", "removed", "kept", "images", "training")
         },
         findings=findings,
         comparison=comparison,
@@ -89,6 +96,15 @@ def _render(work: WorkFolder, drawn: Sequence[Drawn], comparison: dict[str, Any]
         marks=_MARKS,
         sites=sites,
         classes=list(dict.fromkeys(label for _, _, of_class in sites for label in of_class)),
+    )
+
+
+def _glossary(work: WorkFolder) -> Glossary:
+    method = work.results["method"]
+    return glossary(
+        latents=work.embeddings is not None,
+        images=work.samples is not None or work.examples is not None,
+        istn=makes_images(method),
     )
 
 
@@ -123,7 +139,7 @@ def _headlines(readings: list[Reading], covariates: Sequence[str]) -> list[Readi
     return [by_name[name] for name in names if name in by_name]
 
 
-def _pictures(drawn: Sequence[Drawn], section: str) -> list[dict[str, str]]:
+def _pictures(drawn: Sequence[Drawn], section: str) -> list[dict[str, Any]]:
     """Returns the template's fields of each figure. `absent` holds the reason if a figure has no picture."""
     return [
         {
@@ -132,6 +148,7 @@ def _pictures(drawn: Sequence[Drawn], section: str) -> list[dict[str, str]]:
             "caption": one.caption,
             "alt": one.alt,
             "absent": one.absent,
+            "narrow": not one.kind.name.endswith(_WIDE),
         }
         for one in drawn
         if one.kind.section == section

@@ -5,7 +5,7 @@ side of zero.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from eqpool.report.formatting import format_metric, format_number, is_defined
@@ -14,7 +14,7 @@ from eqpool.report.judgement import compare
 FEWEST_ROWS = 10  # held-out rows; of fewer, no difference is called clear
 
 Card = dict[str, Any]
-_VERSIONS = {
+VERSIONS = {
     "raw": "raw input",
     "combat": "ComBat",
     "calibrated": "calibration alone",
@@ -23,7 +23,7 @@ _VERSIONS = {
 }
 _TRUTHS = {"scanner_free": "without scanner", "as_reference": "reference's view"}
 _TRUTH_PHRASES = {"scanner_free": "the truth", "as_reference": "the reference's view"}
-_NAMES = _VERSIONS | {"raw": "the raw input", "calibrated": "its calibration alone"}
+_NAMES = VERSIONS | {"raw": "the raw input", "calibrated": "its calibration alone"}
 
 
 class _Measure(NamedTuple):
@@ -121,7 +121,7 @@ def score_table(card: Card, *, in_short: bool = False) -> ScoreTable:
         if any(measure.key in scores for scores in versions.values()) and (measure.in_short or not in_short):
             cells = [_cell(scores, measure) for scores in versions.values()]
             lines.append((_filled(measure.label, card), _levels(measure, card["levels"]), cells))
-    heads = _VERSIONS | {"truth": _TRUTHS[_truth_is(card)]}
+    heads = VERSIONS | {"truth": truth_named(card)}
     names = [heads.get(name, name) for name in versions]
     place = list(versions).index(card["handed_back"]) if card["handed_back"] in versions else -1
     return ScoreTable(names, place, lines)
@@ -159,18 +159,33 @@ def judge_scorecard(card: Card) -> list[str]:
 
 def _site_left(card: Card) -> list[str]:
     """Returns a sentence on the site in what is handed back, against what covariates and target alone give."""
-    scores, levels = card["versions"][card["handed_back"]], card["levels"]
-    interval, chance = scores.get("site_interval"), levels.get("site_chance")
-    if not interval or not is_defined(interval) or chance is None:
+    left, scores, levels = is_site_left(card), card["versions"][card["handed_back"]], card["levels"]
+    if left is None:
         return []
-    floor, shuffled = (found or (chance, chance) for found in _intervals_by_chance(card))
-    known = {"floor": levels.get("site_floor"), "sites shuffled": scores.get("site_shuffled"), "chance": chance}
+    known = {
+        "floor": levels.get("site_floor"),
+        "sites shuffled": scores.get("site_shuffled"),
+        "chance": levels["site_chance"],
+    }
     shown = [f"{name} {format_number(value)}" for name, value in known.items() if value is not None]
     text = ", ".join([format_metric(scores, "site"), *shown])
-    if interval[0] > max(floor[1], shuffled[1], chance):
+    if left:
         return [f"The site is still predictable from it ({text})."]
     alone = "from covariates and target alone" if levels.get("site_floor") is not None else "by chance"
     return [f"The site is not clearly more predictable from it than {alone} ({text})."]
+
+
+def is_site_left(card: Card) -> bool | None:
+    """Returns whether the site is clearly more predictable from what is handed back than it should be.
+
+    It should be no more predictable than from covariates and target alone, from shuffled sites, and by chance. None if
+    that is not known.
+    """
+    interval, chance = card["versions"][card["handed_back"]].get("site_interval"), card["levels"].get("site_chance")
+    if not interval or not is_defined(interval) or chance is None:
+        return None
+    floor, shuffled = (found or (chance, chance) for found in _intervals_by_chance(card))
+    return interval[0] > max(floor[1], shuffled[1], chance)
 
 
 def _intervals_by_chance(card: Card) -> tuple[Any, Any]:
@@ -204,7 +219,7 @@ def _joined(overall: dict[str, str]) -> str:
     """Returns "worse than the raw input and ComBat", with each word once if it holds for all."""
     names = {other: _NAMES.get(other, other) for other in overall}
     if len(set(overall.values())) == 1:
-        return f"{next(iter(overall.values()))} {_listed(list(names.values()))}"
+        return f"{next(iter(overall.values()))} {listed(list(names.values()))}"
     return " and ".join(f"{word} {names[other]}" for other, word in overall.items())
 
 
@@ -218,15 +233,14 @@ def _details(card: Card, other: str, found: dict[str, list[_Measure]]) -> str:
             for measure in found[verdict]
         ]
         if named:
-            parts.append(f"{verdict} in {_listed(named)}")
+            parts.append(f"{verdict} in {listed(named)}")
     if found["open"]:
-        parts.append(
-            f"not clearly different in {_listed([_filled(measure.phrase, card) for measure in found['open']])}"
-        )
+        parts.append(f"not clearly different in {listed([_filled(measure.phrase, card) for measure in found['open']])}")
     return f"Compared with {_NAMES.get(other, other)}: {'; '.join(parts) or 'nothing to compare'}."
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Returns "a", "a and b" or "a, b and c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
@@ -235,6 +249,11 @@ def _filled(text: str, card: Card) -> str:
     for name, word in (words | {"truth": _TRUTH_PHRASES[_truth_is(card)]}).items():
         text = text.replace(f"{{{name}}}", word)
     return text
+
+
+def truth_named(card: Card) -> str:
+    """Returns the name of the truth in a table or figure."""
+    return _TRUTHS[_truth_is(card)]
 
 
 def _truth_is(card: Card) -> str:

@@ -22,12 +22,12 @@ def site_predicted(level_name: str, level_key: str) -> Judge:
         floor_interval = metrics.get(f"{level_key}_interval") or (level, level)
         if low > floor_interval[1]:
             verdict: Verdict = "bad"
-            text = f"more than {level_name} ({level:.3g}): the site can still be predicted"
+            text = f"above {level_name} ({level:.3g}): the site can still be predicted"
         elif low > level:
-            verdict, text = "open", f"seems more than {level_name} ({level:.3g}), but their intervals overlap"
+            verdict, text = "open", f"perhaps above {level_name} ({level:.3g}), but their intervals overlap"
         else:
             verdict = "open"
-            text = f"no more than {level_name} ({level:.3g}) is seen; up to {high:.2g} cannot be ruled out"
+            text = f"not clearly above {level_name} ({level:.3g}). Accuracies up to {high:.2g} cannot be ruled out"
         return verdict, text + _since(metrics, high)
 
     return judge
@@ -48,12 +48,13 @@ def covariate_free(metrics: Metrics, name: str) -> Judgement:
             and interval
             and accuracy - _BEST_OF_SIX * (accuracy - interval[0]) <= chance < interval[0]
         ):
-            text = f"seems more than chance ({chance:.3g}), but the best of several probes may lie there by chance"
+            text = f"perhaps above chance ({chance:.3g}), but the best of several classifiers may lie there by luck"
             return "open", f"{text} (set config.evaluate.probe_permutations to test it)" + _since(metrics, interval[1])
         return site_predicted("chance", "site_chance")(metrics, name)
     verdict: Verdict = "bad" if p <= _SIGNIFICANT else "open"
-    said = "more" if verdict == "bad" else "no more"
-    text = f"{said} than of shuffled sites ({format_number(metrics.get(f'{name}_shuffled'))}; permutation p = {p:.2g})"
+    said = "above" if verdict == "bad" else "not clearly above"
+    shuffled = format_number(metrics.get(f"{name}_shuffled"))
+    text = f"{said} the accuracy on shuffled sites ({shuffled}; permutation p = {p:.2g})"
     return verdict, text + _since(metrics, interval[1])
 
 
@@ -62,20 +63,21 @@ def _since(metrics: Metrics, high: float) -> str:
     before = metrics.get("strongest_probe_before_interval")
     if not before:
         return ""
-    return "; clearly less than from l" if high < before[0] else "; not clearly less than from l"
+    return f". {'Clearly' if high < before[0] else 'Not clearly'} lower than before pooling"
 
 
 def before(metrics: Metrics, name: str) -> Judgement:
     """Reports site classification accuracy from the latent l, which is learnt from what the calibration left."""
     return (
         "plain",
-        f"the latent that b receives, not the raw input; chance is {format_number(metrics.get('site_chance'))}",
+        f"from the latent that pooling receives, not from the raw input. Chance is "
+        f"{format_number(metrics.get('site_chance'))}",
     )
 
 
 def adversary(metrics: Metrics, name: str) -> Judgement:
     """Reports the accuracy of the adversary, which is not judged."""
-    return "plain", "the paper's Adv, one of the probes; chance is the largest site's share"
+    return "plain", "the paper's Adv, one of the classifiers. Chance is the share of the largest site"
 
 
 def nuisance(metrics: Metrics, name: str) -> Judgement:
@@ -83,7 +85,7 @@ def nuisance(metrics: Metrics, name: str) -> Judgement:
     level = metrics.get(f"{name}_chance")
     verdict = compare(metrics.get(f"{name}_interval"), level, higher_is_better=False)
     chance = format_number(level)
-    text = {"bad": f"more than chance ({chance})", "open": f"no more than chance ({chance}) is seen"}
+    text = {"bad": f"above chance ({chance})", "open": f"not clearly above chance ({chance})"}
     return verdict, text.get(verdict, f"chance is {chance}")
 
 
@@ -93,18 +95,18 @@ def mmd(metrics: Metrics, name: str) -> Judgement:
     if p is None:
         return "plain", "no permutation p, so nothing is concluded"
     if p <= _SIGNIFICANT:
-        also = ", as it does too where only ages differ" if name == "mmd" else ""
-        return "bad", f"it differs between sites (permutation p = {p:.3g}){also}"
+        also = ". Different ages alone give such a difference too" if name == "mmd" else ""
+        return "bad", f"the sites differ (permutation p = {p:.3g}){also}"
     return (
         "open",
-        f"no difference between sites is seen (permutation p = {p:.3g}), which is no proof that there is none",
+        f"no difference between sites is found (permutation p = {p:.3g}). This does not prove that there is none",
     )
 
 
 def image_mmd_before(metrics: Metrics, name: str) -> Judgement:
     """Reports the distance between the sites' images before the ISTN."""
     p = format_number(metrics.get("image_mmd_before_p_value"))
-    return "plain", f"how far apart the two sites' images are (permutation p = {p})"
+    return "plain", f"how far apart the images of the two sites are (permutation p = {p})"
 
 
 def image_mmd_after(metrics: Metrics, name: str) -> Judgement:
@@ -117,7 +119,7 @@ def image_mmd_after(metrics: Metrics, name: str) -> Judgement:
         return "bad", f"further apart than before ({before:.3g}; {p})" if further else f"the images still differ ({p})"
     if further:
         text = (
-            f"by its estimate further apart than before ({before:.3g}), though no difference is seen ({p}), which is no"
+            f"the estimate is further apart than before ({before:.3g}), but no difference is found ({p}). This does not"
         )
-        return "open", f"{text} proof that there is none"
-    return "open", f"no difference is seen any more ({p}), which is no proof that there is none"
+        return "open", f"{text} prove that there is none"
+    return "open", f"no difference is found any more ({p}). This does not prove that there is none"

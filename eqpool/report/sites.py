@@ -12,14 +12,14 @@ from threadpoolctl import threadpool_limits
 from eqpool.report.enough import FEWEST_FOR_A_CURVE
 from eqpool.report.formatting import is_defined
 from eqpool.report.lettering import Figure, drawn_name, drawn_names
-from eqpool.report.style import INK, legend_below, scatter_sites, site_style
+from eqpool.report.style import INK, WIDTH_INCHES, legend_below, scatter_sites, site_style
 
-_PANELS_A_LINE = 3
+_PANELS_A_LINE = 2
 _SHORT_NAME = 12  # characters; a longer name gets a line of its own under the panel
 PROBES = (
-    ("strongest_probe_before", "latent l, before b"),
-    ("strongest_probe", "Φ, after"),
-    ("strongest_probe_covariate_free", "τ⁻¹Φ, after, without the covariate"),
+    ("strongest_probe_before", "before\npooling (l)"),
+    ("strongest_probe", "after pooling\n(Phi)"),
+    ("strongest_probe_covariate_free", "without the covariate\n(tau^-1 Phi)"),
 )
 
 
@@ -34,7 +34,7 @@ def draw_by_site(table: pd.DataFrame, sites: np.ndarray) -> Figure:
     """
     names, count = sorted(set(sites)), table.shape[1]
     lines = -(-count // _PANELS_A_LINE)
-    size = (6.8 if count < _PANELS_A_LINE else 10.0, lines * (0.42 * len(names) + 1.3))
+    size = (WIDTH_INCHES, lines * (0.38 * len(names) + 1.0))
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(lines, min(count, _PANELS_A_LINE), sharey=True, squeeze=False)
     for axes in grid.flat[count:]:
@@ -69,7 +69,7 @@ def draw_probes(metrics: dict[str, Any]) -> Figure:
     """Draws the accuracy of the strongest probe for the site before and after pooling, with chance and site floor."""
     metrics = {key: value for key, value in metrics.items() if is_defined(value)}
     shown = [(key, label) for key, label in PROBES if key in metrics][::-1]
-    figure = Figure(figsize=(6.8, 0.55 * len(shown) + 1.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH_INCHES, 0.6 * len(shown) + 1.5), layout="constrained")
     axes = figure.subplots()
     for line, (key, _) in enumerate(shown):
         low, high = metrics.get(f"{key}_interval") or (metrics[key], metrics[key])
@@ -81,15 +81,14 @@ def draw_probes(metrics: dict[str, Any]) -> Figure:
         axes.axvline(chance, color="#0072B2", linestyle="--", label=f"chance, {chance:.2f}")
     if floor is not None:
         axes.axvline(floor, color="#D55E00", linestyle=":", linewidth=2, label=f"site floor, {floor:.2f}")
-        axes.axvspan(*(metrics.get("site_floor_interval") or (floor, floor)), color="#D55E00", alpha=0.12, linewidth=0)
+        band: dict[str, Any] = {"color": "#D55E00", "alpha": 0.12, "linewidth": 0, "label": "its 95% interval"}
+        axes.axvspan(*(metrics.get("site_floor_interval") or (floor, floor)), **band)
     for line, (key, _) in enumerate(shown):
         if f"{key}_shuffled_interval" in metrics:
             ends = metrics[f"{key}_shuffled_interval"]
-            axes.plot(ends, [line - 0.2] * 2, color="#0072B2", linewidth=2, label="same probes, sites shuffled")
+            axes.plot(ends, [line - 0.2] * 2, color="#0072B2", linewidth=2, label="sites shuffled, 95%")
     axes.set_yticks(range(len(shown)), [label for _, label in shown])
-    axes.set(
-        xlim=(0, 1.02), ylim=(-0.6, len(shown) - 0.3), xlabel="balanced accuracy of the strongest probe for the site"
-    )
+    axes.set(xlim=(0, 1.02), ylim=(-0.6, len(shown) - 0.3), xlabel="site classification accuracy")
     axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
@@ -108,13 +107,13 @@ def draw_embeddings(
       values: (N,) covariate.
       covariate: name of the covariate.
     """
-    figure = Figure(figsize=(8, 8), layout="constrained")
+    figure = Figure(figsize=(WIDTH_INCHES, 5.2), layout="constrained")
     grid = figure.subplots(2, len(points))
     low, high = np.quantile(values, (0.02, 0.98))
     for column, (title, places) in enumerate(points.items()):
         scatter_sites(grid[0, column], places, sites, names)
         image = grid[1, column].scatter(
-            *places.T, c=values, cmap="viridis", vmin=low, vmax=high, s=18, linewidths=0.3, edgecolors=INK
+            *places.T, c=values, cmap="viridis", vmin=low, vmax=high, s=10, linewidths=0.3, edgecolors=INK
         )
         _plain(grid[0, column], f"{title}, by site")
         _plain(grid[1, column], f"{title}, by {drawn_name(covariate)}")

@@ -2,7 +2,7 @@
 
 import pathlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from eqpool.data.cohort import SPLITS, Cohort
 from eqpool.data.preflight.finding import Finding
 from eqpool.data.preflight.held_out import HELD_OUT
 from eqpool.data.volumes.overlap import MISALIGNED
-from eqpool.report.score_table import describe_scorecard
+from eqpool.report.plain_verdict import plain_verdict
+from eqpool.report.score_table import Card, describe_scorecard
 from eqpool.report.verdicts import read_metrics
 from eqpool.storage.run_folder import RunFolder
 
@@ -91,21 +92,36 @@ def _target_text(cohort: Cohort, here: np.ndarray) -> str:
 
 
 def describe_results(results: dict[str, Any], folder: pathlib.Path) -> str:
-    """Returns a short table of the metrics in results.json with their interpretation, and the list of written files."""
+    """Returns the end of a run's output: metrics, scorecard, written files, the verdict, and the report's path."""
     kind = "SIMULATED data" if results["simulated"] else "real data"
     lines = [f"{results['dataset']} ({kind}), method {results['method']}, seed {results['seed']}, held-out rows:"]
-    for reading in read_metrics(results["metrics"]):
-        lines.append(_on_one_line(f"  {reading.label:<34} {reading.value:<24} {reading.text}"))
+    readings = read_metrics(results["metrics"])
+    width = max((len(reading.label) for reading in readings), default=0)
+    for reading in readings:
+        lines.append(_on_one_line(f"  {reading.label:<{width}}  {reading.value:<24} {reading.text}"))
     lines.append(f"  took {results['wall_seconds']:.0f} s on {results['device']}")
     card = results.get("scorecard")  # runs of earlier versions have none
     scored = [] if card is None else map(_on_one_line, describe_scorecard(card))
     warning = results.get("training_warning", "")
     last = [f"WARNING: {warning}"] if warning else []
-    return "\n".join([*lines, describe_files(folder), *scored, *last])
+    last += [] if card is None else describe_verdict(card, results["metrics"].get("change_scale"))
+    report = RunFolder(folder).report_file
+    last += [f"report: {report}"] if report.exists() else []
+    return "\n".join([*lines, *scored, describe_files(folder), *last])
+
+
+def describe_verdict(card: Card, change_scale: float | None = None) -> list[str]:
+    """Returns the lines of the verdict, in the words of the report."""
+    return ["verdict:", *(_on_one_line(f"  {part}") for part in plain_verdict(card, change_scale))]
 
 
 def describe_files(folder: pathlib.Path) -> str:
     """Lists the files of a run folder that are meant for its user, one path per line, the main product first."""
     products = RunFolder(folder).products
-    width = max((len(str(path)) for path, _ in products), default=0)
-    return "\n".join(["written:", *(f"  {path!s:<{width}}  {what}" for path, what in products)])
+    return describe_paths(dict(products))
+
+
+def describe_paths(what: Mapping[pathlib.Path, str], heading: str = "written:") -> str:
+    """Lists paths with what they hold, one a line."""
+    width = max((len(str(path)) for path in what), default=0)
+    return "\n".join([heading, *(f"  {path!s:<{width}}  {held}" for path, held in what.items())])

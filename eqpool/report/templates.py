@@ -2,6 +2,8 @@
 
 import jinja2
 
+from eqpool.report.glossary import mark_terms
+
 
 def template(name: str) -> jinja2.Template:
     """Returns a template by its file name. Values are escaped, and a name without a value is an error."""
@@ -12,4 +14,5 @@ def template(name: str) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["terms"] = mark_terms
     return environment.get_template(name)

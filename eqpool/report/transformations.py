@@ -5,11 +5,12 @@ from matplotlib.axes import Axes
 
 from eqpool.report.lettering import Figure, drawn_name
 
+_MOST_SUBJECTS = 3  # more would be too small for a narrow page; images/examples.npz has all
 _GRID_LINES = 14  # lines of the warped grid across the image
 
 
 def draw_transformations(examples: dict[str, np.ndarray]) -> Figure:
-    """Draws one column per subject and one row per step.
+    """Draws one column per subject, of the first three, and one row per step.
 
     Each row of differences has a scale of its own, given in the row's label. Volumes are drawn as their middle axial
     slice, with the front of the head up.
@@ -31,8 +32,8 @@ def draw_transformations(examples: dict[str, np.ndarray]) -> Figure:
         rows.append(("reference's\nview of S", examples["truth"], "gray", 1.0))
     if "reference" in examples:
         rows.append(("reference T", examples["reference"], "gray", 1.0))
-    count = min(len(images) for _, images, _, _ in rows)
-    figure = Figure(figsize=(1.5 * count + 0.8, 1.55 * len(rows)), layout="constrained")
+    count = min(_MOST_SUBJECTS, *(len(images) for _, images, _, _ in rows))
+    figure = Figure(figsize=(1.3 * count + 0.9, 1.35 * len(rows) + 0.2), layout="constrained")
     panels = figure.subplots(len(rows), count, squeeze=False)
     for line, (label, images, kind, most) in zip(panels, rows, strict=True):
         for axes, volume in zip(line, images, strict=False):
@@ -40,7 +41,7 @@ def draw_transformations(examples: dict[str, np.ndarray]) -> Figure:
             axes.set(xticks=[], yticks=[])
         line[0].set_ylabel(label, fontsize=9)
     for axes, name in zip(panels[0], examples.get("name", ()), strict=False):
-        axes.set_title(drawn_name(name, 20), fontsize=8)
+        axes.set_title(drawn_name(name, 16), fontsize=8)
     return figure
 
 

@@ -5,7 +5,7 @@ from sklearn.metrics import r2_score
 
 from eqpool.evaluate.readout import read_covariate
 from eqpool.report.lettering import Figure, drawn_name
-from eqpool.report.style import INK, legend_below, scatter_sites
+from eqpool.report.style import INK, WIDTH_INCHES, legend_below, scatter_sites
 
 
 def draw_covariate_trend(
@@ -29,15 +29,15 @@ def draw_covariate_trend(
       train, test: row indices.
       covariate: name of the covariate.
     """
-    figure = Figure(figsize=(8, 4.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH_INCHES, 3.2), layout="constrained")
     panels = figure.subplots(1, len(vectors), sharex=True, sharey=True, squeeze=False)[0]
     limits = values[test].min(), values[test].max()
     for axes, (title, embedding) in zip(panels, vectors.items(), strict=True):
         read = read_covariate(embedding[train], values[train], embedding[test])
         axes.plot(limits, limits, "--", color=INK, linewidth=1)
         scatter_sites(axes, np.stack([values[test], read], axis=1), sites[test], names)
-        axes.set(title=f"{title}: R² {r2_score(values[test], read):.2f}", xlabel=f"{drawn_name(covariate)}, true")
+        axes.set(title=f"{title}\nR² {r2_score(values[test], read):.2f}", xlabel=f"true {drawn_name(covariate)}")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel(f"{drawn_name(covariate)}, as read")
+    panels[0].set_ylabel(f"predicted {drawn_name(covariate)}")
     legend_below(figure, panels[0], names)
     return figure

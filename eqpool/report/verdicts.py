@@ -74,12 +74,12 @@ def _delta_eq(metrics: Metrics, name: str) -> Judgement:
         return "plain", "no permuted value to compare with"
     verdict = compare(interval, metrics[name] / ratio, higher_is_better=True)
     said = {
-        "good": "differs with the covariate beyond noise",
+        "good": "tau differs with the covariate beyond noise",
         "bad": "less than at permuted covariates",
         "open": "not distinguishable from noise",
         "plain": "no interval, so nothing is concluded",
     }[verdict]
-    return verdict, f"{ratio:.3g} times that of permuted covariates (1: noise): {said}"
+    return verdict, f"{ratio:.3g} times the value at permuted covariates (1 is noise): {said}"
 
 
 def _than(level_name: str, level: str | float, *, higher: bool, of: str = "") -> Judge:
@@ -107,7 +107,7 @@ def _against_before(kind: str, *, higher: bool) -> Judge:
         gain = metrics.get(f"gain_{name.removesuffix(f'_{kind}')}")
         if gain is None:
             return "plain", "on the reference, after"
-        text = f"on the reference: {gain:+.2f} against before"
+        text = f"on the reference: {gain:+.2f} compared with before"
         if not before or not own:
             return "plain", text
         if own[0] > before[1] or own[1] < before[0]:
@@ -133,14 +133,14 @@ def _kept(covariate: str) -> Judge:
         own, before = metrics.get(f"{name}_interval"), metrics.get(f"{name}_before_interval")
         verdict = compare(own, 0.0, higher_is_better=True)
         text = {
-            "good": f"{covariate} can still be read from Phi",
-            "bad": f"{covariate} is read worse than by its mean",
-            "open": f"whether {covariate} can be read is not decided",
+            "good": f"{covariate} can still be predicted from Phi",
+            "bad": f"{covariate} is predicted worse than by its mean",
+            "open": f"whether {covariate} can be predicted is not decided",
             "plain": "no interval, so nothing is concluded",
         }[verdict]
         if metrics.get(f"{name}_before") is None:
             return verdict, text
-        text += f"; from l {metrics[f'{name}_before']:.2f}"
+        text += f". Before pooling it was {metrics[f'{name}_before']:.2f}"
         return verdict, text + (", clearly more" if own and before and own[1] < before[0] else "")
 
     return judge
@@ -150,21 +150,31 @@ def _nuisance_lines(metrics: Metrics) -> Iterator[tuple[str, str, Section, Judge
     for key in metrics:
         if key.startswith("nuisance_") and f"{key}_chance" in metrics:
             name = key.removeprefix("nuisance_")
-            yield key, f"{name} predicted from tau^-1 Phi", "removed", nuisance
+            yield key, f"{name}, predicted from tau^-1 Phi", "removed", nuisance
 
 
 def _covariate_lines(metrics: Metrics) -> Iterator[tuple[str, str, Section, Judge]]:
     for key in metrics:
         if key.startswith("kept_") and key.endswith("_r_squared"):
             covariate = key.removeprefix("kept_").removesuffix("_r_squared")
-            yield f"kept_{covariate}_mae", f"{covariate} read from Phi, mean error", "kept", _says("in its own units")
-            yield key, f"{covariate} read from Phi, R^2", "kept", _kept(covariate)
+            yield (
+                f"kept_{covariate}_mae",
+                f"mean error of {covariate}, predicted from Phi",
+                "kept",
+                _says("in its own units"),
+            )
+            yield key, f"R² of {covariate}, predicted from Phi", "kept", _kept(covariate)
 
 
 def _task_lines(kind: str, unit: str, *, higher: bool) -> Iterator[tuple[str, str, Section, Judge]]:
     """Yields the lines about an ISTN's task models, where `kind` is "accuracy" or "mae"."""
-    yield f"source_{kind}", f"source model on the source, {unit}", "kept", _says("one site alone: what can be regained")
-    yield f"before_{kind}", f"source model on the reference, {unit}", "kept", _says("before")
+    yield (
+        f"source_{kind}",
+        f"source model on the source, {unit}",
+        "kept",
+        _says("on its own site: the best that can be regained"),
+    )
+    yield f"before_{kind}", f"source model on the reference, {unit}", "kept", _says("before any transformation")
     judge = _against_before(kind, higher=higher)
     yield f"scratch_{kind}", f"retrained on S2T from scratch, {unit}", "kept", judge
     yield f"finetuned_{kind}", f"fine-tuned on S2T, {unit}", "kept", judge
@@ -173,45 +183,54 @@ def _task_lines(kind: str, unit: str, *, higher: bool) -> Iterator[tuple[str, st
 def _recovery(metrics: Metrics, name: str) -> Judgement:
     """Judges the error of harmonised volumes against that of the input; both intervals are over the same volumes."""
     own, before = metrics.get(f"{name}_interval"), metrics.get("recovery_error_input_interval")
-    text = f"z-scores, to the simulated truth; the input's is {format_number(metrics.get('recovery_error_input'))}"
+    text = f"in z-scores, to the simulated truth. The input has {format_number(metrics.get('recovery_error_input'))}"
     if not own or not before or (own[0] <= before[1] and before[0] <= own[1]):
-        return "open", f"{text}, the intervals overlap"
-    return ("good", f"{text}, clearly nearer") if own[1] < before[0] else ("bad", f"{text}, clearly farther")
+        return "open", f"{text}: the intervals overlap"
+    return ("good", f"{text}: clearly nearer now") if own[1] < before[0] else ("bad", f"{text}: clearly farther now")
 
 
-_TARGET = "of the target"
 _site_floor = site_predicted("the accuracy from covariates and target", "site_floor")
 # (key, label, section, judge), in the order of both the terminal and the report
 _LINES: tuple[tuple[str, str, Section, Judge], ...] = (
     (NON_FINITE_ROWS, "rows with a latent that is not finite", "removed", _non_finite),
     *_task_lines("accuracy", "%", higher=True),
     *_task_lines("mae", "MAE", higher=False),
-    ("image_mmd_before", "100 MMD^2 of images, S to T", "removed", image_mmd_before),
-    ("image_mmd_after", "100 MMD^2 of images, S2T to T", "removed", image_mmd_after),
-    ("strongest_probe_before", "site predicted from the latent l, before b", "removed", before),
-    ("strongest_probe", "site predicted after pooling (Phi)", "removed", _site_floor),
-    ("strongest_probe_covariate_free", "site predicted after (tau^-1 Phi)", "removed", covariate_free),
-    ("adversary", "adversary on Phi, accuracy %", "removed", adversary),
-    ("mmd", "M = 100 MMD^2 of Phi, unbiased", "removed", mmd),
-    ("mmd_conditional", "M of Phi at equal covariates", "removed", mmd),
-    ("mmd_covariate_free", "M of tau^-1 Phi", "removed", mmd),
-    ("delta_eq", "delta_eq of tau", "kept", _delta_eq),
+    ("image_mmd_before", "distance of the images S to T, M", "removed", image_mmd_before),
+    ("image_mmd_after", "distance of the images S2T to T, M", "removed", image_mmd_after),
+    ("strongest_probe_before", "site classification accuracy before pooling (l)", "removed", before),
+    ("strongest_probe", "site classification accuracy after pooling (Phi)", "removed", _site_floor),
+    (
+        "strongest_probe_covariate_free",
+        "site classification accuracy without the covariate (tau^-1 Phi)",
+        "removed",
+        covariate_free,
+    ),
+    ("adversary", "accuracy of the adversary on Phi, %", "removed", adversary),
+    ("mmd", "distance between the sites, M of Phi", "removed", mmd),
+    ("mmd_conditional", "distance at equal covariates, M of Phi", "removed", mmd),
+    ("mmd_covariate_free", "distance without the covariate, M of tau^-1 Phi", "removed", mmd),
+    ("delta_eq", "turning with the covariate, delta_eq of tau", "kept", _delta_eq),
     ("equivariance_error", "equivariance error", "kept", _than("a tau that never turns", 1.0, higher=False)),
-    ("accuracy", "accuracy %", "kept", _than("the commonest class", "majority_accuracy", higher=True, of=_TARGET)),
-    ("balanced_accuracy", "balanced accuracy %", "kept", _than("a guess", "target_chance", higher=True, of=_TARGET)),
+    ("accuracy", "accuracy of the target, %", "kept", _than("the commonest class", "majority_accuracy", higher=True)),
+    ("balanced_accuracy", "balanced accuracy of the target, %", "kept", _than("a guess", "target_chance", higher=True)),
     (
         "mae",
-        "mean absolute error",
+        "mean absolute error of the target",
         "kept",
-        _than("always the median", "constant_mae", higher=False, of=f"{_TARGET}, its units"),
+        _than("always the median", "constant_mae", higher=False, of="in its own units"),
     ),
-    ("r_squared", "R^2", "kept", _than("always the mean", 0.0, higher=True, of=_TARGET)),
-    ("ssim_change", "SSIM of harmonised volumes", "images", _says("input plus change; PSNR {psnr_change} dB")),
+    ("r_squared", "R² of the target", "kept", _than("always the mean", 0.0, higher=True)),
+    (
+        "ssim_change",
+        "SSIM of harmonised volumes",
+        "images",
+        _says("compared with their inputs. PSNR is {psnr_change} dB"),
+    ),
     (
         "ssim_decoded",
-        "SSIM of their pure decodes",
+        "SSIM of the decoder's own output",
         "images",
-        _says("PSNR {psnr_decoded} dB; blurred by the latent"),
+        _says("not written: the latent blurs it. PSNR is {psnr_decoded} dB"),
     ),
-    ("recovery_error_change", "error to the scanner-free volume", "images", _recovery),
+    ("recovery_error_change", "error to the volume without a scanner", "images", _recovery),
 )

@@ -86,7 +86,7 @@ class RunFolder:
     decoded_file = _named("decoded.json", what="says of a fold that it has been decoded")
     figures = _named("figures", what="the pictures, as PNG and SVG")
     failed_figures_file = _named("figures", "failed.json", what="the figures that could not be drawn, and why")
-    report_file = _named("report.html", what="what was removed and kept, in pictures and words")
+    report_file = _named("report.html", what="the report, with its verdict on top")
 
     @property
     def inputs(self) -> tuple[pathlib.Path, ...]:

@@ -111,7 +111,7 @@ def test_a_bad_cohort_is_one_line_and_exit_code_two(name, tmp_path):
 def test_the_help_shows_an_example_and_every_key():
     done = command("--config=configs/german.py", "--help")
     assert done.returncode == 0 and done.stderr == ""
-    assert "Example: python -m eqpool.main --config=configs/adni.py" in done.stdout
+    assert "Example: eqpool run --config=configs/adni.py" in done.stdout
     assert "--config.name='german'" in done.stdout and "--config.stage_two.mmd_weight=" in done.stdout
 
 

@@ -140,7 +140,7 @@ def test_a_compared_baselines_latent_stands_beside_tau(trained_volumes):
     naive = dataclasses.replace(work, tau=None, results=work.results | {"method": "naive"})
     kind = {kind.name: kind for kind in FIGURES}["tau_by_group"]
     titles = [axes.get_title() for axes in kind.draw(dataclasses.replace(work, compared=(naive, work))).axes]
-    assert titles == ["latent l", "tau", "latent of naive"]
+    assert titles == ["latent before pooling", "tau", "latent of naive"]
 
 
 def test_one_line_a_site_and_three_panels_a_person():

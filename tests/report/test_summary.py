@@ -14,6 +14,7 @@ from eqpool.report.summary import (
     describe_top,
 )
 from tests.data.preflight.test_findings import sound
+from tests.report.test_score_table import BETTER, OPEN, card
 
 
 def cohort_of(tmp_path, table):
@@ -76,3 +77,16 @@ def test_a_latent_that_is_not_finite_is_said(tmp_path):
     results = {"simulated": False, "dataset": "participants", "method": "ours", "seed": 0, "wall_seconds": 3.0}
     said = describe_results(results | {"device": "1 x cpu", "metrics": {"non_finite_rows": 4}}, tmp_path)
     assert "no pooling result can be read from this run" in said
+
+
+def test_the_closing_lines_are_the_files_the_verdict_and_the_report(tmp_path):
+    for name in ("report.html", "results.json"):
+        (tmp_path / name).write_text("")
+    results = {"simulated": False, "dataset": "participants", "method": "ours", "seed": 0, "wall_seconds": 3.0}
+    results |= {"device": "1 x cpu", "metrics": {"change_scale": 0.0}, "scorecard": card(BETTER, OPEN)}
+    lines = describe_results(results, tmp_path).splitlines()
+    start = lines.index("written:")
+    assert str(tmp_path / "report.html") in lines[start + 1] and lines[start + 3] == "verdict:"
+    assert lines[start + 4].startswith("  Site classification accuracy fell from 90% to 62% on 80 held-out rows")
+    assert lines[start + 6].startswith("  The networks' change was scaled to nothing")
+    assert lines[start + 7 :] == [f"report: {tmp_path / 'report.html'}"]

@@ -38,8 +38,8 @@ def covariate_and_site(cohort: Cohort, index: int) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "covariate_confounded",
-            f"site explains {eta:.0%} of the variance of {name} (eta^2 {eta:.2f}); correcting for site without {name} "
-            f"would take its effect away, and Phi, which keeps {name}, predicts the site to that extent by design",
+            f"site explains {eta:.0%} of the variance of {name} (eta^2 {eta:.2f}). A correction for site "
+            f"without {name} would remove part of its effect. Data that keep {name} predict the site to that extent",
             {"covariate": name, "eta_squared": eta},
         )
 
@@ -72,8 +72,8 @@ def covariate_overlap(cohort: Cohort, index: int) -> Iterator[Finding]:
     yield Finding(
         "warning",
         "covariate_overlap",
-        f"{name}: {pairs} do not overlap (5th to 95th percentile), {such}{example}; between them only the model "
-        f"separates site and {name}, check that its effect is smooth",
+        f"{name}: {pairs} do not overlap (5th to 95th percentile), {such}{example}. Between them only the model's "
+        f"assumptions separate site and {name}. Check that its effect is smooth",
         numbers,
     )
 
@@ -99,8 +99,8 @@ def target_and_site(cohort: Cohort) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "target_confounded",
-            f"target {name} goes with the site ({measure} {strength:.2f}); what is invariant to the site loses part of "
-            "it, compare with a cohort cut to balance",
+            f"target {name} is associated with the site ({measure} {strength:.2f}). Removing the site removes part of "
+            "it. Compare with a cohort that is cut to balance",
             {"target": name, "association": strength},
         )
 
@@ -134,8 +134,8 @@ def nuisance_and_target(cohort: Cohort) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 "nuisance_confounded",
-                f"target {cohort.target_name} goes with the nuisance {name} (Cramer's V {strength:.2f}); what is "
-                f"invariant to {name} loses part of it",
+                f"target {cohort.target_name} is associated with the nuisance {name} (Cramer's V {strength:.2f}). "
+                f"Removing {name} removes part of it",
                 numbers,
             )
 

@@ -53,7 +53,7 @@ def _missing(frame: pd.DataFrame) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "missing_values",
-            f"{len(some)} of {shares.size} features have missing values, up to {some[worst]:.1%} ({worst}); a "
+            f"{len(some)} of {shares.size} features have missing values, up to {some[worst]:.1%} ({worst}). A "
             "fit reads them as the training mean",
             {"share": some},
         )
@@ -69,8 +69,8 @@ def _nearly_empty(frame: pd.DataFrame) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "nearly_empty_features",
-            f"{len(zero)} features are 0 in all rows ({listed(zero)}); they hold no information and come back as they "
-            "are, leave them out",
+            f"{len(zero)} features are 0 in all rows ({listed(zero)}). They hold no information and come back as they "
+            "are. Leave them out",
             {"columns": zero, "share": 0.0},
         )
     few = {str(name): float(share) for name, share in shares.items() if 0 < share <= _NEARLY_EMPTY}
@@ -79,8 +79,8 @@ def _nearly_empty(frame: pd.DataFrame) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "nearly_empty_features",
-            f"{len(few)} features are missing or 0 in nearly all rows (other values: {named}); a few rows decide their "
-            "scale, leave them out",
+            f"{len(few)} features are missing or 0 in nearly all rows (other values: {named}). A few rows set their "
+            "scale. Leave them out",
             {"columns": list(few), "share": few},
         )
 
@@ -94,7 +94,7 @@ def _coded(frame: pd.DataFrame, names: np.ndarray) -> Iterator[Finding]:
                     "warning",
                     "implausible_values",
                     f"feature {name}: {value:g} in {len(rows)} rows ({listed(who)}) looks like a code for a missing "
-                    "value; write n/a for it",
+                    "value: write n/a for it",
                     {"column": str(name), "value": value, "rows": who},
                 )
 
@@ -107,8 +107,8 @@ def _failed(frame: pd.DataFrame) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "failed_measurements",
-            f"{sum(failed.values())} values are 0 in columns that are positive elsewhere ({named}): failed "
-            "measurements; write n/a for them",
+            f"{sum(failed.values())} values are 0 in columns that are positive elsewhere ({named}). They look like "
+            "failed measurements: write n/a for them",
             {"zeros": failed},
         )
 
@@ -119,7 +119,7 @@ def _constant(frame: pd.DataFrame) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "constant_features",
-            f"{len(constant)} features have one value in all rows ({listed(constant)}); they say nothing",
+            f"{len(constant)} features have one value in all rows ({listed(constant)}). They hold no information",
             {"columns": constant},
         )
 
@@ -137,7 +137,7 @@ def _same_rows(frame: pd.DataFrame, names: np.ndarray) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "duplicates",
-            f"{rows.size} rows have the features of an earlier row, such as {names[rows[0]]} those of {names[first]}; "
-            "a scan that stands in two splits makes every score too good, remove it",
+            f"{rows.size} rows have the features of an earlier row, such as {names[rows[0]]} those of {names[first]}. "
+            "Remove them, because a scan in two splits makes every score too good",
             {"rows": [str(name) for name in names[rows]]},
         )

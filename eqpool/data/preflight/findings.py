@@ -61,8 +61,8 @@ def _subjects(cohort: Cohort) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "subjects_per_site",
-            f"{len(few)} sites have fewer than {_FEW_SUBJECTS} subjects ({_counted(few)}); their scanner effect is "
-            "hardly known, leave them out or merge sites of one scanner",
+            f"{len(few)} sites have fewer than {_FEW_SUBJECTS} subjects ({_counted(few)}). Their scanner effects are "
+            "hardly known. Leave them out, or merge sites of one scanner",
             {"few": few},
         )
 
@@ -86,7 +86,7 @@ def _classes(cohort: Cohort) -> Iterator[Finding]:
             "warning",
             "class_balance",
             f"at {len(lacking)} of {len(table)} sites a class of {cohort.target_name} has less than "
-            f"{_RARE_CLASS:.0%} of the rows ({_counted(lacking)}); there class and scanner are hard to distinguish",
+            f"{_RARE_CLASS:.0%} of the rows ({_counted(lacking)}). Class and scanner are hard to separate there",
             {"lacking": lacking},
         )
 
@@ -110,8 +110,8 @@ def _unknown(cohort: Cohort) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "unknown_rows",
-            f"site unknown in {unknown['site']} rows, target in {unknown['target']}; they are used for reconstruction "
-            "and equivariance, not where the unknown is needed",
+            f"the site is unknown in {unknown['site']} rows and the target in {unknown['target']}. Training uses these "
+            "rows where it needs neither",
             unknown,
         )
 
@@ -135,12 +135,12 @@ def _implausible(cohort: Cohort) -> Iterator[Finding]:
     for name, values in measured.items():
         for value, rows, is_code, distance in implausible_values(values):
             who = [str(cohort.participant_id[row]) for row in rows]
-            what = "looks like a code for a missing value; write n/a for it" if is_code else "check it"
+            what = "It looks like a code for a missing value: write n/a for it" if is_code else "Check it"
             yield Finding(
                 "warning",
                 "implausible_values",
                 f"{name}: {value:g} in {len(rows)} rows ({listed(who)}) lies {distance:.3g} robust deviations from the "
-                f"median; {what}, as the range from the lowest to the highest value is what is scaled",
+                f"median. {what}, because the lowest and the highest value set the scale of all others",
                 {"column": name, "value": value, "rows": who},
             )
 

@@ -121,8 +121,8 @@ def held_out_findings(cohort: Cohort) -> Iterator[Finding]:
     describe = HeldOut.describe
     if few:
         message = (
-            f"few people are held out, so that most results will stay undecided: {', '.join(map(describe, few))}; pool "
-            "more people, hold more of them out (config.data.test_fraction), or read several splits together"
+            f"few people are held out, so that most results will stay undecided: {', '.join(map(describe, few))}. Pool "
+            "more people, hold more of them out (config.data.test_fraction), or average several splits"
         )
         yield Finding("warning", HELD_OUT, message, {"held_out": numbers})
     elif results:

@@ -52,8 +52,8 @@ def check_overlap(facts: Sequence[tuple[str, Mapping[str, Any]]], align: str, wh
         f"{len(apart)} of {len(facts)} volumes overlap the template's brain mask by a Dice below {ALIGNED_OVERLAP:g}"
     )
     named = [f"{name} {fact['overlap']:.2f}" for name, fact in apart]
-    message = f"{share} ({listed(named)}); "
-    message += "; ".join([*_what_helps(len(apart), parts, align), *([where] if where else [])])
+    message = f"{share} ({listed(named)}). "
+    message += ". ".join([*_what_helps(len(apart), parts, align), *([where] if where else [])])
     numbers = {"volumes": len(facts), "below": len(apart), "parts_of_brains": parts}
     check = MISALIGNED if is_misaligned(*count_astray(fact for _, fact in facts)) else "mask_overlap"
     return [Finding("warning", check, message, numbers)]
@@ -62,14 +62,12 @@ def check_overlap(facts: Sequence[tuple[str, Mapping[str, Any]]], align: str, wh
 def _what_helps(apart: int, parts: int, align: str) -> list[str]:
     """Returns advice, first for volumes that may hold a whole brain and then for those that show a part of one."""
     if align == "none":
-        why = (
-            "they are not aligned or not skull-stripped, and a correction then falls on the wrong place of the brain: "
-        )
+        why = "They are not aligned or not skull-stripped, so that a correction falls on the wrong place of the brain. "
         whole = why + "config.data.align = affine aligns them"
     else:
-        whole = "their alignment failed or they are not skull-stripped"
+        whole = "Their alignment failed or they are not skull-stripped"
     crops = (
-        f"{parts} of them show a part of the brain, which aligning cannot help: give them a grid of their own, "
+        f"{parts} of them show a part of the brain, which alignment cannot help. Give them a grid of their own, "
         'such as config.data.grid = "32x40x32@1@-26,-20,-14" (voxels, mm, middle in MNI space)'
     )
     return [whole] * (parts < apart) + [crops] * (parts > 0)

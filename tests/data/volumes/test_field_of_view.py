@@ -91,7 +91,7 @@ def test_the_warning_has_advice_for_each_kind(align):
     (both,) = check_overlap(facts, align)
     assert both.severity == "warning" and both.message.startswith("2 of 3 volumes overlap")
     assert ("config.data.align = affine aligns" in both.message) == (align == "none")
-    assert "1 of them show a part of the brain, which aligning cannot help" in both.message
+    assert "1 of them show a part of the brain, which alignment cannot help" in both.message
     (crop,) = check_overlap(facts[1:], align)
     assert "config.data.align" not in crop.message and "alignment failed" not in crop.message
     assert check_overlap(facts[2:], align) == []

@@ -372,7 +372,7 @@ def test_a_brain_that_alignment_left_astray_is_not_recommended_alignment(tmp_pat
         for align in ("affine", "none")
     )
     said = aligned[0].message
-    assert not as_they_are and "their alignment failed" in said and "config.data.align" not in said
+    assert not as_they_are and "Their alignment failed" in said and "config.data.align" not in said
 
 
 def test_a_row_that_is_left_out_changes_no_other_rows_name(tmp_path):
