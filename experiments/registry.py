@@ -74,7 +74,8 @@ _ALL = (
     ),
     Experiment(
         "calibrated_maps", "calibrated_maps",
-        "Do maps of the diagnosis find more truly affected voxels after the site calibration?", "--bootstraps=60", "3 minutes",
+        "Do maps of the diagnosis find more truly affected voxels after the site calibration?", "--bootstraps=60",
+        "3 minutes",
     ),
     Experiment(
         "rescanned_volumes", "rescanned_volumes",
