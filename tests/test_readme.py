@@ -39,11 +39,15 @@ def test_the_example_pools_a_table():
     assert names["phi"].shape == (5, 30) and gap.mean() < 0.4
 
 
-def test_the_errors_of_simulated_volumes_are_the_experiments():
-    scores = results("calibrated_volumes")["scores"]["adni"]
-    mean = {name: statistics.fmean(split[name] for split in scores) for name in ("input", "ComBat", "location_scale")}
-    said = row("simulated ADNI volumes")
-    assert f"raw {mean['input']:.3f}, ComBat {mean['ComBat']:.3f}, eqpool {mean['location_scale']:.3f}" in said
+def test_the_errors_of_real_brains_are_the_experiments():
+    scores = results("rescanned_volumes")["scores"]
+    error, site = (
+        {name: statistics.fmean(split[name][key] for split in scores) for name in ("none", "combat", "location_scale")}
+        for key in ("error", "site")
+    )
+    said = row("real brains")
+    assert f"raw {error['none']:.3f}, ComBat {error['combat']:.3f}, eqpool {error['location_scale']:.3f}" in said
+    assert f"found in {site['location_scale']:.2f} of scans" in said
 
 
 @pytest.mark.parametrize(("cohort", "start", "rivals"), [("abide1", "ABIDE", "raw"), ("fcon1000", "1000 C", "ComBat")])
