@@ -80,7 +80,8 @@ _ALL = (
     Experiment(
         "rescanned_volumes", "rescanned_volumes",
         "How close does the site calibration bring real brains of a simulated scanner to their own scans?",
-        "--participants=RESCANNED/participants.tsv --originals=IXI/participants.tsv", "1 minute, and aligning the volumes once",
+        "--participants=RESCANNED/participants.tsv --originals=IXI/participants.tsv",
+        "1 minute, and aligning the volumes once",
     ),
     Experiment(
         "common_scale", "common_scale",
