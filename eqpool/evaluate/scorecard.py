@@ -66,19 +66,29 @@ def make_scorecard(
     components = COMPONENTS if on_voxels else 0
     weights = bootstrap_weights(len(rows.test), config.bootstraps, seed, rows.subject[rows.test])
     shares = SharesOfVariance.of(rows.site, rows.covariates, rows.target, rows.target_classes, rows.test)
-    scores, numbers, parts = {}, {}, {}
+    same, shown = _equal_versions(versions), (RAW, handed_back)
+    scored, parts = {}, {}
     for name, values in track(versions.items(), "Scoring what is handed back", unit="version"):
-        scores[name], names, shuffled = score_version(
+        if same[name] != name:
+            continue
+        shuffles = any(same[other] == name and other in shown for other in versions)
+        scored[name] = score_version(
             rows,
             values,
             versions[RAW],
             versions.get(TRUTH),
             components=components,
             num_folds=config.probe_folds,
-            permutations=config.scorecard_permutations if name in (RAW, handed_back) else 0,
+            permutations=config.scorecard_permutations if shuffles else 0,
         )
         parts[name] = shares.measure(values, rows.subject, seed)
-        numbers[name] = _with_intervals(scores[name], weights) | names | summarise(parts[name]) | _by_chance(shuffled)
+    scores, parts = (
+        {name: scored[same[name]].scores for name in versions},
+        {name: parts[same[name]] for name in versions},
+    )
+    numbers = {name: _with_intervals(scores[name], weights) | scored[same[name]].names for name in versions}
+    for name in versions:
+        numbers[name] |= summarise(parts[name]) | (_by_chance(scored[same[name]].shuffled) if name in shown else {})
     if TRUTH in versions:
         _add_shares_of_raw(numbers)
     compared = [name for name in versions if name not in (handed_back, TRUTH)] if handed_back in versions else []
@@ -102,6 +112,17 @@ def make_scorecard(
         "levels": only_finite(_levels(rows, weights, config) | shares.by_chance()),
         "versions": {name: only_finite(values) for name, values in numbers.items()},
         "differences": {name: only_finite(values) for name, values in differences.items()},
+    }
+
+
+def _equal_versions(versions: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Returns the first version with the same values for each version, which is itself for most.
+
+    Where the networks' change was scaled to nothing, two versions are one, and would be scored twice.
+    """
+    return {
+        name: next(other for other, others in versions.items() if np.array_equal(values, others))
+        for name, values in versions.items()
     }
 
 

@@ -75,6 +75,20 @@ def test_a_site_effect_without_age_is_at_chance_once_it_is_removed():
     assert low < 0.55
 
 
+def test_versions_of_equal_values_have_equal_scores():
+    """They are scored once. What is handed back has its shuffled sites, also where it equals another version."""
+    rows, raw, truth = made_up()
+    few = dataclasses.replace(CONFIG, scorecard_permutations=2)
+    made = {"raw": raw, "calibrated": (raw + truth) / 2, "eqpool": (raw + truth) / 2, "truth": truth}
+    whole = card_of(rows, made, config=few)
+    alone = card_of(rows, {name: made[name] for name in ("raw", "eqpool", "truth")}, config=few)
+    assert whole["versions"]["eqpool"] == alone["versions"]["eqpool"] and list(whole["versions"]) == list(made)
+    assert "site_shuffled" in whole["versions"]["eqpool"] and "site_shuffled" not in whole["versions"]["calibrated"]
+    shared = whole["versions"]["calibrated"]
+    assert shared == {name: value for name, value in whole["versions"]["eqpool"].items() if name in shared}
+    assert whole["differences"]["calibrated"]["error_to_truth"] == 0
+
+
 def test_errors_to_the_truth_are_those_of_the_rows(card):
     rows, raw, truth = made_up()
     errors = np.sqrt(((raw - truth)[rows.test] ** 2).mean(axis=1))
