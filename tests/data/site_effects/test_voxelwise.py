@@ -211,7 +211,7 @@ def test_the_scale_is_that_of_whole_scans_also_of_people_scanned_twice():
     once = fit(scanned, site, age, ill)
     known, blind = (fit(again, site[twice], age[twice], ill[twice], subject=one) for one in (twice, None))
     gaps = [np.abs(one.log_scale - once.log_scale).mean() for one in (known, blind)]
-    assert gaps[0] < 0.002 and gaps[0] < 0.1 * gaps[1]
+    assert gaps[0] < 0.004 and gaps[0] < 0.15 * gaps[1]
 
 
 def test_controls_scanned_twice_count_once():
