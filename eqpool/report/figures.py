@@ -178,7 +178,7 @@ FIGURES = (
         lambda work: work.samples is not None,
         draw_sample_images,
         "Held-out scans by scanner and covariate: the input, the harmonised scan, and the change between them. The "
-        "change should be smooth and show no anatomy.",
+        "change should be smooth, but for thin lines along edges where scanners blur differently.",
         lambda work: "Axial slices of held-out scans of every site: input, harmonised, and the difference.",
     ),
     FigureKind(
