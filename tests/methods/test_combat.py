@@ -208,7 +208,7 @@ def test_a_finished_run_has_a_report_and_a_dry_run_names_no_stage(tmp_path, caps
     config = config_of(tmp_path)
     run(config, tmp_path / "run", quiet=True)
     write_report(tmp_path / "run")
-    assert "method combat" in (tmp_path / "run" / "report.html").read_text()
+    assert "Method: combat" in (tmp_path / "run" / "report.html").read_text()
     dry_run(config, tmp_path / "other")
     assert "stage" in capsys.readouterr().out
 
