@@ -33,7 +33,7 @@ def test_it_trains_transforms_and_reports(config, tmp_path, capsys):
     results = run(config, tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     assert results["method"] == "toy" and 0 <= results["metrics"]["accuracy"] <= 100
-    assert "method toy" in folder.report_file.read_text()
+    assert "Method: toy" in folder.report_file.read_text()
     embedded = pd.read_csv(folder.embeddings_file, sep="\t").set_index("participant_id")
     made = transform(folder.path, tmp_path / "participants.tsv", tmp_path / "out").set_index("participant_id")
     np.testing.assert_allclose(made.filter(regex="^phi_"), embedded.filter(regex="^phi_").loc[made.index], atol=1e-5)
