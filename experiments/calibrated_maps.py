@@ -17,9 +17,9 @@ from eqpool.config import DataConfig, RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.load import load_cohort
 from eqpool.data.sources.volume_calibration import calibrate_volumes
-from eqpool.data.splits import assign_folds, balanced_strata
 from eqpool.evaluate.recovery import detection_gain, matched_detection
 from eqpool.evaluate.statistics import t_map
+from eqpool.methods.crossfit import deal_folds
 from eqpool.methods.scored_voxels import scanner_free_brain
 from eqpool.storage.progress import track
 from experiments.flags import count, count_of_parts, some_of
@@ -51,8 +51,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
 
 def compare_maps(cohort: Cohort, config: DataConfig, folds: int, bootstraps: int) -> dict[str, Facts]:
     """Returns the scores of the map of each form, with the gain over the input and its 95 % interval over people."""
-    strata = balanced_strata(cohort.site, cohort.target, cohort.target_classes)
-    fold = assign_folds(cohort.participant_id, strata, folds=folds, seed=0)
+    fold = deal_folds(RunConfig(data=config), cohort, folds)
     judged, affected = judged_voxels(cohort)
     rows, contrast, nuisance = t_design(cohort, fold)
     forms = {"input": _voxels(cohort, np.arange(len(fold)), judged)}

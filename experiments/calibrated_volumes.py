@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from eqpool.config import DataConfig, EvaluateConfig, RunConfig
+from eqpool.config import DataConfig, RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.load import load_cohort
 from eqpool.data.site_effects.combat import Combat
 from eqpool.data.site_effects.voxelwise import VoxelCalibration
 from eqpool.data.sources.volume_calibration import calibrate_volumes
-from eqpool.methods.handed_back import score_volumes
-from eqpool.methods.scored_voxels import CALIBRATED, ScoredVoxels, scanner_free_brain
+from eqpool.methods.scored_voxels import scanner_free_brain
 from experiments.flags import some_of, whole_numbers
+from experiments.handed_back_scores import score_inputs
 from experiments.provenance import made_here, written_by
 from experiments.registry import Experiment
 from experiments.tables import Measured, mean_and_deviation, table
@@ -49,7 +49,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
             config = DataConfig(dataset=name, split_seed=split, site_calibration="location_scale")
             cohort = load_cohort(config, options.runs / "cache")
             scores[name].append(score_split(cohort, config))
-            predicted[name].append(predict_split(cohort, config))
+            predicted[name].append(score_inputs(cohort, config, _PREDICTED))
     content = {"splits": options.splits, "scores": scores, "predicted": predicted}
     return Measured(content, [made_here(RunConfig(data=DataConfig(dataset=options.cohorts[0])), 0)])
 
@@ -94,15 +94,6 @@ def _cells(content: dict[str, Any]) -> list[list[str]]:
         ]
         for version in versions
     ]
-
-
-def predict_split(cohort: Cohort, config: DataConfig) -> dict[str, dict[str, float]]:
-    """Returns what is predictable from each version of the held-out rows, by the scorecard of a run."""
-    run = RunConfig(data=config, evaluate=EvaluateConfig(scorecard_permutations=0))
-    voxels = ScoredVoxels(cohort, run.seed, CALIBRATED)
-    voxels.take_inputs(cohort, squash=config.squash, workers=2)
-    versions = score_volumes(cohort, run, voxels)["versions"]
-    return {name: {key: one[key] for key in _PREDICTED if key in one} for name, one in versions.items()}
 
 
 def score_split(cohort: Cohort, config: DataConfig) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from eqpool.config import DataConfig, EvaluateConfig, RunConfig
+from eqpool.config import DataConfig, RunConfig
 from eqpool.data.cohort import Cohort
 from eqpool.data.load import load_cohort
 from eqpool.data.sources.rescanned import SITE
@@ -21,10 +21,10 @@ from eqpool.data.sources.volume_calibration import calibrate_volumes
 from eqpool.data.volumes.read import prepare_volume
 from eqpool.errors import InputError
 from eqpool.evaluate.scorecard import RAW
-from eqpool.methods.handed_back import score_volumes
-from eqpool.methods.scored_voxels import CALIBRATED, ScoredVoxels
+from eqpool.methods.scored_voxels import CALIBRATED
 from experiments.comparison import check_splits
 from experiments.flags import add_folder, whole_numbers
+from experiments.handed_back_scores import score_inputs
 from experiments.provenance import made_here, written_by
 from experiments.registry import Experiment
 from experiments.tables import Measured, mean_and_deviation, table
@@ -97,7 +97,7 @@ def score_split(cohort: Cohort, config: DataConfig, originals: pathlib.Path) -> 
         scores[kind] = {
             "error": float(error[kind].mean()),
             "improved": 100 * float(np.mean(error[kind] < error["none"])),
-        } | _predicted(made, asked)
+        } | score_inputs(made, asked, _COLUMNS)[RAW if kind == "none" else CALIBRATED]
     return scores
 
 
@@ -107,16 +107,6 @@ def _original(cohort: Cohort, row: int, config: DataConfig, originals: pathlib.P
     place = pathlib.Path(cohort.volumes.image_path[row]).relative_to(cohort.volumes.image_root)
     alignment = cohort.volumes.facts_of(row).alignment
     return prepare_volume(originals / place, cohort.volumes.grid, alignment=alignment)[0]
-
-
-def _predicted(cohort: Cohort, config: DataConfig) -> Scores:
-    """Returns what is predictable from the inputs of the held-out rows, by the scorecard of a run."""
-    assert cohort.volumes is not None
-    run = RunConfig(data=config, evaluate=EvaluateConfig(scorecard_permutations=0))
-    voxels = ScoredVoxels(cohort, run.seed, CALIBRATED)
-    voxels.take_inputs(cohort, squash=config.squash, workers=2)
-    found = score_volumes(cohort, run, voxels)["versions"][RAW if cohort.volumes.calibration is None else CALIBRATED]
-    return {key: found[key] for key in _COLUMNS if key in found}
 
 
 def _config(participants: pathlib.Path, split: int) -> DataConfig:

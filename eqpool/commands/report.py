@@ -23,13 +23,10 @@ def main(arguments: list[str]) -> int:
             check_run(other, other.results_file, flag="--compare")
         # After the paths, as these import matplotlib and nilearn.
         from eqpool.report.page import write_report
-        from eqpool.report.summary import describe_verdict
+        from eqpool.report.summary import describe_verdict_of_run
         from eqpool.storage.files import read_json
 
         page = write_report(options.workdir, options.compare)
-        results = read_json(RunFolder(options.workdir).results_file)
-        if results.get("scorecard"):
-            print("\n".join(describe_verdict(results["scorecard"], results["metrics"].get("change_scale"))))
-        print(f"report: {page}")
+        print("\n".join(describe_verdict_of_run(read_json(RunFolder(options.workdir).results_file), page)))
 
     return attempt(work, options.workdir, "draws every figure again")

@@ -5,7 +5,7 @@ from them, how much of their variance these explain, and where the truth is know
 the same draws of subjects.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from eqpool.evaluate.outputs import only_finite
 from eqpool.evaluate.scored_rows import ScoredRows
 from eqpool.evaluate.shares import SharesOfVariance, subtract, summarise
 from eqpool.evaluate.site_probes import predict_sites
-from eqpool.evaluate.version_scores import Scores, covariate_scores, score_version, site_scores
+from eqpool.evaluate.version_scores import Scores, VersionScores, covariate_scores, score_version, site_scores
 from eqpool.evaluate.weighted import bootstrap_weights, difference, estimate, mean_of
 from eqpool.ops.finite import check_finite
 from eqpool.storage.progress import track
@@ -67,28 +67,17 @@ def make_scorecard(
     weights = bootstrap_weights(len(rows.test), config.bootstraps, seed, rows.subject[rows.test])
     shares = SharesOfVariance.of(rows.site, rows.covariates, rows.target, rows.target_classes, rows.test)
     same, shown = _equal_versions(versions), (RAW, handed_back)
-    scored, parts = {}, {}
-    for name, values in track(versions.items(), "Scoring what is handed back", unit="version"):
-        if same[name] != name:
-            continue
-        shuffles = any(same[other] == name and other in shown for other in versions)
-        scored[name] = score_version(
-            rows,
-            values,
-            versions[RAW],
-            versions.get(TRUTH),
-            components=components,
-            num_folds=config.probe_folds,
-            permutations=config.scorecard_permutations if shuffles else 0,
-        )
-        parts[name] = shares.measure(values, rows.subject, seed)
-    scores, parts = (
-        {name: scored[same[name]].scores for name in versions},
-        {name: parts[same[name]] for name in versions},
-    )
-    numbers = {name: _with_intervals(scores[name], weights) | scored[same[name]].names for name in versions}
-    for name in versions:
-        numbers[name] |= summarise(parts[name]) | (_by_chance(scored[same[name]].shuffled) if name in shown else {})
+    scored = _score_versions(rows, versions, same, shown, components, config)
+    measured = {name: shares.measure(versions[name], rows.subject, seed) for name in set(same.values())}
+    parts = {name: measured[first] for name, first in same.items()}
+    scores = {name: one.scores for name, one in scored.items()}
+    numbers = {
+        name: _with_intervals(one.scores, weights)
+        | one.names
+        | summarise(parts[name])
+        | (_by_chance(one.shuffled) if name in shown else {})
+        for name, one in scored.items()
+    }
     if TRUTH in versions:
         _add_shares_of_raw(numbers)
     compared = [name for name in versions if name not in (handed_back, TRUTH)] if handed_back in versions else []
@@ -113,6 +102,31 @@ def make_scorecard(
         "versions": {name: only_finite(values) for name, values in numbers.items()},
         "differences": {name: only_finite(values) for name, values in differences.items()},
     }
+
+
+def _score_versions(
+    rows: ScoredRows,
+    versions: Mapping[str, np.ndarray],
+    same: Mapping[str, str],
+    shown: Collection[str],
+    components: int,
+    config: EvaluateConfig,
+) -> dict[str, VersionScores]:
+    """Scores each version, and those that are the `same` once. The sites are shuffled for the versions in `shown`."""
+    shuffled = {same[name] for name in versions if name in shown}
+    scored: dict[str, VersionScores] = {}
+    for name, values in track(versions.items(), "Scoring what is handed back", unit="version"):
+        first = same[name]
+        scored[name] = scored.get(first) or score_version(
+            rows,
+            values,
+            versions[RAW],
+            versions.get(TRUTH),
+            components=components,
+            num_folds=config.probe_folds,
+            permutations=config.scorecard_permutations if first in shuffled else 0,
+        )
+    return scored
 
 
 def _equal_versions(versions: Mapping[str, np.ndarray]) -> dict[str, str]:

@@ -104,10 +104,16 @@ def describe_results(results: dict[str, Any], folder: pathlib.Path) -> str:
     scored = [] if card is None else map(_on_one_line, describe_scorecard(card))
     warning = results.get("training_warning", "")
     last = [f"WARNING: {warning}"] if warning else []
-    last += [] if card is None else describe_verdict(card, results["metrics"].get("change_scale"))
     report = RunFolder(folder).report_file
-    last += [f"report: {report}"] if report.exists() else []
+    last += describe_verdict_of_run(results, report if report.exists() else None)
     return "\n".join([*lines, *scored, describe_files(folder), *last])
+
+
+def describe_verdict_of_run(results: dict[str, Any], report: pathlib.Path | None) -> list[str]:
+    """Returns the last lines on a run: its verdict, if it has a scorecard, and its report's path, if there is one."""
+    card = results.get("scorecard")
+    said = [] if card is None else describe_verdict(card, results["metrics"].get("change_scale"))
+    return [*said, *([] if report is None else [f"report: {report}"])]
 
 
 def describe_verdict(card: Card, change_scale: float | None = None) -> list[str]:
