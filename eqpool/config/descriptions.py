@@ -1,4 +1,4 @@
-"""What each key of a config means, read from the comments of `eqpool.config.schema`."""
+"""What each key of a config means, read from the comments of `eqpool.config.schema` and its parts."""
 
 import dataclasses
 import functools

@@ -2,7 +2,8 @@
 
 import math
 
-from eqpool.config.schema import ModelConfig, OutputConfig
+from eqpool.config.schema import OutputConfig
+from eqpool.config.schema_pooling import ModelConfig
 from eqpool.errors import InputError
 
 

@@ -1,3 +1,5 @@
+import re
+
 from eqpool.config.descriptions import describe_keys
 from eqpool.config.schema import RunConfig, to_dict
 
@@ -18,7 +20,13 @@ def test_every_key_of_a_config_is_described():
 
 def test_a_comment_belongs_to_the_field_beside_or_below_it():
     described = describe_keys()
-    assert described["data.site_column"] == "column of the scanner or site"
+    assert described["data.site_column"] == "Column with the site or scanner"
     assert described["output.scale"].startswith("Intensity scale of harmonised volumes. common:")
-    assert described["stage_two.epochs"] == described["istn.epochs"] == "passes over the training rows"  # inherited
+    assert described["stage_two.epochs"] == described["istn.epochs"] == "Passes over the training rows"  # inherited
     assert "prediction" not in described["stage_one.mmd_weight"]
+
+
+def test_every_description_stands_alone():
+    for key, text in describe_keys().items():
+        assert not re.match(r"(of|in|for|see|as)\b", text, re.IGNORECASE), f"{key}: {text}"
+        assert text[0].isupper() or re.match(r"[\w, *]+: ", text), f"{key}: {text}"  # or the values that it is about
