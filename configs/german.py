@@ -21,14 +21,15 @@ def get_config(variant: str = "") -> ConfigDict:
     config = default_config()
     config.name = "german"
     config.data.dataset = "german"
-    config.model.update(tau="covariate", tau_steps=16, code_dim=1, code_levels=8)
+    config.model.update(tau="covariate", tau_steps=16, hidden_units=16)
     config.stage_one.update(
-        epochs=30,
+        epochs=100,
         batch_size=128,
         learning_rate=1e-3,
+        weight_decay=3.0,
         equivariance_weight=0.1,
         reconstruction_weight=1.0,
-        prediction_weight=1.0,
+        prediction_weight=10.0,
         mmd_weight=5.0,
         bandwidth="0.3,1.0",
     )
@@ -37,16 +38,22 @@ def get_config(variant: str = "") -> ConfigDict:
         batch_size=640,
         learning_rate=3e-3,
         decay_every_epochs=50,
-        weight_decay=0.1,
+        weight_decay=1.0,
+        prediction_weight=5.0,
         mmd_weight=0.1,
         mmd_match="phi",
+        within_classes=True,  # the share of good credits differs between the sites
+        erase_site="conditional",
         bandwidth="0.3,1.0",
     )
     config.baseline.update(epochs=501, batch_size=128, learning_rate=1e-2)
     config.evaluate.adversary_learning_rate = 1e-2
     if variant == "paper":
-        config.model.update(tau="free", tau_steps=0, code_dim=0, code_levels=0)
-        config.stage_one.update(epochs=501, learning_rate=1e-2, mmd_weight=0.0)
-        config.stage_two.update(epochs=501, batch_size=128, learning_rate=1e-2, weight_decay=0.0)
+        config.model.update(tau="free", tau_steps=0, hidden_units=64)
+        config.stage_one.update(epochs=501, learning_rate=1e-2, weight_decay=0.0, mmd_weight=0.0)
+        config.stage_two.update(
+            epochs=501, batch_size=128, learning_rate=1e-2, weight_decay=0.0, prediction_weight=1.0,
+            within_classes=False, erase_site="none",
+        )  # fmt: skip
         use_published_form(config, ramp_growth=1.5, ramp_ceiling=25.0)
     return config

@@ -195,15 +195,20 @@ def _intervals_by_chance(card: Card) -> tuple[Any, Any]:
 
 
 def _verdicts(card: Card, other: str) -> dict[str, list[_Measure]]:
-    """Returns the judged measures by "better", "worse" and "open"."""
+    """Returns the judged measures by "better", "worse" and "open".
+
+    Open too are measures that are shown as the same number: rounding of written files differs, and nobody uses that.
+    """
     found: dict[str, list[_Measure]] = {"better": [], "worse": [], "open": []}
     difference = card["differences"][other]
+    handed_back, before = (card["versions"][name] for name in (card["handed_back"], other))
     for measure in _MEASURES:
         interval = difference.get(f"{measure.key}_interval")
         if not measure.phrase or not interval or not is_defined(interval):
             continue
         verdict = compare(tuple(interval), 0.0, higher_is_better=measure.higher_is_better)
-        found[{"good": "better", "bad": "worse"}.get(verdict, "open")].append(measure)
+        looks_same = format_number(handed_back[measure.key]) == format_number(before[measure.key])
+        found["open" if looks_same else {"good": "better", "bad": "worse"}.get(verdict, "open")].append(measure)
     return found
 
 

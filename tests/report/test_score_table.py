@@ -65,11 +65,17 @@ def test_every_difference_is_named_with_both_numbers():
     assert sentences[3].startswith("Compared with ComBat: worse in site classification accuracy (0.6 to 0.62), ")
 
 
+def test_a_difference_that_no_digit_shows_is_neither_better_nor_worse():
+    worse = card(OPEN, {"error_to_truth": [0.00001, 0.00002]})
+    worse["versions"]["combat"]["error_to_truth"] = worse["versions"]["eqpool"]["error_to_truth"] - 0.00002
+    assert judge_scorecard(worse)[3] == "Compared with ComBat: not clearly different in the error to the truth."
+
+
 def test_a_higher_accuracy_of_the_target_is_better():
     gain = {"target_balanced_accuracy": [0.05, 0.1]}
     both = card(gain, {name: [-high, -low] for name, (low, high) in gain.items()})
-    for version in both["versions"].values():
-        version["target_balanced_accuracy"] = 0.7
+    for name, version in both["versions"].items():
+        version["target_balanced_accuracy"] = {"raw": 0.6, "combat": 0.8}.get(name, 0.7)
     assert judge_scorecard(both)[0].endswith("better than the raw input and worse than ComBat.")
 
 
@@ -101,14 +107,14 @@ def test_a_truth_of_the_reference_is_named_as_such():
     """And the unit of images that are no volumes."""
     better = BETTER | {"pairwise_correlation_to_truth": [0.1, 0.2]}
     changed = card(better, OPEN, truth_is="as_reference", unit="intensities from -1 to 1")
-    for version in changed["versions"].values():
-        version["pairwise_correlation_to_truth"] = 0.5
+    for name, version in changed["versions"].items():
+        version["pairwise_correlation_to_truth"] = 0.4 if name == "raw" else 0.5
     table = score_table(changed)
     assert table.headings[-1] == "reference's view"
     labels = [label for label, _, _ in table.lines]
     assert "error to the reference's view, intensities from -1 to 1" in labels
     assert "the error to the reference's view (0.3 to 0.2)" in judge_scorecard(changed)[2]
-    assert "the differences between people (0.5 to 0.5)" in judge_scorecard(changed)[2]
+    assert "the differences between people (0.4 to 0.5)" in judge_scorecard(changed)[2]
 
 
 def test_few_rows_decide_nothing():
