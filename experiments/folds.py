@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
@@ -23,6 +22,7 @@ from eqpool.data.cohort import Cohort, Scaling
 from eqpool.data.fingerprint import data_hash
 from eqpool.data.load import load_cohort
 from eqpool.engine.session import Session
+from eqpool.evaluate.boosted_trees import boosted_trees
 from eqpool.evaluate.probes import logistic_regression, site_floor_features
 from eqpool.losses.equivariance import equivariance_error
 from eqpool.methods.latent import train_latents
@@ -36,7 +36,7 @@ from experiments.tables import Measured, joined, results_path, table
 _FOLDS = 5
 _PROBES = {
     "logistic": logistic_regression,
-    "trees": lambda: HistGradientBoostingClassifier(max_iter=60, max_leaf_nodes=8, class_weight="balanced"),
+    "trees": lambda: boosted_trees(max_iter=60, max_leaf_nodes=8),
 }
 _SOURCES = ("phi", "floor")  # what the probes read
 

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -14,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from eqpool.config import EvaluateConfig
 from eqpool.evaluate.adversary import adversary_scores
+from eqpool.evaluate.boosted_trees import boosted_trees
 from eqpool.evaluate.folds import of_larger_sites, subject_folds
 from eqpool.evaluate.intervals import Interval, area_under_curve, balanced_accuracy, bootstrap_interval
 from eqpool.evaluate.permutations import permute_subjects
@@ -154,9 +154,8 @@ def _probes(config: EvaluateConfig, num_sites: int) -> dict[str, Probe]:
             seeds=config.probe_seeds,
         )
 
-    trees = HistGradientBoostingClassifier(random_state=0, class_weight="balanced", early_stopping=False)
-    logistic, boosted_trees = library_probe(logistic_regression(), num_sites), library_probe(trees, num_sites)
-    return {"logistic": logistic, "mlp": mlp, "boosted_trees": boosted_trees}
+    logistic, trees = (library_probe(model, num_sites) for model in (logistic_regression(), boosted_trees()))
+    return {"logistic": logistic, "mlp": mlp, "boosted_trees": trees}
 
 
 def logistic_regression() -> Any:

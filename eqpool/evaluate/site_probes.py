@@ -3,12 +3,11 @@
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
+from eqpool.evaluate.boosted_trees import boosted_trees
 from eqpool.evaluate.components import Components
 from eqpool.evaluate.folds import of_larger_sites, subject_folds
 from eqpool.evaluate.probes import (
@@ -147,42 +146,11 @@ def _among(name: str, inside: np.ndarray, site: np.ndarray, predicted: np.ndarra
     return SitePrediction(name, "within", truth, everyone)
 
 
-class QuantileBins(TransformerMixin, BaseEstimator):
-    """Replaces each feature by the number of its bin, among at most `bins` with about equally many fitted rows.
-
-    scikit-learn's trees bin their features themselves, but weighted by class, which takes longer than the trees do. Of
-    a feature with at most `bins` values each value has a bin of its own, as there.
-    """
-
-    def __init__(self, bins: int):
-        self.bins = bins
-
-    def fit(self, rows: np.ndarray, labels: np.ndarray | None = None) -> "QuantileBins":
-        """Computes the edges between the bins from (N, F) rows."""
-        del labels
-        self.edges_ = [self._edges(column) for column in rows.T]
-        return self
-
-    def transform(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the (N, F) numbers of the bins, float64."""
-        binned = [np.searchsorted(edges, column) for edges, column in zip(self.edges_, rows.T, strict=True)]
-        return np.stack(binned, axis=1).astype(np.float64)
-
-    def _edges(self, column: np.ndarray) -> np.ndarray:
-        values = np.unique(column)
-        if len(values) <= self.bins:
-            return (values[:-1] + values[1:]) / 2
-        return np.unique(np.quantile(column, np.arange(1, self.bins) / self.bins))
-
-
 def _probes(num_sites: int) -> dict[str, Probe]:
     rounds = max(10, TREES // (1 if num_sites == 2 else num_sites))
-    trees = HistGradientBoostingClassifier(
-        max_iter=rounds, max_bins=BINS, random_state=0, class_weight="balanced", early_stopping=False
-    )
     models = {
         "logistic": logistic_regression(),
         "svm": make_pipeline(StandardScaler(), SVC(class_weight="balanced")),
-        "boosted_trees": make_pipeline(QuantileBins(BINS), trees),
+        "boosted_trees": boosted_trees(BINS, max_iter=rounds),
     }
     return {name: library_probe(model, num_sites) for name, model in models.items()}

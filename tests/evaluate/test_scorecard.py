@@ -13,7 +13,7 @@ from eqpool.config import EvaluateConfig
 from eqpool.evaluate.components import Components
 from eqpool.evaluate.scorecard import make_scorecard
 from eqpool.evaluate.scored_rows import ScoredRows, choose_rows
-from eqpool.evaluate.site_probes import QuantileBins, SiteFeatures, predict_sites, strongest
+from eqpool.evaluate.site_probes import SiteFeatures, predict_sites, strongest
 from eqpool.evaluate.site_shuffles import shuffled_accuracies
 
 CONFIG = EvaluateConfig(bootstraps=60, probe_folds=2, scorecard_permutations=0)
@@ -336,20 +336,6 @@ def test_a_shuffle_without_a_design_counts_for_no_score():
     for name, design in (("site", ""), ("within", "within")):
         expected = [strongest(predictions, design).accuracy for predictions in (calls[0], calls[2])]
         np.testing.assert_array_equal(found[name], expected)
-
-
-def test_bins_hold_equally_many_rows_or_one_value():
-    generator = np.random.default_rng(8)
-    rows = np.stack([generator.normal(size=500) ** 3, np.arange(500) < 490, np.arange(500) % 3], axis=1).astype(float)
-    binned = QuantileBins(32).fit(rows).transform(rows)
-    counts = np.bincount(binned[:, 0].astype(int))
-    assert len(counts) == 32 and counts.min() >= 15 and counts.max() <= 17
-    for column in (1, 2):
-        assert len(np.unique(np.stack([binned[:, column], rows[:, column]]), axis=1).T) == len(
-            np.unique(rows[:, column])
-        )
-    assert (np.diff(binned[np.argsort(rows[:, 0]), 0]) >= 0).all()
-    assert QuantileBins(32).fit(rows).transform(rows + 100)[:, 0].max() == 31  # new rows fall in the outer bins
 
 
 @pytest.mark.parametrize("most", [50, 1000])
