@@ -104,6 +104,7 @@ def prepare_worker(one_thread: bool) -> None:
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if one_thread:
+        os.environ["LOKY_MAX_CPU_COUNT"] = "1"
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
     # This module has imported jax already, but jax reads the flags only at its first computation.
 

@@ -13,6 +13,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests run side by side, one a core, so that none should start threads for every core.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false"
 os.environ["EQPOOL_STRICT_FIGURES"] = "1"  # a figure that fails is a bug here, and no line in a report
+os.environ["LOKY_MAX_CPU_COUNT"] = "1"  # no further processes, but in the test of them
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import jax

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from eqpool.config import EvaluateConfig
 from eqpool.evaluate.adversary import adversary_scores
 from eqpool.evaluate.boosted_trees import boosted_trees
+from eqpool.evaluate.cores import map_on_cores
 from eqpool.evaluate.folds import of_larger_sites, subject_folds
 from eqpool.evaluate.intervals import Interval, area_under_curve, balanced_accuracy, bootstrap_interval
 from eqpool.evaluate.permutations import permute_subjects
@@ -22,6 +23,8 @@ from eqpool.storage.progress import track
 
 # (training features, training site, held-out features) -> (seeds, held-out rows, sites) scores
 Probe = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+LIBRARY_PROBES, ADVERSARY = ("logistic", "boosted_trees"), "mlp"  # of scikit-learn, and in JAX
+PROBES = ("logistic", "mlp", "boosted_trees")
 
 
 class ProbeScore(NamedTuple):
@@ -44,6 +47,9 @@ class ProbeScore(NamedTuple):
     auc: float
 
 
+Panel = Callable[[np.ndarray], list[ProbeScore]]
+
+
 def probe_panel(
     features: np.ndarray,
     site: np.ndarray,
@@ -54,6 +60,7 @@ def probe_panel(
     config: EvaluateConfig,
     num_sites: int,
     within: bool = True,
+    probes: Sequence[str] = PROBES,
 ) -> list[ProbeScore]:
     """Fits every probe in two designs and scores it on the rows `test`.
 
@@ -69,6 +76,7 @@ def probe_panel(
       config: settings of the probes.
       num_sites: number of classes.
       within: whether to run the second design, which takes most of the time.
+      probes: which probes to fit.
 
     Returns:
       Scores of logistic regression, the adversary of Lokhande et al. 2022 and gradient-boosted trees. The list is empty
@@ -84,7 +92,8 @@ def probe_panel(
     inside = test[of_larger_sites(site[test], subject[test])]
     folds = subject_folds(site[inside], subject[inside], config.probe_folds) if within else []
     scores = []
-    for name, probe in track(_probes(config, num_sites).items(), "Probing for the site", unit="probe"):
+    for name in track(probes, "Probing for the site", unit="probe"):
+        probe = _probe(name, config, num_sites)
         transferred = probe(features[train], site[train], features[test])
         scores.append(_score(name, "transfer", site[test], subject[test], transferred, config))
         if folds:
@@ -99,7 +108,8 @@ def strongest(scores: list[ProbeScore]) -> ProbeScore:
 
 
 def strongest_by_chance(
-    panel: Callable[[np.ndarray], list[ProbeScore]],
+    of_library: Panel,
+    of_adversary: Panel,
     site: np.ndarray,
     subject: np.ndarray,
     stratum: np.ndarray,
@@ -112,7 +122,9 @@ def strongest_by_chance(
     are the null distribution of the best probe.
 
     Args:
-      panel: function from (N,) sites to the scores of `probe_panel`.
+      of_library: function from (N,) sites to the scores of `probe_panel` for `LIBRARY_PROBES`. It is computed on all
+        cores, for which it has to be picklable (`map_on_cores`).
+      of_adversary: the same for `ADVERSARY`. It is computed meanwhile.
       site, subject: (N,) arguments of `probe_panel`.
       stratum: (N,) variable, such as a diagnosis, that is predictable from the features and whose frequency differs
         between sites. Permuting within its levels keeps it from counting as a scanner effect.
@@ -121,15 +133,18 @@ def strongest_by_chance(
       permutations: number of permutations.
     """
     people, levels = (np.unique(of_row, return_inverse=True)[1] for of_row in (subject, stratum))
-    scores = []
-    for key in track(jax.random.split(jax.random.key(0), permutations), "Probing shuffled sites", unit="permutation"):
+    all_shuffled = []
+    for key in jax.random.split(jax.random.key(0), permutations):
         shuffled = site.copy()
         for part, rows in enumerate(splits):
             all_count = jnp.ones(len(rows), bool)
             order = permute_subjects(jax.random.fold_in(key, part), people[rows], all_count, levels[rows])
             shuffled[rows] = site[rows][order]
-        scores.append(strongest(panel(shuffled)).balanced_accuracy)
-    return np.array(scores)
+        all_shuffled.append(shuffled)
+    library = map_on_cores(of_library, all_shuffled)
+    adversary = [of_adversary(shuffled) for shuffled in all_shuffled]
+    both = zip(track(library, "Probing shuffled sites", unit="permutation", total=permutations), adversary, strict=True)
+    return np.array([strongest([*scores, *others]).balanced_accuracy for scores, others in both])
 
 
 def site_floor_features(covariates: np.ndarray, target: np.ndarray, target_classes: tuple[str, ...]) -> np.ndarray:
@@ -141,8 +156,11 @@ def site_floor_features(covariates: np.ndarray, target: np.ndarray, target_class
     return np.concatenate([covariates, encoded], axis=1).astype(np.float32)
 
 
-def _probes(config: EvaluateConfig, num_sites: int) -> dict[str, Probe]:
-    def mlp(train_features: np.ndarray, train_site: np.ndarray, test_features: np.ndarray) -> np.ndarray:
+def _probe(name: str, config: EvaluateConfig, num_sites: int) -> Probe:
+    if name != ADVERSARY:
+        return library_probe(logistic_regression() if name == "logistic" else boosted_trees(), num_sites)
+
+    def adversary(train_features: np.ndarray, train_site: np.ndarray, test_features: np.ndarray) -> np.ndarray:
         return adversary_scores(
             train_features,
             train_site,
@@ -154,8 +172,7 @@ def _probes(config: EvaluateConfig, num_sites: int) -> dict[str, Probe]:
             seeds=config.probe_seeds,
         )
 
-    logistic, trees = (library_probe(model, num_sites) for model in (logistic_regression(), boosted_trees()))
-    return {"logistic": logistic, "mlp": mlp, "boosted_trees": trees}
+    return adversary
 
 
 def logistic_regression() -> Any:

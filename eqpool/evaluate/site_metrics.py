@@ -1,6 +1,8 @@
 """Computes the accuracy with which probes predict the site, or a nuisance, from frozen features."""
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -9,7 +11,15 @@ from eqpool.data.cohort import Cohort
 from eqpool.data.splits import target_levels
 from eqpool.evaluate.intervals import chance_level, percentile_interval
 from eqpool.evaluate.outputs import Embeddings, Metrics
-from eqpool.evaluate.probes import ProbeScore, probe_panel, site_floor_features, strongest, strongest_by_chance
+from eqpool.evaluate.probes import (
+    ADVERSARY,
+    LIBRARY_PROBES,
+    ProbeScore,
+    probe_panel,
+    site_floor_features,
+    strongest,
+    strongest_by_chance,
+)
 
 
 def probe_metrics(cohort: Cohort, embeddings: Embeddings, config: EvaluateConfig) -> Metrics:
@@ -98,18 +108,34 @@ def _chance_metrics(cohort: Cohort, covariate_free: np.ndarray, config: Evaluate
     The p-value is the share of accuracies, including the observed one, that are at least as high as the observed one.
     """
     quick = dataclasses.replace(config, bootstraps=1)  # the intervals of the shuffled probes are not used
-
-    def panel(site: np.ndarray) -> list[ProbeScore]:
-        return _panel(dataclasses.replace(cohort, site=site), covariate_free, quick)
-
     splits = _rows_for_probes(cohort, "test")
+    of_library, of_adversary = (
+        functools.partial(
+            _panel_of_sites, covariate_free, cohort.participant_id, splits, quick, len(cohort.site_names), probes
+        )
+        for probes in (LIBRARY_PROBES, (ADVERSARY,))
+    )
     level = target_levels(cohort.target, cohort.target_classes)
-    chance = strongest_by_chance(panel, cohort.site, cohort.participant_id, level, splits, config.probe_permutations)
+    chance = strongest_by_chance(
+        of_library, of_adversary, cohort.site, cohort.participant_id, level, splits, config.probe_permutations
+    )
     return {
         "strongest_probe_covariate_free_shuffled": float(chance.mean()),
         "strongest_probe_covariate_free_shuffled_interval": percentile_interval(chance),
         "strongest_probe_covariate_free_p_value": float((1 + np.sum(chance >= observed)) / (1 + len(chance))),
     }
+
+
+def _panel_of_sites(
+    features: np.ndarray,
+    subject: np.ndarray,
+    splits: tuple[np.ndarray, np.ndarray],
+    config: EvaluateConfig,
+    num_sites: int,
+    probes: Sequence[str],
+    site: np.ndarray,
+) -> list[ProbeScore]:
+    return probe_panel(features, site, subject, *splits, config=config, num_sites=num_sites, probes=probes)
 
 
 def _rows_for_probes(cohort: Cohort, split: str) -> tuple[np.ndarray, np.ndarray]:

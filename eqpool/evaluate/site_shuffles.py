@@ -1,10 +1,13 @@
 """The accuracy that the strongest probe of the site reaches by chance: the same probes on shuffled sites."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from eqpool.data.splits import target_levels
+from eqpool.evaluate.cores import map_on_cores
 from eqpool.evaluate.permutations import permute_subjects
 from eqpool.evaluate.scored_rows import ScoredRows
 from eqpool.evaluate.site_probes import SiteFeatures, SitePrediction, strongest
@@ -38,12 +41,14 @@ def shuffled_accuracies(
     counted[features.inside] = True  # the others are of sites with one subject, and keep theirs
     levels = target_levels(rows.target, rows.target_classes)
     people = np.unique(rows.subject, return_inverse=True)[1]
-    shuffled: list[list[SitePrediction]] = []
-    for key in track(jax.random.split(jax.random.key(0), permutations), "Shuffling the sites", unit="permutation"):
+    sites = []
+    for key in jax.random.split(jax.random.key(0), permutations):
         train_key, test_key = jax.random.split(key)
         train_order = _order(train_key, people[rows.train], train_site >= 0, levels[rows.train])
         test_order = _order(test_key, people[rows.test], counted, levels[rows.test])
-        shuffled.append(features.predict(train_site[train_order], test_site[test_order], num_folds))
+        sites.append((train_site[train_order], test_site[test_order]))
+    predictions_of = map_on_cores(functools.partial(_predict, features, num_folds), sites)
+    shuffled = list(track(predictions_of, "Shuffling the sites", unit="permutation", total=permutations))
     present = {one.design for predictions in shuffled for one in predictions}
     whole = [predictions for predictions in shuffled if present and {one.design for one in predictions} == present]
     return {
@@ -51,6 +56,10 @@ def shuffled_accuracies(
         for name, design in designs.items()
         if whole and (not design or design in present)
     }
+
+
+def _predict(features: SiteFeatures, num_folds: int, sites: tuple[np.ndarray, np.ndarray]) -> list[SitePrediction]:
+    return features.predict(*sites, num_folds)
 
 
 def _order(key: jax.Array, people: np.ndarray, counted: np.ndarray, levels: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Progress bars with the remaining time, on a terminal only."""
 
 import contextlib
+import io
 import sys
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TextIO, TypeVar
@@ -53,6 +54,16 @@ def closing_bars() -> Iterator[None]:
     finally:
         for bar in list(getattr(tqdm, "_instances", ())):
             bar.close()
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Draws no bars meanwhile, as several processes would draw them over each other."""
+    _terminal.append(io.StringIO())
+    try:
+        yield
+    finally:
+        _terminal.pop()
 
 
 @contextlib.contextmanager

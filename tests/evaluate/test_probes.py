@@ -1,6 +1,7 @@
 """The panel proved on planted truth: what is there is found, what is not there is not."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -12,7 +13,16 @@ from eqpool.evaluate.adversary import adversary_scores
 from eqpool.evaluate.intervals import area_under_curve, balanced_accuracy
 from eqpool.evaluate.outputs import Embeddings
 from eqpool.evaluate.predictions import target_metrics
-from eqpool.evaluate.probes import ProbeScore, probe_panel, site_floor_features, strongest, strongest_by_chance
+from eqpool.evaluate.probes import (
+    ADVERSARY,
+    LIBRARY_PROBES,
+    PROBES,
+    ProbeScore,
+    probe_panel,
+    site_floor_features,
+    strongest,
+    strongest_by_chance,
+)
 from eqpool.evaluate.readout import read_covariate
 
 CONFIG = EvaluateConfig(adversary_epochs=60, adversary_learning_rate=3e-3, probe_seeds=2, bootstraps=100)
@@ -110,20 +120,25 @@ def test_scores_by_hand():
     assert np.isnan(area_under_curve(np.zeros(3), np.arange(3.0)))
 
 
+def no_scores(site):
+    return []
+
+
 def test_shuffled_sites_say_what_the_best_of_several_probes_reads_by_chance():
     features, site = noise(rows=240)
     subject, train, test = np.arange(240), np.arange(160), np.arange(160, 240)
     config = dataclasses.replace(CONFIG, adversary_epochs=20)
 
-    def look(site):
-        return probe_panel(features, site, subject, train, test, config=config, num_sites=2)
+    def look(site, probes=PROBES):
+        return probe_panel(features, site, subject, train, test, config=config, num_sites=2, probes=probes)
 
-    chance = strongest_by_chance(look, site, subject, np.zeros(240, int), (train, test), 8)
+    both = (functools.partial(look, probes=probes) for probes in (LIBRARY_PROBES, (ADVERSARY,)))
+    chance = strongest_by_chance(*both, site, subject, np.zeros(240, int), (train, test), 8)
     assert chance.shape == (8,)
     assert 0.5 < chance.mean() < 0.68  # above one half: it is the best of six
     assert chance.std() > 0
     features[:, 0] += 3 * site
-    again = strongest_by_chance(look, site, subject, np.zeros(240, int), (train, test), 8)
+    again = strongest_by_chance(look, no_scores, site, subject, np.zeros(240, int), (train, test), 8)
     told = strongest(look(site)).balanced_accuracy
     assert told > 0.85 > again.max()  # a site that is there is not in what shuffled ones read
 
@@ -138,7 +153,7 @@ def test_shuffling_deals_one_site_to_a_subject():
         seen.append(shuffled.copy())
         return [ProbeScore("logistic", "transfer", 0.5, 0.5, (0.4, 0.6), np.nan)]
 
-    strongest_by_chance(look, site, subject, np.zeros(36, int), (train, test), 5)
+    strongest_by_chance(look, no_scores, site, subject, np.zeros(36, int), (train, test), 5)
     assert len({tuple(shuffled) for shuffled in seen}) > 1
     for shuffled in seen:
         for rows in (train, test):
@@ -156,7 +171,7 @@ def test_shuffling_keeps_a_travelling_subject_travelling():
         seen.append(shuffled.copy())
         return [ProbeScore("logistic", "transfer", 0.5, 0.5, (0.4, 0.6), np.nan)]
 
-    strongest_by_chance(look, site, subject, np.zeros(26, int), (np.arange(26), np.arange(0)), 20)
+    strongest_by_chance(look, no_scores, site, subject, np.zeros(26, int), (np.arange(26), np.arange(0)), 20)
     assert len({tuple(shuffled) for shuffled in seen}) > 10
     for shuffled in seen:
         assert (shuffled[0:20:2] != shuffled[1:20:2]).all()
@@ -177,8 +192,8 @@ def test_a_diagnosis_that_sites_have_in_other_shares_is_not_taken_for_a_scanner(
         return probe_panel(features, site, subject, *splits, config=config, num_sites=2)
 
     told = strongest(look(site)).balanced_accuracy
-    among_all = strongest_by_chance(look, site, subject, np.zeros(400, int), splits, 6)
-    within = strongest_by_chance(look, site, subject, diagnosis, splits, 6)
+    among_all = strongest_by_chance(look, no_scores, site, subject, np.zeros(400, int), splits, 6)
+    within = strongest_by_chance(look, no_scores, site, subject, diagnosis, splits, 6)
     assert told > 0.7 > among_all.max()
     np.testing.assert_allclose(within, told, atol=0.06)
 
@@ -193,7 +208,7 @@ def test_shuffling_within_strata_deals_within_them_alone():
         seen.append(shuffled.copy())
         return [ProbeScore("logistic", "transfer", 0.5, 0.5, (0.4, 0.6), np.nan)]
 
-    strongest_by_chance(look, site, subject, stratum, (np.arange(24),), 20)
+    strongest_by_chance(look, no_scores, site, subject, stratum, (np.arange(24),), 20)
     assert len({tuple(shuffled) for shuffled in seen}) > 10
     for shuffled in seen:
         for level in (0, 1):
