@@ -16,7 +16,10 @@ _MOST_PROCESSES = 16  # each takes some hundreds of megabytes
 
 
 def map_on_cores(
-    function: Callable[[Item], Result], items: Sequence[Item], start_seconds: float = START_SECONDS
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    start_seconds: float = START_SECONDS,
+    processes: int = 0,
 ) -> Iterator[Result]:
     """Returns an iterator over `function(item)` in the order of the items.
 
@@ -27,13 +30,14 @@ def map_on_cores(
       function: function that can be pickled and does not use JAX, which would take the accelerator a second time.
       items: items that can be pickled.
       start_seconds: time that a process takes to start, as it imports what the function needs.
+      processes: number of processes, 0 for one a core.
     """
     if not items:
         return iter(())
     begin = time.monotonic()
     first = function(items[0])
     rest = items[1:]
-    processes = min(joblib.cpu_count(), len(rest), _MOST_PROCESSES)
+    processes = min(processes or joblib.cpu_count(), len(rest), _MOST_PROCESSES)
     if processes < 2 or (time.monotonic() - begin) * len(rest) < 2 * start_seconds:
         return itertools.chain([first], map(function, rest))
     parallel = joblib.Parallel(n_jobs=processes, return_as="generator", max_nbytes=None)
