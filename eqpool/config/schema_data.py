@@ -37,8 +37,8 @@ class DataConfig:
     # What to do with a path in the table that leads out of root, such as one with ../ or a leading /
     outside_root: Literal["refuse", "allow"] = "refuse"
     site_column: str = "site"  # Column with the site or scanner
-    # Columns to keep, separated by commas. They are numeric unless marked: age,sex:categorical. Here and in nuisances,
-    # described and features, put a name with a comma or a colon in double quotes: "age, years",sex:categorical
+    # Columns whose effects are kept, separated by commas. They are numeric unless marked: age,sex:categorical. Here and
+    # in nuisances, described and features, put a name with a comma or a colon in double quotes: "age, years"
     covariates: str = "age"
     # Categorical columns that Phi should not predict either, such as sex, separated by commas
     nuisances: str = ""
