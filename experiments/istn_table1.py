@@ -72,7 +72,8 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
         else:
             rows.append({"way": way, "row": row} | chosen)
     variant = f"_{'full' if options.full else 'small'}"
-    facts = {"task_weight": own.task_weight, "task_models": TASK_MODELS_KEPT}
+    facts: dict[str, Any] = {"task_weight": own.task_weight, "task_models": TASK_MODELS_KEPT}
+    facts |= {"epochs": own.epochs, "discriminator": list(own.discriminator)}
     path = results_path(options.output, experiment, variant)
     rows = sorted(joined(path, facts, rows, ["way", "row"]), key=_place)
     if not rows:
@@ -90,7 +91,7 @@ def _task(options: argparse.Namespace, way: tuple[str, str], row: int, rate: flo
         "istn.shape": shape,
         "istn.spacing": spacing,
     }
-    fixed |= {"cache_dir": str(options.runs / "cache")}
+    fixed |= {"cache_dir": str(options.runs / "cache"), "evaluate.scorecard": False}  # the table shows none of it
     name, size = f"{appearance}-{shape}-{spacing}", "full" if options.full else "small"
     folder = options.runs / f"istn_table1_{size}" / "-to-".join(way) / name / folder_name(tried)
     return Task("morpho_mnist", "paper" if options.full else "", fixed | tried, folder)
