@@ -72,8 +72,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> Measured:
         else:
             rows.append({"way": way, "row": row} | chosen)
     variant = f"_{'full' if options.full else 'small'}"
-    facts: dict[str, Any] = {"task_weight": own.task_weight, "task_models": TASK_MODELS_KEPT}
-    facts |= {"epochs": own.epochs, "discriminator": list(own.discriminator)}
+    facts = {"task_weight": own.task_weight, "task_models": TASK_MODELS_KEPT}
     path = results_path(options.output, experiment, variant)
     rows = sorted(joined(path, facts, rows, ["way", "row"]), key=_place)
     if not rows:
