@@ -3,7 +3,8 @@
 Command:  python -m eqpool.main --config=configs/morpho_mnist.py
 Needs:    MNIST's four files, downloaded on first use, or --config.data.raw_dir=FOLDER
 Domains:  --config.data.source_domain and --config.data.target_domain: thin, thick, slanted, thick_slanted
-Time:     14 to 18 minutes on one CPU core, most of it the ISTN's 912 steps.
+Time:     14 to 18 minutes on one CPU core, most of it the ISTN's 912 steps, and 2.5 minutes more for the scorecard
+          (--config.evaluate.scorecard=False leaves it out).
 Score:    thin to thick, seed 0, 1000 held-out digits: 33.2 % before; 68.0 % [65.1, 70.8] retrained from scratch, 77.5 %
           [74.8, 80.1] fine-tuned; 86.7 % on the source itself. Without istn.task_weight the ITN closes fractures while
           it thickens. experiments/pages/istn_table1.md has the table, and the flags for all 60 000 digits.

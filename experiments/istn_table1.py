@@ -90,7 +90,7 @@ def _task(options: argparse.Namespace, way: tuple[str, str], row: int, rate: flo
         "istn.shape": shape,
         "istn.spacing": spacing,
     }
-    fixed |= {"cache_dir": str(options.runs / "cache")}
+    fixed |= {"cache_dir": str(options.runs / "cache"), "evaluate.scorecard": False}  # the table shows none of it
     name, size = f"{appearance}-{shape}-{spacing}", "full" if options.full else "small"
     folder = options.runs / f"istn_table1_{size}" / "-to-".join(way) / name / folder_name(tried)
     return Task("morpho_mnist", "paper" if options.full else "", fixed | tried, folder)

@@ -32,8 +32,9 @@ from experiments.provenance import ROOT, commit, config_hash
 
 Setting = dict[str, Any]
 PROVENANCE_FILE = "provenance.json"  # file in a work directory with the commit that finished the run
-_AFTER_STAGE_ONE = ("stage_two.", "evaluate.", "output.")  # groups of keys that stage one does not read
-_STAGE = "stage_one"
+# Keys, or groups of keys, that the first stage does not read: pooling's stage one, or the task model of an ISTN.
+_AFTER_FIRST_STAGE = ("stage_two.", "istn.", "evaluate.", "output.", "data.target_domain")
+_CHOOSES_SOURCE = "istn.reference"  # all other sites are the source, on which the task model learns
 
 
 class Task(NamedTuple):
@@ -55,8 +56,8 @@ class Task(NamedTuple):
 def run_all(tasks: Sequence[Task], jobs: int, label: str, *, keep_diverged: bool = False) -> list[dict[str, Any]]:
     """Runs the tasks in parallel and returns their results, in order. Finished runs are only read.
 
-    If several tasks share stage one, the first of them trains it and the others wait for it. Each result has the keys
-    `commit` and `config_hash` in addition to those of results.json.
+    If several tasks share their first stage, the first of them trains it and the others wait for it. Each result has
+    the keys `commit` and `config_hash` in addition to those of results.json.
 
     Args:
       tasks: tasks with different folders.
@@ -81,9 +82,9 @@ def run_all(tasks: Sequence[Task], jobs: int, label: str, *, keep_diverged: bool
 def _in_waves(
     pool: ProcessPoolExecutor, tasks: Sequence[Task], keep_diverged: bool
 ) -> Iterator[tuple[Task, dict[str, Any]]]:
-    """Yields tasks with their results, first the tasks that train stage one and then those that copy it from them."""
+    """Yields tasks with their results, first the tasks that train a first stage and then those that copy it."""
     first: dict[object, Task] = {}
-    leader = [first.setdefault((*task[:2], before_stage_two(task.setting)), task) for task in tasks]
+    leader = [first.setdefault((*task[:2], before_second_stage(task.setting)), task) for task in tasks]
     run_one = functools.partial(_run, keep_diverged=keep_diverged)
     yield from zip(first.values(), pool.map(run_one, first.values()), strict=True)
     others = [(task, lead.folder) for task, lead in zip(tasks, leader, strict=True) if task is not lead]
@@ -154,7 +155,7 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
 
 def _run_after(task_and_leader: tuple[Task, pathlib.Path], keep_diverged: bool) -> dict[str, Any]:
     task, leader = task_and_leader
-    take_stage_one(leader, task.folder)
+    take_first_stage(leader, task.folder)
     return _run(task, keep_diverged)
 
 
@@ -175,28 +176,31 @@ def _run(task: Task, keep_diverged: bool, train: Callable[..., dict[str, Any]] =
     return {key: value for key, value in results.items() if key != "notes"} | made  # notes name this machine's folders
 
 
-def before_stage_two(setting: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
-    """Returns the part of a setting on which stage one depends, in hashable form."""
-    return tuple(sorted((key, repr(value)) for key, value in setting.items() if not key.startswith(_AFTER_STAGE_ONE)))
+def before_second_stage(setting: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
+    """Returns the part of a setting on which the first stage depends, in hashable form."""
+    read = (key for key in setting if key == _CHOOSES_SOURCE or not key.startswith(_AFTER_FIRST_STAGE))
+    return tuple(sorted((key, repr(setting[key])) for key in read))
 
 
-def take_stage_one(finished: pathlib.Path, folder: pathlib.Path) -> None:
-    """Copies stage one, its log and the description of its data from a finished work directory to `folder`.
+def take_first_stage(finished: pathlib.Path, folder: pathlib.Path) -> None:
+    """Copies a pooling run's stage one, or the task model of an ISTN, with its log from a finished run to `folder`.
 
-    Does nothing if `folder` already has a stage one, or if the finished run has none. The checkpoints are put in place
-    last and atomically, so an interrupted copy is repeated.
+    Does nothing if `folder` already has that stage, or if the finished run has none. The checkpoints are put in place
+    last and atomically, so an interrupted copy is repeated. With stage one the description of its data is copied, which
+    has to be that of the new run. The task model has seen only the source, and the new run may have another target.
     """
     before, after = RunFolder(finished), RunFolder(folder)
-    source, target = before.checkpoints / _STAGE, after.checkpoints / _STAGE
-    if not source.is_dir() or target.exists():
+    stage = next((name for name in ("stage_one", "task") if (before.checkpoints / name).is_dir()), None)
+    if stage is None or (after.checkpoints / stage).exists():
         return
-    part = folder / f"{_STAGE}.copy"
+    part, target = folder / f"{stage}.copy", after.checkpoints / stage
     shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(source, part)
-    records = [record for record in MetricsLog(before.metrics_file).records() if record["stage"] == _STAGE]
+    shutil.copytree(before.checkpoints / stage, part)
+    records = [record for record in MetricsLog(before.metrics_file).records() if record["stage"] == stage]
     write_text(after.metrics_file, "".join(json.dumps(record) + "\n" for record in records))
-    shutil.copyfile(before.data_file, after.data_file)
-    shutil.copyfile(before.pooled_file, after.pooled_file)
+    if stage == "stage_one":
+        shutil.copyfile(before.data_file, after.data_file)
+        shutil.copyfile(before.pooled_file, after.pooled_file)
     target.parent.mkdir(exist_ok=True)
     part.rename(target)
 

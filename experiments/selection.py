@@ -29,7 +29,7 @@ from eqpool.storage.files import read_json, write_json
 from eqpool.storage.progress import track
 from eqpool.storage.run_folder import RunFolder
 from experiments.provenance import config_hash
-from experiments.runner import Setting, Task, before_stage_two, config_of, prepare_worker
+from experiments.runner import Setting, Task, before_second_stage, config_of, prepare_worker
 
 MARGIN = 0.02  # of balanced accuracy, by which a probe may exceed its limit
 _VALIDATION = 1 / 6  # share of the rows of a fold's training, as in the experiment `folds`
@@ -145,7 +145,7 @@ def _scores(job: FoldJob) -> Iterator[Scores]:
     for task in job.tasks:
         folder = task.folder.with_name(f"{task.folder.name}_fold{job.fold}of{job.num_folds}")
         config, result = config_of(task), folder / "scores.json"
-        leader = first.setdefault(before_stage_two(task.setting), folder)
+        leader = first.setdefault(before_second_stage(task.setting), folder)
         known = read_json(result) if result.is_file() else {}
         if known.get("config_hash") != config_hash(config):
             shutil.rmtree(folder, ignore_errors=True)

@@ -36,7 +36,7 @@ from experiments import (
 from experiments.__main__ import main, without_paths
 from experiments.flags import parse_settings
 from experiments.registry import EXPERIMENTS, HERE, experiment_of
-from experiments.runner import Task, before_stage_two, config_of, folder_name, run_all, stored, take_stage_one
+from experiments.runner import Task, before_second_stage, config_of, folder_name, run_all, stored, take_first_stage
 from experiments.tables import blocks, index, joined, put_table, without_blocks
 from tests.volume_inputs import volume_inputs
 
@@ -88,20 +88,39 @@ def test_settings_of_stage_two_share_a_stage_one_and_end_where_they_would_alone(
 
 
 def test_what_is_finished_or_has_no_stage_one_is_left_alone(tmp_path):
-    take_stage_one(tmp_path / "none", tmp_path / "new")
+    take_first_stage(tmp_path / "none", tmp_path / "new")
     assert not (tmp_path / "new").exists()
     for name, epoch in (("leader", "3"), ("own", "1")):
         (tmp_path / name / "checkpoints" / "stage_one" / epoch).mkdir(parents=True)
     (tmp_path / "leader" / "metrics.jsonl").write_text('{"stage": "stage_one", "epoch": 1}\n{"stage": "stage_two"}\n')
     for name in ("data.json", "pooled.tsv"):
         (tmp_path / "leader" / name).write_text(name)
-    take_stage_one(tmp_path / "leader", tmp_path / "own")
+    take_first_stage(tmp_path / "leader", tmp_path / "own")
     assert not (tmp_path / "own" / "metrics.jsonl").exists()
     (tmp_path / "new" / "stage_one.copy" / "half").mkdir(parents=True)  # of a copy that was cut short
-    take_stage_one(tmp_path / "leader", tmp_path / "new")
+    take_first_stage(tmp_path / "leader", tmp_path / "new")
     assert [path.name for path in (tmp_path / "new" / "checkpoints" / "stage_one").iterdir()] == ["3"]
     assert (tmp_path / "new" / "metrics.jsonl").read_text() == '{"stage": "stage_one", "epoch": 1}\n'
     assert (tmp_path / "new" / "data.json").read_text() == "data.json"
+
+
+def test_the_task_model_of_an_istn_is_taken_without_the_data_of_its_target(tmp_path):
+    (tmp_path / "leader" / "checkpoints" / "task" / "20").mkdir(parents=True)
+    (tmp_path / "leader" / "metrics.jsonl").write_text('{"stage": "task", "epoch": 20}\n{"stage": "istn"}\n')
+    (tmp_path / "leader" / "data.json").write_text("{}")
+    take_first_stage(tmp_path / "leader", tmp_path / "new")
+    assert [path.name for path in (tmp_path / "new" / "checkpoints" / "task").iterdir()] == ["20"]
+    assert (tmp_path / "new" / "metrics.jsonl").read_text() == '{"stage": "task", "epoch": 20}\n'
+    assert not (tmp_path / "new" / "data.json").exists()
+
+
+def test_networks_of_an_istn_share_a_task_model_unless_the_source_differs():
+    one = {"istn.shape": "none", "istn.reference": "UKBB", "data.source_domain": "thin", "data.target_domain": "thick"}
+    other = one | {"istn.shape": "affine", "data.target_domain": "slanted"}
+    assert before_second_stage(one) == before_second_stage(other)
+    assert before_second_stage(one) != before_second_stage(one | {"istn.reference": "CamCAN"})
+    assert before_second_stage(one) != before_second_stage(one | {"data.source_domain": "slanted"})
+    assert before_second_stage(one) != before_second_stage(one | {"task.epochs": 3})
 
 
 def test_stage_one_is_shared_by_what_it_does_not_read_alone():
@@ -109,9 +128,9 @@ def test_stage_one_is_shared_by_what_it_does_not_read_alone():
         {"stage_two.mmd_weight": 1.0, "seed": 1},
         {"seed": 1, "stage_two.mmd_weight": 2.0, "evaluate.bootstraps": 3},
     ]
-    assert len({before_stage_two(setting) for setting in alike}) == 1
-    assert before_stage_two({"seed": 2}) != before_stage_two(alike[0])
-    assert before_stage_two(alike[0] | {"stage_one.epochs": 3}) != before_stage_two(alike[0])
+    assert len({before_second_stage(setting) for setting in alike}) == 1
+    assert before_second_stage({"seed": 2}) != before_second_stage(alike[0])
+    assert before_second_stage(alike[0] | {"stage_one.epochs": 3}) != before_second_stage(alike[0])
 
 
 PARENT = """
