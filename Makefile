@@ -10,7 +10,7 @@ run: $(VENV)/.installed
 	$(VENV)/bin/python -m eqpool.main --config=$(CONFIG) $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest -n 2 -m slow $(ARGS)

@@ -2,10 +2,12 @@
 
 import contextlib
 import functools
+import hashlib
 import http.server
 import os
 import pathlib
 import resource
+import shutil
 import signal
 import threading
 
@@ -31,10 +33,48 @@ from eqpool.config import (
 )
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
+# XLA's older code for loops compiles in half the time, and a program in one piece in a fifth less on one core.
+QUICK_FLAGS = " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+LARGEST_CACHE_BYTES = 2**30
+# They come first, so that no worker starts on one when the other is done.
+LONGEST = (
+    "objectives/test_istn_stage.py",
+    "engine/test_session.py",
+    "engine/test_remainders.py",
+    "evaluate/test_probes.py",
+    "commands/test_transform.py",
+    "objectives/test_stages_across_devices.py",
+    "methods/test_dry_run.py",
+    "tests/test_docs.py",
+    "losses/test_losses_across_devices.py",
+    "commands/test_calibrated_volumes.py",
+)
 
 
 def pytest_configure(config):
     flags.FLAGS(["pytest"])  # grain reads absl flags, which have to be parsed once
+    if config.getoption("markexpr") == "not slow":  # the slow tests run what a user's XLA makes
+        os.environ["XLA_FLAGS"] += QUICK_FLAGS  # JAX reads them with its first array
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the processes that tests start
+        jax.config.update("jax_disable_most_optimizations", True)
+    if hasattr(config, "cache"):
+        keep_programs(config.cache.mkdir("compiled"), clean=not hasattr(config, "workerinput"))
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: not str(item.path).endswith(LONGEST))
+
+
+def keep_programs(folder: pathlib.Path, clean: bool) -> None:
+    """Compiles a program once for all files, both workers and later runs of the tests."""
+    if clean and sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) > LARGEST_CACHE_BYTES:
+        shutil.rmtree(folder)
+    processor = pathlib.Path("/proc/cpuinfo")  # machine code is for processors of one kind
+    lines = processor.read_text().splitlines() if processor.exists() else []
+    kind = hashlib.sha256("".join(sorted({line for line in lines if line.startswith("flags")})).encode()).hexdigest()
+    jax.config.update("jax_compilation_cache_dir", str(folder / kind[:8]))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(scope="session")
@@ -48,16 +88,23 @@ def shared_data() -> pathlib.Path:
 
 @pytest.fixture
 def quick_compile():
-    """Compiles in half the time to slower code: for tests of tiny networks, which compile for longer than they run."""
+    """Compiles in half the time to slower code, as the tests that are not slow do anyway: for tiny networks."""
     with quickly_compiled():
         yield
 
 
+@pytest.fixture
+def optimised_programs():
+    """Compiles as for a user: for tests whose programs run for longer than they compile."""
+    with quickly_compiled(False):
+        yield
+
+
 @contextlib.contextmanager
-def quickly_compiled():
+def quickly_compiled(quick: bool = True):
     """`quick_compile` for fixtures that live longer than a test."""
     before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", quick)
     try:
         yield
     finally:

@@ -13,10 +13,14 @@ _SHORTEST_SECONDS = 0.5  # a quicker compilation is not worth a file
 
 
 def use_compilation_cache(config: RunConfig, folder: RunFolder) -> pathlib.Path:
-    """Stores compiled programs in a run's cache folder and returns that folder."""
+    """Stores compiled programs in a run's cache folder and returns that folder.
+
+    A cache that the caller chose, as by JAX_COMPILATION_CACHE_DIR, stays: JAX opens one in a process.
+    """
     cache = folder.cache(config)
-    jax.config.update("jax_compilation_cache_dir", str((cache / "compiled").absolute()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST_SECONDS)
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", str((cache / "compiled").absolute()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST_SECONDS)
     return cache
 
 

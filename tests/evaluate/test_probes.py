@@ -25,13 +25,14 @@ from eqpool.evaluate.probes import (
 )
 from eqpool.evaluate.readout import read_covariate
 
-CONFIG = EvaluateConfig(adversary_epochs=60, adversary_learning_rate=3e-3, probe_seeds=2, bootstraps=100)
+CONFIG = EvaluateConfig(adversary_epochs=60, adversary_learning_rate=3e-3, probe_seeds=2, probe_folds=2, bootstraps=100)
 TRAIN, TEST = np.arange(600), np.arange(600, 1000)
 
 
-def panel(features, site, subject=None, train=TRAIN, test=TEST, num_sites=2):
+def panel(features, site, subject=None, train=TRAIN, test=TEST, num_sites=2, folds=CONFIG.probe_folds):
     subject = np.arange(len(site)) if subject is None else subject
-    return probe_panel(features, site, subject, train, test, config=CONFIG, num_sites=num_sites)
+    config = dataclasses.replace(CONFIG, probe_folds=folds)
+    return probe_panel(features, site, subject, train, test, config=config, num_sites=num_sites)
 
 
 def noise(seed: int = 0, rows: int = 1000):
@@ -81,9 +82,9 @@ def test_a_subjects_rows_never_straddle_the_folds():
     site_of_subject = generator.integers(0, 2, 250)
     site = site_of_subject[subject]
     features = generator.normal(size=(250, 6))[subject].astype(np.float32)
-    scores = panel(features, site, subject)
+    scores = panel(features, site, subject, folds=5)
     assert all(abs(score.balanced_accuracy - 0.5) < 0.15 for score in scores)
-    straddling = panel(features, site, np.arange(1000))
+    straddling = panel(features, site, np.arange(1000), folds=5)
     assert max(score.balanced_accuracy for score in straddling if score.design == "within") > 0.9
 
 
@@ -263,7 +264,7 @@ def test_a_fold_keeps_every_site_where_rows_stand_sorted_by_site():
     site = np.concatenate([np.zeros(37, int), np.ones(2, int)])
     features = np.random.default_rng(0).normal(size=(78, 2)).astype(np.float32)
     sites = np.concatenate([np.arange(39) % 2, site])
-    scores = panel(features, sites, train=np.arange(39), test=np.arange(39, 78))
+    scores = panel(features, sites, train=np.arange(39), test=np.arange(39, 78), folds=5)
     assert {score.design for score in scores} == {"transfer", "within"}
 
 

@@ -60,8 +60,11 @@ def config(**istn) -> RunConfig:
         data=DataConfig(dataset="morpho_mnist"),
         task=TaskConfig(model="morpho_classifier", epochs=2, batch_size=8, validate_every_epochs=1),
         istn=IstnConfig(**(settings | istn)),
-        evaluate=EvaluateConfig(permutations=9, bootstraps=10, probe_folds=2, scorecard_permutations=0),
-    )
+        evaluate=EvaluateConfig(
+            permutations=9, bootstraps=10, adversary_epochs=2, probe_seeds=1, probe_folds=2, scorecard=False,
+            scorecard_permutations=0,
+        ),
+    )  # fmt: skip
 
 
 def batch(rows: int = 6, seed: int = 0) -> dict[str, jax.Array]:
@@ -415,7 +418,8 @@ def test_networks_that_do_not_go_with_the_images_are_named_before_training(tmp_p
 @pytest.mark.parametrize(("direction", "sites"), [("one_way", 2), ("two_way", 2), ("one_way", 3), ("universal", 3)])
 def test_a_run_fills_its_work_directory_and_resumes(tmp_path, direction, sites):
     settings = config(epochs=2, direction=direction, reference="dark", average_decay=0.9)
-    settings = dataclasses.replace(settings, cache_dir=str(tmp_path / "cache"))
+    scored = dataclasses.replace(settings.evaluate, scorecard=True)
+    settings = dataclasses.replace(settings, cache_dir=str(tmp_path / "cache"), evaluate=scored)
     folder, made = tmp_path / "run", cohort(sites=sites)
     results = run_on(made, settings, folder)
     for name in ("source_accuracy", "before_accuracy", "scratch_accuracy", "finetuned_accuracy", "accuracy"):
@@ -521,7 +525,9 @@ def test_the_brain_configs_shrunk_run_and_fill_their_work_directory(name, shape,
         istn=dataclasses.replace(
             config(shape=shape, spacing=6, epochs=1).istn, reference="UKBB", residual=shipped.istn.residual
         ),
-        evaluate=EvaluateConfig(permutations=9, bootstraps=10, probe_folds=2, scorecard_permutations=0),
+        evaluate=EvaluateConfig(
+            permutations=9, bootstraps=10, adversary_epochs=2, probe_seeds=1, probe_folds=2, scorecard_permutations=0
+        ),
     )
     results = run(small, tmp_path / "run", quiet=True)
     assert results["simulated"] and list(results["counts"]["by_site"]) == ["CamCAN", "UKBB"]
