@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-import joblib
+from joblib import Parallel, cpu_count, delayed
 
 from eqpool.storage.progress import without_bars
 
@@ -37,11 +37,11 @@ def map_on_cores(
     begin = time.monotonic()
     first = function(items[0])
     rest = items[1:]
-    processes = min(processes or joblib.cpu_count(), len(rest), _MOST_PROCESSES)
+    processes = min(processes or cpu_count(), len(rest), _MOST_PROCESSES)
     if processes < 2 or (time.monotonic() - begin) * len(rest) < 2 * start_seconds:
         return itertools.chain([first], map(function, rest))
-    parallel = joblib.Parallel(n_jobs=processes, return_as="generator", max_nbytes=None)
-    return itertools.chain([first], parallel(joblib.delayed(_without_bars)(function, item) for item in rest))
+    parallel = Parallel(n_jobs=processes, return_as="generator", max_nbytes=None)
+    return itertools.chain([first], parallel(delayed(_without_bars)(function, item) for item in rest))
 
 
 def _without_bars(function: Callable[[Item], Result], item: Item) -> Result:

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -163,6 +164,7 @@ def _calls(path: pathlib.Path) -> list[tuple[str, ast.Call]]:
 def test_no_module_unpickles_or_writes_past_the_one_helper(path):
     text = path.read_text()
     assert "import pickle" not in text and "import joblib" not in text and "shelve" not in text
+    assert not re.search(r"from joblib import .*\b(load|dump)\b", text)
     for name, call in _calls(path):
         given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
         if name in ("np.load", "numpy.load"):
