@@ -5,6 +5,7 @@ from scipy.optimize import minimize
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GroupKFold
+from threadpoolctl import threadpool_limits
 
 from eqpool.data.cohort import Cohort, Scaling
 from eqpool.evaluate.components import Components
@@ -136,4 +137,5 @@ def best_stretch(
 
 def _read_by_trees(train_features: np.ndarray, train_values: np.ndarray, features: np.ndarray) -> np.ndarray:
     trees = HistGradientBoostingRegressor(random_state=0, early_stopping=False)
-    return trees.fit(train_features, train_values).predict(features)
+    with threadpool_limits(limits=1):  # as in probes.py: OpenMP's threads wait for cores that XLA uses
+        return trees.fit(train_features, train_values).predict(features)
