@@ -88,23 +88,16 @@ def shared_data() -> pathlib.Path:
 
 @pytest.fixture
 def quick_compile():
-    """Compiles in half the time to slower code, as the tests that are not slow do anyway: for tiny networks."""
+    """Compiles in half the time to slower code, as all but slow tests do: for slow tests of tiny networks."""
     with quickly_compiled():
         yield
 
 
-@pytest.fixture
-def optimised_programs():
-    """Compiles as for a user: for tests whose programs run for longer than they compile."""
-    with quickly_compiled(False):
-        yield
-
-
 @contextlib.contextmanager
-def quickly_compiled(quick: bool = True):
+def quickly_compiled():
     """`quick_compile` for fixtures that live longer than a test."""
     before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", quick)
+    jax.config.update("jax_disable_most_optimizations", True)
     try:
         yield
     finally:

@@ -8,7 +8,6 @@ import pytest
 from eqpool.geometry import so
 from tests.engine.test_session import columns, stages
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 ROWS = 16
 
 

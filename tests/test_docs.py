@@ -15,7 +15,6 @@ from eqpool.config import default_config
 from eqpool.config.descriptions import describe_keys
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
-pytestmark = pytest.mark.usefixtures("quick_compile")
 PAGES = [page for page in sorted(DOCS.glob("*.md")) if "```python" in page.read_text()]
 
 

@@ -2,7 +2,6 @@
 
 import warnings
 
-import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +13,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from eqpool.errors import InputError
 from eqpool.estimator import EquivariantPooling, UnseenSiteWarning
+from tests.conftest import quickly_compiled
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -69,10 +69,8 @@ def table(rows: int = 120, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame, n
 
 @pytest.fixture(scope="module")
 def fitted():
-    # As the fixture quick_compile, which lasts for one test.
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield _fit_a_table()
-    jax.config.update("jax_disable_most_optimizations", False)
+    with quickly_compiled():
+        yield _fit_a_table()
 
 
 def _fit_a_table() -> EquivariantPooling:

@@ -9,7 +9,6 @@ import pytest
 from eqpool.errors import InputError
 from eqpool.estimator import DesignWarning, EquivariantPooling
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 SMALL = {"latent_dim": 4, "hidden_units": 8, "batch_size": 32, "epochs": 1, "calibrate_sites": "none"}
 
 

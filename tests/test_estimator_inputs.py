@@ -24,7 +24,6 @@ from eqpool.estimator import DesignWarning, EquivariantPooling, LabelWarning
 from eqpool.estimator.parameters import Parameters
 from eqpool.storage.files import read_arrays, write_arrays
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 ROWS = 60
 SMALL = {"latent_dim": 4, "hidden_units": 8, "batch_size": 32, "epochs": 0, "change_scale": 1.0}
 

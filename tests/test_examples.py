@@ -3,12 +3,10 @@
 import pathlib
 
 import matplotlib.image
-import pytest
 
 EXAMPLE = pathlib.Path(__file__).parent.parent / "examples" / "pool_a_table.py"
 
 
-@pytest.mark.usefixtures("quick_compile")
 def test_the_example_ends_in_a_picture(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     code = EXAMPLE.read_text()

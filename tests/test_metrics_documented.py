@@ -32,7 +32,6 @@ from eqpool.storage.logs import MemoryLog
 from eqpool.storage.run_folder import RunFolder
 from tests.conftest import tiny_config
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "metrics.md"
 NAMES = {"covariate": ["age"], "nuisance": ["sex"], "regressor": ["site", "dx", "age"]}  # of the cohorts below
 SCORECARD = "The scorecard"

@@ -16,7 +16,6 @@ from eqpool.models.invariant import StageTwo
 from eqpool.ops.numerics import safe_norm
 from eqpool.ops.rows import masked_mean
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 # Few shapes, so that few programs are compiled; the same examples every time, so that a failure is met again.
 often = settings(
     max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

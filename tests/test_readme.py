@@ -27,7 +27,6 @@ def test_the_front_page_is_read_in_a_few_minutes():
     assert len(words) <= 700
 
 
-@pytest.mark.usefixtures("quick_compile")
 def test_the_example_pools_a_table():
     generator = np.random.default_rng(0)
     site, age = np.array(["GE", "Siemens"])[np.arange(60) % 2], generator.uniform(20, 80, 60)

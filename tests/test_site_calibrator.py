@@ -56,7 +56,7 @@ def test_rows_of_the_reference_stay_and_the_others_take_its_look():
     assert gaps[0] < 0.1 * gaps[1] and not np.allclose(average[site == "A"], X[site == "A"], atol=0.01)
 
 
-def test_the_networks_leave_rows_of_the_reference_too(quick_compile):
+def test_the_networks_leave_rows_of_the_reference_too():
     X, site, age, _ = table(60)
     pooling = EquivariantPooling(latent_dim=4, hidden_units=8, epochs=1, reference="A").fit(
         X, site=site, covariates=age
@@ -145,7 +145,7 @@ def test_a_column_with_one_value_in_all_rows_passes():
     np.testing.assert_array_equal(calibrated["left"], 2.2)
 
 
-def test_one_method_for_the_estimator_and_the_calibrator(quick_compile):
+def test_one_method_for_the_estimator_and_the_calibrator():
     X, site, age, _ = table(60)
     pooling = EquivariantPooling(latent_dim=4, hidden_units=8, epochs=0).fit(X, site=site, covariates=age)
     calibrator = SiteCalibrator().fit(X, site=site, covariates=age)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -108,34 +107,23 @@ def _chance_metrics(cohort: Cohort, covariate_free: np.ndarray, config: Evaluate
     The p-value is the share of accuracies, including the observed one, that are at least as high as the observed one.
     """
     quick = dataclasses.replace(config, bootstraps=1)  # the intervals of the shuffled probes are not used
-    splits = _rows_for_probes(cohort, "test")
+    train, test = _rows_for_probes(cohort, "test")
     of_library, of_adversary = (
         functools.partial(
-            _panel_of_sites, covariate_free, cohort.participant_id, splits, quick, len(cohort.site_names), probes
+            probe_panel, covariate_free, subject=cohort.participant_id, train=train, test=test, config=quick,
+            num_sites=len(cohort.site_names), probes=probes,
         )
         for probes in (LIBRARY_PROBES, (ADVERSARY,))
-    )
+    )  # fmt: skip
     level = target_levels(cohort.target, cohort.target_classes)
     chance = strongest_by_chance(
-        of_library, of_adversary, cohort.site, cohort.participant_id, level, splits, config.probe_permutations
+        of_library, of_adversary, cohort.site, cohort.participant_id, level, (train, test), config.probe_permutations
     )
     return {
         "strongest_probe_covariate_free_shuffled": float(chance.mean()),
         "strongest_probe_covariate_free_shuffled_interval": percentile_interval(chance),
         "strongest_probe_covariate_free_p_value": float((1 + np.sum(chance >= observed)) / (1 + len(chance))),
     }
-
-
-def _panel_of_sites(
-    features: np.ndarray,
-    subject: np.ndarray,
-    splits: tuple[np.ndarray, np.ndarray],
-    config: EvaluateConfig,
-    num_sites: int,
-    probes: Sequence[str],
-    site: np.ndarray,
-) -> list[ProbeScore]:
-    return probe_panel(features, site, subject, *splits, config=config, num_sites=num_sites, probes=probes)
 
 
 def _rows_for_probes(cohort: Cohort, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -26,8 +26,6 @@ from eqpool.storage.run_folder import RunFolder
 from tests.common_scale import changed, common_scale, rescaled
 from tests.conftest import tiny_config, train_quickly
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def config_in(folder: pathlib.Path, **data) -> RunConfig:
     config = tiny_config(folder)

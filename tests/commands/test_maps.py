@@ -36,9 +36,7 @@ from eqpool.objectives.stage_one import make_stage_one
 from eqpool.report.brain_maps import FORM_TITLES, draw_share_maps, draw_t_maps
 from eqpool.storage import files
 from eqpool.storage.run_folder import RunFolder
-from tests.conftest import quickly_compiled, tiny_config
-
-pytestmark = pytest.mark.usefixtures("quick_compile")
+from tests.conftest import tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +45,7 @@ def mapped(trained_volumes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mapped")
     config = tiny_config(trained_volumes.parent)
     files.write_json(folder / "config.json", to_dict(config))
-    with quickly_compiled():
-        facts = make_maps(folder, folds=2)
+    facts = make_maps(folder, folds=2)
     return folder, load_cohort(config.data, trained_volumes.parent / "cache", progress=False), facts
 
 

@@ -18,7 +18,6 @@ from eqpool.storage.run_folder import RunFolder
 from tests.common_scale import common_scale, rescaled
 from tests.conftest import tiny_config, train_quickly
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 GAIN = 2.75
 
 

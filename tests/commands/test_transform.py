@@ -27,8 +27,6 @@ from eqpool.storage.run_folder import RunFolder
 from tests.common_scale import changed, common_scale, rescaled, tissue_of
 from tests.conftest import tiny_config, train_quickly
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.fixture(scope="module")
 def cohort(trained_volumes):

@@ -3,7 +3,6 @@
 import pathlib
 
 import numpy as np
-import pytest
 
 from eqpool.data.cohort import Scaling
 from eqpool.evaluate.distances import distance_metrics
@@ -15,7 +14,6 @@ from eqpool.report.summary import describe_results
 from eqpool.report.verdicts import read_metrics
 from tests.test_metrics_documented import ROWS, cohort
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 GENERATORS = np.asarray(so.generator(4, rotation_range=1.0))[None]
 
 

@@ -19,7 +19,6 @@ from eqpool.losses.matching import grouped_mmd, matched_distance
 from eqpool.ops.custom_rules import any_of_batch
 from eqpool.ops.points import as_scaled_points
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 ROWS, SITES = 24, 3
 SITE = (np.arange(ROWS) % SITES).astype(np.int32)
 BASE = np.random.default_rng(0).normal(size=(ROWS, 5)) + 0.7 * SITE[:, None]

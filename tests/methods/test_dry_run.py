@@ -75,7 +75,6 @@ def test_every_step_lowers_for_a_tpu(path, variant, method):
         assert not [name for name in custom if re.search("eig|lapack|schur", name)], custom
 
 
-@pytest.mark.usefixtures("quick_compile")
 def test_a_plan_counts_what_training_would_make():
     config = from_config_dict(load(next(path for path in CONFIGS if path.stem == "german")))
     cohort = cohort_like(config)
@@ -91,7 +90,6 @@ def test_a_plan_counts_what_training_would_make():
     assert cost.memory_bytes >= 4 * 4 * by_hand
 
 
-@pytest.mark.usefixtures("quick_compile")
 def test_the_description_has_a_line_a_stage():
     config = from_config_dict(load(next(path for path in CONFIGS if path.stem == "german")))
     lines = describe_plan(dataclasses.replace(config, method="mmd", devices=1), cohort_like(config)).splitlines()

@@ -22,7 +22,6 @@ from eqpool.storage.run_folder import RunFolder
 from eqpool.transform import main as transform_main
 from tests.conftest import tiny_config, train_quickly
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 QUICK = EvaluateConfig(
     adversary_epochs=1, probe_seeds=1, probe_folds=2, permutations=9, bootstraps=9, scorecard_permutations=0
 )

@@ -23,9 +23,7 @@ from eqpool.storage import files
 from eqpool.storage.checkpoints import Checkpoints
 from eqpool.storage.run_folder import RunFolder
 from tests.common_scale import changed, common_scale, rescaled
-from tests.conftest import quickly_compiled, tiny_config
-
-pytestmark = pytest.mark.usefixtures("quick_compile")
+from tests.conftest import tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +48,9 @@ def saved_istn(folder: pathlib.Path, direction: str = "one_way"):
         ),
     )
     cohort = load_cohort(config.data, folder / "cache", progress=False)
-    with quickly_compiled():
-        shape = DataShape.of(cohort)
-        stage = make_istn(config, shape, make_task(config, shape).initialise(jax.random.key(0)))
-        state = create_state(stage, stage.make_optimizer(7), jax.random.key(5))
+    shape = DataShape.of(cohort)
+    stage = make_istn(config, shape, make_task(config, shape).initialise(jax.random.key(0)))
+    state = create_state(stage, stage.make_optimizer(7), jax.random.key(5))
     with Checkpoints(folder / "run" / "checkpoints" / "istn") as checkpoints:
         checkpoints.save(1, state)
     files.write_json(folder / "run" / "config.json", to_dict(config))

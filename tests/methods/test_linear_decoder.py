@@ -13,8 +13,6 @@ from eqpool.storage.files import write_arrays
 from eqpool.storage.run_folder import RunFolder
 from tests.conftest import tiny_config
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.mark.parametrize("penalty", [1e-3, 1.0, 100.0])
 def test_the_sums_give_scikit_learns_ridge(penalty):

@@ -19,8 +19,6 @@ from eqpool.methods.networks import PoolingNetworks, pooling_stages, train_netwo
 from eqpool.storage.run_folder import RunFolder
 from tests.engine.train_tiny import tiny_cohort, tiny_config
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def erasing(setting: str = "conditional", epochs: int = 1) -> RunConfig:
     config = tiny_config(epochs)

@@ -106,7 +106,6 @@ def trained(folder: RunFolder | None = None):
     return networks.on_host(), embeddings, cohort, data
 
 
-@pytest.mark.usefixtures("quick_compile")
 def test_a_run_pools_with_its_stretched_tau_and_loads_it(tmp_path):
     folder = RunFolder(tmp_path)
     networks, embeddings, cohort, data = trained(folder)

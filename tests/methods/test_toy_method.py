@@ -13,8 +13,6 @@ from eqpool.config.methods import METHODS, MethodEntry
 from eqpool.storage.run_folder import RunFolder
 from tests.conftest import tiny_config
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):

@@ -9,8 +9,6 @@ import pytest
 
 from eqpool.models.discriminator import Discriminator
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 BRAIN = (32, 64, 128, 256, 256)
 TINY = Discriminator((4, 6, 5))
 RNGS = {"params": jax.random.key(0), "dropout": jax.random.key(1)}

@@ -12,8 +12,6 @@ from eqpool.models.istn import ISTN
 from eqpool.models.itn import ITN
 from eqpool.models.stn import AffineSTN, BSplineSTN
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SIZES = {"encoder": (4, 6), "bottleneck": (5,), "decoder": (4,), "widths": (2, 3, 4), "spacing": 4}
 RNGS = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
 STNS = {"affine": AffineSTN(SIZES["widths"]), "bspline": BSplineSTN(4, widths=SIZES["widths"])}

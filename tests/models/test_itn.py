@@ -9,8 +9,6 @@ import pytest
 
 from eqpool.models.itn import ITN
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 BRAIN = {"encoder": (8, 16, 32, 64), "bottleneck": (64, 64), "decoder": (32, 16, 8), "dropout": 0.5}
 TINY = {"encoder": (4, 6), "bottleneck": (5,), "decoder": (4,)}
 RNGS = {"params": jax.random.key(0), "dropout": jax.random.key(1)}

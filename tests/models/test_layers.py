@@ -6,8 +6,6 @@ import pytest
 from eqpool.models.conv import conv
 from eqpool.models.layers import ConvBlock, LogitConv, UpBlock, drop, with_condition
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def normal(seed, *shape):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))

@@ -9,8 +9,6 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from eqpool.models.resnet3d import Decoder3D, ResNet3D, minimum_size
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 TINY = {"channels": (4, 6), "blocks": (1, 1)}
 SIDE = 12
 

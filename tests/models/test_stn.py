@@ -14,8 +14,6 @@ import pytest
 from eqpool.geometry.warp import affine_displacement, affine_matrix, bspline_control_shape
 from eqpool.models.stn import AffineSTN, BSplineSTN, Trunk
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 WIDTHS = (2, 3, 4)
 AFFINE, BSPLINE = AffineSTN(WIDTHS), BSplineSTN(4, widths=WIDTHS)
 MODELS = pytest.mark.parametrize("model", [AFFINE, BSPLINE], ids=["affine", "bspline"])

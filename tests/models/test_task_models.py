@@ -9,8 +9,6 @@ import pytest
 
 from eqpool.models.task import AgeRegressor, ConvClassifier, make_task_model
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 RNGS = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
 TINY = ConvClassifier(3, channels=(4, 6, 5))
 NAMES = {"morpho_classifier": 3, "sex_classifier": 2, "age_regressor": 0}

@@ -18,8 +18,6 @@ from eqpool.errors import InputError
 from eqpool.objectives.baselines import covariate_deciles, make_baseline, match_groups, rows_with_partner
 from experiments.runner import Task, config_of
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SHAPE = DataShape((5,), covariates=1, sites=2, classes=2)
 METHODS = ("naive", "mmd", "cai", "ss", "rm")
 

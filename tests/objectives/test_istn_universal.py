@@ -13,7 +13,6 @@ from eqpool.objectives.istn_universal import UniversalGame
 from eqpool.objectives.random_scanner import random_scanner
 from eqpool.objectives.task import make_task
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 SHAPE, ROWS = (20, 20), 6
 
 

@@ -14,8 +14,6 @@ from eqpool.losses.matching import matched_distance
 from eqpool.objectives.baselines import QUEUE, make_baseline
 from eqpool.objectives.latent_queue import LABELS, empty_queue, joined, pushed, whole_gradient
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 LENGTH, BATCH, SITES, BANDWIDTH = 14, 6, 3, 0.5
 
 

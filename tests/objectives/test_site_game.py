@@ -3,12 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from eqpool.config import BaselineConfig
 from eqpool.objectives.site_game import SiteGame
-
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 COUNT, SITES, DIMENSION = 48, 2, 4
 

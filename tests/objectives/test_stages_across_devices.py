@@ -27,8 +27,6 @@ from eqpool.objectives.stage_two import make_stage_two
 from eqpool.objectives.task import make_task
 from eqpool.ops.devices import key_of_device
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 DEVICES, ROWS, STEPS, SITES = 8, 24, 2, 3
 OPTIMIZER = optax.sgd(0.05)
 VOLUME, IMAGE, FEATURES, LATENT = (9, 9, 9), (12, 12), (5,), 4
